@@ -1,0 +1,61 @@
+# `make` lists the targets. Each sets itself up first, in a virtual environment of its own for every version of Python:
+# `make test PYTHON=python3.12` works beside `make test`.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv/$(or $(PYTHON_VERSION),missing)
+INSTALLED := $(VENV)/.installed
+PY := $(VENV)/bin/python
+
+export PYTHONUTF8 = 1
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test docs notebooks export bench lint pre-commit hooks clean
+
+help: ## list the targets
+	@echo 'make TARGET [PYTHON=python3.12] [WORKERS=2]'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: $(INSTALLED) ## make the virtual environment and install the package with its development tools
+
+$(INSTALLED): settings.ini setup.py pyproject.toml tools/bootstrap.py
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no '$(PYTHON)' here; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) tools/bootstrap.py $(VENV)
+	@touch $@
+
+demo: $(INSTALLED) ## train two networks, match and merge them: a table, a figure and a record in demo/
+	@$(VENV)/bin/git-rebasin demo --data digits --seed 0 --out demo
+
+test: $(INSTALLED) ## check everything that must hold
+	@$(PY) -m tools.check --workers $(WORKERS)
+
+docs: $(INSTALLED) ## build the site into _docs/ (with quarto where it is installed, else with smalldocs)
+	@$(PY) -m tools.docs
+
+notebooks: $(INSTALLED) ## run the notebooks, store their outputs, and make all that is made of them (NB=path: these only)
+	@$(PY) -m tools.notebooks run --workers $(WORKERS) $(NB)
+	@$(PY) -m tools.generate
+
+export: $(INSTALLED) ## make modules, tests, README and badges from the notebooks, without running them
+	@$(PY) -m tools.generate
+
+bench: $(INSTALLED) ## run the benchmarks
+	@$(if $(wildcard benchmarks/*.py),,echo 'bench: there are no benchmarks/*.py')
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) $$script; done
+
+lint: $(INSTALLED) ## check the style of notebooks, modules, tests and tools
+	@$(PY) -m tools.check lint
+
+pre-commit: $(INSTALLED) ## the checks of the git hook, which take seconds
+	@$(PY) -m tools.check lint generated stored
+
+hooks: ## run those checks before every commit
+	@git config core.hooksPath .githooks
+	@echo 'git now runs .githooks/pre-commit before a commit'
+
+clean: ## remove what the targets made, but for the virtual environments in .venv/
+	@rm -rf _docs _proc .quarto nbs/nbdev.yml build dist demo *.egg-info .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""Everything about the package stands in `settings.ini`; edit there, not here."""
+
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import setuptools
+
+ROOT = Path(__file__).parent
+STATUSES = [
+    "1 - Planning",
+    "2 - Pre-Alpha",
+    "3 - Alpha",
+    "4 - Beta",
+    "5 - Production/Stable",
+]
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def read_settings():
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
+
+
+def long_description(cfg):
+    """The README with absolute links, because a package index serves the text alone."""
+    raw = "https://raw.githubusercontent.com/{user}/{repo}/{branch}/".format(**cfg)
+    blob = "{git_url}/blob/{branch}/".format(**cfg)
+    relative = r"(?![a-z]+:|#|/)"
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    text = re.sub(rf"(!\[[^\]]*\]\(){relative}", rf"\g<1>{raw}", text)
+    text = re.sub(rf"(<img [^>]*src=\"){relative}", rf"\g<1>{raw}", text)
+    return re.sub(rf"((?<!\\)\]\(){relative}", rf"\g<1>{blob}", text)
+
+
+def classifiers(cfg):
+    supported = PYTHONS[PYTHONS.index(cfg["min_python"]) :]
+    return [
+        f"Development Status :: {STATUSES[int(cfg['status']) - 1]}",
+        f"Intended Audience :: {cfg['audience']}",
+        f"Natural Language :: {cfg['language']}",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        *(f"Programming Language :: Python :: {version}" for version in supported),
+    ]
+
+
+cfg = read_settings()
+lib = cfg["lib_path"]
+
+setuptools.setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=long_description(cfg),
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    license=cfg["license"].upper(),
+    url=cfg["git_url"],
+    project_urls={"Documentation": f"{cfg['doc_host']}{cfg['doc_baseurl']}"},
+    keywords=cfg["keywords"],
+    classifiers=classifiers(cfg),
+    python_requires=f">={cfg['min_python']}",
+    packages=setuptools.find_packages(include=[lib, f"{lib}.*"]),
+    include_package_data=False,  # or setuptools takes the folders of data for packages
+    package_data={lib: ["zoo/data_files/**"]},
+    install_requires=cfg["requirements"].split(),
+    extras_require={"dev": cfg["dev_requirements"].split()},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{lib}={lib}._modidx:d"],
+    },
+)

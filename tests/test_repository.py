@@ -1,0 +1,189 @@
+"""What must hold for the repository as a whole: its layers, its front door, its size, its one place
+for addresses."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import git_rebasin
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "git_rebasin"
+
+# The layers of the package, the lowest first. A module imports from its own layer and from those
+# above it in this table, never from one further down. A name with a dot at its end stands for all
+# modules of that subpackage.
+LAYERS = [
+    ["tree"],
+    ["spec", "permutation", "builders", "infer", "check"],
+    ["assignment"],
+    ["match", "weight_matching", "activation_matching", "straight_through"],
+    ["merge", "repair", "interpolate"],
+    ["plot", "io"],
+    ["zoo."],
+    ["experiments."],
+    ["cli"],
+]
+# A helper of one layer, or a function of the front door, is no reason to load what costs seconds.
+LAZY = ["flax", "optax", "datasets", "matplotlib", "pandas", "pyarrow", "orbax", "scipy.optimize"]
+
+MAX_NAMES = 25  # of the front door
+MAX_LINES = 300  # exported from one notebook
+MAX_FUNCTION = 40  # lines of one function, where 25 are the rule
+
+
+def modules() -> dict[str, Path]:
+    """Every module but the front door and the packages' own, by its name in the package."""
+    paths = sorted((ROOT / PACKAGE).rglob("*.py"))
+    names = {
+        ".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts): path for path in paths
+    }
+    return {name: path for name, path in names.items() if not name.split(".")[-1].startswith("_")}
+
+
+def settings() -> dict[str, str]:
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return dict(config["DEFAULT"])
+
+
+def notebooks() -> list[Path]:
+    return sorted(
+        path for path in (ROOT / "nbs").rglob("*.ipynb") if "checkpoints" not in path.as_posix()
+    )
+
+
+MODULES, NOTEBOOKS = modules(), notebooks()
+each_module = pytest.mark.parametrize("name", MODULES)
+each_notebook = pytest.mark.parametrize(
+    "path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / "nbs").as_posix()
+)
+
+
+# ---- layers
+
+
+def layer(name: str) -> int:
+    for index, members in enumerate(LAYERS):
+        if any(
+            name == member or (member.endswith(".") and name.startswith(member))
+            for member in members
+        ):
+            return index
+    pytest.fail(f"which layer is {name} in? Give it a place in LAYERS, in {Path(__file__).name}")
+
+
+def imports(name: str) -> set[str]:
+    """The modules of the package that a module imports anywhere in it, also inside of functions."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = [PACKAGE, *name.split(".")][: -node.level] if node.level else []
+            source = ".".join([*parents, *filter(None, [node.module])])
+            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
+    ours = {
+        module.removeprefix(f"{PACKAGE}.") for module in found if module.startswith(f"{PACKAGE}.")
+    }
+    return ours & MODULES.keys()
+
+
+@each_module
+def test_no_module_imports_from_a_later_layer(name):
+    later = sorted(other for other in imports(name) if layer(other) > layer(name))
+    assert not later, f"{name} is in an earlier layer than {', '.join(later)}, which it imports"
+
+
+# ---- the front door
+
+
+def test_front_door_is_small_and_complete():
+    names = git_rebasin.__all__
+    assert len(names) <= MAX_NAMES
+    assert names == sorted(set(names))
+    assert not [name for name in names if not hasattr(git_rebasin, name)]
+
+
+def test_version_is_that_of_the_settings():
+    assert git_rebasin.__version__ == settings()["version"]
+
+
+def test_import_loads_nothing_that_can_wait():
+    code = "import sys, jax; old = {*sys.modules}; import git_rebasin; print(*{*sys.modules} - old)"
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not sorted(set(LAZY) & set(loaded)), "import it where it is used, inside of the function"
+
+
+# ---- notebooks and what they export
+
+
+@each_module
+def test_modules_are_small(name):
+    lines = MODULES[name].read_text(encoding="utf-8").splitlines()
+    exported = [line for line in lines if line.strip() and not line.startswith("# %%")]
+    assert len(exported) <= MAX_LINES, "split the notebook rather than let it grow"
+
+
+@each_module
+def test_functions_are_short(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    long = {f.name: size for f in functions if (size := code_lines(f)) > MAX_FUNCTION}
+    assert not long
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of the body, without signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@each_module
+def test_annotations_stay_text(name):
+    """Otherwise signatures show what shapes evaluate to, and not what was written."""
+    assert "from __future__ import annotations" in MODULES[name].read_text(encoding="utf-8")
+
+
+@each_notebook
+def test_first_cell_is_title_and_summary(path):
+    """nbdev makes the head of the page of it, and drops whatever else it holds."""
+    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+    assert first["cell_type"] == "markdown"
+    assert re.fullmatch(r"# \S.*\n\n> \S.*\n?", "".join(first["source"]))
+
+
+# ---- one place for names and addresses
+
+
+def test_addresses_stand_in_the_settings_alone():
+    """A fork changes one line; what is generated from it follows."""
+    values = settings()
+    user = re.escape(values["user"])
+    ours = re.compile(
+        rf"(?:github|githubusercontent)\.com/{user}\b|/github/{user}\b|{user}\.github\.io"
+    )
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    found = [name for name in listed.stdout.splitlines() if names_us(ROOT / name, ours)]
+    assert not found
+
+
+def names_us(path: Path, ours: re.Pattern) -> bool:
+    """Does a file hold an address of this repository that was written by hand, unlike a badge?"""
+    if not path.is_file() or path.name in ("README.md", "_modidx.py"):
+        return False
+    text = path.read_bytes().decode("utf-8", "ignore")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "".join("".join(cell["source"]) for cell in cells if cell["id"] != "colab-badge")
+    return bool(ours.search(text))

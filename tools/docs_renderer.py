@@ -1,0 +1,254 @@
+"""The processors that make a page of a notebook: nbdev's, but for `show_doc` and test cells.
+
+`show_doc` shows a short signature, the docstring, and a table of the parameters with their shapes
+and comments; of classes their fields and methods. All of it is read from the source of the exported
+module, and no cell is run for it. nbdev runs every cell that has an import, and inspects the
+object: of a jitted function it finds no comments, of a dataclass no fields, and it stops at some
+modules.
+"""
+
+import ast
+import functools
+import io
+import re
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from execnb.nbio import NbCell
+from fastcore.basics import AttrDict
+from nbdev.doclinks import NbdevLookup
+from nbdev.process import Processor
+from nbdev.processors import FilterDefaults, exec_show_docs
+
+from tools import project
+
+WIDTH = 88  # of a signature on one line
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+# ---- the source of a module
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module as text, with the comment that each line ends with."""
+
+    text: str
+    tree: ast.Module
+    comments: dict[int, str]  # by the number of the line
+
+    def find(self, name: str) -> Definition | None:
+        """The function or class with a dotted name."""
+        node: ast.AST | None = self.tree
+        for part in name.split("."):
+            inside = getattr(node, "body", [])
+            node = next((n for n in inside if isinstance(n, Definition) and n.name == part), None)
+        return node
+
+    def code(self, node: ast.AST | None) -> str:
+        """The source of a node, on one line."""
+        return " ".join((ast.get_source_segment(self.text, node) or "").split()) if node else ""
+
+
+@functools.cache
+def source(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = {t.start[0]: meaning(t.string) for t in tokens if t.type == tokenize.COMMENT}
+    return Source(text, ast.parse(text), comments)
+
+
+def meaning(comment: str) -> str:
+    """A comment without its sign, and without what it tells ruff."""
+    return re.sub(r"#\s*noqa.*", "", comment).lstrip("# ").strip()
+
+
+# ---- what there is to say about a function or a class
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a parameter or a field."""
+
+    name: str
+    type: str = ""
+    default: str = ""
+    comment: str = ""
+
+
+def parameters(src: Source, node: ast.FunctionDef) -> Iterator[Row]:
+    """The parameters of a function, but for `self`; a bare `*` or `/` is a row without a type."""
+    args = node.args
+    positional = [*args.posonlyargs, *args.args]
+    defaults = [None] * (len(positional) - len(args.defaults)) + args.defaults
+    for index, (arg, default) in enumerate(zip(positional, defaults, strict=True), 1):
+        if not (index == 1 and arg.arg in ("self", "cls")):
+            yield parameter(src, arg, default)
+        if index == len(args.posonlyargs):
+            yield Row("/")
+    if args.vararg:
+        yield parameter(src, args.vararg, stars="*")
+    elif args.kwonlyargs:
+        yield Row("*")
+    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        yield parameter(src, arg, default)
+    if args.kwarg:
+        yield parameter(src, args.kwarg, stars="**")
+
+
+def parameter(src: Source, arg: ast.arg, default: ast.expr | None = None, stars: str = "") -> Row:
+    comment = src.comments.get((default or arg).end_lineno, "")
+    return Row(stars + arg.arg, src.code(arg.annotation), src.code(default), comment)
+
+
+def fields(src: Source, node: ast.ClassDef) -> Iterator[Row]:
+    """The fields of a dataclass, a named tuple or a flax module."""
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and not item.target.id.startswith("_"):
+            comment = src.comments.get(item.end_lineno, "")
+            yield Row(item.target.id, src.code(item.annotation), src.code(item.value), comment)
+
+
+def methods(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Public methods and properties that have a docstring, with its first line."""
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+            is_property = any("property" in ast.unparse(each) for each in item.decorator_list)
+            if doc := ast.get_docstring(item):
+                yield item.name if is_property else f"{item.name}()", doc.splitlines()[0]
+
+
+# ---- as Markdown
+
+
+def signature(name: str, rows: list[Row], result: str = "") -> str:
+    """A call, with names and defaults alone, on as few lines as it takes."""
+    words = ", ".join(f"{row.name}={row.default}" if row.default else row.name for row in rows)
+    result = f" -> {result}" if result else ""
+    line = f"{name}({words}){result}"
+    if len(line) > WIDTH:
+        words = textwrap.indent(textwrap.fill(words, WIDTH - 4), "    ")
+        line = f"{name}(\n{words}\n){result}"
+    return python(line)
+
+
+def python(text: str) -> str:
+    return f"```python\n{text}\n```"
+
+
+def table(title: str, rows: list[Row]) -> str:
+    """The rows that have something to say, without the columns that have not."""
+    rows = [row for row in rows if row.type or row.default or row.comment]
+    columns = {
+        title: [code(row.name, link=False) for row in rows],
+        "Type": [code(row.type) for row in rows],
+        "Default": [code(row.default) for row in rows],
+        "Meaning": [prose(row.comment) for row in rows],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    return markdown_table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def markdown_table(head: list[str], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, [":--"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+
+
+def code(text: str, link: bool = True) -> str:
+    """Code in a table: in backticks, which nbdev makes links of, if the table survives that."""
+    if not text:
+        return ""
+    return (
+        f"`{text}`" if link and not re.search(r"[|`]", text) else f"<code>{entities(text)}</code>"
+    )
+
+
+def prose(text: str) -> str:
+    """A comment in a table, where `|` has a meaning."""
+    parts = re.split(r"`([^`]+)`", text)
+    parts[::2] = [part.replace("|", "&#124;") for part in parts[::2]]
+    parts[1::2] = [code(part) for part in parts[1::2]]
+    return "".join(parts)
+
+
+def entities(text: str) -> str:
+    """Text in which no Markdown parser sees anything, nor makes one sign of the dots in `...`."""
+    escaped = (c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
+    return "".join(escaped).replace("&#46;&#46;&#46;", "&#46;<wbr>&#46;<wbr>&#46;")
+
+
+def describe(src: Source, node: Definition, name: str) -> list[str]:
+    """Signature, docstring and tables of a function or a class."""
+    doc = ast.get_docstring(node) or ""
+    if isinstance(node, ast.FunctionDef):
+        rows, result = list(parameters(src, node)), src.code(node.returns)
+        comment = src.comments.get(node.returns.end_lineno, "") if node.returns else ""
+        returns = f"**Returns** {code(result)}: {prose(comment)}" if comment else ""
+        return [signature(name, rows, result), doc, table("Parameter", rows), returns]
+    rows, bases = list(fields(src, node)), ", ".join(src.code(base) for base in node.bases)
+    plain = python(f"class {name}({bases})" if bases else f"class {name}")
+    listed = [(code(method, link=False), prose(line)) for method, line in methods(node)]
+    head = signature(f"class {name}", rows) if rows else plain
+    return [head, doc, table("Field", rows), markdown_table(["Method", "Meaning"], listed)]
+
+
+# ---- what nbdev calls
+
+
+def show_doc(name: str, module: str, title: str, level: int) -> str:
+    """The documentation of a symbol, as Markdown: of `module`, or else of any in the package."""
+    lookup = NbdevLookup()
+    entry = lookup[f"{module}.{name}"] or lookup[name]
+    _, path, address = entry if isinstance(entry, tuple) else (None, None, None)
+    node = source(project.ROOT / path).find(name) if path else None
+    if node is None:
+        raise ValueError(f"show_doc({name}): no module has this name; does `make export` help?")
+    link = f"[source]({address}#L{node.lineno}){{.source-link}}"
+    description = describe(source(project.ROOT / path), node, name)
+    parts = ["::: {.symbol}", link, f"{'#' * level} {title}", *description, ":::"]
+    return lookup.linkify("\n\n".join(part for part in parts if part))
+
+
+class ShowDocs(Processor):
+    """Give cells that call `show_doc` their output."""
+
+    def begin(self) -> None:
+        with project.project() as settings:
+            self.module = f"{settings.lib_path.name}.{project.module_name(self.nb)}"
+
+    def cell(self, cell: NbCell) -> None:
+        for call in calls(cell):
+            name = ast.unparse(call.args[0])
+            options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+            title, level = options.get("name", name), options.get("title_level", 3)
+            text = show_doc(name, self.module, title, level)
+            data = {"text/markdown": text.splitlines(keepends=True)}
+            cell.outputs = [AttrDict(output_type="display_data", metadata={}, data=data)]
+
+
+def calls(cell: NbCell) -> list[ast.Call]:
+    """The calls of `show_doc` that the cell consists of."""
+    values = [node.value for node in cell.parsed_() or [] if isinstance(node, ast.Expr)]
+    called = [value for value in values if isinstance(value, ast.Call)]
+    return [call for call in called if ast.unparse(call.func) == "show_doc"]
+
+
+class FoldTests(Processor):
+    """Show tests as a line to click at: they are there to be found, and in nobody's way."""
+
+    def cell(self, cell: NbCell) -> None:
+        if cell.cell_type == "code" and project.has(cell, "test"):
+            setup = cell.directives_["test"] == ["setup"]
+            summary = "Set-up of the tests" if setup else "Test"
+            cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
+
+
+class PageProcessors(FilterDefaults):
+    """nbdev's processors in their order, but for the one that runs cells to see what to show."""
+
+    def base_procs(self) -> list:
+        theirs = super().base_procs()
+        return [ShowDocs if proc is exec_show_docs else proc for proc in theirs] + [FoldTests]
