@@ -1,0 +1,137 @@
+"""Data sets that are absent, damaged or in odd places, with no network and no home folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+import git_rebasin.zoo
+from git_rebasin.zoo import data
+
+DIGITS = Path(git_rebasin.zoo.__file__).parent / "data_files/digits"
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+
+
+def run(code, **environment):
+    "Run code in a new process that has no home folder and no network"
+    clean = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper() and "HF_" not in k}
+    clean.pop("GIT_REBASIN_DATA", None)
+    clean |= {"HOME": "/proc/nowhere", "HF_ENDPOINT": NOWHERE, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", f"from git_rebasin.zoo.data import *\n{code}"]
+    return subprocess.run(command, env=clean | environment, capture_output=True, text=True)
+
+
+def raised(code, **environment):
+    "The error that ends the code, and nothing else is printed"
+    report = "try:\n    {}\nexcept Exception as e:\n    print(type(e).__name__, e)"
+    done = run(report.format(code), **environment)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout
+
+
+def test_absent_without_a_network():
+    start = time.monotonic()
+    text = raised("fashion_mnist()")
+    assert time.monotonic() - start < 60
+    assert text.startswith("DataNotFoundError the train split of fashion_mnist was not found")
+    assert "GIT_REBASIN_DATA is not set" in text
+    assert "the hub's zalando-datasets/fashion_mnist: the network or the hub cannot be" in text
+    assert "set GIT_REBASIN_DATA to a folder that holds fashion_mnist/" in text
+
+
+def test_the_folder_lacks_it(tmp_path):
+    (tmp_path / "cifar100/cifar100").mkdir(parents=True)
+    text = raised("cifar100('test')", GIT_REBASIN_DATA=str(tmp_path))
+    assert f"GIT_REBASIN_DATA='{tmp_path}' has no test*.parquet anywhere below cifar100/" in text
+    assert "the hub's uoft-cs/cifar100: " in text
+    text = raised("mnist()", GIT_REBASIN_DATA=str(tmp_path))
+    assert "holds no folder mnist/" in text and "the hub's ylecun/mnist: " in text
+    text = raised("mnist()", GIT_REBASIN_DATA=str(tmp_path / "typo"))
+    assert "is not a folder that can be read" in text
+
+
+def test_shipped_digits_need_neither_home_nor_network():
+    done = run("print(digits('test'))")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "digits, shipped with the package" in done.stdout
+
+
+def test_a_given_path_is_the_only_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_from_hub", lambda *_: pytest.fail("the hub was asked"))
+    with pytest.raises(data.DataNotFoundError, match="holds no folder digits/"):
+        data.digits(path=tmp_path)
+    shutil.copytree(DIGITS, tmp_path / "digits")
+    split = data.digits("test", path=tmp_path)
+    assert len(split) == 360 and split.source == "digits, a local folder"
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    shutil.copytree(DIGITS, tmp_path / "digits")
+    file = tmp_path / "digits/digits/train-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=rf"cannot read {file.parent}.*fetch digits again"):
+        data.digits(path=tmp_path)
+
+
+def write(folder, column, label, images, labels, names):
+    "Parquet files in the hub's layout, in two parts"
+    folder.mkdir(parents=True)
+    classes = datasets.ClassLabel(names=names)
+    features = datasets.Features({column: datasets.Image(), label: classes})
+    columns = {column: [Image.fromarray(x) for x in images], label: labels}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    for i in range(2):
+        table.shard(2, i, contiguous=True).to_parquet(folder / f"test-0000{i}-of-00002.parquet")
+
+
+def test_colours_and_parts(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+    labels = [3, 0, 1, 2, 2, 1, 3]
+    folder = tmp_path / "cifar100/cifar100"
+    write(folder, "img", "fine_label", images, labels, ["a", "b", "c", "d"])
+    split = data.cifar100("test", path=tmp_path)
+    assert np.array_equal(split.images, images) and split.labels.tolist() == labels
+    assert split.classes == ("a", "b", "c", "d") and len(split.mean) == len(split.std) == 3
+    with pytest.raises(data.DataNotFoundError, match=r"has no train\*.parquet"):
+        data.cifar100("train", path=tmp_path)
+    with pytest.raises(ValueError, match="columns image and label wanted, but found"):
+        shutil.move(tmp_path / "cifar100", tmp_path / "mnist")
+        data.mnist("test", path=tmp_path)
+
+
+def test_from_the_hub(tmp_path, monkeypatch):
+    monkeypatch.delenv("GIT_REBASIN_DATA", raising=False)
+    images = np.random.default_rng(1).integers(0, 256, (4, 28, 28), np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    columns = {"image": [Image.fromarray(x) for x in images], "label": [1, 0, 2, 1]}
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(data, "_hub_reachable", lambda: True)
+    split = data.mnist("test")
+    assert asked == [("ylecun/mnist", "test")] and split.source == "ylecun/mnist, the hub"
+    assert np.array_equal(split.images[..., 0], images) and split.classes == ("0", "1", "2")
+
+
+@pytest.mark.skipif("GIT_REBASIN_DATA" not in os.environ, reason="needs local data sets")
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_constants_are_those_of_the_training_pixels(name):
+    root = Path(os.environ["GIT_REBASIN_DATA"])
+    if not (root / name).is_dir():
+        pytest.skip(f"GIT_REBASIN_DATA has no {name}")
+    split = data.load(name, "train")
+    pixels = split.images / np.float32(255)
+    np.testing.assert_allclose(pixels.mean((0, 1, 2), dtype=np.float64), split.mean, atol=1e-4)
+    np.testing.assert_allclose(pixels.std((0, 1, 2), dtype=np.float64), split.std, atol=1e-4)
+    assert len(split.classes) == 10 and len(split) in (50_000, 60_000)
