@@ -59,7 +59,7 @@ setuptools.setup(
     license=cfg["license"].upper(),
     url=cfg["git_url"],
     project_urls={"Documentation": f"{cfg['doc_host']}{cfg['doc_baseurl']}"},
-    keywords=cfg["keywords"],
+    keywords=cfg["keywords"].split(),
     classifiers=classifiers(cfg),
     python_requires=f">={cfg['min_python']}",
     packages=setuptools.find_packages(include=[lib, f"{lib}.*"]),

@@ -162,7 +162,30 @@ def _metrics(params: PyTree, batch: Any) -> dict[str, Any]:
 def _batches(split: Split, size: int = 10_000) -> list[dict]:
     return [split[i : i + size].arrays for i in range(0, len(split), size)]
 
-# %% ../../nbs/experiments/01_pair.ipynb #2bc80fd3
+# %% ../../nbs/experiments/01_pair.ipynb #09fe01d4
+def _train_both(config: PairConfig, seed: int, data: Split, folder, tell) -> dict[str, TrainResult]:
+    "Models A and B of a pair, each with a checkpoint of its own"
+    results = {}
+    for name, model_seed in zip("AB", model_seeds(seed), strict=True):
+        file = Path(folder) / f"model-{model_seed}.safetensors" if folder else None
+        told = lambda record, stage=f"train {name}": tell(stage, record)
+        results[name] = train_model(config, model_seed, data, checkpoint=file, callback=told)
+    return results
+
+
+def _walk(config: PairConfig, params_a, ends: Mapping[str, PyTree], splits, tell) -> dict:
+    "The curves from A to each of the ends, on each split"
+    curves = {}
+    for way, end in ends.items():
+        curves[way] = {}
+        for split, data in splits.items():
+            tell("interpolate", {"way": way, "split": split})
+            batches = _batches(data)
+            curve = interpolate(_metrics, params_a, end, batches, lambdas=config.lambdas)
+            curves[way][split] = curve
+    return curves
+
+# %% ../../nbs/experiments/01_pair.ipynb #0d774345
 def run_pair(
     config: PairConfig,  # what to run
     seed: int,  # which pair
@@ -172,49 +195,22 @@ def run_pair(
 ) -> Pair:  # everything that came out
     "Train two networks apart, match them, verify the match, and walk the line between them"
     tell = callback or (lambda stage, record: None)
-    splits, seconds = {s: load(config.data, s) for s in ("train", "test")}, {}
-    models, history = [], {}
-    for name, model_seed in zip("AB", model_seeds(seed), strict=True):
-        file = Path(folder) / f"model-{model_seed}.safetensors" if folder else None
-        told = lambda record, name=name: tell(f"train {name}", record)
-        result = train_model(config, model_seed, splits["train"], checkpoint=file, callback=told)
-        models.append(result.params)
-        history[name], seconds[f"train {name}"] = (
-            result.history,
-            sum(r["seconds"] for r in result.history),
-        )
-    start = time.perf_counter()
-    spec = mlp_permutation_spec(len(config.features))
-    match = weight_matching(
-        jax.random.key(seed),
-        spec,
-        *models,
-        callback=lambda s, v: tell("match", {"sweep": s, "objective": v}),
-    )
-    permuted = apply_permutation(spec, match.perm, models[1])
+    splits = {s: load(config.data, s) for s in ("train", "test")}
+    trained = _train_both(config, seed, splits["train"], folder, tell)
+    a, b = trained["A"].params, trained["B"].params
+    history = {name: result.history for name, result in trained.items()}
+    seconds = {f"train {name}": sum(r["seconds"] for r in h) for name, h in history.items()}
+    spec, start = mlp_permutation_spec(len(config.features)), time.perf_counter()
+    told = lambda sweep, value: tell("match", {"sweep": sweep, "objective": value})
+    match = weight_matching(jax.random.key(seed), spec, a, b, callback=told)
+    permuted = apply_permutation(spec, match.perm, b)
     seconds["match"] = time.perf_counter() - start
-    change = output_change(mlp_apply, models[1], permuted, splits["test"].images)
-    start, curves = time.perf_counter(), {}
-    for way, end in (("naive", models[1]), ("matched", permuted)):
-        curves[way] = {}
-        for split, data in splits.items():
-            tell("interpolate", {"way": way, "split": split})
-            curves[way][split] = interpolate(
-                _metrics, models[0], end, _batches(data), lambdas=config.lambdas
-            )
+    change = output_change(mlp_apply, b, permuted, splits["test"].images)
+    start = time.perf_counter()
+    curves = _walk(config, a, {"naive": b, "matched": permuted}, splits, tell)
     seconds["interpolate"] = time.perf_counter() - start
-    return Pair(
-        config,
-        seed,
-        *models,
-        permuted,
-        match,
-        curves,
-        change,
-        history,
-        splits["train"].source,
-        seconds,
-    )
+    source = splits["train"].source
+    return Pair(config, seed, a, b, permuted, match, curves, change, history, source, seconds)
 
 # %% ../../nbs/experiments/01_pair.ipynb #02a438a4
 def summary_rows(
