@@ -19,7 +19,7 @@ import numpy as np
 from git_rebasin.zoo.train import TrainConfig, classifier_loss, train
 
 def apply(params, images):
-    x = jax.nn.relu(images.reshape(len(images), -1) @ params["w"] + params["b"])
+    x = jax.nn.relu(images.reshape(len(images), -1) @ params["w"] + params["b"][None])
     return x @ params["v"]
 
 random = np.random.default_rng(0)

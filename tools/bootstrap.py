@@ -35,24 +35,25 @@ def check_ensurepip():
         stop(f"{PYTHON} lacks the module `ensurepip`. Run: sudo apt-get install {package}")
     say(f"{PYTHON} lacks the module `ensurepip`; installing {package} with apt-get")
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
-    run("apt-get", "-qq", "update")
-    run("apt-get", "-qq", "install", "--yes", "--no-install-recommends", package)
+    run("apt-get", "-qq", "update", stdout=subprocess.DEVNULL)
+    run("apt-get", "-qq", "install", "--yes", package, stdout=subprocess.DEVNULL)
 
 
 def make_environment(directory):
     """A new environment, unless there is one with a pip that works."""
-    python = os.path.join(directory, "bin", "python")
-    pip = [python, "-m", "pip"]
-    if not (
-        os.path.exists(python)
-        and subprocess.call([*pip, "--version"], stdout=subprocess.DEVNULL) == 0
-    ):
+    pip = [os.path.join(directory, "bin", "python"), "-m", "pip"]
+    if not (os.path.exists(pip[0]) and succeeds(*pip, "--version")):
         run(sys.executable, "-m", "venv", "--clear", directory)
     return pip
 
 
-def run(*command):
-    if subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL):
+def succeeds(*command):
+    nowhere = subprocess.DEVNULL
+    return subprocess.call(command, stdin=nowhere, stdout=nowhere, stderr=nowhere) == 0
+
+
+def run(*command, stdout=None):
+    if subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout):
         stop("this failed: " + " ".join(command))
 
 
@@ -68,16 +69,8 @@ def main(directory):
     check_version()
     check_ensurepip()
     say(f"installing into {directory} (a few minutes the first time)")
-    pip = make_environment(directory)
-    run(
-        *pip,
-        "--disable-pip-version-check",
-        "--no-input",
-        "install",
-        "--quiet",
-        "--editable",
-        ".[dev]",
-    )
+    pip = [*make_environment(directory), "--disable-pip-version-check", "--no-input"]
+    run(*pip, "install", "--quiet", "--editable", ".[dev]")
 
 
 if __name__ == "__main__":

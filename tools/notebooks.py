@@ -238,7 +238,7 @@ def main() -> int:
     paths = [path.resolve() for path in options.paths] or project.notebooks()
     found = list(problems(options.command, paths, options.workers))
     for problem in found:
-        print(f"\n{problem}", file=sys.stderr)
+        print(f"\n{problem}" if "\n" in problem else problem, file=sys.stderr)
     if found and options.command != "run":
         print("\n`make notebooks` runs them and stores what comes out.", file=sys.stderr)
     return 1 if found else 0

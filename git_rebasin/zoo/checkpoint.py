@@ -70,7 +70,7 @@ def save_checkpoint(
     metadata = {"run": run, "history": history, "contents": _contents(arrays)}
     return save_params(path, arrays, {name: json.dumps(x) for name, x in metadata.items()})
 
-# %% ../../nbs/zoo/03_checkpoint.ipynb #7ee0722d
+# %% ../../nbs/zoo/03_checkpoint.ipynb #ef2a316d
 def load_checkpoint(
     path: str | Path,  # a file by `save_checkpoint`
     like: Mapping[str, PyTree],  # trees with the structure of those that were saved
@@ -92,5 +92,5 @@ def load_checkpoint(
         raise CheckpointError("\n".join([first, *lines[:10], advice]))
     if metadata["contents"] != _contents(arrays):
         raise CheckpointError(f"checkpoint {path} was damaged after it was written: {advice}")
-    trees = jax.tree.map(jnp.asarray, unflatten(arrays, like=dict(like)))
+    trees = jax.tree.map(jnp.array, unflatten(arrays, like=dict(like)))
     return trees, history

@@ -37,7 +37,7 @@ class MLP(nn.Module):
             x = nn.relu(nn.Dense(width)(x))
         return nn.Dense(self.num_classes)(x)
 
-# %% ../../nbs/zoo/01_mlp.ipynb #84763db2
+# %% ../../nbs/zoo/01_mlp.ipynb #0b2d695e
 def init_mlp(
     key: jax.Array,  # a random key
     input_shape: Sequence[int] = (28, 28, 1),  # shape of one image
@@ -46,8 +46,8 @@ def init_mlp(
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
     "Parameters of an `MLP`, freshly drawn"
-    model = MLP(tuple(features), num_classes)
-    return model.init(key, jnp.zeros((1, math.prod(input_shape))))["params"]
+    init = jax.jit(MLP(tuple(features), num_classes).init)
+    return init(key, jnp.zeros((1, math.prod(input_shape))))["params"]
 
 # %% ../../nbs/zoo/01_mlp.ipynb #c23e5f57
 def mlp_apply(
