@@ -10,10 +10,9 @@ from git_rebasin.experiments.runner import (
 )
 
 
-# %% 866393af
+# %% 01288a85
 import dataclasses
 import tempfile
-from pathlib import Path
 
 import pytest
 

@@ -3,13 +3,12 @@
 from git_rebasin.interpolate import Interpolation, interpolate, loss_barrier
 
 
-# %% 87db067d
-import jax
+# %% 0994255c
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from git_rebasin.tree import lerp, slerp
+from git_rebasin.tree import slerp
 
 A = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 B = {"w": jnp.array([3.0, 1.0]), "b": jnp.array(-0.5)}

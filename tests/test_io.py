@@ -3,11 +3,10 @@
 from git_rebasin.io import load_metadata, load_params, save_params
 
 
-# %% 20303927
+# %% ce14c7d3
 import os
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs']
 
-# %% ../../nbs/experiments/02_runner.ipynb #63156445
+# %% ../../nbs/experiments/02_runner.ipynb #8658c1ed
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,6 @@ from types import ModuleType
 
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
-from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/02_runner.ipynb #9bdb138d
 EXPERIMENTS = {"mnist-mlp": "git_rebasin.experiments.mnist_mlp"}  # name → module
