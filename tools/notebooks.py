@@ -230,7 +230,7 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=2, help="how many notebooks run at the same time"
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.command == "execute":  # the process of one notebook: from where to where
         error = execute(*(path.resolve() for path in options.paths))
         print(error or "", file=sys.stderr)
