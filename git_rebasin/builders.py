@@ -11,11 +11,11 @@ __all__ = ['mlp_permutation_spec']
 # %% ../nbs/api/20_builders.ipynb #d4fe5d13
 from .spec import PermutationSpec
 
-# %% ../nbs/api/20_builders.ipynb #b839f31c
+# %% ../nbs/api/20_builders.ipynb #e558cbdb
 def mlp_permutation_spec(
     num_hidden_layers: int,  # hidden layers; the network has one more, its output
 ) -> PermutationSpec:  # groups P_0 … P_{n−1}, one per hidden layer
-    "Spec of a multi-layer perceptron with flax's names, `Dense_0` … `Dense_n` (paper §2.1)"
+    "Spec of a multi-layer perceptron with flax's names, `Dense_0` … `Dense_n` (paper §2)"
     if num_hidden_layers < 1:
         raise ValueError(
             f"an MLP with {num_hidden_layers} hidden layers has no units to permute: give at "

@@ -98,7 +98,7 @@ def _check_same_arrays(params_a: PyTree, params_b: PyTree) -> None:
                 "agree"
             )
 
-# %% ../nbs/api/65_interpolate.ipynb #ec9a3d2c
+# %% ../nbs/api/65_interpolate.ipynb #4e27c130
 def interpolate(
     fn: Callable[
         [PyTree, Any], Any
@@ -113,7 +113,7 @@ def interpolate(
     | Sequence[float] = 25,  # how many points (the paper's figures have 25), or which, from 0 to 1
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # the way from A to B: `lerp`, or `slerp`
 ) -> Interpolation:  # the metrics at each λ
-    "Evaluate metrics on the line between two models (paper §2.2)"
+    "Evaluate metrics on the line between two models (paper §2)"
     grid = _lambda_grid(lambdas)
     _check_same_arrays(params_a, params_b)
 
@@ -136,13 +136,13 @@ def interpolate(
         )
     return Interpolation(grid, {name: s / total for name, s in sums.items()})
 
-# %% ../nbs/api/65_interpolate.ipynb #81083409
+# %% ../nbs/api/65_interpolate.ipynb #640ef351
 def loss_barrier(
     curve: Interpolation
     | Float[np.ndarray, "points"],  # a curve, or the losses along it from λ = 0 to λ = 1
     metric: str = "loss",  # which metric of the curve; larger must be worse
 ) -> float:  # max over λ of the loss, minus the mean of the two ends
-    "How far the loss rises above the mean of the two ends (paper §2.2)"
+    "How far the loss rises above the mean of the two ends (paper §2)"
     losses = np.asarray(
         curve[metric] if isinstance(curve, Interpolation) else curve, dtype=np.float64
     )

@@ -20,7 +20,7 @@ from jaxtyping import Int, PyTree
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten
 
-# %% ../nbs/api/41_match.ipynb #8d5d0881
+# %% ../nbs/api/41_match.ipynb #ac008cba
 @dataclass(frozen=True, eq=False)
 class Match:
     "A permutation of model B, with the evidence for it"
@@ -43,14 +43,13 @@ class Match:
         return len(self.objective)
 
     def __repr__(self) -> str:
-        moved = ", ".join(
-            f"{g}: {np.sum(p != np.arange(len(p)))} of {len(p)}" for g, p in self.perm.items()
-        )
+        moved = sum(int(np.sum(p != np.arange(len(p)))) for p in self.perm.values())
+        units = sum(len(p) for p in self.perm.values())
         state = "converged" if self.converged else "not converged"
         last = self.objective[-1] if self.objective else self.initial_objective
         return (
             f"Match({state} after {self.sweeps} sweeps, objective {self.initial_objective:.6g} → "
-            f"{last:.6g}, units moved {{{moved}}})"
+            f"{last:.6g}, {moved} of {units} units moved in {len(self.perm)} groups)"
         )
 
 # %% ../nbs/api/41_match.ipynb #8fdb615b

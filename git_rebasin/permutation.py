@@ -75,7 +75,7 @@ def _take(w, index, axis: int):
         return np.take(w, np.asarray(index), axis=axis)
     return jnp.take(w, jnp.asarray(index), axis=axis, mode="clip", unique_indices=True)
 
-# %% ../nbs/api/11_permutation.ipynb #9b4d80de
+# %% ../nbs/api/11_permutation.ipynb #5ac21c1e
 def permute_block(block, leaf, perm: Permutation, skip: int | None = None):
     "A block's view of its leaf, every axis but `skip` in its new order"
     view = block.of(leaf)
@@ -92,7 +92,7 @@ def apply_permutation(
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
 ) -> PyTree:  # the same kind of tree, reordered
-    "Reorder a model's units: with the right spec it computes what it computed before (paper §2.1)"
+    "Reorder a model's units: with the right spec it computes what it computed before (paper §2)"
     bound = spec.bind(params, partial=partial)
     absent = spec.groups.keys() - bound.groups.keys()  # groups that a partial tree does not carry
     check_permutation(bound, {g: p for g, p in perm.items() if g not in absent})

@@ -101,10 +101,10 @@ def _group_sizes(axes: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> dict
             first.setdefault(group, (path, k))
     return sizes
 
-# %% ../nbs/api/10_spec.ipynb #874c58ed
+# %% ../nbs/api/10_spec.ipynb #d330274b
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
-    "Which axes of which arrays are permuted together (paper §2.1)"
+    "Which axes of which arrays are permuted together (paper §2)"
 
     axes_to_perm: Mapping[str, tuple[str | None, ...]]  # path → for each axis, a group or None
     shapes: Mapping[str, tuple[int, ...]] | None = None  # path → shape, once bound

@@ -44,7 +44,7 @@ def test_models_that_do_not_fit_are_refused():
     assert bound.groups == {"P": 3} and a.keys() == b.keys() == {"w1", "w2"}
 
 
-# %% 807644bf
+# %% 55229f5e
 def test_a_match_cannot_be_changed():
     start = {"P": np.arange(3)}
     match = Match(start, (1.0, 2.0), True, 0.5)
@@ -56,4 +56,4 @@ def test_a_match_cannot_be_changed():
         match.perm["Q"] = np.arange(2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         match.converged = False
-    assert "converged after 2 sweeps, objective 0.5 → 2, units moved {P: 0 of 3}" in repr(match)
+    assert "converged after 2 sweeps, objective 0.5 → 2, 0 of 3 units moved in 1 groups" in repr(match)
