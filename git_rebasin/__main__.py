@@ -1,0 +1,7 @@
+"""`python -m git_rebasin` is the command `git-rebasin`."""
+
+import sys
+
+from git_rebasin.cli import main
+
+sys.exit(main())
