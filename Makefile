@@ -36,6 +36,7 @@ docs: $(INSTALLED) ## build the site into _docs/ (with quarto where it is instal
 	@$(PY) -m tools.docs
 
 notebooks: $(INSTALLED) ## run the notebooks, store their outputs, and make all that is made of them (NB=path: these only)
+	@$(PY) -m tools.generate
 	@$(PY) -m tools.notebooks run --workers $(WORKERS) $(NB)
 	@$(PY) -m tools.generate
 
