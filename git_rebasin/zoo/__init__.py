@@ -1,1 +1,1 @@
-"""Models, data and training for the tutorials and experiments; needs the `zoo` extra."""
+"""Models, data and training for the tutorials and experiments."""
