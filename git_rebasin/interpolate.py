@@ -98,7 +98,7 @@ def _check_same_arrays(params_a: PyTree, params_b: PyTree) -> None:
                 "agree"
             )
 
-# %% ../nbs/api/65_interpolate.ipynb #4e27c130
+# %% ../nbs/api/65_interpolate.ipynb #14fad982
 def interpolate(
     fn: Callable[
         [PyTree, Any], Any
@@ -121,10 +121,11 @@ def interpolate(
     def at(lam, a, b, batch):
         return _named(fn(path(a, b, lam), batch))
 
+    params_a, params_b = jax.device_put((params_a, params_b))  # once, not for every λ
     sums: dict[str, np.ndarray] = {}
     total = 0
     for batch in batches:
-        n = _num_examples(batch)
+        n, batch = _num_examples(batch), jax.device_put(batch)
         values = [at(float(lam), params_a, params_b, batch) for lam in grid]
         for name in values[0]:
             column = np.array([float(v[name]) for v in values])
