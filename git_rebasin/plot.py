@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# %% ../nbs/api/70_plot.ipynb #1249da84
+# %% ../nbs/api/70_plot.ipynb #71cf0b19
 COLORS = {
     "naive": "#7f7f7f",
     "matched": "#0072b2",
@@ -47,11 +47,9 @@ def _style(k: int, name: str) -> dict:
 def plot_interpolation(
     curves: Interpolation | Mapping[str, Interpolation],  # a curve, or several by name
     *,
-    metrics: Sequence[str]
-    | None = None,  # which metrics, one panel each; default: all that the curves share
+    metrics: Sequence[str] | None = None,  # one panel each; default: all that the curves share
     title: str | None = None,  # title of the figure
-    axes: Sequence[Axes]
-    | None = None,  # panels to draw into, one per metric; default: a new figure
+    axes: Sequence[Axes] | None = None,  # panels, one per metric; default: a new figure
     linestyle: str = "-",  # of all lines: say, solid for training data and dashed for test data
     label: str = "{name}",  # how the lines are named in the legend
 ) -> Figure:  # the figure, with a panel for each metric

@@ -79,7 +79,7 @@ def _improve(blocks: _Blocks, group: str, perm: dict) -> tuple[dict, float]:
     gain = blocks.objective(new, touched) - blocks.objective(perm, touched)
     return (new, gain) if gain > _PROGRESS * blocks.scale else (perm, 0.0)
 
-# %% ../nbs/api/50_weight_matching.ipynb #2dcd63a7
+# %% ../nbs/api/50_weight_matching.ipynb #f7201be7
 def weight_matching(
     key: Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -88,8 +88,7 @@ def weight_matching(
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
     init: Permutation | None = None,  # where to start; default: the identity, as in the paper
-    callback: Callable[[int, float], None]
-    | None = None,  # called with (sweep, objective) after each sweep
+    callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
 ) -> Match:  # `Match.perm` is the permutation of B
     "Match two models by the inner product of their weights (paper §3.2, Algorithm 1)"
     if max_sweeps < 1:

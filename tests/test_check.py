@@ -82,16 +82,23 @@ def test_groups_that_are_right_alone_and_wrong_together():
     assert any("permuting group" in m for m in messages)
 
 
-# %% 5a468064
+# %% 6ab2642a
 def test_low_precision_inside_is_forgiven_and_a_mistake_in_it_is_not():
-    def mixed(params, x):
-        p = {k: v.astype(jnp.bfloat16) for k, v in params.items()}
-        return net(p, x.astype(jnp.bfloat16))
+    def mixed(dtype):
+        def fn(params, x):
+            return net({k: v.astype(dtype) for k, v in params.items()}, x.astype(dtype))
+
+        return fn
 
 
-    check(fn=mixed)
+    for seed in range(5):
+        check(fn=mixed(jnp.bfloat16), key=jax.random.key(seed))
+        check(fn=mixed(jnp.float16), key=jax.random.key(seed))
     with pytest.raises(PermutationSpecError, match="group 'Q'"):
-        check(ROWS | {"w3": (None, None)}, fn=mixed)
+        check(ROWS | {"w3": (None, None)}, fn=mixed(jnp.bfloat16))
+    for path in ("w3", "b2", "b1"):
+        with pytest.raises(PermutationSpecError, match="changes the function"):
+            check(ROWS | {path: (None,) * len(SHAPES[path])}, fn=mixed(jnp.float16))
 
 
 # %% f19c7637
