@@ -98,19 +98,14 @@ def _check_same_arrays(params_a: PyTree, params_b: PyTree) -> None:
                 "agree"
             )
 
-# %% ../nbs/api/65_interpolate.ipynb #14fad982
+# %% ../nbs/api/65_interpolate.ipynb #37c66c8f
 def interpolate(
-    fn: Callable[
-        [PyTree, Any], Any
-    ],  # fn(params, batch) → the batch's mean loss, or a dict of mean metrics
+    fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or a dict of mean metrics
     params_a: PyTree,  # model A, at λ = 0
     params_b: PyTree,  # model B, at λ = 1: as a rule already permuted
-    batches: Iterable[
-        Any
-    ],  # batches of examples, any pytree with the examples on the first axis; read once
+    batches: Iterable[Any],  # any pytrees with the examples on the first axis; read once
     *,
-    lambdas: int
-    | Sequence[float] = 25,  # how many points (the paper's figures have 25), or which, from 0 to 1
+    lambdas: int | Sequence[float] = 25,  # how many points (25 in the paper's figures), or which
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # the way from A to B: `lerp`, or `slerp`
 ) -> Interpolation:  # the metrics at each λ
     "Evaluate metrics on the line between two models (paper §2)"
@@ -137,10 +132,9 @@ def interpolate(
         )
     return Interpolation(grid, {name: s / total for name, s in sums.items()})
 
-# %% ../nbs/api/65_interpolate.ipynb #640ef351
+# %% ../nbs/api/65_interpolate.ipynb #2642b3b6
 def loss_barrier(
-    curve: Interpolation
-    | Float[np.ndarray, "points"],  # a curve, or the losses along it from λ = 0 to λ = 1
+    curve: Interpolation | Float[np.ndarray, "points"],  # a curve, or the losses along it
     metric: str = "loss",  # which metric of the curve; larger must be worse
 ) -> float:  # max over λ of the loss, minus the mean of the two ends
     "How far the loss rises above the mean of the two ends (paper §2)"
