@@ -1,6 +1,8 @@
 """Everything about the package stands in `settings.ini`; edit there, not here."""
 
 import re
+import sys
+import sysconfig
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -46,7 +48,31 @@ def classifiers(cfg):
     ]
 
 
+def assignment_extension(lib, stable_abi):
+    """The compiled solver. Without a compiler the package is installed all the same, with scipy's.
+
+    Of -ffast-math only what vectorised minima need: with all of it, loading the extension would
+    change how the whole process treats tiny numbers.
+    """
+    gcc = [
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffinite-math-only",
+        "-fno-signed-zeros",
+    ]
+    return setuptools.Extension(
+        f"{lib}._assignment",
+        [f"{lib}/_assignment.c"],
+        extra_compile_args=["/O2"] if sys.platform == "win32" else gcc,
+        define_macros=[("Py_LIMITED_API", "0x030B0000")] if stable_abi else [],
+        py_limited_api=stable_abi,
+        optional=True,
+    )
+
+
 cfg = read_settings()
+stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")  # one build for all versions of Python
 lib = cfg["lib_path"]
 
 setuptools.setup(
@@ -65,6 +91,8 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=False,  # or setuptools takes the folders of data for packages
     package_data={lib: ["zoo/data_files/**"]},
+    ext_modules=[assignment_extension(lib, stable_abi)],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable_abi else {},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={

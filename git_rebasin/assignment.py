@@ -6,25 +6,110 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['linear_assignment']
+__all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment']
 
-# %% ../nbs/api/40_assignment.ipynb #ca4daf8c
+# %% ../nbs/api/40_assignment.ipynb #15c5615f
+import math
+import os
+
 import numpy as np
 from jaxtyping import Float, Int
 
-# %% ../nbs/api/40_assignment.ipynb #be74dc1b
-def linear_assignment(
-    scores: Float[np.ndarray, "n n"],  # scores[i, j]: what it is worth to give place i to unit j
-) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
-    "The permutation π with the largest Σᵢ scores[i, π(i)]"
+try:
+    from git_rebasin import _assignment
+except ImportError:  # built without a compiler
+    _assignment = None
+
+# %% ../nbs/api/40_assignment.ipynb #7e5c973d
+def assignment_backend() -> str:  # "c" or "scipy"
+    "The solver in use: the compiled one where it was built, unless the environment names another"
+    return os.environ.get("GIT_REBASIN_ASSIGNMENT") or ("c" if _assignment else "scipy")
+
+# %% ../nbs/api/40_assignment.ipynb #1fd7790a
+def _unit_scale(
+    scores: Float[np.ndarray, "n n"],
+) -> Float[np.ndarray, "n n"] | None:  # float64, times a power of two; or None
+    "The same problem at a scale fit for computing, or None if some score is not finite"
+    wide = scores.astype(np.float64)
+    top = np.maximum(wide.max(initial=0.0), -wide.min(initial=0.0))
+    if not np.isfinite(top):
+        return None
+    return wide * 2.0 ** -np.clip(np.frexp(top)[1], -1000, 1000)
+
+
+def _solve_c(problems: Float[np.ndarray, "k n n"], out: Int[np.ndarray, "k n"]) -> bool:
+    "Fill in the permutations, with the compiled solver; False if some score is not finite"
+    done = _assignment.solve(problems, out)  # stops at a problem that is out of its range
+    while done < len(problems):
+        scaled = _unit_scale(problems[done])
+        if scaled is None:
+            return False
+        _assignment.solve(scaled[None], out[done : done + 1])
+        done += 1
+        done += _assignment.solve(problems[done:], out[done:])
+    return True
+
+
+def _solve_scipy(problems: Float[np.ndarray, "k n n"], out: Int[np.ndarray, "k n"]) -> bool:
+    "Fill in the permutations, with scipy's solver; False if some score is not finite"
     from scipy.optimize import linear_sum_assignment  # imported late: it takes half a second
 
-    scores = np.asarray(scores)
-    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
+    for permutation, scores in zip(out, problems, strict=True):
+        scaled = _unit_scale(scores)
+        if scaled is None:
+            return False
+        permutation[:] = linear_sum_assignment(scaled, maximize=True)[1]
+    return True
+
+# %% ../nbs/api/40_assignment.ipynb #a56e0f0a
+def _solver(backend: str | None):
+    "The function that solves, by the name of its backend"
+    name = backend or assignment_backend()
+    if name == "c" and _assignment is None:
+        raise ImportError(
+            "the compiled assignment solver was not built: install a C compiler (gcc or clang) and "
+            "reinstall git-rebasin from source, or use backend='scipy'"
+        )
+    solvers = {"c": _solve_c, "scipy": _solve_scipy}
+    if name not in solvers:
+        raise ValueError(f"there is no assignment backend {name!r}: use 'c' or 'scipy'")
+    return solvers[name]
+
+# %% ../nbs/api/40_assignment.ipynb #83863f45
+def _check_shape(scores: np.ndarray, square: bool) -> None:
+    "Refuse what is no matrix of scores, or no stack of them"
+    if not square or scores.shape[-1] != scores.shape[-2]:
         raise ValueError(
             f"an assignment needs as many units as places, but the scores have shape {scores.shape}"
         )
-    if not np.all(np.isfinite(scores)):
-        i, j = np.argwhere(~np.isfinite(scores))[0]
-        raise ValueError(f"scores[{i}, {j}] is {scores[i, j]}: every score must be finite")
-    return linear_sum_assignment(scores, maximize=True)[1].astype(np.int32)
+    if np.iscomplexobj(scores):
+        raise TypeError(f"the scores are {scores.dtype}, which have no order: give real numbers")
+
+
+def linear_assignments(
+    scores: Float[np.ndarray, "*batch n n"],  # any number of problems: scores[..., i, j]
+    *,
+    backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
+) -> Int[np.ndarray, "*batch n"]:  # for each problem and place, its unit
+    "For each problem the permutation π with the largest Σᵢ scores[..., i, π(i)]"
+    scores = np.asarray(scores)
+    _check_shape(scores, square=scores.ndim >= 2)
+    narrow = scores.dtype == np.float32 or scores.dtype.itemsize <= 2
+    values = np.require(scores, np.float32 if narrow else np.float64, ["C", "ALIGNED"])
+    n, problems = scores.shape[-1], math.prod(scores.shape[:-2])
+    out = np.empty(scores.shape[:-1], np.int32)
+    if not _solver(backend)(values.reshape(problems, n, n), out.reshape(problems, n)):
+        at = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+        raise ValueError(f"scores{[*at]} is {values[at]}: every score must be finite")
+    return out
+
+# %% ../nbs/api/40_assignment.ipynb #6311342e
+def linear_assignment(
+    scores: Float[np.ndarray, "n n"],  # scores[i, j]: what it is worth to give place i to unit j
+    *,
+    backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
+) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
+    "The permutation π with the largest Σᵢ scores[i, π(i)]"
+    scores = np.asarray(scores)
+    _check_shape(scores, square=scores.ndim == 2)
+    return linear_assignments(scores, backend=backend)

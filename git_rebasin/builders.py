@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['mlp_permutation_spec']
+__all__ = ['mlp_permutation_spec', 'vgg16_permutation_spec', 'resnet20_permutation_spec', 'resnet50_permutation_spec']
 
 # %% ../nbs/api/20_builders.ipynb #d4fe5d13
 from .spec import PermutationSpec
@@ -28,3 +28,81 @@ def mlp_permutation_spec(
         rows[f"Dense_{i}/kernel"] = (reads, writes)
         rows[f"Dense_{i}/bias"] = (writes,)
     return PermutationSpec.from_axes_to_perm(rows)
+
+# %% ../nbs/api/20_builders.ipynb #b7bbc153
+def _conv(name: str, reads: str | None, writes: str | None) -> dict[str, tuple]:
+    return {f"{name}/kernel": (None, None, reads, writes)}
+
+
+def _dense(name: str, reads: str | None, writes: str | None) -> dict[str, tuple]:
+    return {f"{name}/kernel": (reads, writes), f"{name}/bias": (writes,)}
+
+
+def _norm(name: str, group: str) -> dict[str, tuple]:
+    return {f"{name}/scale": (group,), f"{name}/bias": (group,)}
+
+# %% ../nbs/api/20_builders.ipynb #dcae5539
+def vgg16_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_12, P_Dense_0, P_Dense_1
+    "Spec of the paper's VGG16, with flax's names (arXiv 2209.04836, §5)"
+    rows: dict[str, tuple] = {}
+    reads = None
+    for i in range(13):
+        writes = f"P_Conv_{i}"
+        rows |= _conv(f"Conv_{i}", reads, writes) | {f"Conv_{i}/bias": (writes,)}
+        rows |= _norm(f"LayerNorm_{i}", writes)
+        reads = writes
+    rows |= _dense("Dense_0", "P_Conv_12", "P_Dense_0")
+    rows |= _dense("Dense_1", "P_Dense_0", "P_Dense_1")
+    rows |= _dense("Dense_2", "P_Dense_1", None)
+    return PermutationSpec.from_axes_to_perm(rows)
+
+# %% ../nbs/api/20_builders.ipynb #f5e054fc
+def _block(name: str, reads: str, writes: str, inner: str) -> dict[str, tuple]:
+    "A block of ResNet20: from one stream to another, or back to the same"
+    rows = _conv(f"{name}/conv1", reads, inner) | _norm(f"{name}/norm1", inner)
+    rows |= _conv(f"{name}/conv2", inner, writes) | _norm(f"{name}/norm2", writes)
+    if reads != writes:
+        rows |= _conv(f"{name}/shortcut/layers_0", reads, writes)
+        rows |= _norm(f"{name}/shortcut/layers_1", writes)
+    return rows
+
+
+def resnet20_permutation_spec() -> PermutationSpec:  # P_bg0 … P_bg2; P_bg0_0_inner … P_bg2_2_inner
+    "Spec of the paper's ResNet20, with its published names (arXiv 2209.04836, §5)"
+    rows = _conv("conv1", None, "P_bg0") | _norm("norm1", "P_bg0")
+    reads = "P_bg0"
+    for g in range(3):
+        for b in range(3):
+            name, writes = f"blockgroups_{g}/blocks_{b}", f"P_bg{g}"
+            rows |= _block(name, reads, writes, inner=f"P_bg{g}_{b}_inner")
+            reads = writes
+    return PermutationSpec.from_axes_to_perm(rows | _dense("dense", "P_bg2", None))
+
+# %% ../nbs/api/20_builders.ipynb #be2bd77c
+def _conv_block(name: str, reads: str | None, writes: str) -> dict[str, tuple]:
+    "A convolution and its BatchNorm, running averages included"
+    rows = _conv(f"params/{name}/Conv_0", reads, writes)
+    rows |= _norm(f"params/{name}/BatchNorm_0", writes)
+    return rows | {f"batch_stats/{name}/BatchNorm_0/{part}": (writes,) for part in ("mean", "var")}
+
+
+def _bottleneck(name: str, reads: str, writes: str, inner: str) -> dict[str, tuple]:
+    "A block of ResNet50: from one stream to another, or back to the same"
+    rows = _conv_block(f"{name}/ConvBlock_0", reads, f"{inner}1")
+    rows |= _conv_block(f"{name}/ConvBlock_1", f"{inner}1", f"{inner}2")
+    rows |= _conv_block(f"{name}/ConvBlock_2", f"{inner}2", writes)
+    if reads != writes:
+        rows |= _conv_block(f"{name}/ResNetSkipConnection_0/ConvBlock_0", reads, writes)
+    return rows
+
+
+def resnet50_permutation_spec() -> PermutationSpec:  # P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
+    "Spec of a ResNet50's variables, with the published names (arXiv 2209.04836, §5)"
+    rows = _conv_block("layers_0/ConvBlock_0", None, "P_stem")
+    reads = "P_stem"
+    for g, blocks in enumerate((3, 4, 6, 3)):
+        for b in range(blocks):
+            name, writes = f"blockgroups_{g}/blocks_{b}", f"P_bg{g}"
+            rows |= _bottleneck(name, reads, writes, inner=f"P_bg{g}_{b}_inner")
+            reads = writes
+    return PermutationSpec.from_axes_to_perm(rows | _dense("params/dense", "P_bg3", None))

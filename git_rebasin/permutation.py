@@ -9,44 +9,50 @@ from __future__ import annotations
 __all__ = ['Permutation', 'permute_block', 'apply_permutation', 'identity_permutation', 'random_permutation',
            'invert_permutation', 'compose_permutations']
 
-# %% ../nbs/api/11_permutation.ipynb #f8f883fd
-from collections.abc import Mapping
+# %% ../nbs/api/11_permutation.ipynb #b75871ba
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from .blocks import Block
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, unflatten
 
-# %% ../nbs/api/11_permutation.ipynb #1a3a4229
-Permutation = Mapping[str, Int[Array, "n"]]  # group → for each position, the unit that it takes
+# %% ../nbs/api/11_permutation.ipynb #ba91d918
+Permutation = Mapping[str, Int[Array, "*within n"]]  # group → for each position, its unit
 
-# %% ../nbs/api/11_permutation.ipynb #95f69f1b
-def _check_one(group: str, p, n: int) -> None:
-    "One group's indices are a permutation of n units"
+# %% ../nbs/api/11_permutation.ipynb #c713c6ce
+def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
+    "One group's indices are a permutation of its units, or one in each row"
     if not (hasattr(p, "shape") and jnp.issubdtype(p.dtype, jnp.integer)):
         raise PermutationSpecError(
             f"the permutation of group {group!r} must be an integer array, not {p!r}"
         )
-    if p.shape != (n,):
+    n = shape[-1]
+    if p.shape != shape:
+        family = f" in each of {shape[:-1]} places" if len(shape) > 1 else ""
         raise PermutationSpecError(
             f"the permutation of group {group!r} has shape {p.shape}, but the group has {n} "
-            f"units: it must be ({n},)"
+            f"units{family}: it must be {shape}"
         )
     if isinstance(p, jax.core.Tracer):
         return
-    if np.any(np.sort(np.asarray(p)) != np.arange(n)):
-        values, counts = np.unique(np.asarray(p), return_counts=True)
+    rows = np.asarray(p).reshape(-1, n)
+    wrong = np.flatnonzero(np.any(np.sort(rows, axis=1) != np.arange(n), axis=1))
+    if wrong.size:
+        values, counts = np.unique(rows[wrong[0]], return_counts=True)
         twice, outside = values[counts > 1], values[(values < 0) | (values >= n)]
         why = (
             f"holds {twice[0]} more than once"
             if len(twice)
             else f"holds {outside[0]}, outside of 0 … {n - 1}"
         )
+        row = f" in row {wrong[0]}" if len(shape) > 1 else ""
         raise PermutationSpecError(
-            f"not a permutation: group {group!r} {why}; each of 0 … {n - 1} must occur once"
+            f"not a permutation: group {group!r} {why}{row}; each of 0 … {n - 1} must occur once"
         )
 
 
@@ -60,29 +66,46 @@ def check_permutation(
             raise PermutationSpecError(
                 f"unknown group {group!r}: the spec has {', '.join(spec.groups)}"
             )
-    for group, n in spec.groups.items():
+    for group, shape in spec.perm_shapes.items():
         if group not in perm:
             raise PermutationSpecError(
-                f"the permutation lacks group {group!r} of {n} units: give np.arange({n}) to "
-                "leave it as it is"
+                f"the permutation lacks group {group!r} of {shape[-1]} units: start from "
+                "identity_permutation(spec), which leaves all as they are"
             )
-        _check_one(group, perm[group], n)
+        _check_one(group, perm[group], shape)
 
-# %% ../nbs/api/11_permutation.ipynb #876f1021
-def _take(w, index, axis: int):
-    "`w` reordered along an axis, by numpy or JAX as the arrays are"
-    if isinstance(w, np.ndarray) and not isinstance(index, jax.core.Tracer):
-        return np.take(w, np.asarray(index), axis=axis)
-    return jnp.take(w, jnp.asarray(index), axis=axis, mode="clip", unique_indices=True)
+# %% ../nbs/api/11_permutation.ipynb #39f361ed
+def _take(w, index, axis: int, hosts: tuple[int, ...] = ()):
+    "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
+    plain = isinstance(w, np.ndarray) and not isinstance(index, jax.core.Tracer)
+    index = np.asarray(index) if plain else jnp.asarray(index)
+    if not hosts:
+        if plain:
+            return np.take(w, index, axis=axis)
+        return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
+    axes = (*hosts, axis)
+    index = index.transpose(np.argsort(axes).tolist())
+    shape = [w.shape[k] if k in axes else 1 for k in range(w.ndim)]
+    along = np.take_along_axis if plain else jnp.take_along_axis
+    return along(w, index.reshape(shape), axis=axis)
 
-# %% ../nbs/api/11_permutation.ipynb #5ac21c1e
-def permute_block(block, leaf, perm: Permutation, skip: int | None = None):
-    "A block's view of its leaf, every axis but `skip` in its new order"
-    view = block.of(leaf)
-    for axis, group in enumerate(block.atoms):
-        if group is not None and axis != skip:
-            view = _take(view, perm[group], axis)
-    return view
+
+def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collection[int] = ()):
+    "An array with one atom per axis in its new order: hosts first, so that rows are positions"
+    for axis in sorted(range(len(atoms)), key=lambda k: len(hosts[k])):
+        if atoms[axis] is not None and axis not in skip:
+            w = _take(w, perm[atoms[axis]], axis, hosts[axis])
+    return w
+
+# %% ../nbs/api/11_permutation.ipynb #492cba00
+def permute_block(
+    block: Block,  # a part of a leaf
+    leaf,  # the leaf
+    perm: Permutation,  # for each group, the unit that each position takes
+    skip: Collection[int] = (),  # axes of the view that stay as they are
+):  # the block's view, reordered
+    "A block's view of its leaf, every axis but some in its new order"
+    return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
 def apply_permutation(
@@ -99,45 +122,55 @@ def apply_permutation(
     flat = flatten(params)
     new = dict(flat)
     for block in bound.blocks:
-        new[block.path] = permute_block(block, flat[block.path], perm).reshape(
-            flat[block.path].shape
-        )
+        moved = permute_block(block, flat[block.path], perm)
+        new[block.path] = block.put(new[block.path], moved)
     return unflatten(new, like=params)
 
-# %% ../nbs/api/11_permutation.ipynb #01b05891
+# %% ../nbs/api/11_permutation.ipynb #159db86b
 def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[np.ndarray, "n"]]:  # 0, 1, 2, … for each group
+) -> dict[str, Int[np.ndarray, "*within n"]]:  # 0, 1, 2, … for each group
     "The permutation that leaves every unit where it is"
-    return {g: np.arange(n, dtype=np.int32) for g, n in _sizes(spec, params).items()}
+    return {
+        g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
+        for g, shape in _perm_shapes(spec, params).items()
+    }
 
 
 def random_permutation(
     key: Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[Array, "n"]]:  # uniform over all permutations
+) -> dict[str, Int[Array, "*within n"]]:  # uniform over all permutations
     "A permutation drawn uniformly from the whole symmetry group"
-    sizes = _sizes(spec, params)
-    draw = jax.random.permutation
-    return {g: draw(jax.random.fold_in(key, i), n) for i, (g, n) in enumerate(sizes.items())}
+
+    def draw(key, shape):
+        rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
+        return jax.random.permutation(key, rows, axis=-1, independent=len(shape) > 1)
+
+    shapes = _perm_shapes(spec, params)
+    return {g: draw(jax.random.fold_in(key, i), s) for i, (g, s) in enumerate(shapes.items())}
 
 
 def invert_permutation(
     perm: Permutation,  # for each group, the unit that each position takes
-) -> dict[str, Int[Array, "n"]]:  # for each group, the position that each unit went to
+    spec: PermutationSpec | None = None,  # what is within what; needed where families are
+) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
     "The permutation that undoes `perm`"
-    return {
-        g: jnp.argsort(p) if isinstance(p, jax.Array) else np.argsort(p).astype(p.dtype)
-        for g, p in perm.items()
-    }
+    families, inverse = _families(spec, perm), {}
+    for g in sorted(perm, key=lambda g: len(families[g])):
+        p = perm[g]
+        back = jnp.argsort(p) if isinstance(p, jax.Array) else np.argsort(p).astype(p.dtype)
+        inverse[g] = _reindex(back, g, families, inverse)
+    return {g: inverse[g] for g in perm}
 
 
 def compose_permutations(
     p: Permutation,  # applied second
     q: Permutation,  # applied first
-) -> dict[str, Int[Array, "n"]]:  # p ∘ q
+    spec: PermutationSpec | None = None,  # what is within what; needed where families are
+) -> dict[str, Int[Array, "*within n"]]:  # p ∘ q
     "One permutation that does what `q` and then `p` do"
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
@@ -146,16 +179,43 @@ def compose_permutations(
     for g in p:
         if p[g].shape != q[g].shape:
             raise PermutationSpecError(
-                f"group {g!r} has {p[g].shape[0]} units in one and {q[g].shape[0]} in the other"
+                f"group {g!r} has {p[g].shape[-1]} units in one and {q[g].shape[-1]} in the other "
+                f"(shapes {p[g].shape} and {q[g].shape})"
             )
-    return {g: _take(q[g], p[g], 0) for g in q}
+    families = _families(spec, p)
+    rows = {g: _reindex(q[g], g, families, p) for g in q}
+    return {g: _take(w, p[g], w.ndim - 1, tuple(range(w.ndim - 1))) for g, w in rows.items()}
 
-# %% ../nbs/api/11_permutation.ipynb #1c85fcbd
-def _sizes(spec: PermutationSpec, params: PyTree) -> dict[str, int]:
-    "The sizes of the groups, from the spec or from a tree"
+# %% ../nbs/api/11_permutation.ipynb #21baed84
+def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[int, ...]]:
+    "The shapes of the groups' permutations, from the spec or from a tree"
     bound = spec if params is None else spec.bind(params)
     if bound.shapes is None:
         raise PermutationSpecError(
             "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
         )
-    return bound.groups
+    return bound.perm_shapes
+
+
+def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tuple[str, ...]]:
+    "For each group, the axes that it is within"
+    known = {} if spec is None else spec.families
+    for g, p in perm.items():
+        if p.ndim != 1 + len(known.get(g, ())):
+            remedy = (
+                "it is a family, so pass the spec, which says what it is within"
+                if spec is None
+                else f"but the spec says that it is within {known.get(g, ())}"
+            )
+            raise PermutationSpecError(
+                f"the permutation of group {g!r} has shape {p.shape}: {remedy}"
+            )
+    return {g: known.get(g, ()) for g in perm}
+
+
+def _reindex(p, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation):
+    "A family's rows in the order that its hosts take; hosts that are fixed stay"
+    hosts = families[group]
+    atoms = tuple(host if host in perm else None for host in hosts)
+    within = tuple(tuple(hosts.index(h) for h in families.get(host, ())) for host in hosts)
+    return permute_axes(p, (*atoms, None), (*within, ()), perm)

@@ -6,22 +6,35 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PermutationSpecError', 'Block', 'PermutationSpec']
+__all__ = ['PermutationSpec']
 
-# %% ../nbs/api/10_spec.ipynb #d5b80edd
+# %% ../nbs/api/10_spec.ipynb #ec28f8f9
 import difflib
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import PyTree
 
+from .blocks import Block, row_blocks
+from git_rebasin.entries import (
+    Entry,
+    Fixed,
+    PermutationSpecError,
+    Split,
+    as_row,
+    atoms_of,
+    from_plain,
+    row_str,
+    short,
+    to_plain,
+)
+from .sizes import declarations, solve_sizes
 from .tree import flatten
-
-# %% ../nbs/api/10_spec.ipynb #4138d3e8
-class PermutationSpecError(ValueError):
-    "A spec, a tree and a permutation that do not fit together"
 
 # %% ../nbs/api/10_spec.ipynb #71c3a161
 def _similar(path: str, paths: Mapping[str, Any]) -> str:
@@ -35,25 +48,7 @@ def _similar(path: str, paths: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(path, list(paths), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
-# %% ../nbs/api/10_spec.ipynb #9ddc9c8b
-@dataclass(frozen=True)
-class Block:
-    "A part of an array, viewed so that every axis is one atom"
-
-    path: str  # the leaf that it is a part of
-    index: tuple[slice, ...]  # which part: one slice per axis of the leaf
-    shape: tuple[int, ...]  # the shape that the part is viewed in: one size per atom
-    atoms: tuple[str | None, ...]  # for each axis of the view: a group, or None where fixed
-
-    def axes_of(self, group: str) -> tuple[int, ...]:
-        "The axes of the view that belong to a group"
-        return tuple(k for k, atom in enumerate(self.atoms) if atom == group)
-
-    def of(self, leaf):
-        "The block's view of its leaf, or of an array of the same shape"
-        return leaf[self.index].reshape(self.shape)
-
-# %% ../nbs/api/10_spec.ipynb #7ea3eda2
+# %% ../nbs/api/10_spec.ipynb #a6dc427c
 def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial: bool) -> None:
     "Every array of the tree is in the spec, and every row of the spec is in the tree"
     for path, shape in shapes.items():
@@ -72,72 +67,95 @@ def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial
             )
 
 
-def _check_ranks(axes: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None:
+def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None:
     "Every row of the spec has as many entries as the array has axes"
-    for path, entry in axes.items():
-        if path in shapes and len(entry) != len(shapes[path]):
-            raise PermutationSpecError(
-                f"wrong rank at {path!r}: the spec gives {len(entry)} axes, {entry}, but the "
-                f"array has {len(shapes[path])}, of shape {shapes[path]}. Give one entry per "
-                "axis, None for a fixed axis."
-            )
-
-
-def _group_sizes(axes: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> dict[str, int]:
-    "The size of each group; one size per group, or an error that names both places"
-    sizes, first = {}, {}
-    for path, entry in axes.items():
-        for k, (group, n) in enumerate(zip(entry, shapes.get(path, ()), strict=False)):
-            if group is None:
-                continue
-            if sizes.setdefault(group, n) != n:
-                there, axis = first[group]
+    for path, row in rows.items():
+        every = row.rows if isinstance(row, Split) else (row,)
+        for one in every:
+            if path in shapes and len(one) != len(shapes[path]):
                 raise PermutationSpecError(
-                    f"two sizes for group {group!r}: axis {axis} of {there!r} has {sizes[group]} "
-                    f"units (shape {shapes[there]}), axis {k} of {path!r} has {n} (shape "
-                    f"{shapes[path]}). Axes of one group move together: give one of the two "
-                    "another group, or None."
+                    f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short(one)}, but "
+                    f"the array has {len(shapes[path])}, of shape {shapes[path]}. Give one entry per "
+                    "axis, None for a fixed axis."
                 )
-            first.setdefault(group, (path, k))
-    return sizes
 
-# %% ../nbs/api/10_spec.ipynb #d330274b
+# %% ../nbs/api/10_spec.ipynb #9d106841
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
     "Which axes of which arrays are permuted together (paper §2)"
 
-    axes_to_perm: Mapping[str, tuple[str | None, ...]]  # path → for each axis, a group or None
+    axes_to_perm: Mapping[str, tuple]  # path → for each axis a group, None, or an expression
     shapes: Mapping[str, tuple[int, ...]] | None = None  # path → shape, once bound
 
     def __post_init__(self):
-        rows = {path: _row(path, entry) for path, entry in self.axes_to_perm.items()}
-        object.__setattr__(self, "axes_to_perm", MappingProxyType(rows))
+        rows = {path: _row(path, row) for path, row in self.axes_to_perm.items()}
+        object.__setattr__(self, "_rows", MappingProxyType(rows))
+        object.__setattr__(
+            self, "axes_to_perm", MappingProxyType({p: short(row) for p, row in rows.items()})
+        )
         if self.shapes is not None:
             object.__setattr__(self, "shapes", MappingProxyType(dict(self.shapes)))
-            object.__setattr__(self, "_sizes", MappingProxyType(_group_sizes(rows, self.shapes)))
+            _ = self.sizes  # raises where they disagree
+            _check_families(self)
 
     @classmethod
     def from_axes_to_perm(
         cls,
-        axes_to_perm: Mapping[str, tuple[str | None, ...]],  # path → one entry per axis
+        axes_to_perm: Mapping[str, tuple],  # path → one entry per axis
     ) -> PermutationSpec:
         'A spec from the paper\'s kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`'
         return cls(axes_to_perm)
 
     @property
     def perm_to_axes(self) -> dict[str, list[tuple[str, int]]]:
-        "Group → every (path, axis) that it permutes"
+        "Group → every (path, axis) that it permutes, as a whole or in part"
         table: dict[str, list[tuple[str, int]]] = {}
-        for path, entry in self.axes_to_perm.items():
-            for k, group in enumerate(entry):
-                if group is not None:
-                    table.setdefault(group, []).append((path, k))
+        for path, row in self._rows.items():
+            for one in row.rows if isinstance(row, Split) else (row,):
+                for k, entry in enumerate(one.rows[0] if isinstance(one, Split) else one):
+                    for name in [a.name for a in atoms_of(entry) if not isinstance(a, Fixed)]:
+                        if (path, k) not in table.setdefault(name, []):
+                            table[name].append((path, k))
         return table
 
-    @property
-    def groups(self) -> dict[str, int | None]:
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        "Size of every named atom, groups and fixed axes, once bound to shapes"
+        _need_shapes(self)
+        return MappingProxyType(solve_sizes(self._rows, self.shapes, self._declared[0]))
+
+    @cached_property
+    def _declared(self) -> tuple[dict, dict]:
+        return declarations(self._rows)
+
+    @cached_property
+    def groups(self) -> Mapping[str, int | None]:
         "Group → number of units; None as long as the spec is not bound to shapes"
-        return dict(self._sizes) if self.shapes is not None else dict.fromkeys(self.perm_to_axes)
+        if self.shapes is None:
+            return MappingProxyType(dict.fromkeys(self.perm_to_axes))
+        present = (self._rows[path] for path in self.shapes)
+        atoms = (a for row in present for a in atoms_of(row) if not isinstance(a, Fixed))
+        return MappingProxyType({a.name: self.sizes[a.name] for a in atoms})
+
+    @cached_property
+    def families(self) -> Mapping[str, tuple[str, ...]]:
+        "Family → the axes that it is within, the outermost first; plain groups are absent"
+        within = self._declared[1]
+        return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
+
+    @cached_property
+    def perm_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        "Group → the shape of its permutation: sizes of the axes that it is within, then its own"
+        hosts, sizes = self.families, self.sizes
+        return MappingProxyType(
+            {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
+        )
+
+    @property
+    def log10_symmetries(self) -> float:
+        "The decimal logarithm of the number of permutations (paper, Table 1)"
+        each = (math.prod(s[:-1]) * math.lgamma(s[-1] + 1) for s in self.perm_shapes.values())
+        return sum(each) / math.log(10)
 
     def bind(
         self,
@@ -148,24 +166,41 @@ class PermutationSpec:
         "Check the spec against a tree and note its shapes; raises `PermutationSpecError`"
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
         _check_paths(self.axes_to_perm, shapes, partial)
-        _check_ranks(self.axes_to_perm, shapes)
-        rows = self.axes_to_perm
-        bound = PermutationSpec(rows, {path: shapes[path] for path in rows if path in shapes})
+        _check_ranks(self._rows, shapes)
+        here = {path: shapes[path] for path in self._rows if path in shapes}
+        if here == self.shapes:
+            return self
+        bound = self.__dict__.get("_last_bound")  # a spec is used with one tree after another
+        if bound is None or here != bound.shapes:
+            bound = PermutationSpec(self._rows, here)
+            self.__dict__["_last_bound"] = bound
         if self.shapes is not None:
             _check_same_sizes(self.groups, bound.groups)
         return bound
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        "The spec's normal form: one block per array, each of its axes one atom"
-        if self.shapes is None:
-            raise PermutationSpecError(
-                "this spec is not bound to shapes yet: use spec.bind(params)"
-            )
+        "The spec's normal form: parts of arrays, each of whose axes is one atom"
+        _need_shapes(self)
         return tuple(
-            Block(path, (slice(None),) * len(shape), shape, self.axes_to_perm[path])
+            block
             for path, shape in self.shapes.items()
+            for block in row_blocks(path, self._rows[path], shape, self.sizes, self.families)
         )
+
+    def to_json(self) -> str:
+        "The spec as JSON text, with its shapes if it is bound"
+        shapes = None if self.shapes is None else {p: list(s) for p, s in self.shapes.items()}
+        rows = {path: to_plain(row) for path, row in self._rows.items()}
+        return json.dumps({"format": _FORMAT, "axes": rows, "shapes": shapes}, indent=1)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str,  # what `to_json` gave
+    ) -> PermutationSpec:
+        "A spec from JSON text"
+        return _from_json(cls, text)
 
     def __eq__(self, other) -> bool:
         return isinstance(other, PermutationSpec) and self._key() == other._key()
@@ -175,7 +210,7 @@ class PermutationSpec:
 
     def _key(self):
         shapes = None if self.shapes is None else frozenset(self.shapes.items())
-        return frozenset(self.axes_to_perm.items()), shapes
+        return frozenset(self._rows.items()), shapes
 
     def __repr__(self) -> str:
         groups = ", ".join(g if n is None else f"{g}: {n}" for g, n in self.groups.items())
@@ -184,16 +219,51 @@ class PermutationSpec:
     def _repr_markdown_(self) -> str:
         return "\n".join(_markdown_lines(self))
 
-# %% ../nbs/api/10_spec.ipynb #c7c0fa09
-def _row(path: str, entry) -> tuple[str | None, ...]:
+# %% ../nbs/api/10_spec.ipynb #f550101d
+_FORMAT = "git_rebasin.PermutationSpec/1"
+
+
+def _row(path: str, row) -> tuple[Entry, ...] | Split:
     "One row of the table, or an error that says what it should have been"
-    good = isinstance(entry, (tuple, list)) and all(e is None or isinstance(e, str) for e in entry)
-    if not good:
+    try:
+        full = as_row(row)
+    except TypeError as e:
         raise PermutationSpecError(
-            f"the row of {path!r} is {entry!r}: give a tuple with one entry per axis, each a "
-            "group's name or None"
-        )
-    return tuple(entry)
+            f"the row of {path!r} is {row!r}: give a tuple with one entry per axis, each a "
+            f"group's name, None, a number, or an expression of them ({e})"
+        ) from None
+    return full
+
+
+def _need_shapes(spec: PermutationSpec) -> None:
+    if spec.shapes is None:
+        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
+
+
+def _hosts(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
+    "All axes that a family is within, the outermost first"
+    found: dict[str, None] = {}
+    for host in within.get(group, ()):
+        if host in path:
+            raise PermutationSpecError(
+                f"{' within '.join((*path, host))}: a family cannot be within itself. Units that "
+                "several axes number together are a joint group: use Coordinate."
+            )
+        found |= dict.fromkeys((*_hosts(host, within, (*path, host)), host))
+    return tuple(found)
+
+
+def _check_families(spec: PermutationSpec) -> None:
+    "Every array that carries a family carries the axes that it is within, once"
+    for group, hosts in spec.families.items():
+        for block in spec.blocks:
+            for axis in block.axes_of(group):
+                if len(block.hosts[axis]) != len(hosts):
+                    raise PermutationSpecError(
+                        f"{block.path!r} carries {group!r}, which is within {', '.join(hosts)}, "
+                        f"but its axes are {row_str(spec.axes_to_perm[block.path])}: an array that "
+                        "carries a family carries each of the axes that it is within, once"
+                    )
 
 
 def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
@@ -206,12 +276,27 @@ def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
             )
 
 
+def _from_json(cls: type[PermutationSpec], text: str) -> PermutationSpec:
+    "A spec from JSON text, or an error that says what the text is not"
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise PermutationSpecError(f"not JSON: {e}. Write specs with spec.to_json().") from None
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        said = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise PermutationSpecError(
+            f"this JSON is not a spec of the format {_FORMAT!r} (it says {said!r}): write specs "
+            "with spec.to_json()"
+        )
+    shapes = data["shapes"] and {path: tuple(shape) for path, shape in data["shapes"].items()}
+    return cls({path: from_plain(row) for path, row in data["axes"].items()}, shapes)
+
+
 def _markdown_lines(spec: PermutationSpec) -> Iterator[str]:
     "The spec as a Markdown table"
-    yield "| array | " + ("shape | " if spec.shapes else "") + "axes |"
-    yield "|---|---|" + ("---|" if spec.shapes else "")
+    yield "| array | " + ("shape | " if spec.shapes is not None else "") + "axes |"
+    yield "|---|---|" + ("---|" if spec.shapes is not None else "")
     for path in spec.axes_to_perm if spec.shapes is None else spec.shapes:
-        entry = spec.axes_to_perm[path]
-        axes = ", ".join("·" if e is None else e for e in entry)
-        shape = " × ".join(map(str, spec.shapes[path])) + " | " if spec.shapes else ""
+        axes = row_str(spec.axes_to_perm[path]).replace("|", "&#124;")
+        shape = " × ".join(map(str, spec.shapes[path])) + " | " if spec.shapes is not None else ""
         yield f"| {path} | {shape}{axes} |"

@@ -6,80 +6,176 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['weight_matching']
+__all__ = ['sweep_order', 'weight_matching']
 
-# %% ../nbs/api/50_weight_matching.ipynb #35dceea0
+# %% ../nbs/api/50_weight_matching.ipynb #b44f8998
+import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Int, PyTree
 
-from .assignment import linear_assignment
+from .assignment import linear_assignment, linear_assignments
+from .costs import Costs, GroupCosts, Term
 from .match import Match, bind_models
 from git_rebasin.permutation import (
     Permutation,
     check_permutation,
     identity_permutation,
-    permute_block,
+    permute_axes,
 )
-from .spec import Block, PermutationSpec
+from .spec import PermutationSpec, PermutationSpecError
 
-# %% ../nbs/api/50_weight_matching.ipynb #3e1156ab
-class _Blocks:
-    "The blocks of two models in float64, and what each group takes part in"
+# %% ../nbs/api/50_weight_matching.ipynb #494cb1b3
+def _trees(spec: PermutationSpec) -> dict[str, list[str]]:
+    "Groups that are solved at once: each outermost one, then all that is within it"
+    trees: dict[str, list[str]] = {}
+    for group in sorted(spec.groups, key=lambda g: len(spec.families.get(g, ()))):
+        moving = [h for h in spec.families.get(group, ()) if h in spec.groups]
+        for k, host in enumerate(moving):
+            if [h for h in spec.families.get(host, ()) if h in spec.groups] != moving[:k]:
+                raise PermutationSpecError(
+                    f"group {group!r} is within {' and '.join(moving)}, which move independently "
+                    "of each other: weight matching needs hosts that are within one another"
+                )
+        trees.setdefault(moving[0] if moving else group, []).append(group)
+    return {g: trees[g] for g in spec.groups if g in trees}
 
-    def __init__(self, spec: PermutationSpec, flat_a: Mapping, flat_b: Mapping):
-        def wide(flat):
-            return {p: np.asarray(w).astype(np.float64) for p, w in flat.items()}
 
-        self.blocks = spec.blocks
-        self.a, self.b = wide(flat_a), wide(flat_b)
-        self.of_group = {g: [b for b in self.blocks if g in b.atoms] for g in spec.groups}
-        norms = [
-            np.linalg.norm(b.of(self.a[b.path])) * np.linalg.norm(b.of(self.b[b.path]))
-            for b in self.blocks
-        ]
-        self.scale = float(sum(norms))  # an upper bound of the objective
+def _pairs(costs: GroupCosts) -> np.ndarray:
+    "The matrix with the axes: fixed hosts, each moving host's place and source, place, unit"
+    fixed = [costs.sizes[h] for h in costs.fixed]
+    rows = [*(costs.sizes[h] for h in costs.moving), costs.n]
+    f, m = len(fixed), len(rows)
+    tensor = costs.matrix.reshape(*fixed, *rows, *rows)
+    return tensor.transpose(*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
 
-    def objective(self, perm: Permutation, blocks: list[Block] | None = None) -> float:
-        "⟨A, π(B)⟩ over all blocks, or over some"
-        blocks = self.blocks if blocks is None else blocks
-        return float(
-            sum(
-                np.vdot(b.of(self.a[b.path]), permute_block(b, self.b[b.path], perm))
-                for b in blocks
+
+def _best(costs: Costs, group: str, tree: list[str], found: dict) -> np.ndarray:
+    "Solve a group for every pair of its hosts: the assignments, into `found`, and their values"
+    own = costs.groups[group]
+    scores = _pairs(own)
+    for child in tree:
+        inner = costs.groups[child]
+        if inner.moving and inner.moving[-1] == group:
+            value = _best(costs, child, tree, found)
+            extra = tuple(k for k, h in enumerate(inner.fixed) if h not in own.fixed)
+            scores = scores + value.sum(axis=extra)
+    found[group] = linear_assignments(scores)
+    return np.take_along_axis(scores, found[group][..., None], axis=-1)[..., 0].sum(axis=-1)
+
+
+def _solve(costs: Costs, spec: PermutationSpec, tree: list[str]) -> dict[str, np.ndarray]:
+    "The best permutations of a tree of groups, all others held still"
+    if len(tree) == 1 and not spec.families.get(tree[0]):
+        return {tree[0]: linear_assignment(costs.groups[tree[0]].matrix[0])}
+    found: dict[str, np.ndarray] = {}
+    _best(costs, tree[0], tree, found)
+    perm: dict[str, np.ndarray] = {}
+    for group in tree:
+        own, hosts = costs.groups[group], spec.families.get(group, ())
+        at = dict(zip(hosts, np.ix_(*(range(own.sizes[h]) for h in hosts)), strict=True))
+        index = [at[h] for h in own.fixed]
+        for h in own.moving:
+            index += [at[h], perm[h][(*(at[k] for k in spec.families.get(h, ())), at[h])]]
+        perm[group] = found[group][tuple(index)]
+    return perm
+
+
+def _worth(costs: Costs, spec: PermutationSpec, group: str, perm: Permutation) -> float:
+    "What a group's matrix says that its permutation is worth"
+    own, matrix = costs.groups[group], costs.groups[group].matrix
+    if not own.sizes:
+        return float(matrix[0, np.arange(own.n), perm[group]].sum(dtype=np.float64))
+    axes = (*own.fixed, *own.moving, group)
+    within = tuple(tuple(axes.index(h) for h in spec.families.get(k, ())) for k in axes)
+    atoms = tuple(k if k in spec.groups else None for k in axes)
+    shape = [*(own.sizes[k] for k in axes[:-1]), own.n]
+    rows = matrix.shape[1]
+    source = permute_axes(np.arange(math.prod(shape)).reshape(shape), atoms, within, perm) % rows
+    source = source.reshape(-1, rows)
+    return float(np.take_along_axis(matrix, source[..., None], axis=2).sum(dtype=np.float64))
+
+# %% ../nbs/api/50_weight_matching.ipynb #1889b24f
+_PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
+
+
+class _Sweeps:
+    "The state of the search: where every group is, and its cost matrices"
+
+    def __init__(self, spec: PermutationSpec, a: Mapping, b: Mapping, perm: dict):
+        self.spec, self.costs, self.perm = spec, Costs(spec, a, b), perm
+        self.trees = _trees(spec)
+        self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
+
+    def improve(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
+        "Solve one tree with the others held still; the gain, 0 if nothing better was found"
+        tree = self.trees[root]
+        groups = [self.costs.groups[g] for g in tree]
+        if root in self.settled and not any(c.stale(self.perm) for c in groups):
+            return 0.0
+        for c in groups:
+            c.update(self.perm, known)
+        new = _solve(self.costs, self.spec, tree)
+        if known is None:
+            self.settled.add(root)
+        if all(np.array_equal(new[g], self.perm[g]) for g in tree):
+            return 0.0
+        moved = self.perm | new
+        if known is not None or all(self._linear(g) for g in tree):
+            gain = sum(
+                _worth(self.costs, self.spec, g, moved)
+                - _worth(self.costs, self.spec, g, self.perm)
+                for g in tree
             )
+        else:  # the matrix holds only for small moves: look at the objective itself
+            gain = self.costs.objective(moved, tree) - self.costs.objective(self.perm, tree)
+        if known is None and gain <= _PROGRESS * sum(c.scale for c in groups):
+            return 0.0
+        self.perm = moved
+        return gain
+
+    def _linear(self, group: str) -> bool:
+        "Whether the group meets neither itself nor its own tree in a block"
+        tree = next(t for t in self.trees.values() if group in t)
+        return not any(
+            t.paired or g in tree
+            for t in self.costs.groups[group].terms
+            for g in t.neighbours.values()
         )
 
-    def scores(self, group: str, perm: Permutation) -> Float[np.ndarray, "n n"]:
-        "For each place of A and each unit of B, what the objective gains from the pair"
-        total = 0.0
-        for block in self.of_group[group]:
-            for axis in block.axes_of(group):
-                moved = permute_block(block, self.b[block.path], perm, skip=axis)
-                total = total + _rows(block.of(self.a[block.path]), axis) @ _rows(moved, axis).T
-        return total
+    def outward(self) -> None:
+        "Place one tree after the other, the best known first, by what is placed already"
+        placed: set[str] = set()
 
+        def known(term: Term) -> bool:
+            return placed.issuperset(term.neighbours.values())
 
-def _rows(w: np.ndarray, axis: int) -> Float[np.ndarray, "n k"]:
-    "An array with one row per entry of an axis"
-    return np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+        def share(root: str) -> float:
+            terms = [t for g in self.trees[root] for t in self.costs.groups[g].terms]
+            return sum(t.energy for t in terms if known(t)) / (sum(t.energy for t in terms) or 1.0)
 
-# %% ../nbs/api/50_weight_matching.ipynb #8b661592
-_PROGRESS = 1e-12  # of the objective's upper bound; float64 sums are good to about 1e-15
+        left = dict.fromkeys(self.trees)
+        while left:
+            root = max(left, key=share)  # of equals, the first
+            if share(root) > 0:
+                self.improve(root, known)
+            placed.update(self.trees[root])
+            del left[root]
 
+# %% ../nbs/api/50_weight_matching.ipynb #981f970c
+def sweep_order(
+    key: Array,  # a JAX random key
+    sweep: int,  # which sweep, from 0
+    n: int,  # how many there are to visit
+) -> Int[np.ndarray, "n"]:
+    "The order in which a sweep visits the groups: random, as in the paper"
+    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    return np.random.default_rng([*words, sweep]).permutation(n)
 
-def _improve(blocks: _Blocks, group: str, perm: dict) -> tuple[dict, float]:
-    "Solve one group with the others held still: the permutation, and the objective's gain"
-    best = linear_assignment(blocks.scores(group, perm))
-    if np.array_equal(best, perm[group]):
-        return perm, 0.0
-    new, touched = perm | {group: best}, blocks.of_group[group]
-    gain = blocks.objective(new, touched) - blocks.objective(perm, touched)
-    return (new, gain) if gain > _PROGRESS * blocks.scale else (perm, 0.0)
-
-# %% ../nbs/api/50_weight_matching.ipynb #f7201be7
+# %% ../nbs/api/50_weight_matching.ipynb #450232fe
 def weight_matching(
     key: Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -87,27 +183,39 @@ def weight_matching(
     params_b: PyTree,  # model B, which moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | None = None,  # where to start; default: the identity, as in the paper
+    init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
     callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
 ) -> Match:  # `Match.perm` is the permutation of B
     "Match two models by the inner product of their weights (paper §3.2, Algorithm 1)"
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
-    spec, flat_a, flat_b = bind_models(spec, params_a, params_b)
-    perm = identity_permutation(spec)
-    if init is not None:
-        check_permutation(spec, init)
-        perm = {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
-    blocks = _Blocks(spec, flat_a, flat_b)
-    initial = value = blocks.objective(perm)
-    groups, objective, converged = list(spec.groups), [], False
-    while not converged and len(objective) < max_sweeps:
-        order = jax.random.permutation(jax.random.fold_in(key, len(objective)), len(groups))
-        converged = True
-        for k in np.asarray(order):
-            perm, gain = _improve(blocks, groups[k], perm)
-            value, converged = value + gain, converged and gain == 0.0
-        objective.append(value)
-        if callback is not None:
-            callback(len(objective), value)
-    return Match(perm, tuple(objective), converged, initial)
+    spec, a, b = bind_models(spec, params_a, params_b)
+    search = _Sweeps(spec, a, b, _start(spec, init))
+    initial = search.costs.objective(None if isinstance(init, str) else search.perm)
+    gains, converged, value = [], False, initial
+    if init == "outward":
+        search.outward()
+        gains.append(0.0)
+        value = search.costs.objective(search.perm) if callback else value
+        _ = callback and callback(1, value)
+    roots = list(search.trees)
+    while not converged and len(gains) < max_sweeps:
+        order = sweep_order(key, len(gains), len(roots))
+        steps = [search.improve(roots[k]) for k in order]
+        gains.append(sum(steps))
+        converged = not any(steps)
+        value += gains[-1]
+        _ = callback and callback(len(gains), value)
+    final = search.costs.objective(search.perm)
+    objective = final - np.cumsum([0.0, *gains[:0:-1]])[::-1]
+    return Match(search.perm, tuple(objective), converged, initial)
+
+# %% ../nbs/api/50_weight_matching.ipynb #868d1a98
+def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:
+    "The permutation that a search starts from"
+    if isinstance(init, str):
+        if init not in ("outward", "identity"):
+            raise ValueError(f"init is {init!r}: give 'outward', 'identity' or a permutation")
+        return identity_permutation(spec)
+    check_permutation(spec, init)
+    return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}

@@ -11,7 +11,7 @@ from git_rebasin.permutation import (
 )
 
 
-# %% 0e7666df
+# %% f7623680
 import flax
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import optax
 import pytest
 from flax import nnx
 
+from git_rebasin.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
 from git_rebasin.tree import flatten
 
 SPEC = PermutationSpec.from_axes_to_perm(
@@ -146,7 +147,105 @@ def test_random_permutations_are_uniform_and_follow_the_key():
     assert draws[3] == tuple(np.asarray(random_permutation(jax.random.key(3), bound)["P"]).tolist())
 
 
-# %% 4261c77a
+# %% 2db02c71
+EVERYTHING = {
+    "in": (None, "D"),
+    "conv": (2, "D", Concat("C", 2, "E")),
+    "flat": (Product(2, Concat("C", 2, "E")), "D"),
+    "query": ("D", "H", Group("Q", within="H")),
+    "qkv": Split(1, ("D", 2, "H", "Q"), ("D", 1, "H", Group("V", within="H"))),
+    "out": (Product("H", "V"), "D"),
+    "grouped": (3, Group("V", within="H"), Product("H", "Q")),
+    "stack": (Fixed(3, "L"), "D", Group("U", within="L")),
+    "deep": (Fixed(3, "L"), Group("B", within="L"), Group("S", within="B")),
+    "recurrent": ("E", "E"),
+    "pads": (Concat(Part("Z", 1), "C", Part("Z", 3)), "D"),
+    "grid": (Coordinate("J", 1), "D", Coordinate("J", 0)),
+}
+LENGTHS = {
+    "in": (2, 5),
+    "conv": (2, 5, 9),
+    "flat": (18, 5),
+    "query": (5, 2, 4),
+    "qkv": (5, 3, 2, 4),
+    "out": (8, 5),
+    "grouped": (3, 4, 8),
+    "stack": (3, 5, 6),
+    "deep": (3, 2, 3),
+    "recurrent": (4, 4),
+    "pads": (7, 5),
+    "grid": (2, 5, 3),
+}
+ALL = PermutationSpec(EVERYTHING).bind({p: np.ones(s) for p, s in LENGTHS.items()})
+
+
+def draw_all(seed):
+    rng = np.random.default_rng(seed)
+    return {p: rng.normal(size=s) for p, s in LENGTHS.items()}
+
+
+# %% 3850e279
+def test_the_group_laws_hold_for_every_construct():
+    def equal(p, q):
+        return p.keys() == q.keys() and all(np.array_equal(p[g], q[g]) for g in p)
+
+
+    params, one = draw_all(0), identity_permutation(ALL)
+    for seed in range(5):
+        p, q, r = (random_permutation(jax.random.key(3 * seed + i), ALL) for i in range(3))
+        both = compose_permutations(p, q, ALL)
+        assert equal(
+            compose_permutations(both, r, ALL),
+            compose_permutations(p, compose_permutations(q, r, ALL), ALL),
+        )
+        assert equal(compose_permutations(p, one, ALL), p) and equal(
+            compose_permutations(one, p, ALL), p
+        )
+        inverse = invert_permutation(p, ALL)
+        assert equal(compose_permutations(p, inverse, ALL), one)
+        assert equal(compose_permutations(inverse, p, ALL), one)
+        left = apply_permutation(ALL, both, params)
+        right = apply_permutation(ALL, p, apply_permutation(ALL, q, params))
+        assert equal(left, right) and not equal(left, params)
+        jitted = jax.jit(lambda p, x: apply_permutation(ALL, p, x))(p, params)
+        eager = apply_permutation(ALL, p, jax.tree.map(jnp.asarray, params))
+        assert equal(jitted, eager)
+    with pytest.raises(PermutationSpecError, match="pass the spec"):
+        invert_permutation(random_permutation(jax.random.key(0), ALL))
+
+
+# %% 06c12fc7
+def test_the_function_is_kept_for_every_construct():
+    def everything(w, x):
+        d = jnp.tanh(x @ w["in"])
+        c = jnp.tanh(jnp.einsum("bd,zdc->bzc", d, w["conv"]))  # places, then channels C | 2 | E
+        rec = jnp.tanh(c[:, :, 5:] @ w["recurrent"])
+        d = (
+            d
+            + c.reshape(len(x), -1) @ w["flat"]
+            + jnp.tanh(jnp.pad(c[:, 0, :3], ((0, 0), (1, 3)), constant_values=0.3)) @ w["pads"]
+        )
+        q = jnp.einsum("bd,dhq->bhq", d, w["query"]) * jnp.einsum("bd,dshq->bhq", d, w["qkv"][:, :2])
+        v = jnp.tanh(jnp.einsum("bd,dhv->bhv", d, w["qkv"][:, 2]))
+        mixed = jnp.einsum("bhq,xvhq,bhv->bhv", q, w["grouped"].reshape(3, 4, 2, 4), v)
+        d = d + mixed.reshape(len(x), -1) @ w["out"]
+        j = jnp.einsum("bd,jdi->bij", d, w["grid"])
+        for layer in range(3):
+            d = d + jnp.tanh(d @ w["stack"][layer]) @ w["stack"][layer].T
+        deep = jnp.tanh(w["deep"]).sum(2) ** 2
+        return d @ w["in"].T, jnp.tanh(j).sum((1, 2)), rec.sum((1, 2)), deep.sum(1)
+
+
+    with jax.enable_x64(True):
+        x, params = np.random.default_rng(1).normal(size=(7, 2)), draw_all(2)
+        want = everything(params, x)
+        for seed in range(5):
+            perm = random_permutation(jax.random.key(seed), ALL)
+            for got, old in zip(everything(apply_permutation(ALL, perm, params), x), want, strict=True):
+                np.testing.assert_allclose(got, old, rtol=1e-9, atol=1e-9)
+
+
+# %% e96f11ac
 def test_what_is_not_a_permutation_is_refused():
     good = {g: np.asarray(p) for g, p in identity_permutation(SPEC, draw()).items()}
     cases = [
@@ -159,6 +258,12 @@ def test_what_is_not_a_permutation_is_refused():
         (good | {"R": np.arange(5)}, "unknown group 'R': the spec has P, Q"),
         ({"P": good["P"]}, "lacks group 'Q' of 6 units"),
     ]
+    family = identity_permutation(ALL)
+    family["Q"][1, 2] = 0
+    with pytest.raises(PermutationSpecError, match="'Q' holds 0 more than once in row 1"):
+        apply_permutation(ALL, family, draw_all(0))
+    with pytest.raises(PermutationSpecError, match="4 units in each of .2,. places"):
+        apply_permutation(ALL, identity_permutation(ALL) | {"Q": np.arange(4)}, draw_all(0))
     for perm, message in cases:
         with pytest.raises(PermutationSpecError, match=message):
             apply_permutation(SPEC, perm, draw())

@@ -21,9 +21,9 @@ PACKAGE = "git_rebasin"
 # modules of that subpackage.
 LAYERS = [
     ["tree"],
-    ["spec", "permutation", "builders", "infer", "check"],
+    ["entries", "blocks", "sizes", "spec", "permutation", "builders", "infer", "check"],
     ["assignment"],
-    ["match", "weight_matching", "activation_matching", "straight_through"],
+    ["match", "costs", "weight_matching", "activation_matching", "straight_through"],
     ["merge", "repair", "interpolate"],
     ["plot", "io"],
     ["zoo."],
