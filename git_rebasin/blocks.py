@@ -29,13 +29,13 @@ from git_rebasin.entries import (
     measure,
 )
 
-# %% ../nbs/api/08_blocks.ipynb #f0a7b3e1
+# %% ../nbs/api/08_blocks.ipynb #ee9048db
 @dataclass(frozen=True)
 class Block:
     "A part of an array, viewed so that every axis is one atom"
 
     path: str  # the leaf that it is a part of
-    index: tuple[slice | tuple[int, ...], ...]  # which part: the places on each axis of the leaf
+    index: tuple[range | tuple[int, ...], ...]  # which part: the places on each axis of the leaf
     shape: tuple[int, ...]  # the shape that the part is viewed in: one size per atom
     atoms: tuple[str | None, ...]  # for each axis of the view: a group, or None where fixed
     hosts: tuple[tuple[int, ...], ...]  # for each axis: the axes that its family is within
@@ -61,31 +61,27 @@ class Block:
             view = swapped.transpose(np.argsort(self.order).tolist())
         if self.whole:
             return view.reshape(leaf.shape)
-        part = view.reshape([_count(places) for places in self.index])
+        part = view.reshape([len(places) for places in self.index])
         if not (isinstance(leaf, np.ndarray) and isinstance(part, np.ndarray)):
             return jax.numpy.asarray(leaf).at[_where(self.index)].set(part)
         new = leaf.copy()
         new[_where(self.index)] = part
         return new
 
-# %% ../nbs/api/08_blocks.ipynb #2310d61d
-def _count(places: slice | tuple[int, ...]) -> int:
-    return places.stop - places.start if isinstance(places, slice) else len(places)
-
-
+# %% ../nbs/api/08_blocks.ipynb #6a8b9460
 def _where(index: tuple):
     "What an array is indexed with to get a part of it"
-    if all(isinstance(places, slice) for places in index):
-        return index
-    return np.ix_(*(np.r_[places] if isinstance(places, slice) else places for places in index))
+    if all(isinstance(places, range) for places in index):
+        return tuple(slice(places.start, places.stop) for places in index)
+    return np.ix_(*index)
 
 
-def _places(positions: np.ndarray) -> slice | tuple[int, ...]:
-    "Positions on an axis, as a slice where they are consecutive"
+def _places(positions: np.ndarray) -> range | tuple[int, ...]:
+    "Positions on an axis, as a range where they are consecutive"
     flat = positions.ravel()
     start = int(flat[0]) if flat.size else 0
     if np.array_equal(flat, np.arange(start, start + flat.size)):
-        return slice(start, start + flat.size)
+        return range(start, start + flat.size)
     return tuple(flat.tolist())
 
 # %% ../nbs/api/08_blocks.ipynb #5c487c92
@@ -130,7 +126,7 @@ def _join_parts(segments: list) -> list:
         )
     return list(joined.values())
 
-# %% ../nbs/api/08_blocks.ipynb #68d5cb6d
+# %% ../nbs/api/08_blocks.ipynb #7485c576
 def row_blocks(
     path: str,  # the leaf
     row: tuple[Entry, ...] | Split,  # what its axes consist of
@@ -145,7 +141,7 @@ def row_blocks(
             index = tuple(_places(positions) for positions, _ in choice)
             atoms = [a for _, atoms in choice for a in atoms]
             split = [n for positions, _ in choice for n in positions.shape]
-            whole = [_count(places) for places in index] == list(shape)
+            whole = [len(places) for places in index] == list(shape)
             blocks.append(_block(path, index, split, atoms, whole, families))
     return blocks
 

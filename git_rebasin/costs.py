@@ -23,7 +23,7 @@ from .blocks import Block
 from .permutation import Permutation, permute_axes, permute_block
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #ffc1c81a
+# %% ../nbs/api/45_costs.ipynb #e6774a37
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
@@ -79,7 +79,8 @@ class Term:
         "How many of its neighbours' units moved since it was last added; None: never added"
         if self.seen is None:
             return None
-        return sum(int(np.count_nonzero(self.seen[g] != perm[g])) for g in self.seen)
+        changed = (g for g in self.seen if self.seen[g] is not perm[g])
+        return sum(int(np.count_nonzero(self.seen[g] != perm[g])) for g in changed)
 
     def full(self, perm: Permutation):
         "The views of the two models, B's neighbours where they are now"
@@ -113,24 +114,35 @@ def _on_device(term: Term, perm: Permutation):
     local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
     return np.asarray(_device_scores(term.contraction, block, term.a, term.b, local))
 
-# %% ../nbs/api/45_costs.ipynb #e2db5561
+# %% ../nbs/api/45_costs.ipynb #eb6bd36d
 def _sum_of_products(total: np.ndarray, jobs: list[tuple[Contraction, np.ndarray, np.ndarray]]):
     "Add the scores of several pairs of views to `total`, of shape (batch, n, n), in place"
     stacks: dict[bool, list] = {True: [], False: []}
     for contraction, a, b in jobs:
-        a, b = contraction.arrange(a), contraction.arrange(b)
-        if a.shape[1 if contraction.last else 2] < total.shape[-1]:
-            stacks[contraction.last].append((a, b))
+        pair = contraction.arrange(a), contraction.arrange(b)
+        if pair[0].shape[1 if contraction.last else 2] < total.shape[-1]:
+            stacks[contraction.last].append(pair)
         else:
-            left, right = (a.mT, b) if contraction.last else (a, b.mT)
-            total += np.matmul(left, right)
+            _add_product(total, *pair, contraction.last)
     for last, pairs in stacks.items():
         if pairs:
             a, b = (
                 side[0] if len(pairs) == 1 else np.concatenate(side, axis=1 if last else 2)
                 for side in zip(*pairs, strict=True)
             )
-            total += np.matmul(a.mT, b) if last else np.matmul(a, b.mT)
+            _add_product(total, a, b, last)
+
+
+_SCRATCH = 2**18  # entries of a product that are made at once, where it is added while in cache
+
+
+def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) -> None:
+    "Add the scores of one pair of arranged views; a thin product by stretches of rows"
+    left, right = (a.mT, b) if last else (a, b.mT)
+    n, k = left.shape[-2:]
+    step = n if k > 256 else max(16, _SCRATCH // n)
+    for row in range(0, n, step):
+        total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
 # %% ../nbs/api/45_costs.ipynb #1a5257a2
 class GroupCosts:
@@ -226,7 +238,7 @@ def _rank(flat: int, sizes: list[int], order: list[int]) -> int:
     at = np.unravel_index(flat, sizes)
     return int(np.ravel_multi_index([at[k] for k in order], [sizes[k] for k in order]))
 
-# %% ../nbs/api/45_costs.ipynb #27850472
+# %% ../nbs/api/45_costs.ipynb #7553d3da
 class Costs:
     "The cost matrices of all groups of two models"
 
@@ -246,7 +258,8 @@ class Costs:
             energy = _norm(block.of(a_leaf)) * _norm(block.of(b_leaf))
             self.energy += energy
             for axis, group in enumerate(block.atoms):
-                if group is not None:
+                covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
+                if group is not None and not covered:
                     terms[group].append(Term(block, axis, a_leaf, b_leaf, energy))
         self.groups = {g: GroupCosts(g, spec, terms[g]) for g in spec.groups}
 
@@ -267,7 +280,7 @@ class Costs:
             if groups is None or any(atom in groups for atom in b.atoms)
         )
 
-# %% ../nbs/api/45_costs.ipynb #4d7e7bfb
+# %% ../nbs/api/45_costs.ipynb #10c676f5
 def dot(a, b) -> float:
     "Inner product of two arrays in float64; of large ones, in float32 over short stretches"
     if not isinstance(a, np.ndarray):
@@ -282,7 +295,8 @@ def dot(a, b) -> float:
 
 def _norm(w) -> float:
     "The norm of an array, roughly"
-    return float(np.linalg.norm(w) if isinstance(w, np.ndarray) else jnp.linalg.norm(w))
+    w = w.ravel()
+    return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
 
 
 def _ready(w):

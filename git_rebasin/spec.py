@@ -48,7 +48,7 @@ def _similar(path: str, paths: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(path, list(paths), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
-# %% ../nbs/api/10_spec.ipynb #a6dc427c
+# %% ../nbs/api/10_spec.ipynb #07b4b81f
 def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial: bool) -> None:
     "Every array of the tree is in the spec, and every row of the spec is in the tree"
     for path, shape in shapes.items():
@@ -75,8 +75,8 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
             if path in shapes and len(one) != len(shapes[path]):
                 raise PermutationSpecError(
                     f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short(one)}, but "
-                    f"the array has {len(shapes[path])}, of shape {shapes[path]}. Give one entry per "
-                    "axis, None for a fixed axis."
+                    f"the array has {len(shapes[path])}, of shape {shapes[path]}. Give one entry "
+                    "per axis, None for a fixed axis."
                 )
 
 # %% ../nbs/api/10_spec.ipynb #9d106841
