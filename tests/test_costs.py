@@ -4,7 +4,7 @@ import jax
 from git_rebasin.costs import Costs, dot
 
 
-# %% 930fe4b2
+# %% 4d929fc0
 import itertools
 import os
 import subprocess
@@ -12,13 +12,11 @@ import sys
 import textwrap
 
 import numpy as np
-import pytest
 
 from git_rebasin.entries import Concat, Fixed, Group, Part, Product, Split
 from git_rebasin.permutation import (
     apply_permutation,
     identity_permutation,
-    permute_axes,
     random_permutation,
 )
 from git_rebasin.spec import PermutationSpec
@@ -46,16 +44,14 @@ SHAPES = {
     "bias": (6,),
     "flat": (20, 5),
     "query": (5, 2, 4),
-    "qkv": (5, 3, 2, 3),
-    "out": (6, 5),
-    "grouped": (3, 3, 8),
+    "qkv": (5, 3, 2, 4),
+    "out": (8, 5),
+    "grouped": (3, 4, 8),
     "stack": (3, 5, 6),
     "deep": (3, 2, 3, 5),
     "recurrent": (4, 4),
     "pads": (10, 5),
 }
-SHAPES["qkv"] = (5, 3, 2, 4)
-SHAPES["out"], SHAPES["grouped"] = (8, 5), (3, 4, 8)
 SPEC = PermutationSpec(ROWS).bind({p: np.ones(s) for p, s in SHAPES.items()})
 
 

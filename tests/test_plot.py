@@ -2,7 +2,7 @@
 
 from git_rebasin.interpolate import Interpolation
 from git_rebasin.match import Match
-from git_rebasin.plot import plot_interpolation, plot_match
+from git_rebasin.plot import plot_interpolation, plot_match, plot_spec
 
 
 # %% bfa2b154
@@ -51,4 +51,22 @@ def test_a_match_is_drawn_as_it_is():
     np.testing.assert_array_equal(fig_.axes[1].lines[1].get_ydata(), [1, 0, 2])
     few = plot_match(match_, max_groups=1)
     assert len(few.axes) == 2 and few.get_suptitle() == "groups not shown: 1"
+    plt.close("all")
+
+
+# %% 6a340743
+def test_a_spec_is_drawn_as_it_is():
+    from git_rebasin.builders import mlp_permutation_spec, resnet50_permutation_spec
+
+    fig_ = plot_spec(mlp_permutation_spec(2))
+    ax_ = fig_.axes[0]
+    assert [t.get_text() for t in ax_.get_yticklabels()] == ["Dense_0", "Dense_1", "Dense_2"]
+    assert [t.get_text() for t in ax_.get_xticklabels()] == ["P_0", "P_1"]
+    marks = {(round(r.get_x() + 0.21), round(r.get_y() + 0.4)) for r in ax_.patches}
+    assert marks == {(0, 0), (0, 1), (1, 1), (1, 2)}
+    assert len(ax_.patches) == 4
+    rows = [
+        t.get_text() for t in plot_spec(resnet50_permutation_spec(), depth=2).axes[0].get_yticklabels()
+    ]
+    assert rows[0] == "layers_0/ConvBlock_0" and "blockgroups_3/blocks_2" in rows and len(rows) == 18
     plt.close("all")
