@@ -8,11 +8,11 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Contraction', 'Term', 'GroupCosts', 'Costs']
 
-# %% ../nbs/api/45_costs.ipynb #ac201344
+# %% ../nbs/api/45_costs.ipynb #2a29f7ea
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -23,24 +23,33 @@ from .blocks import Block
 from .permutation import Permutation, permute_axes, permute_block
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #e6774a37
+# %% ../nbs/api/45_costs.ipynb #c6f90740
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
 
     batch: tuple[int, ...]  # axes that both views share: fixed axes that a family is within
     rows: tuple[int, ...]  # axes that number the units: hosts that may move, then the group's own
-    last: bool  # whether the rows are the last axes, so that nothing has to be copied
+    ndim: int  # how many axes a view has
+
+    last: bool = field(init=False)  # whether the rows are last, so that nothing has to be copied
+    order: tuple[int, ...] = field(init=False)  # batch, rest, rows if so; else batch, rows, rest
+
+    def __post_init__(self):
+        batch, rows, every = self.batch, self.rows, range(self.ndim)
+        rest = tuple(k for k in every if k not in batch and k not in rows)
+        last = rows == tuple(every)[self.ndim - len(rows) :]
+        object.__setattr__(self, "last", last)
+        order = (*batch, *rest, *rows) if last else (*batch, *rows, *rest)
+        object.__setattr__(self, "order", order)
 
     def arrange(self, view):
-        "A view as (batch, rest, rows) if the rows are last, else as (batch, rows, rest)"
-        n = math.prod(view.shape[k] for k in self.rows)
-        b = math.prod(view.shape[k] for k in self.batch)
-        kept = (*self.batch, *self.rows)
-        rest = tuple(k for k in range(view.ndim) if k not in kept)
-        if self.last:
-            return view.transpose((*self.batch, *rest, *self.rows)).reshape(b, -1, n)
-        return view.transpose((*self.batch, *self.rows, *rest)).reshape(b, n, -1)
+        "A view of three axes, in that order"
+        shape = view.shape
+        n = math.prod([shape[k] for k in self.rows])
+        b = math.prod([shape[k] for k in self.batch])
+        view = view.transpose(self.order)
+        return view.reshape(b, -1, n) if self.last else view.reshape(b, n, -1)
 
     def scores(self, a, b):
         "Scores of all pairs of rows, from two views"
@@ -65,8 +74,7 @@ class Term:
         self.paired = any(h in moving for k in rest for h in block.hosts[k])
         batch = hosts if self.paired else tuple(h for h in hosts if h not in moving)
         rows = (axis,) if self.paired else (*moving, axis)
-        last = rows == tuple(range(len(block.atoms) - len(rows), len(block.atoms)))
-        self.contraction = Contraction(batch, rows, last)
+        self.contraction = Contraction(batch, rows, len(block.atoms))
         self.neighbours = {k: block.atoms[k] for k in (*rest, *(moving if self.paired else ()))}
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)

@@ -76,15 +76,15 @@ def _check_finite(name: str, path: str, w) -> None:
             "with a smaller step."
         )
 
-# %% ../nbs/api/41_match.ipynb #7154a662
+# %% ../nbs/api/41_match.ipynb #c5f78747
 def bind_models(
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[PermutationSpec, dict, dict]:  # the bound spec, and both models as {path: array}
     "Check that two models fit a spec and each other; raises `PermutationSpecError`"
-    bound = spec.bind(params_a)
     a, b = flatten(params_a), flatten(params_b)
+    bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:
         if path not in b:
             raise PermutationSpecError(
@@ -98,7 +98,7 @@ def bind_models(
                     f"in B (shapes {a[path].shape} and {b[path].shape}). Match two models of the "
                     "same widths."
                 )
-    bound.bind(params_b)
+    bound.bind_shapes({path: tuple(w.shape) for path, w in b.items()})
     for name, flat in (("model A", a), ("model B", b)):
         if not _surely_finite([flat[path] for path in bound.shapes]):
             for path in bound.shapes:

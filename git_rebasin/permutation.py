@@ -74,7 +74,7 @@ def check_permutation(
             )
         _check_one(group, perm[group], shape)
 
-# %% ../nbs/api/11_permutation.ipynb #39f361ed
+# %% ../nbs/api/11_permutation.ipynb #cf8ae4ee
 def _take(w, index, axis: int, hosts: tuple[int, ...] = ()):
     "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
     plain = isinstance(w, np.ndarray) and not isinstance(index, jax.core.Tracer)
@@ -92,7 +92,8 @@ def _take(w, index, axis: int, hosts: tuple[int, ...] = ()):
 
 def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collection[int] = ()):
     "An array with one atom per axis in its new order: hosts first, so that rows are positions"
-    for axis in sorted(range(len(atoms)), key=lambda k: len(hosts[k])):
+    order = sorted(range(len(atoms)), key=lambda k: len(hosts[k])) if any(hosts) else None
+    for axis in order or range(len(atoms)):
         if atoms[axis] is not None and axis not in skip:
             w = _take(w, perm[atoms[axis]], axis, hosts[axis])
     return w

@@ -79,7 +79,7 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
                     "per axis, None for a fixed axis."
                 )
 
-# %% ../nbs/api/10_spec.ipynb #9d106841
+# %% ../nbs/api/10_spec.ipynb #98a25c01
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
     "Which axes of which arrays are permuted together (paper §2)"
@@ -165,6 +165,15 @@ class PermutationSpec:
     ) -> PermutationSpec:  # the same spec, with sizes and blocks
         "Check the spec against a tree and note its shapes; raises `PermutationSpecError`"
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
+        return self.bind_shapes(shapes, partial=partial)
+
+    def bind_shapes(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],  # path → shape
+        *,
+        partial: bool = False,  # accept shapes that lack some of the spec's arrays
+    ) -> PermutationSpec:
+        "`bind`, for a tree of which only paths and shapes are at hand"
         _check_paths(self.axes_to_perm, shapes, partial)
         _check_ranks(self._rows, shapes)
         here = {path: shapes[path] for path in self._rows if path in shapes}

@@ -98,7 +98,7 @@ def _worth(costs: Costs, spec: PermutationSpec, group: str, perm: Permutation) -
     source = source.reshape(-1, rows)
     return float(np.take_along_axis(matrix, source[..., None], axis=2).sum(dtype=np.float64))
 
-# %% ../nbs/api/50_weight_matching.ipynb #1889b24f
+# %% ../nbs/api/50_weight_matching.ipynb #5c840006
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
 
@@ -148,22 +148,31 @@ class _Sweeps:
 
     def outward(self) -> None:
         "Place one tree after the other, the best known first, by what is placed already"
-        placed: set[str] = set()
+        waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
+        shares: dict[str, dict[Term, float]] = {}
+        for root, tree in self.trees.items():
+            terms = [t for g in tree for t in self.costs.groups[g].terms]
+            waiting |= {t: set(t.neighbours.values()) for t in terms}
+            total = sum(t.energy for t in terms) or 1.0
+            shares[root] = {t: t.energy / total for t in terms}
+        known = {root: _known_share(shares[root], waiting) for root in self.trees}
+        while known:
+            root = max(known, key=known.get)  # of equals, the first
+            if known.pop(root) > 0:
+                self.improve(root, lambda term: not waiting[term])
+            touched = {
+                t for t, groups in waiting.items() if not groups.isdisjoint(self.trees[root])
+            }
+            for t in touched:
+                waiting[t].difference_update(self.trees[root])
+            for other in known:
+                if not touched.isdisjoint(shares[other]):
+                    known[other] = _known_share(shares[other], waiting)
 
-        def known(term: Term) -> bool:
-            return placed.issuperset(term.neighbours.values())
 
-        def share(root: str) -> float:
-            terms = [t for g in self.trees[root] for t in self.costs.groups[g].terms]
-            return sum(t.energy for t in terms if known(t)) / (sum(t.energy for t in terms) or 1.0)
-
-        left = dict.fromkeys(self.trees)
-        while left:
-            root = max(left, key=share)  # of equals, the first
-            if share(root) > 0:
-                self.improve(root, known)
-            placed.update(self.trees[root])
-            del left[root]
+def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]]) -> float:
+    "How much of what a tree's terms can be worth is known"
+    return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../nbs/api/50_weight_matching.ipynb #981f970c
 def sweep_order(

@@ -203,7 +203,7 @@ def test_nothing_of_the_callers_is_changed_and_dtypes_do_not_matter():
     assert base.perm.keys() == low.perm.keys()
 
 
-# %% 5924bc8f
+# %% e2b0788c
 def test_planted_permutations_are_found_in_deep_residual_networks():
     def residual(width, depth):
         rows, shapes = {"in": (None, "R"), "out": ("R", None)}, {"in": (8, width), "out": (width, 4)}
@@ -215,28 +215,28 @@ def test_planted_permutations_are_found_in_deep_residual_networks():
 
     lost = []
     for seed in range(100):
-        spec, shapes = residual(width=(30, 50)[seed % 2], depth=4 + seed % 13)
+        net, shapes = residual(width=(30, 50)[seed % 2], depth=4 + seed % 13)
         rng = np.random.default_rng(seed)
         a = {p: rng.normal(size=s).astype(np.float32) for p, s in shapes.items()}
-        bound = spec.bind(a)
+        bound = net.bind(a)
         plant = {g: rng.permutation(n) for g, n in bound.groups.items()}
         b = apply_permutation(bound, plant, a)
-        found = weight_matching(jax.random.key(seed), spec, a, b, init="outward").perm
+        found = weight_matching(jax.random.key(seed), net, a, b, init="outward").perm
         back = invert_permutation(plant)
         if any(not np.array_equal(found[g], back[g]) for g in back):
             lost.append(seed)
     assert lost == []
 
 
-# %% c28095b9
+# %% d189020b
 def test_a_family_is_solved_exactly_with_its_hosts():
     def every_element(h, q):
-        for heads in itertools.permutations(range(h)):
+        for order in itertools.permutations(range(h)):
             for rows in itertools.product(itertools.permutations(range(q)), repeat=h):
-                yield {"H": np.array(heads), "Q": np.array(rows)}
+                yield {"H": np.array(order), "Q": np.array(rows)}
 
 
-    spec = PermutationSpec(
+    heads = PermutationSpec(
         {
             "query": (None, "H", Group("Q", within="H")),
             "out": (Product("H", "Q"), None),
@@ -253,13 +253,13 @@ def test_a_family_is_solved_exactly_with_its_hosts():
             }
             for _ in range(2)
         )
-        got = weight_matching(jax.random.key(seed), spec, a, b)
-        best = max(inner(a, apply_permutation(spec, p, b)) for p in every_element(3, 3))
-        np.testing.assert_allclose(inner(a, apply_permutation(spec, got.perm, b)), best, rtol=1e-6)
+        got = weight_matching(jax.random.key(seed), heads, a, b)
+        best = max(inner(a, apply_permutation(heads, p, b)) for p in every_element(3, 3))
+        np.testing.assert_allclose(inner(a, apply_permutation(heads, got.perm, b)), best, rtol=1e-6)
         assert got.sweeps == 2 and got.converged
 
 
-# %% 99fda564
+# %% dc9f1f33
 def test_every_construct_is_matched():
     ROWS = {
         "in": (None, "D"),
@@ -293,22 +293,22 @@ def test_every_construct_is_matched():
         for seed in range(4):
             rng = np.random.default_rng(seed)
             a, other = ({p: rng.normal(size=s) for p, s in SHAPES.items()} for _ in range(2))
-            spec = PermutationSpec(ROWS).bind(a)
-            plant = random_permutation(jax.random.key(seed), spec)
+            whole = PermutationSpec(ROWS).bind(a)
+            plant = random_permutation(jax.random.key(seed), whole)
             found = weight_matching(
-                jax.random.key(9), spec, a, apply_permutation(spec, plant, a), init=init
+                jax.random.key(9), whole, a, apply_permutation(whole, plant, a), init=init
             )
             assert found.converged
-            back = invert_permutation(plant, spec)
+            back = invert_permutation(plant, whole)
             if init == "outward":
                 assert all(np.array_equal(found.perm[g], back[g]) for g in back)
-            apart = weight_matching(jax.random.key(seed), spec, a, other, init=init)
+            apart = weight_matching(jax.random.key(seed), whole, a, other, init=init)
             values = (
                 apart.objective if init == "outward" else (apart.initial_objective, *apart.objective)
             )
             assert apart.converged and all(x <= y for x, y in itertools.pairwise(values))
-            check_permutation(spec, apart.perm)
-            end = inner(a, apply_permutation(spec, apart.perm, other))
+            check_permutation(whole, apart.perm)
+            end = inner(a, apply_permutation(whole, apart.perm, other))
             np.testing.assert_allclose(apart.objective[-1], end, atol=1e-6 * norm(a) * norm(other))
     parallel = PermutationSpec({"w": ("A", "B", Group("U", within=("A", "B")))})
     w = {"w": np.ones((2, 3, 4))}
