@@ -21,7 +21,10 @@ from .pair import PairConfig, run_pair
 from .records import read_record, write_record
 
 # %% ../../nbs/experiments/02_runner.ipynb #9bdb138d
-EXPERIMENTS = {"mnist-mlp": "git_rebasin.experiments.mnist_mlp"}  # name → module
+EXPERIMENTS = {  # name → module
+    "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
+    "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
+}
 
 
 def load_experiment(
