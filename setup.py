@@ -48,8 +48,8 @@ def classifiers(cfg):
     ]
 
 
-def assignment_extension(lib, stable_abi):
-    """The compiled solver. Without a compiler the package is installed all the same, with scipy's.
+def extension(lib, name, stable_abi):
+    """A compiled part. Without a compiler the package is installed all the same, and does without.
 
     Of -ffast-math only what vectorised minima need: with all of it, loading the extension would
     change how the whole process treats tiny numbers.
@@ -62,8 +62,8 @@ def assignment_extension(lib, stable_abi):
         "-fno-signed-zeros",
     ]
     return setuptools.Extension(
-        f"{lib}._assignment",
-        [f"{lib}/_assignment.c"],
+        f"{lib}.{name}",
+        [f"{lib}/{name}.c"],
         extra_compile_args=["/O2"] if sys.platform == "win32" else gcc,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if stable_abi else [],
         py_limited_api=stable_abi,
@@ -91,7 +91,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=False,  # or setuptools takes the folders of data for packages
     package_data={lib: ["zoo/data_files/**"]},
-    ext_modules=[assignment_extension(lib, stable_abi)],
+    ext_modules=[extension(lib, name, stable_abi) for name in ("_assignment", "_gather")],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable_abi else {},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Contraction', 'Term', 'GroupCosts', 'Costs']
 
-# %% ../nbs/api/45_costs.ipynb #2a29f7ea
+# %% ../nbs/api/45_costs.ipynb #63c84609
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .blocks import Block
-from .permutation import Permutation, permute_axes, permute_block
+from .permutation import Permutation, permute_axes, permute_block, take_units
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #c6f90740
+# %% ../nbs/api/45_costs.ipynb #e7a3dca8
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
@@ -101,7 +101,9 @@ class Term:
         moved = np.flatnonzero(self.seen[group] != perm[group])
         a, b = self.block.of(self.a), self.block.of(self.b)
         new, old = perm[group][moved], self.seen[group][moved]
-        return np.take(a, moved, axis=k), np.take(b, new, axis=k) - np.take(b, old, axis=k)
+        change = take_units(b, new, k)
+        change -= take_units(b, old, k)
+        return take_units(a, moved, k), change
 
 # %% ../nbs/api/45_costs.ipynb #da7d71ff
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -122,7 +124,7 @@ def _on_device(term: Term, perm: Permutation):
     local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
     return np.asarray(_device_scores(term.contraction, block, term.a, term.b, local))
 
-# %% ../nbs/api/45_costs.ipynb #eb6bd36d
+# %% ../nbs/api/45_costs.ipynb #897ec102
 def _sum_of_products(total: np.ndarray, jobs: list[tuple[Contraction, np.ndarray, np.ndarray]]):
     "Add the scores of several pairs of views to `total`, of shape (batch, n, n), in place"
     stacks: dict[bool, list] = {True: [], False: []}
@@ -149,6 +151,9 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
     left, right = (a.mT, b) if last else (a, b.mT)
     n, k = left.shape[-2:]
     step = n if k > 256 else max(16, _SCRATCH // n)
+    if step >= n:
+        total += np.matmul(left, right)
+        return
     for row in range(0, n, step):
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
@@ -288,7 +293,7 @@ class Costs:
             if groups is None or any(atom in groups for atom in b.atoms)
         )
 
-# %% ../nbs/api/45_costs.ipynb #10c676f5
+# %% ../nbs/api/45_costs.ipynb #be3a289e
 def dot(a, b) -> float:
     "Inner product of two arrays in float64; of large ones, in float32 over short stretches"
     if not isinstance(a, np.ndarray):
@@ -313,4 +318,4 @@ def _ready(w):
         devices = w.devices()
         if len(devices) > 1 or next(iter(devices)).platform != "cpu":
             return w
-    return np.asarray(w).astype(np.float32, copy=False)
+    return np.asarray(w, np.float32)

@@ -9,7 +9,8 @@ from __future__ import annotations
 __all__ = ['Permutation', 'permute_block', 'apply_permutation', 'identity_permutation', 'random_permutation',
            'invert_permutation', 'compose_permutations']
 
-# %% ../nbs/api/11_permutation.ipynb #b75871ba
+# %% ../nbs/api/11_permutation.ipynb #75df817b
+import math
 from collections.abc import Collection, Mapping
 
 import jax
@@ -20,6 +21,11 @@ from jaxtyping import Array, Int, PyTree
 from .blocks import Block
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, unflatten
+
+try:
+    from git_rebasin import _gather
+except ImportError:  # built without a compiler
+    _gather = None
 
 # %% ../nbs/api/11_permutation.ipynb #ba91d918
 Permutation = Mapping[str, Int[Array, "*within n"]]  # group → for each position, its unit
@@ -74,14 +80,25 @@ def check_permutation(
             )
         _check_one(group, perm[group], shape)
 
-# %% ../nbs/api/11_permutation.ipynb #cf8ae4ee
-def _take(w, index, axis: int, hosts: tuple[int, ...] = ()):
+# %% ../nbs/api/11_permutation.ipynb #c437b7d0
+def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
+    "The last axis reordered, by the compiled loop"
+    out = np.empty((*w.shape[:-1], len(index)), np.float32)
+    index = np.ascontiguousarray(index, np.int32)
+    rows = math.prod(w.shape[:-1])
+    _gather.take_columns(w.reshape(rows, -1), index, out.reshape(rows, len(index)))
+    return out
+
+
+def take_units(w, index, axis: int, hosts: tuple[int, ...] = ()):
     "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
     plain = isinstance(w, np.ndarray) and not isinstance(index, jax.core.Tracer)
     index = np.asarray(index) if plain else jnp.asarray(index)
     if not hosts:
         if plain:
-            return np.take(w, index, axis=axis)
+            last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
+            fast = _gather is not None and last and w.size > 4096 and w.flags.c_contiguous
+            return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
         return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
     axes = (*hosts, axis)
     index = index.transpose(np.argsort(axes).tolist())
@@ -95,7 +112,7 @@ def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collect
     order = sorted(range(len(atoms)), key=lambda k: len(hosts[k])) if any(hosts) else None
     for axis in order or range(len(atoms)):
         if atoms[axis] is not None and axis not in skip:
-            w = _take(w, perm[atoms[axis]], axis, hosts[axis])
+            w = take_units(w, perm[atoms[axis]], axis, hosts[axis])
     return w
 
 # %% ../nbs/api/11_permutation.ipynb #492cba00
@@ -127,7 +144,7 @@ def apply_permutation(
         new[block.path] = block.put(new[block.path], moved)
     return unflatten(new, like=params)
 
-# %% ../nbs/api/11_permutation.ipynb #159db86b
+# %% ../nbs/api/11_permutation.ipynb #2ad67b6b
 def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
@@ -185,7 +202,7 @@ def compose_permutations(
             )
     families = _families(spec, p)
     rows = {g: _reindex(q[g], g, families, p) for g in q}
-    return {g: _take(w, p[g], w.ndim - 1, tuple(range(w.ndim - 1))) for g, w in rows.items()}
+    return {g: take_units(w, p[g], w.ndim - 1, tuple(range(w.ndim - 1))) for g, w in rows.items()}
 
 # %% ../nbs/api/11_permutation.ipynb #21baed84
 def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[int, ...]]:
