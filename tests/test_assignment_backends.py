@@ -21,7 +21,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from git_rebasin import assignment
-import git_rebasin.permutation as permutation
+import git_rebasin.permutation as permutations
 from git_rebasin.assignment import assignment_backend, linear_assignment, linear_assignments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -358,7 +358,7 @@ def test_the_extension_is_built_where_it_can_be():
         pytest.skip("the environment asks for scipy")
     if not shutil.which(compiler) or not headers.exists():
         pytest.skip("no C compiler, or no headers of Python")
-    built = BUILT and permutation._gather is not None
+    built = BUILT and permutations._gather is not None
     assert built, f"{compiler} is here: run `pip install --verbose --editable .` and see its errors"
 
 
