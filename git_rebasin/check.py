@@ -90,11 +90,12 @@ def _deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
 
     return max(one(x, y) for x, y in zip(old, new, strict=True))
 
-# %% ../nbs/api/12_check.ipynb #59e8dfdf
+# %% ../nbs/api/12_check.ipynb #93274d19
 def _restless(perm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     "The permutation, with any group that it leaves in place rolled by one"
     perm = {g: np.asarray(p) for g, p in perm.items()}
-    return {g: np.roll(p, 1) if np.all(p == np.arange(len(p))) else p for g, p in perm.items()}
+    still = {g: np.all(p == np.arange(p.shape[-1])) for g, p in perm.items()}
+    return {g: np.roll(p, 1, axis=-1) if still[g] else p for g, p in perm.items()}
 
 
 def _randomised(seed: int, spec: PermutationSpec, params: PyTree, loudness: float) -> PyTree:

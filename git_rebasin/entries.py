@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Atom', 'Entry', 'PermutationSpecError', 'Fixed', 'Group', 'Part', 'Coordinate', 'Compound', 'Product', 'Concat',
-           'Split', 'as_entry', 'as_row', 'short', 'row_str', 'atoms_of', 'measure', 'learn', 'to_plain', 'from_plain']
+           'Split', 'as_entry', 'as_row', 'short', 'row_str', 'plain_rows', 'atoms_of', 'measure', 'learn', 'to_plain',
+           'from_plain']
 
 # %% ../nbs/api/07_entries.ipynb #ff00a1ee
 import math
@@ -73,7 +74,7 @@ class Coordinate:
 
 Atom = Fixed | Group | Part | Coordinate
 
-# %% ../nbs/api/07_entries.ipynb #dbb0cf5a
+# %% ../nbs/api/07_entries.ipynb #5e826914
 @dataclass(frozen=True, init=False, repr=False)
 class Compound:
     "Several entries on one axis"
@@ -121,10 +122,7 @@ class Split:
     def __str__(self) -> str:
         return " ‖ ".join(row_str(row) for row in self.rows)
 
-    def __len__(self) -> int:
-        return len(self.rows[0])
-
-# %% ../nbs/api/07_entries.ipynb #572d9d3d
+# %% ../nbs/api/07_entries.ipynb #17389c8f
 def as_entry(
     entry: Entry | str | int | None,  # an entry as people write it
 ) -> Entry:  # the same, without abbreviations
@@ -163,6 +161,15 @@ def short(
 def row_str(row: tuple | Split) -> str:
     "A row as people read it; a dot is a fixed axis"
     return str(row) if isinstance(row, Split) else ", ".join(map(str, as_row(row)))
+
+
+def plain_rows(row: tuple | Split) -> Iterator[tuple[Entry, ...]]:
+    "The rows that a row is split into, however deep; or itself"
+    if isinstance(row, Split):
+        for part in row.rows:
+            yield from plain_rows(part)
+    else:
+        yield row
 
 
 def atoms_of(entry: Entry | tuple | Split) -> Iterator[Atom]:

@@ -20,7 +20,7 @@ from jaxtyping import Int, PyTree
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten
 
-# %% ../nbs/api/41_match.ipynb #ac008cba
+# %% ../nbs/api/41_match.ipynb #dc63efe5
 @dataclass(frozen=True, eq=False)
 class Match:
     "A permutation of model B, with the evidence for it"
@@ -43,8 +43,8 @@ class Match:
         return len(self.objective)
 
     def __repr__(self) -> str:
-        moved = sum(int(np.sum(p != np.arange(len(p)))) for p in self.perm.values())
-        units = sum(len(p) for p in self.perm.values())
+        moved = sum(int(np.sum(p != np.arange(p.shape[-1]))) for p in self.perm.values())
+        units = sum(p.size for p in self.perm.values())
         state = "converged" if self.converged else "not converged"
         last = self.objective[-1] if self.objective else self.initial_objective
         return (

@@ -8,8 +8,9 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['declarations', 'solve_sizes']
 
-# %% ../nbs/api/09_sizes.ipynb #28f77050
+# %% ../nbs/api/09_sizes.ipynb #4b639f7b
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from .blocks import split_sizes
@@ -23,6 +24,7 @@ from git_rebasin.entries import (
     atoms_of,
     learn,
     measure,
+    plain_rows,
     row_str,
 )
 
@@ -66,7 +68,7 @@ def solve_sizes(
     _check_known(rows, shapes, sizes)
     return sizes
 
-# %% ../nbs/api/09_sizes.ipynb #b52b7c26
+# %% ../nbs/api/09_sizes.ipynb #f14cf858
 def _axes(row: tuple | Split, shape: tuple[int, ...], sizes: dict) -> Iterator[tuple]:
     "The axes of an array whose length is known: (axis, entry, length)"
     if not isinstance(row, Split):
@@ -105,17 +107,18 @@ def _joint_sizes(rows: Mapping, shapes: Mapping, sizes: dict) -> dict:
     for name in {key[0] for key in coordinates}:
         sizes[name] = math.prod(n for key, n in coordinates.items() if key[0] == name)
     for path in shapes:
-        row, parts = rows[path], {}
-        for entry in row if isinstance(row, tuple) else ():
-            for atom in atoms_of(entry):
+        for row in plain_rows(rows[path]):
+            parts = Counter()
+            for atom in atoms_of(row):
                 if isinstance(atom, Part):
-                    parts[atom.name] = parts.get(atom.name, 0) + atom.size
-        for name, n in parts.items():
-            if sizes.setdefault(name, n) != n:
-                raise PermutationSpecError(
-                    f"two sizes for group {name!r}: its parts at {path!r} have {n} units together, "
-                    f"elsewhere it has {sizes[name]}. All parts of a group lie on one axis."
-                )
+                    parts[atom.name] += atom.size
+            for name, n in parts.items():
+                if sizes.setdefault(name, n) != n:
+                    raise PermutationSpecError(
+                        f"two sizes for group {name!r}: its parts at {path!r} have {n} units "
+                        f"together, elsewhere it has {sizes[name]}. All parts of a group lie on "
+                        "one axis."
+                    )
     return sizes
 
 

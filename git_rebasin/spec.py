@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['PermutationSpec']
 
-# %% ../nbs/api/10_spec.ipynb #ec28f8f9
+# %% ../nbs/api/10_spec.ipynb #7598a69a
 import difflib
 import json
 import math
@@ -29,6 +29,7 @@ from git_rebasin.entries import (
     as_row,
     atoms_of,
     from_plain,
+    plain_rows,
     row_str,
     short,
     to_plain,
@@ -48,7 +49,7 @@ def _similar(path: str, paths: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(path, list(paths), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
-# %% ../nbs/api/10_spec.ipynb #07b4b81f
+# %% ../nbs/api/10_spec.ipynb #9be1de7d
 def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial: bool) -> None:
     "Every array of the tree is in the spec, and every row of the spec is in the tree"
     for path, shape in shapes.items():
@@ -70,8 +71,7 @@ def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial
 def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None:
     "Every row of the spec has as many entries as the array has axes"
     for path, row in rows.items():
-        every = row.rows if isinstance(row, Split) else (row,)
-        for one in every:
+        for one in plain_rows(row):
             if path in shapes and len(one) != len(shapes[path]):
                 raise PermutationSpecError(
                     f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short(one)}, but "
@@ -79,7 +79,7 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
                     "per axis, None for a fixed axis."
                 )
 
-# %% ../nbs/api/10_spec.ipynb #98a25c01
+# %% ../nbs/api/10_spec.ipynb #506cf153
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
     "Which axes of which arrays are permuted together (paper §2)"
@@ -111,8 +111,8 @@ class PermutationSpec:
         "Group → every (path, axis) that it permutes, as a whole or in part"
         table: dict[str, list[tuple[str, int]]] = {}
         for path, row in self._rows.items():
-            for one in row.rows if isinstance(row, Split) else (row,):
-                for k, entry in enumerate(one.rows[0] if isinstance(one, Split) else one):
+            for one in plain_rows(row):
+                for k, entry in enumerate(one):
                     for name in [a.name for a in atoms_of(entry) if not isinstance(a, Fixed)]:
                         if (path, k) not in table.setdefault(name, []):
                             table[name].append((path, k))

@@ -5,11 +5,13 @@ from git_rebasin.spec import PermutationSpecError
 from git_rebasin.check import check_permutation_spec
 
 
-# %% 9c2d553b
+# %% b9f002b9
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from git_rebasin.entries import Group
 
 ROWS = {"w1": (None, "P"), "b1": ("P",), "w2": ("P", "Q"), "b2": ("Q",), "w3": ("Q", None)}
 SHAPES = {"w1": (4, 6), "b1": (6,), "w2": (6, 6), "b2": (6,), "w3": (6, 3)}
@@ -80,6 +82,29 @@ def test_groups_that_are_right_alone_and_wrong_together():
         messages.append(str(e.value))
     assert any("all of P, Q together" in m for m in messages)
     assert any("permuting group" in m for m in messages)
+
+
+# %% a607d04b
+def test_families_are_checked_and_a_forgotten_array_of_one_is_found():
+    rng = np.random.default_rng(0)
+    rows = {"q": (None, "H", Group("Q", within="H")), "k": (None, "H", "Q"), "o": ("H", None)}
+    heads = {"q": rng.normal(size=(5, 2, 3)), "k": rng.normal(size=(5, 2, 3))}
+    heads |= {"o": rng.normal(size=(2, 4)), "b": np.zeros((2, 3))}
+
+
+    def attention(w, x):
+        q = jnp.einsum("bi,ihq->bhq", x, w["q"]) + w["b"][None]
+        return jnp.tanh((q * jnp.einsum("bi,ihq->bhq", x, w["k"])).sum(-1)) @ w["o"]
+
+
+    x = rng.normal(size=(4, 5))
+    right = PermutationSpec.from_axes_to_perm(rows | {"b": ("H", "Q")})
+    worst = check_permutation_spec(right, attention, heads, x)
+    assert worst.keys() == {"H", "Q"} and max(worst.values()) < 1e-12
+    for forgotten, group in (({"b": ("H", None)}, "Q"), ({"o": (None, None)}, "H")):
+        wrong = PermutationSpec.from_axes_to_perm(rows | {"b": ("H", "Q")} | forgotten)
+        with pytest.raises(PermutationSpecError, match=f"permuting group '{group}' changes"):
+            check_permutation_spec(wrong, attention, heads, x)
 
 
 # %% 6ab2642a

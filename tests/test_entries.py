@@ -14,6 +14,8 @@ from git_rebasin.entries import (
     from_plain,
     learn,
     measure,
+    plain_rows,
+    row_str,
     short,
     to_plain,
 )
@@ -41,12 +43,15 @@ def test_entries_survive_json():
         assert eval(repr(short(as_row(row)))) == short(as_row(row))
 
 
-# %% 675c8172
+# %% 7b2fee63
 def test_abbreviations():
     assert as_entry(None) == Fixed() and as_entry(3) == Fixed(3) and as_entry("P") == Group("P")
     assert short(as_row((None, 3, Group("P"), Group("Q", 2)))) == (None, 3, "P", Group("Q", 2))
     assert Group("Q", within="H") == Group("Q", within=("H",)) and Product("P") != Concat("P")
     assert [str(a) for a in atoms_of(EVERY[-1])] == ["·", "1", "H", "Q in H", "·", "H", "2", "H", "·"]
+    nested = Split(0, (1, "A"), Split(1, (1, "B"), (1, "C")))
+    assert [row_str(row) for row in plain_rows(nested)] == ["1, A", "1, B", "1, C"]
+    assert list(plain_rows(as_row(("P", None)))) == [as_row(("P", None))]
     for wrong in (1.5, True, {"P"}, ("P",)):
         with pytest.raises(TypeError, match="no entry"):
             as_entry(wrong)

@@ -44,7 +44,7 @@ def test_models_that_do_not_fit_are_refused():
     assert bound.groups == {"P": 3} and a.keys() == b.keys() == {"w1", "w2"}
 
 
-# %% 55229f5e
+# %% ce5443fe
 def test_a_match_cannot_be_changed():
     start = {"P": np.arange(3)}
     match = Match(start, (1.0, 2.0), True, 0.5)
@@ -57,3 +57,5 @@ def test_a_match_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         match.converged = False
     assert "converged after 2 sweeps, objective 0.5 → 2, 0 of 3 units moved in 1 groups" in repr(match)
+    family = Match({"H": np.array([1, 0]), "Q": np.array([[0, 1, 2], [0, 2, 1]])}, (2.0,), True, 0.5)
+    assert "4 of 8 units moved in 2 groups" in repr(family)

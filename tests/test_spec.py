@@ -80,7 +80,7 @@ def test_symmetries_are_counted():
     assert round(bound.log10_symmetries, 1) == 3499.6
 
 
-# %% b25c1d91
+# %% 73db27ed
 def test_sizes_are_solved_or_asked_for():
     bound = PermutationSpec(QKV).bind(QKV_TREE)
     assert bound.groups == {"H": 2, "Q": 4, "V": 4} and bound.perm_shapes["V"] == (2, 4)
@@ -92,6 +92,12 @@ def test_sizes_are_solved_or_asked_for():
     told = {"w": (None, Product(Group("H", 3), Group("Q", within="H")))}
     assert PermutationSpec(told).bind({"w": np.ones((5, 12))}).perm_shapes["Q"] == (3, 4)
     assert PermutationSpec(PADS).bind({"w": np.ones(9), "v": np.ones(6)}).groups == {"Z": 6, "C": 3}
+    deep = {
+        "w": Split(0, (1, "A", 2), Split(1, (1, 2, "B"), (1, Concat(Part("C", 1), Part("C", 2)), "B")))
+    }
+    assert set(PermutationSpec(deep).groups) == {"A", "B", "C"}
+    bound = PermutationSpec(deep).bind({"w": np.ones((2, 5, 2))})
+    assert bound.groups == {"A": 5, "B": 2, "C": 3} and ("w", 1) in bound.perm_to_axes["C"]
     nested = {"w": ("L", Group("H", within="L"), Group("Q", within="H"))}
     assert PermutationSpec(nested).bind({"w": np.ones((2, 3, 4))}).perm_shapes["Q"] == (2, 3, 4)
 
