@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Contraction', 'Term', 'GroupCosts', 'Costs']
 
-# %% ../nbs/api/45_costs.ipynb #63c84609
+# %% ../nbs/api/45_costs.ipynb #7850e2b9
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .blocks import Block
-from .permutation import Permutation, permute_axes, permute_block, take_units
+from .permutation import Permutation, permute_block, permute_named, take_units
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #e7a3dca8
+# %% ../nbs/api/45_costs.ipynb #32da2ddd
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
@@ -69,11 +69,11 @@ class Term:
         self.energy = energy  # an upper bound of what it can be worth
         hosts = block.hosts[axis]
         moving = tuple(h for h in hosts if block.atoms[h] is not None)
+        fixed = tuple(h for h in hosts if h not in moving)
         rest = [k for k, atom in enumerate(block.atoms) if atom and k not in (*hosts, axis)]
         # Another axis that moves within the same hosts: known only for hosts where they are now.
         self.paired = any(h in moving for k in rest for h in block.hosts[k])
-        batch = hosts if self.paired else tuple(h for h in hosts if h not in moving)
-        rows = (axis,) if self.paired else (*moving, axis)
+        batch, rows = ((*fixed, *moving), (axis,)) if self.paired else (fixed, (*moving, axis))
         self.contraction = Contraction(batch, rows, len(block.atoms))
         self.neighbours = {k: block.atoms[k] for k in (*rest, *(moving if self.paired else ()))}
         self.units = sum(block.shape[k] for k in self.neighbours)
@@ -157,26 +157,39 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
     for row in range(0, n, step):
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
-# %% ../nbs/api/45_costs.ipynb #1a5257a2
+# %% ../nbs/api/45_costs.ipynb #fa03b7c0
 class GroupCosts:
     "The cost matrix of one group, kept up to date"
 
     max_drift = 8.0  # how much may be added up, in units of the whole matrix, before it is rebuilt
 
     def __init__(self, group: str, spec: PermutationSpec, terms: list[Term]):
+        self.group, self.terms = group, terms
+        self.families, self.sizes = spec.families, spec.sizes
         hosts = spec.families.get(group, ())
         self.moving = tuple(h for h in hosts if h in spec.groups)
         self.fixed = tuple(h for h in hosts if h not in spec.groups)
-        self.n, self.terms = spec.perm_shapes[group][-1], terms
-        self.sizes = {h: spec.sizes[h] for h in hosts}
-        rows = math.prod(self.sizes[h] for h in self.moving) * self.n
-        self.shape = (math.prod(self.sizes[h] for h in self.fixed), rows, rows)
+        self.n = spec.sizes[group]
+        rows = math.prod(spec.sizes[h] for h in self.moving) * self.n
+        self.shape = (math.prod(spec.sizes[h] for h in self.fixed), rows, rows)
         self.matrix, self.drift = None, 0.0
+        self.scale = sum(t.energy for t in terms)  # an upper bound of what they can be worth
 
-    @property
-    def scale(self) -> float:
-        "An upper bound of what the group's terms can be worth together"
-        return sum(t.energy for t in self.terms)
+    def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
+        "For each place of the moving hosts, and of named groups within them, where it comes from"
+        names = (*self.fixed, *self.moving, *names)
+        shape = [self.sizes[name] for name in names]
+        every = np.arange(math.prod(shape)).reshape(shape)
+        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
+        return flat % flat.shape[1]
+
+    def worth(self, perm: Permutation) -> float:
+        "What the matrix says that the group's permutation is worth"
+        batch, rows, _ = self.shape
+        picked = self.matrix[
+            np.arange(batch)[:, None], np.arange(rows), self.origins(perm, self.group)
+        ]
+        return float(picked.sum(dtype=np.float64))
 
     def stale(self, perm: Permutation) -> bool:
         "Whether a neighbour moved since the matrix was last brought up to date"
@@ -225,33 +238,15 @@ class GroupCosts:
 
     def _add_paired(self, term: Term, perm: Permutation) -> None:
         "Add a term that is known only where the hosts are now"
-        block, hosts = term.block, term.block.hosts[term.axis]
-        if isinstance(term.a, np.ndarray):
-            scores = term.contraction.scores(*term.full(perm))
-        else:
-            scores = _on_device(term, perm)
-        sizes = [block.shape[h] for h in hosts]
-        atoms = tuple(block.atoms[h] for h in hosts)
-        within = tuple(tuple(hosts.index(h) for h in block.hosts[k]) for k in hosts)
-        every = np.arange(math.prod(sizes)).reshape(sizes)
-        source = permute_axes(every, atoms, within, perm)
-        moves = [k for k, atom in enumerate(atoms) if atom]
-        order = [k for k in range(len(hosts)) if k not in moves] + moves
-        m = math.prod(sizes[k] for k in moves)
-        view = self.matrix.reshape(self.shape[0], m, self.n, m, self.n)
-        for place, old in zip(
-            every.transpose(order).ravel(), source.transpose(order).ravel(), strict=True
-        ):
-            f, i = divmod(_rank(place, sizes, order), m)
-            view[f, i, :, _rank(old, sizes, order) % m] += scores[place]
+        on_host = isinstance(term.a, np.ndarray)
+        scores = term.contraction.scores(*term.full(perm)) if on_host else _on_device(term, perm)
+        origin = self.origins(perm)
+        (batch, hosts), n = origin.shape, self.n
+        view = self.matrix.reshape(batch, hosts, n, hosts, n)
+        place = np.ix_(range(batch), range(hosts))
+        view[(*place, slice(None), origin)] += scores.reshape(batch, hosts, n, n)
 
-
-def _rank(flat: int, sizes: list[int], order: list[int]) -> int:
-    "The number of a host's place when its axes are taken in another order"
-    at = np.unravel_index(flat, sizes)
-    return int(np.ravel_multi_index([at[k] for k in order], [sizes[k] for k in order]))
-
-# %% ../nbs/api/45_costs.ipynb #7553d3da
+# %% ../nbs/api/45_costs.ipynb #fac8e76b
 class Costs:
     "The cost matrices of all groups of two models"
 
@@ -265,11 +260,9 @@ class Costs:
         self.b = {p: _ready(w) for p, w in b.items()}
         self.blocks = spec.blocks
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
-        self.energy = 0.0  # an upper bound of the objective
         for block in self.blocks:
             a_leaf, b_leaf = self.a[block.path], self.b[block.path]
             energy = _norm(block.of(a_leaf)) * _norm(block.of(b_leaf))
-            self.energy += energy
             for axis, group in enumerate(block.atoms):
                 covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
                 if group is not None and not covered:

@@ -80,7 +80,7 @@ def check_permutation(
             )
         _check_one(group, perm[group], shape)
 
-# %% ../nbs/api/11_permutation.ipynb #c437b7d0
+# %% ../nbs/api/11_permutation.ipynb #056b7424
 def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     "The last axis reordered, by the compiled loop"
     out = np.empty((*w.shape[:-1], len(index)), np.float32)
@@ -114,6 +114,13 @@ def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collect
         if atoms[axis] is not None and axis not in skip:
             w = take_units(w, perm[atoms[axis]], axis, hosts[axis])
     return w
+
+
+def permute_named(w, names: tuple, families: Mapping[str, tuple[str, ...]], perm: Permutation):
+    "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
+    atoms = tuple(name if name in perm else None for name in names)
+    hosts = tuple(tuple(names.index(h) for h in families.get(name, ())) for name in names)
+    return permute_axes(w, atoms, hosts, perm)
 
 # %% ../nbs/api/11_permutation.ipynb #492cba00
 def permute_block(
@@ -204,7 +211,7 @@ def compose_permutations(
     rows = {g: _reindex(q[g], g, families, p) for g in q}
     return {g: take_units(w, p[g], w.ndim - 1, tuple(range(w.ndim - 1))) for g, w in rows.items()}
 
-# %% ../nbs/api/11_permutation.ipynb #21baed84
+# %% ../nbs/api/11_permutation.ipynb #3ea2cc49
 def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[int, ...]]:
     "The shapes of the groups' permutations, from the spec or from a tree"
     bound = spec if params is None else spec.bind(params)
@@ -233,7 +240,4 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
 
 def _reindex(p, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation):
     "A family's rows in the order that its hosts take; hosts that are fixed stay"
-    hosts = families[group]
-    atoms = tuple(host if host in perm else None for host in hosts)
-    within = tuple(tuple(hosts.index(h) for h in families.get(host, ())) for host in hosts)
-    return permute_axes(p, (*atoms, None), (*within, ()), perm)
+    return permute_named(p, (*families[group], None), families, perm)

@@ -8,8 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['sweep_order', 'weight_matching']
 
-# %% ../nbs/api/50_weight_matching.ipynb #b44f8998
-import math
+# %% ../nbs/api/50_weight_matching.ipynb #1987d670
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -24,24 +23,23 @@ from git_rebasin.permutation import (
     Permutation,
     check_permutation,
     identity_permutation,
-    permute_axes,
 )
 from .spec import PermutationSpec, PermutationSpecError
 
-# %% ../nbs/api/50_weight_matching.ipynb #494cb1b3
-def _trees(spec: PermutationSpec) -> dict[str, list[str]]:
+# %% ../nbs/api/50_weight_matching.ipynb #c972ac76
+def _trees(groups: Mapping[str, GroupCosts]) -> dict[str, list[str]]:
     "Groups that are solved at once: each outermost one, then all that is within it"
     trees: dict[str, list[str]] = {}
-    for group in sorted(spec.groups, key=lambda g: len(spec.families.get(g, ()))):
-        moving = [h for h in spec.families.get(group, ()) if h in spec.groups]
+    for group in sorted(groups, key=lambda g: len(groups[g].moving)):
+        moving = groups[group].moving
         for k, host in enumerate(moving):
-            if [h for h in spec.families.get(host, ()) if h in spec.groups] != moving[:k]:
+            if groups[host].moving != moving[:k]:
                 raise PermutationSpecError(
                     f"group {group!r} is within {' and '.join(moving)}, which move independently "
                     "of each other: weight matching needs hosts that are within one another"
                 )
         trees.setdefault(moving[0] if moving else group, []).append(group)
-    return {g: trees[g] for g in spec.groups if g in trees}
+    return {g: trees[g] for g in groups if g in trees}
 
 
 def _pairs(costs: GroupCosts) -> np.ndarray:
@@ -69,7 +67,7 @@ def _best(costs: Costs, group: str, tree: list[str], found: dict) -> np.ndarray:
 
 def _solve(costs: Costs, spec: PermutationSpec, tree: list[str]) -> dict[str, np.ndarray]:
     "The best permutations of a tree of groups, all others held still"
-    if len(tree) == 1 and not spec.families.get(tree[0]):
+    if len(tree) == 1 and tree[0] not in spec.families:
         return {tree[0]: linear_assignment(costs.groups[tree[0]].matrix[0])}
     found: dict[str, np.ndarray] = {}
     _best(costs, tree[0], tree, found)
@@ -83,22 +81,7 @@ def _solve(costs: Costs, spec: PermutationSpec, tree: list[str]) -> dict[str, np
         perm[group] = found[group][tuple(index)]
     return perm
 
-
-def _worth(costs: Costs, spec: PermutationSpec, group: str, perm: Permutation) -> float:
-    "What a group's matrix says that its permutation is worth"
-    own, matrix = costs.groups[group], costs.groups[group].matrix
-    if not own.sizes:
-        return float(matrix[0, np.arange(own.n), perm[group]].sum(dtype=np.float64))
-    axes = (*own.fixed, *own.moving, group)
-    within = tuple(tuple(axes.index(h) for h in spec.families.get(k, ())) for k in axes)
-    atoms = tuple(k if k in spec.groups else None for k in axes)
-    shape = [*(own.sizes[k] for k in axes[:-1]), own.n]
-    rows = matrix.shape[1]
-    source = permute_axes(np.arange(math.prod(shape)).reshape(shape), atoms, within, perm) % rows
-    source = source.reshape(-1, rows)
-    return float(np.take_along_axis(matrix, source[..., None], axis=2).sum(dtype=np.float64))
-
-# %% ../nbs/api/50_weight_matching.ipynb #5c840006
+# %% ../nbs/api/50_weight_matching.ipynb #7f0a36de
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
 
@@ -107,7 +90,9 @@ class _Sweeps:
 
     def __init__(self, spec: PermutationSpec, a: Mapping, b: Mapping, perm: dict):
         self.spec, self.costs, self.perm = spec, Costs(spec, a, b), perm
-        self.trees = _trees(spec)
+        self.trees = _trees(self.costs.groups)
+        # Trees whose matrices hold for all of their permutations, not only for small moves:
+        self.linear = {r for r, tree in self.trees.items() if not self._meets_itself(tree)}
         self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
 
     def improve(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
@@ -124,27 +109,19 @@ class _Sweeps:
         if all(np.array_equal(new[g], self.perm[g]) for g in tree):
             return 0.0
         moved = self.perm | new
-        if known is not None or all(self._linear(g) for g in tree):
-            gain = sum(
-                _worth(self.costs, self.spec, g, moved)
-                - _worth(self.costs, self.spec, g, self.perm)
-                for g in tree
-            )
-        else:  # the matrix holds only for small moves: look at the objective itself
+        if known is not None or root in self.linear:
+            gain = sum(c.worth(moved) - c.worth(self.perm) for c in groups)
+        else:
             gain = self.costs.objective(moved, tree) - self.costs.objective(self.perm, tree)
         if known is None and gain <= _PROGRESS * sum(c.scale for c in groups):
             return 0.0
         self.perm = moved
         return gain
 
-    def _linear(self, group: str) -> bool:
-        "Whether the group meets neither itself nor its own tree in a block"
-        tree = next(t for t in self.trees.values() if group in t)
-        return not any(
-            t.paired or g in tree
-            for t in self.costs.groups[group].terms
-            for g in t.neighbours.values()
-        )
+    def _meets_itself(self, tree: list[str]) -> bool:
+        "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
+        terms = [t for g in tree for t in self.costs.groups[g].terms]
+        return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
 
     def outward(self) -> None:
         "Place one tree after the other, the best known first, by what is placed already"
@@ -184,7 +161,7 @@ def sweep_order(
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
     return np.random.default_rng([*words, sweep]).permutation(n)
 
-# %% ../nbs/api/50_weight_matching.ipynb #450232fe
+# %% ../nbs/api/50_weight_matching.ipynb #79baefb1
 def weight_matching(
     key: Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -206,7 +183,8 @@ def weight_matching(
         search.outward()
         gains.append(0.0)
         value = search.costs.objective(search.perm) if callback else value
-        _ = callback and callback(1, value)
+        if callback is not None:
+            callback(1, value)
     roots = list(search.trees)
     while not converged and len(gains) < max_sweeps:
         order = sweep_order(key, len(gains), len(roots))
@@ -214,7 +192,8 @@ def weight_matching(
         gains.append(sum(steps))
         converged = not any(steps)
         value += gains[-1]
-        _ = callback and callback(len(gains), value)
+        if callback is not None:
+            callback(len(gains), value)
     final = search.costs.objective(search.perm)
     objective = final - np.cumsum([0.0, *gains[:0:-1]])[::-1]
     return Match(search.perm, tuple(objective), converged, initial)
