@@ -237,7 +237,7 @@ def bound(job: dict) -> PermutationSpec:
 
 def bind(spec: PermutationSpec, shapes: dict) -> PermutationSpec:
     """A spec bound to {path: shape}."""
-    return spec.bind({p: jax.ShapeDtypeStruct(tuple(s), np.float32) for p, s in shapes.items()})
+    return spec.bind_shapes({path: tuple(shape) for path, shape in shapes.items()})
 
 
 @contextlib.contextmanager

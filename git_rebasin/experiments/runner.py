@@ -20,7 +20,7 @@ from types import ModuleType
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
 
-# %% ../../nbs/experiments/02_runner.ipynb #9bdb138d
+# %% ../../nbs/experiments/02_runner.ipynb #868e5010
 EXPERIMENTS = {  # name → module
     "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
@@ -40,7 +40,7 @@ def load_experiment(
 class Preset:
     "One size of an experiment on pairs of networks"
 
-    pair: PairConfig  # what is run for each pair
+    pair: PairConfig  # what is run for each pair; or an experiment's own kind of configuration
     seeds: tuple[int, ...]  # one pair each
 
 
@@ -66,22 +66,33 @@ def _finished(path: Path, config: PairConfig) -> bool:
         )
     return True
 
-# %% ../../nbs/experiments/02_runner.ipynb #1efe7991
+# %% ../../nbs/experiments/02_runner.ipynb #722cbc37
 def run_pairs(
     name: str,  # the experiment
     preset_name: str,  # which preset it is
     preset: Preset,  # what to run
     out: str | Path,  # records go to `out/name/`, checkpoints to a folder below that
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
+    *,
+    run_one: Callable[..., dict] | None = None,  # (config, seed, folder=, callback=) → record
+    family: str | None = None,  # which kind of pairs, where an experiment has several
+    checkpoints: Path | None = None,  # their folder, where it is another experiment's
 ) -> list[Path]:  # the records, one per pair
     "Run each pair of a preset that has no record yet"
     folder, files = Path(out) / name, []
+    kind = {} if family is None else {"family": family}
+    own = folder.joinpath("checkpoints", preset_name, *kind.values())
     for seed in preset.seeds:
-        file = folder / f"{preset_name}-pair-{seed}.json"
+        file = folder / f"{'-'.join((preset_name, *kind.values(), 'pair', str(seed)))}.json"
         if not _finished(file, preset.pair):
-            stage = (lambda s, r, seed=seed: callback(f"pair {seed}, {s}", r)) if callback else None
-            checkpoints = folder / "checkpoints" / preset_name
-            pair = run_pair(preset.pair, seed, folder=checkpoints, callback=stage)
-            write_record(file, {"experiment": name, "preset": preset_name, **pair.record()})
+            pair = ", ".join((*kind.values(), f"pair {seed}"))
+            tell = (lambda s, r, pair=pair: callback(f"{pair}, {s}", r)) if callback else None
+            run = run_one or _record_of_pair
+            record = run(preset.pair, seed, folder=checkpoints or own, callback=tell)
+            write_record(file, {"experiment": name, "preset": preset_name, **kind, **record})
         files.append(file)
     return files
+
+
+def _record_of_pair(config: PairConfig, seed: int, **options) -> dict:
+    return run_pair(config, seed, **options).record()

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['STARTS', 'PRESETS', 'Family', 'Families', 'load_splits', 'network_spec', 'train_network', 'evaluate_on', 'walk',
            'match_from_each_start', 'compare_starts', 'run']
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #1097c143
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #7ee80de6
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -30,8 +30,8 @@ from git_rebasin.builders import (
     vgg16_permutation_spec,
 )
 from .pair import model_seeds, output_change
-from .records import provenance, write_record
-from .runner import Preset, _finished, choose_preset
+from .records import provenance
+from .runner import Preset, choose_preset, run_pairs
 from ..interpolate import Interpolation, loss_barrier
 from ..permutation import apply_permutation
 from ..spec import PermutationSpec
@@ -247,15 +247,16 @@ def match_from_each_start(
                 callback(found)
     return tries
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #a2f7cf13
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #48b98b37
 def compare_starts(
     family: Family,  # what to run
     seed: int,  # which pair
-    splits: Mapping[str, Split],  # of `load_splits`
+    *,
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
     "Train a pair, or take it from its checkpoints, and match it from each start"
+    splits = load_splits(family)
     tell = callback or (lambda stage, record: None)
     trained = {
         name: train_network(family, s, splits["train"], folder, partial(tell, f"train {name}"))
@@ -283,34 +284,24 @@ def compare_starts(
         "provenance": provenance(),
     }
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #bcd91756
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #28d66277
 def run(
     preset: str,  # "smoke", "cpu" or "paper"
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
     "Compare the starts on each pair of a preset that has no record yet"
-    folder, files = Path(out) / "weight-matching-starts", []
-    for name, (family, seeds) in _families(preset).items():
-        records = {s: folder / f"{preset}-{name}-pair-{s}.json" for s in seeds}
-        left = [s for s, file in records.items() if not _finished(file, family)]
-        splits = load_splits(family) if left else {}
-        own = folder / "checkpoints" / preset / name
-        checkpoints = Path(out) / family.checkpoints if family.checkpoints else own
-        for s in left:
-            tell = partial(_tell, callback, f"{name}, pair {s}") if callback else None
-            record = compare_starts(family, s, splits, checkpoints, tell)
-            head = {"experiment": "weight-matching-starts", "preset": preset, "family": name}
-            write_record(records[s], head | record)
-        files += records.values()
+    files = []
+    for name, pairs in choose_preset(PRESETS, preset).each.items():
+        elsewhere = pairs.pair.checkpoints
+        files += run_pairs(
+            "weight-matching-starts",
+            preset,
+            pairs,
+            out,
+            callback,
+            run_one=compare_starts,
+            family=name,
+            checkpoints=Path(out) / elsewhere if elsewhere else None,
+        )
     return files
-
-
-def _families(preset: str) -> dict[str, tuple[Family, tuple[int, ...]]]:
-    "Name → family and seeds"
-    each = choose_preset(PRESETS, preset).each
-    return {name: (family.pair, family.seeds) for name, family in each.items()}
-
-
-def _tell(callback: Callable[[str, dict], None], pair: str, stage: str, record: dict) -> None:
-    callback(f"{pair}, {stage}", record)
