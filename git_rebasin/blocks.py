@@ -29,7 +29,7 @@ from git_rebasin.entries import (
     measure,
 )
 
-# %% ../nbs/api/08_blocks.ipynb #ee9048db
+# %% ../nbs/api/08_blocks.ipynb #15a024b1
 @dataclass(frozen=True)
 class Block:
     "A part of an array, viewed so that every axis is one atom"
@@ -54,8 +54,8 @@ class Block:
             part = part.reshape(self.unmerged).transpose(self.order)
         return part.reshape(self.shape)
 
-    def put(self, leaf, view):
-        "The leaf with the block's part replaced by `view`, of the block's shape; a new array"
+    def put(self, leaf, view, *, into: bool = False):
+        "The leaf with its part replaced by a view: a new array, or `into` a numpy leaf itself"
         if self.order is not None:
             swapped = view.reshape([self.unmerged[k] for k in self.order])
             view = swapped.transpose(np.argsort(self.order).tolist())
@@ -64,7 +64,7 @@ class Block:
         part = view.reshape([len(places) for places in self.index])
         if not (isinstance(leaf, np.ndarray) and isinstance(part, np.ndarray)):
             return jax.numpy.asarray(leaf).at[_where(self.index)].set(part)
-        new = leaf.copy()
+        new = leaf if into else leaf.copy()
         new[_where(self.index)] = part
         return new
 

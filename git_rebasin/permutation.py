@@ -122,7 +122,7 @@ def permute_named(w, names: tuple, families: Mapping[str, tuple[str, ...]], perm
     hosts = tuple(tuple(names.index(h) for h in families.get(name, ())) for name in names)
     return permute_axes(w, atoms, hosts, perm)
 
-# %% ../nbs/api/11_permutation.ipynb #492cba00
+# %% ../nbs/api/11_permutation.ipynb #c835a877
 def permute_block(
     block: Block,  # a part of a leaf
     leaf,  # the leaf
@@ -148,7 +148,8 @@ def apply_permutation(
     new = dict(flat)
     for block in bound.blocks:
         moved = permute_block(block, flat[block.path], perm)
-        new[block.path] = block.put(new[block.path], moved)
+        leaf = new[block.path]  # from the second block on a copy, which may be written to
+        new[block.path] = block.put(leaf, moved, into=leaf is not flat[block.path])
     return unflatten(new, like=params)
 
 # %% ../nbs/api/11_permutation.ipynb #2ad67b6b

@@ -50,7 +50,7 @@ def test_blocks_cover_every_entry_once():
                 assert atom is None or view.shape[axis] == size
 
 
-# %% 26828124
+# %% b0280aab
 def test_put_is_the_opposite_of_of():
     for row, shape in CASES:
         for xp in (np, jnp):
@@ -60,6 +60,10 @@ def test_put_is_the_opposite_of_of():
                 new = block.put(new, block.of(new) + 100)
             np.testing.assert_array_equal(new, before + 100)
             np.testing.assert_array_equal(leaf, before)  # the caller's array is as it was
+            mine = np.array(leaf)
+            for block in blocks_of(row, shape):
+                mine = block.put(mine, block.of(before) - 1, into=True)
+            np.testing.assert_array_equal(mine, before - 1)
             assert isinstance(new, jax.Array) == (xp is jnp)
 
 
