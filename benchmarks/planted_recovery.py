@@ -165,13 +165,15 @@ def benchmark(
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Recover in all networks: the record."""
-    began, made, rows = time.perf_counter(), provenance(), []
+    began, made, rows, asked = time.perf_counter(), provenance(), [], []
     done = resume(partial, made) if partial else {}
     for name, network in networks.items():
         job = job_of(network, most_seeds)
         which = json.dumps(job, sort_keys=True)
+        asked.append(which)
         if which not in done:
-            done[which] = ask(job)
+            start = time.perf_counter()
+            done[which] = ask(job) | {"took": time.perf_counter() - start}
             if partial:
                 write_record(partial, {"provenance": made, "done": done})
         found = [{"network": name, "family": network.family} | r for r in done[which]["rows"]]
@@ -184,7 +186,7 @@ def benchmark(
         "date": now(),
         "provenance": made,
         "default_start": DEFAULT,
-        "seconds": time.perf_counter() - began,
+        "seconds": sum(done[which]["took"] for which in asked),  # of all runs that it took
         "rows": rows,
     }
 

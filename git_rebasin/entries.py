@@ -21,7 +21,7 @@ import numpy as np
 class PermutationSpecError(ValueError):
     "A spec, a tree and a permutation that do not fit together"
 
-# %% ../nbs/api/07_entries.ipynb #ef328915
+# %% ../nbs/api/07_entries.ipynb #ec3579dc
 @dataclass(frozen=True)
 class Fixed:
     "An axis that stays; with a name, families can be within it"
@@ -37,7 +37,7 @@ class Fixed:
 class Group:
     'An axis that a group permutes; `"P"` is short for `Group("P")`'
 
-    name: str
+    name: str  # of the group; axes of one name move together
     size: int | None = None  # number of units; None: as the arrays say
     within: str | tuple[str, ...] = ()  # a family: one permutation for each index of these axes
 
@@ -66,7 +66,7 @@ class Coordinate:
 
     name: str  # the group
     axis: int  # which coordinate, 0 the slowest
-    size: int | None = None
+    size: int | None = None  # how many values it has; None: as the arrays say
 
     def __str__(self) -> str:
         return f"{self.name}[{self.axis}]"
