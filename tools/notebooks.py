@@ -164,7 +164,9 @@ def same_text(old: str, new: str) -> bool:
     """Is the text the same, with numbers up to the tolerance, and white space aside?"""
     skeletons = ["".join(NUMBER.sub("#", text).split()) for text in (old, new)]
     pairs = zip(NUMBER.findall(old), NUMBER.findall(new), strict=False)
-    return skeletons[0] == skeletons[1] and all(close(float(a), float(b)) for a, b in pairs)
+    return skeletons[0] == skeletons[1] and all(
+        a == b or close(float(a), float(b)) for a, b in pairs
+    )
 
 
 def close(a: float, b: float) -> bool:
