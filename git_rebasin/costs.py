@@ -23,7 +23,7 @@ from .blocks import Block
 from .permutation import Permutation, permute_block, permute_named, take_units
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #32da2ddd
+# %% ../nbs/api/45_costs.ipynb #7fb843e1
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
@@ -61,6 +61,9 @@ class Contraction:
         return jnp.matmul(left, right, precision="highest", preferred_element_type=f32)
 
 
+_contraction = functools.cache(Contraction)  # a network has few different ones
+
+
 class Term:
     "What one axis of one block adds to the cost matrix of its group"
 
@@ -74,7 +77,7 @@ class Term:
         # Another axis that moves within the same hosts: known only for hosts where they are now.
         self.paired = any(h in moving for k in rest for h in block.hosts[k])
         batch, rows = ((*fixed, *moving), (axis,)) if self.paired else (fixed, (*moving, axis))
-        self.contraction = Contraction(batch, rows, len(block.atoms))
+        self.contraction = _contraction(batch, rows, len(block.atoms))
         self.neighbours = {k: block.atoms[k] for k in (*rest, *(moving if self.paired else ()))}
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)
@@ -157,7 +160,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
     for row in range(0, n, step):
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
-# %% ../nbs/api/45_costs.ipynb #fa03b7c0
+# %% ../nbs/api/45_costs.ipynb #1901f241
 class GroupCosts:
     "The cost matrix of one group, kept up to date"
 
@@ -186,9 +189,9 @@ class GroupCosts:
     def worth(self, perm: Permutation) -> float:
         "What the matrix says that the group's permutation is worth"
         batch, rows, _ = self.shape
-        picked = self.matrix[
-            np.arange(batch)[:, None], np.arange(rows), self.origins(perm, self.group)
-        ]
+        family = self.group in self.families
+        origins = self.origins(perm, self.group) if family else perm[self.group][None]
+        picked = self.matrix[np.arange(batch)[:, None], np.arange(rows), origins]
         return float(picked.sum(dtype=np.float64))
 
     def stale(self, perm: Permutation) -> bool:
@@ -246,7 +249,7 @@ class GroupCosts:
         place = np.ix_(range(batch), range(hosts))
         view[(*place, slice(None), origin)] += scores.reshape(batch, hosts, n, n)
 
-# %% ../nbs/api/45_costs.ipynb #fac8e76b
+# %% ../nbs/api/45_costs.ipynb #7c7abcee
 class Costs:
     "The cost matrices of all groups of two models"
 
@@ -276,23 +279,28 @@ class Costs:
     ) -> float:
         "⟨A, π(B)⟩, the inner product of the two models"
 
-        def moved(block):
-            leaf = self.b[block.path]
-            return block.of(leaf) if perm is None else permute_block(block, leaf, perm)
+        total, small = 0.0, []
+        for block in self.blocks:
+            if groups is None or any(atom in groups for atom in block.atoms):
+                a, b = self.a[block.path], self.b[block.path]
+                pair = block.of(a), block.of(b) if perm is None else permute_block(block, b, perm)
+                if isinstance(a, np.ndarray) and pair[0].size < _STRETCH:
+                    small.append([w.ravel() for w in pair])
+                else:
+                    total += dot(*pair)
+        together = (np.concatenate(side) for side in zip(*small, strict=True))
+        return total + (dot(*together) if small else 0.0)
 
-        return sum(
-            dot(b.of(self.a[b.path]), moved(b))
-            for b in self.blocks
-            if groups is None or any(atom in groups for atom in b.atoms)
-        )
+# %% ../nbs/api/45_costs.ipynb #40f4e419
+_STRETCH = 1024  # so many products are added up in float32
 
-# %% ../nbs/api/45_costs.ipynb #be3a289e
+
 def dot(a, b) -> float:
     "Inner product of two arrays in float64; of large ones, in float32 over short stretches"
     if not isinstance(a, np.ndarray):
         return float(jnp.vdot(a, b, precision="highest", preferred_element_type=jnp.float32))
-    a, b, n = a.ravel(), b.ravel(), 4096
-    if a.size < 2**18:
+    a, b, n = a.ravel(), b.ravel(), _STRETCH
+    if a.size < 2**14:
         return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
     cut = a.size // n * n
     rows = np.einsum("ij,ij->i", a[:cut].reshape(-1, n), b[:cut].reshape(-1, n))

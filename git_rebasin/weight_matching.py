@@ -151,17 +151,26 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     "How much of what a tree's terms can be worth is known"
     return sum(share for term, share in shares.items() if not waiting[term])
 
-# %% ../nbs/api/50_weight_matching.ipynb #981f970c
+# %% ../nbs/api/50_weight_matching.ipynb #e547cf7c
 def sweep_order(
     key: Array,  # a JAX random key
     sweep: int,  # which sweep, from 0
     n: int,  # how many there are to visit
 ) -> Int[np.ndarray, "n"]:
     "The order in which a sweep visits the groups: random, as in the paper"
-    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    return _order(_words(key), sweep, n)
+
+
+def _words(key: Array) -> list[int]:
+    "The numbers that a random key is made of"
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()
+
+
+def _order(words: list[int], sweep: int, n: int) -> np.ndarray:
+    "A random order that only those numbers and the sweep decide"
     return np.random.default_rng([*words, sweep]).permutation(n)
 
-# %% ../nbs/api/50_weight_matching.ipynb #79baefb1
+# %% ../nbs/api/50_weight_matching.ipynb #e34644b2
 def weight_matching(
     key: Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -177,26 +186,28 @@ def weight_matching(
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
     search = _Sweeps(spec, a, b, _start(spec, init))
-    initial = search.costs.objective(None if isinstance(init, str) else search.perm)
-    gains, converged, value = [], False, initial
-    if init == "outward":
-        search.outward()
-        gains.append(0.0)
-        value = search.costs.objective(search.perm) if callback else value
+    gains, converged, words = [], False, _words(key)
+
+    def sweep_done(gain: float) -> None:
+        gains.append(gain)
         if callback is not None:
-            callback(1, value)
+            callback(len(gains), search.costs.objective(search.perm))
+
+    initial = None
+    if init == "outward":
+        initial = search.costs.objective(None)
+        search.outward()
+        sweep_done(0.0)  # its gains are in terms of what was known
     roots = list(search.trees)
     while not converged and len(gains) < max_sweeps:
-        order = sweep_order(key, len(gains), len(roots))
+        order = _order(words, len(gains), len(roots))
         steps = [search.improve(roots[k]) for k in order]
-        gains.append(sum(steps))
         converged = not any(steps)
-        value += gains[-1]
-        if callback is not None:
-            callback(len(gains), value)
+        sweep_done(sum(steps))
+    # Computed afresh at the end; before that, less what was gained since.
     final = search.costs.objective(search.perm)
-    objective = final - np.cumsum([0.0, *gains[:0:-1]])[::-1]
-    return Match(search.perm, tuple(objective), converged, initial)
+    first, *objective = final - np.cumsum([0.0, *gains[::-1]])[::-1]
+    return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../nbs/api/50_weight_matching.ipynb #868d1a98
 def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ def test_a_planted_permutation_is_found_exactly():
             np.testing.assert_array_equal(found.perm[g], p)
 
 
-# %% a39a4d55
+# %% 5584d861
 def test_the_objective_is_the_inner_product_and_never_falls():
     for seed in range(10):
         a, b = mlp_params(seed), mlp_params(seed + 50)
@@ -74,7 +74,8 @@ def test_the_objective_is_the_inner_product_and_never_falls():
         match_ = weight_matching(
             jax.random.key(seed), SPEC, a, b, callback=lambda s, v, seen=seen: seen.append((s, v))
         )
-        np.testing.assert_allclose(match_.initial_objective, inner(a, b), rtol=1e-10)
+        rounding = 1e-6 * norm(a) * norm(b)  # of gains, which come from float32 matrices
+        np.testing.assert_allclose(match_.initial_objective, inner(a, b), atol=rounding)
         np.testing.assert_allclose(
             match_.objective[-1], inner(a, apply_permutation(SPEC, match_.perm, b)), rtol=1e-10
         )
@@ -154,16 +155,16 @@ def test_a_group_on_two_axes_of_one_array():
     np.testing.assert_array_equal(found.perm["H"], invert_permutation(plant)["H"])
 
 
-# %% efe863d8
+# %% 9d82080c
 def test_init_is_used_and_left_alone():
     a, b = mlp_params(1), mlp_params(2)
     start = random_permutation(jax.random.key(3), SPEC, a)
     start = {g: np.array(p) for g, p in start.items()}
     before = {g: p.copy() for g, p in start.items()}
     warm = weight_matching(jax.random.key(0), SPEC, a, b, init=start)
-    np.testing.assert_allclose(
-        warm.initial_objective, inner(a, apply_permutation(SPEC, start, b)), rtol=1e-10
-    )
+    rounding = 1e-6 * norm(a) * norm(b)
+    begin = inner(a, apply_permutation(SPEC, start, b))
+    np.testing.assert_allclose(warm.initial_objective, begin, atol=rounding)
     assert all(np.array_equal(start[g], before[g]) for g in start)
     again = weight_matching(jax.random.key(1), SPEC, a, b, init=warm.perm)
     assert again.sweeps == 1 and again.converged and again.objective == (again.initial_objective,)
