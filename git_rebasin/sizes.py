@@ -28,20 +28,21 @@ from git_rebasin.entries import (
     row_str,
 )
 
-# %% ../nbs/api/09_sizes.ipynb #36181d94
+# %% ../nbs/api/09_sizes.ipynb #8faef748
 def declarations(rows: Mapping[str, tuple | Split]) -> tuple[dict, dict[str, tuple[str, ...]]]:
     "What the entries themselves say: sizes, and the axes that each family is within"
     sizes, within = {}, {}
     for path, row in rows.items():
         for atom in atoms_of(row):
-            if not isinstance(atom, (Group, Fixed)) or atom.name is None:
+            if isinstance(atom, Part) or atom.name is None:
                 continue
+            key = (atom.name, atom.axis) if isinstance(atom, Coordinate) else atom.name
             inside = getattr(atom, "within", ())
             for table, value in ((sizes, atom.size), (within, inside or None)):
-                if value is not None and table.setdefault(atom.name, value) != value:
+                if value is not None and table.setdefault(key, value) != value:
                     raise PermutationSpecError(
-                        f"{atom.name!r} is declared twice: {value} at {path!r}, and before that "
-                        f"{table[atom.name]}. Say it once, or the same each time."
+                        f"{str(atom)!r} is declared twice: {value} at {path!r}, and before that "
+                        f"{table[key]}. Say it once, or the same each time."
                     )
     return sizes, within
 
@@ -68,7 +69,7 @@ def solve_sizes(
     _check_known(rows, shapes, sizes)
     return sizes
 
-# %% ../nbs/api/09_sizes.ipynb #f14cf858
+# %% ../nbs/api/09_sizes.ipynb #690a52e5
 def _axes(row: tuple | Split, shape: tuple[int, ...], sizes: dict) -> Iterator[tuple]:
     "The axes of an array whose length is known: (axis, entry, length)"
     if not isinstance(row, Split):
@@ -101,6 +102,15 @@ def _disagreement(path, axis, shape, entry, sizes, origin) -> PermutationSpecErr
     )
 
 
+def _part_sizes(entry) -> Counter:
+    "How many units the parts of each group have on an axis"
+    found = Counter()
+    for atom in atoms_of(entry):
+        if isinstance(atom, Part):
+            found[atom.name] += atom.size
+    return found
+
+
 def _joint_sizes(rows: Mapping, shapes: Mapping, sizes: dict) -> dict:
     "The sizes, with those of groups made of parts and coordinates; all of them known"
     coordinates = {key: n for key, n in sizes.items() if isinstance(key, tuple)}
@@ -108,11 +118,7 @@ def _joint_sizes(rows: Mapping, shapes: Mapping, sizes: dict) -> dict:
         sizes[name] = math.prod(n for key, n in coordinates.items() if key[0] == name)
     for path in shapes:
         for row in plain_rows(rows[path]):
-            parts = Counter()
-            for atom in atoms_of(row):
-                if isinstance(atom, Part):
-                    parts[atom.name] += atom.size
-            for name, n in parts.items():
+            for name, n in (item for entry in row for item in _part_sizes(entry).items()):
                 if sizes.setdefault(name, n) != n:
                     raise PermutationSpecError(
                         f"two sizes for group {name!r}: its parts at {path!r} have {n} units "
