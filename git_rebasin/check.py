@@ -8,15 +8,17 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['check_permutation_spec']
 
-# %% ../nbs/api/12_check.ipynb #afd57dc7
+# %% ../nbs/api/12_check.ipynb #ef8c5282
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .evaluate import Evaluation, inner_jaxpr, is_narrow, trace_arrays
 from .permutation import apply_permutation, identity_permutation, random_permutation
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, is_array, unflatten
@@ -40,32 +42,38 @@ def _double(tree: PyTree) -> PyTree:
     "The tree with its float leaves in float64"
     return jax.tree.map(lambda x: np.asarray(x).astype(np.float64) if _is_float(x) else x, tree)
 
-# %% ../nbs/api/12_check.ipynb #d3b240a3
-def _coarsest_eps(fn: Callable, *args) -> float:
-    "The machine epsilon of the coarsest float type that appears in the computation"
-    found = {np.dtype(np.float64)}
+# %% ../nbs/api/12_check.ipynb #105b4e39
+def _in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, float]:
+    "The function in float64, and the machine epsilon of what cannot be computed so"
+    closed, _ = trace_arrays(fn, params, *args)
 
-    def visit(jaxpr):
-        for eqn in jaxpr.eqns:
-            for v in (*eqn.invars, *eqn.outvars):
-                if jnp.issubdtype(getattr(v.aval, "dtype", np.int32), jnp.floating):
-                    found.add(np.dtype(v.aval.dtype))
-            for sub in jax.tree.leaves(
-                list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-            ):
-                if hasattr(inner := getattr(sub, "jaxpr", sub), "eqns"):
-                    visit(inner)
+    @jax.jit
+    def compute(*arrays):
+        return Evaluation(wide=True).run(closed.jaxpr, closed.consts, arrays)[0]
 
-    visit(jax.make_jaxpr(fn)(*args).jaxpr)
-    return max(float(jnp.finfo(d).eps) for d in found)
+    def run(*args):
+        return compute(*(x for x in jax.tree.leaves(args) if is_array(x)))
+
+    return run, _coarsest_eps(closed.jaxpr)
 
 
-def _outputs(fn: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
-    "The arrays that fn returns, in float64 where they are floats"
-    outs = [
-        np.asarray(x) for x in jax.tree.leaves(fn(params, *args)) if is_array(x) or np.isscalar(x)
-    ]
-    outs = [x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in outs]
+def _coarsest_eps(jaxpr) -> float:
+    "The machine epsilon of the coarsest float type of the equations that are bound to their types"
+    found = [float(np.finfo(np.float64).eps)]
+    for eqn in jaxpr.eqns:
+        entered = inner_jaxpr(eqn) is not None or eqn.primitive.name in ("scan", "while", "cond")
+        if entered:
+            inner = jex.jaxprs_in_params(eqn.params)
+            found += [_coarsest_eps(getattr(j, "jaxpr", j)) for j in inner]
+        elif is_narrow(eqn):
+            dtypes = [getattr(v.aval, "dtype", np.int32) for v in (*eqn.invars, *eqn.outvars)]
+            found += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+    return max(found)
+
+
+def _outputs(run: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
+    "What the function returns, in float64 where it is floats"
+    outs = [np.asarray(x) for x in run(params, *args)]
     if not outs:
         raise ValueError(
             "fn(params, *args) returns no array: return the outputs that must not change"
@@ -136,7 +144,7 @@ def _try(
     alone = {group: change({group: p}) for group, p in draw.items()}
     return alone, change(draw), 5 * rounding + 4 * max(eps, 25 * np.finfo(np.float64).eps)
 
-# %% ../nbs/api/12_check.ipynb #e794aa2d
+# %% ../nbs/api/12_check.ipynb #5d660f4a
 def check_permutation_spec(
     spec: PermutationSpec,  # the spec to try
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
@@ -148,9 +156,9 @@ def check_permutation_spec(
     "Raise `PermutationSpecError`, naming the guilty group, unless the spec leaves `fn` unchanged"
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}
+    run, eps = _in_double(fn, params, args)
     with jax.enable_x64(True):
-        args, run = _double(args), jax.jit(fn)
-        eps = _coarsest_eps(fn, _double(params), *args)
+        args = _double(args)
         for t in range(trials):
             alone, together, tolerance = _try(run, spec, params, args, eps, key, t)
             _raise_if_changed(alone, together, tolerance)

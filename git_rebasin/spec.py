@@ -79,13 +79,14 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
                     "per axis, None for a fixed axis."
                 )
 
-# %% ../nbs/api/10_spec.ipynb #506cf153
+# %% ../nbs/api/10_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
     "Which axes of which arrays are permuted together (paper §2)"
 
     axes_to_perm: Mapping[str, tuple]  # path → for each axis a group, None, or an expression
     shapes: Mapping[str, tuple[int, ...]] | None = None  # path → shape, once bound
+    reasons: Mapping[str, tuple[str | None, ...]] | None = None  # path → why an axis is fixed
 
     def __post_init__(self):
         rows = {path: _row(path, row) for path, row in self.axes_to_perm.items()}
@@ -181,7 +182,7 @@ class PermutationSpec:
             return self
         bound = self.__dict__.get("_last_bound")  # a spec is used with one tree after another
         if bound is None or here != bound.shapes:
-            bound = PermutationSpec(self._rows, here)
+            bound = PermutationSpec(self._rows, here, self.reasons)
             self.__dict__["_last_bound"] = bound
         if self.shapes is not None:
             _check_same_sizes(self.groups, bound.groups)
@@ -197,11 +198,23 @@ class PermutationSpec:
             for block in row_blocks(path, self._rows[path], shape, self.sizes, self.families)
         )
 
+    def report(
+        self,
+        which: str = "all",  # "all" axes, those that are "free", or those that are "fixed"
+    ):  # a `git_rebasin.report.Report`
+        "Every axis of every array: what it moves with, or why it is fixed"
+        from git_rebasin.report import report
+
+        return report(self, which)
+
     def to_json(self) -> str:
         "The spec as JSON text, with its shapes if it is bound"
         shapes = None if self.shapes is None else {p: list(s) for p, s in self.shapes.items()}
         rows = {path: to_plain(row) for path, row in self._rows.items()}
-        return json.dumps({"format": _FORMAT, "axes": rows, "shapes": shapes}, indent=1)
+        data = {"format": _FORMAT, "axes": rows, "shapes": shapes}
+        if self.reasons is not None:
+            data["reasons"] = {path: list(row) for path, row in self.reasons.items()}
+        return json.dumps(data, indent=1)
 
     @classmethod
     def from_json(
@@ -228,7 +241,7 @@ class PermutationSpec:
     def _repr_markdown_(self) -> str:
         return "\n".join(_markdown_lines(self))
 
-# %% ../nbs/api/10_spec.ipynb #f550101d
+# %% ../nbs/api/10_spec.ipynb #2267f1b2
 _FORMAT = "git_rebasin.PermutationSpec/1"
 
 
@@ -298,7 +311,8 @@ def _from_json(cls: type[PermutationSpec], text: str) -> PermutationSpec:
             "with spec.to_json()"
         )
     shapes = data["shapes"] and {path: tuple(shape) for path, shape in data["shapes"].items()}
-    return cls({path: from_plain(row) for path, row in data["axes"].items()}, shapes)
+    reasons = data.get("reasons") and {p: tuple(row) for p, row in data["reasons"].items()}
+    return cls({p: from_plain(row) for p, row in data["axes"].items()}, shapes, reasons)
 
 
 def _markdown_lines(spec: PermutationSpec) -> Iterator[str]:
