@@ -10,7 +10,7 @@ __all__ = ['Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat',
 
 # %% ../../nbs/inference/00_axes.ipynb #44ac1a36
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 # %% ../../nbs/inference/00_axes.ipynb #6c03d856
@@ -109,7 +109,7 @@ def fixed_by(axis: Axis) -> Reason | None:
     found = [atom.reason for atom in atoms(axis)]
     return None if None in found else next(iter(found), Reason("it has no entries"))
 
-# %% ../../nbs/inference/00_axes.ipynb #f2dd857e
+# %% ../../nbs/inference/00_axes.ipynb #455191d9
 def unify(
     a: Axis,
     b: Axis,  # of the same size
@@ -199,4 +199,7 @@ def cut(
         fix(axis, reason)
         return Axis(n, reason), Axis(axis.size - n, reason)
     a, b = cut(outer, n // stride, where)
+    for part in (a, b):
+        if part.size == 1:  # what is left is the inner factors, which do not tell this entry apart
+            fix(part, Reason("one entry, which a cut has separated", where))
     return product(a, *inner), product(b, *inner)

@@ -107,7 +107,7 @@ def _regrouped(trace: Trace, old: list, new: list) -> dict[int, Axis | None]:
     unify(merged, product(*made.values()), trace.where)
     return made
 
-# %% ../../nbs/inference/02_shapes.ipynb #11130b53
+# %% ../../nbs/inference/02_shapes.ipynb #ccc319de
 @rule("concatenate")
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
@@ -137,6 +137,8 @@ def pad(trace, eqn, inputs):
             axes.append(trace.fixed(shape[k], "something is put between its entries"))
         else:
             rest = _taken(trace, whole(axis, n), max(0, -low), n - max(0, -high))
+            if axis is None:
+                trace.note([rest])  # its entries are not those of the padding
             both = concat(Axis(max(0, low)), rest, Axis(max(0, high)))
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]

@@ -172,7 +172,7 @@ def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     outs = outs if eqn.primitive.multiple_results else [outs]
     return [constant(trace, out, any(v.frozen for v in inputs)) for out in outs]
 
-# %% ../../nbs/inference/01_trace.ipynb #79618c3f
+# %% ../../nbs/inference/01_trace.ipynb #cd11aa89
 def run(
     trace: Trace,
     jaxpr: jex.Jaxpr,
@@ -230,5 +230,7 @@ def _place(eqn, outside: str | None) -> str:
         line = outside.partition(" at ")[2] if outside else ""
         return f"{eqn.primitive.name} at {line}" if line else eqn.primitive.name
     file, line, function = found.groups()
+    if file.startswith("<ipython-input") or "ipykernel" in said:
+        file = "cell"  # of a notebook
     name = function.rpartition(".")[2] if function else None
     return f"{eqn.primitive.name} at {file}:{line}" + (f" in {name}" if name else "")
