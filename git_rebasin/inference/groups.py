@@ -97,7 +97,7 @@ def _expressible(axes: Iterable[Axis | None], atom: Axis, cut: set[int]) -> bool
                 return False
     return True
 
-# %% ../../nbs/inference/06_groups.ipynb #0233715b
+# %% ../../nbs/inference/06_groups.ipynb #175af2b3
 Table = dict[int, dict[int, Axis]]  # atom → segment → the atom that it is there; by id
 
 
@@ -163,7 +163,7 @@ def _own(atom: Axis, found: list, blocks: Sequence[Atoms], params) -> dict[int, 
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
     sayable = all(_expressible(axes, atom, every) for axes in params.values())
     if atom.reason is None and differ and seen_with_one and sayable:
-        return own
+        return dict.fromkeys(every, atom) | own
     for _, child in found:
         unify(atom, child)
     return None

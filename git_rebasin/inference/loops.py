@@ -17,11 +17,19 @@ from .axes import Axis, fixed_by
 from .shapes import sliced
 from .trace import Trace, Value, constant, rule, run
 
-# %% ../../nbs/inference/05_loops.ipynb #cbef0219
-def _follow(trace: Trace, closed: jex.ClosedJaxpr, inputs: Sequence[Value]) -> list[Value]:
+# %% ../../nbs/inference/05_loops.ipynb #a8376fb8
+def _follow(
+    trace: Trace,
+    closed: jex.ClosedJaxpr,
+    inputs: Sequence[Value],
+    keep: bool = False,  # whether the values on the way can be had, one for each turn
+) -> list[Value]:
     "Follow the body of a loop or of a branch"
-    consts = [constant(trace, c, frozen=True) for c in closed.consts]
-    return run(trace, closed.jaxpr, consts, inputs)
+    consts, before = [constant(trace, c, frozen=True) for c in closed.consts], trace.keep
+    trace.keep = before and keep
+    outs = run(trace, closed.jaxpr, consts, inputs)
+    trace.keep = before
+    return outs
 
 
 def _fixed_point(
@@ -47,7 +55,7 @@ def _fixed_point(
         if not again:
             return carry, outs[len(carry) :]
 
-# %% ../../nbs/inference/05_loops.ipynb #c9c8ee5d
+# %% ../../nbs/inference/05_loops.ipynb #db5f7e49
 @rule("scan")
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
@@ -66,7 +74,7 @@ def scan(trace, eqn, inputs):
 
     def turn(carry):
         trace.inside = (*outside, layers)
-        outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices])
+        outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices], keep=True)
         trace.inside = outside
         return outs
 

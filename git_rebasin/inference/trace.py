@@ -42,7 +42,7 @@ class Instance:
     segment: Axis  # the segment that was taken
     child: Axis  # the first axis, in that segment
 
-# %% ../../nbs/inference/01_trace.ipynb #137a12f7
+# %% ../../nbs/inference/01_trace.ipynb #c31f0c66
 @dataclass
 class Trace:
     "What was seen on the way"
@@ -50,7 +50,10 @@ class Trace:
     unroll: int = 0  # a scan of at most so many turns is followed turn by turn
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
-    values: dict[tuple[int, ...], Value] = field(default_factory=dict)  # by path of the equation
+    values: dict[tuple[int, ...], Value] = field(default_factory=dict)  # by path of the equation,
+    #   with the axes of the loops around first; those of `while` and `cond` are not kept
+    places: dict[tuple[int, ...], str] = field(default_factory=dict)  # where they are computed
+    keep: bool = True  # whether values are kept
     inside: tuple[Axis, ...] = ()  # axes of the loops around
     path: tuple[int, ...] = ()  # of the equation at hand
     where: str | None = None  # its primitive, and its line in the program
@@ -172,7 +175,7 @@ def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     outs = outs if eqn.primitive.multiple_results else [outs]
     return [constant(trace, out, any(v.frozen for v in inputs)) for out in outs]
 
-# %% ../../nbs/inference/01_trace.ipynb #cd11aa89
+# %% ../../nbs/inference/01_trace.ipynb #a51f1165
 def run(
     trace: Trace,
     jaxpr: jex.Jaxpr,
@@ -217,8 +220,10 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
         if out.const is not None:
             continue
         trace.note(out.axes)
-        if v in trace.used:
-            trace.values[(*trace.path, -1 - i)] = out
+        if v in trace.used and trace.keep:
+            shape = (*(axis.size for axis in trace.inside), *out.shape)
+            trace.values[(*trace.path, -1 - i)] = Value(shape, (*trace.inside, *out.axes))
+            trace.places[(*trace.path, -1 - i)] = trace.where
     return outs
 
 
