@@ -12,6 +12,7 @@ from git_rebasin.builders import (
     vgg16_permutation_spec,
 )
 from git_rebasin.check import check_permutation_spec
+from git_rebasin.infer import infer_permutation_spec
 from git_rebasin.interpolate import Interpolation, interpolate, loss_barrier
 from git_rebasin.io import load_params, save_params
 from git_rebasin.match import Match
@@ -36,6 +37,7 @@ __all__ = [
     "check_permutation_spec",
     "compose_permutations",
     "identity_permutation",
+    "infer_permutation_spec",
     "interpolate",
     "invert_permutation",
     "lerp",

@@ -107,7 +107,7 @@ def test_families_are_checked_and_a_forgotten_array_of_one_is_found():
             check_permutation_spec(wrong, attention, heads, x)
 
 
-# %% 6ab2642a
+# %% 27f4bf14
 def test_low_precision_inside_is_forgiven_and_a_mistake_in_it_is_not():
     def mixed(dtype):
         def fn(params, x):
@@ -119,21 +119,22 @@ def test_low_precision_inside_is_forgiven_and_a_mistake_in_it_is_not():
     for seed in range(5):
         check(fn=mixed(jnp.bfloat16), key=jax.random.key(seed))
         check(fn=mixed(jnp.float16), key=jax.random.key(seed))
-    with pytest.raises(PermutationSpecError, match="group 'Q'"):
-        check(ROWS | {"w3": (None, None)}, fn=mixed(jnp.bfloat16))
-    for path in ("w3", "b2", "b1"):
-        with pytest.raises(PermutationSpecError, match="changes the function"):
-            check(ROWS | {path: (None,) * len(SHAPES[path])}, fn=mixed(jnp.float16))
+    for path in ("w3", "b2", "b1"):  # three digits hide nothing: it is computed in float64
+        for dtype in (jnp.bfloat16, jnp.float16):
+            for seed in range(3):
+                with pytest.raises(PermutationSpecError, match="changes the function"):
+                    wrong = ROWS | {path: (None,) * len(SHAPES[path])}
+                    check(wrong, fn=mixed(dtype), key=jax.random.key(seed))
 
 
-# %% f19c7637
+# %% f87c6b41
 def test_outputs_that_cancel_to_nearly_zero_raise_no_false_alarm():
     def cancelling(params, x):
-        return net(params, x) - net({p: w * (1 + 1e-9) for p, w in params.items()}, x)
+        return net(params, x) - net({p: w * (1 + 2.0**-23) for p, w in params.items()}, x)
 
 
     assert (
-        max(check(fn=cancelling).values()) > 1e-9
+        max(check(fn=cancelling).values()) > 1e-11
     )  # large beside what is left of the outputs, and still rounding
 
 

@@ -20,8 +20,10 @@ PACKAGE = "git_rebasin"
 # above it in this table, never from one further down. A name with a dot at its end stands for all
 # modules of that subpackage.
 LAYERS = [
-    ["tree"],
-    ["entries", "blocks", "sizes", "spec", "permutation", "builders", "infer", "check"],
+    ["tree", "evaluate"],
+    ["entries", "blocks", "sizes", "spec", "report", "permutation", "check", "builders"],
+    ["inference."],
+    ["infer", "taps"],
     ["assignment"],
     ["match", "costs", "weight_matching", "activation_matching", "straight_through"],
     ["merge", "repair", "interpolate"],

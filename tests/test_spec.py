@@ -102,7 +102,7 @@ def test_sizes_are_solved_or_asked_for():
     assert PermutationSpec(nested).bind({"w": np.ones((2, 3, 4))}).perm_shapes["Q"] == (2, 3, 4)
 
 
-# %% 8a57bdf5
+# %% 8424766d
 def test_specs_survive_json():
     pairs = ((QKV, QKV_TREE), (ROWS, PARAMS), (PADS, {"w": np.ones(9), "v": np.ones(6)}))
     for rows, arrays in pairs:
@@ -113,6 +113,9 @@ def test_specs_survive_json():
     for text, why in (("{", "not JSON"), ("[]", "not a spec"), ('{"format": "x"}', "says 'x'")):
         with pytest.raises(PermutationSpecError, match=why):
             PermutationSpec.from_json(text)
+    known = PermutationSpec({"w": (None, "P")}, {"w": (2, 3)}, {"w": ("argument 0, axis 1", None)})
+    assert PermutationSpec.from_json(known.to_json()).reasons == {"w": ("argument 0, axis 1", None)}
+    assert known.bind_shapes({"w": (5, 3)}).reasons == known.reasons
 
 
 # %% e60076ff

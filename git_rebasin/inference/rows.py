@@ -41,7 +41,7 @@ Rows = Mapping[
     str, Sequence[Axis | None]
 ]  # path → the axes of an array; None where it has length 1
 
-# %% ../../nbs/inference/07_rows.ipynb #af162572
+# %% ../../nbs/inference/07_rows.ipynb #ebbe8881
 @dataclass(frozen=True)
 class Naming:
     "What a spec calls the atoms"
@@ -67,7 +67,14 @@ def name_atoms(
     for same in equal_segments(forms, tied):
         ids = [id(x) for x in same if id(x) in order]
         members |= dict.fromkeys(ids, ids)
-    return Naming(_entries(order, members, within), table)
+    return Naming(_entries(order, members, within, _bare(params, table)), table)
+
+
+def _bare(params: Rows, table: Table) -> set[int]:
+    "Atoms that are a whole axis of some array, which says how many they are"
+    axes = [find(axis) for row in params.values() for axis in row if axis is not None]
+    ids = {id(axis) for axis in axes if axis.kind == "atom"}
+    return ids | {id(find(x)) for i in ids & table.keys() for x in table[i].values()}
 
 
 def _in_order(params: Rows, table: Table) -> dict[int, Axis]:
@@ -90,7 +97,9 @@ def _joint(within: dict[int, list[int]]) -> dict[int, list[int]]:
     return members
 
 
-def _entries(order: dict[int, Axis], members: dict[int, list[int]], within) -> dict[int, Entry]:
+def _entries(
+    order: dict[int, Axis], members: dict[int, list[int]], within, bare: set[int]
+) -> dict[int, Entry]:
     "The entry of every atom"
     names: dict[int, str] = {}
     for i in members:
@@ -106,7 +115,7 @@ def _entries(order: dict[int, Axis], members: dict[int, list[int]], within) -> d
             entries[i] = Fixed(x.size, fixed.get(i))
         elif within[i] or len(members[i]) == 1:
             outer = dict.fromkeys(called[j] for j in within[i] if j not in members[i])
-            entries[i] = Group(names[i], x.size, tuple(outer))
+            entries[i] = Group(names[i], None if i in bare else x.size, tuple(outer))
             if len(members[i]) > 1:
                 entries[i] = Coordinate(names[i], members[i].index(i), x.size)
         else:

@@ -1,0 +1,828 @@
+"""Networks, each with the permutation symmetry that theory says it has. No tests here."""
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.nn import gelu, relu, sigmoid, silu, softmax
+
+Groups = dict[tuple[int, ...], int]
+
+
+@dataclass(frozen=True)
+class Network:
+    "A function, what to call it with, and its groups according to theory"
+
+    fn: Callable[..., Any]  # fn(params, *args) → outputs
+    params: Any
+    args: tuple
+    groups: Groups  # the shape of a group's permutation → how many groups have it
+
+    @property
+    def log10_symmetries(self) -> float:
+        "A permutation of shape (a, b, n) is one of (n!)^(a b)"
+        order = 1
+        for (*copies, n), count in self.groups.items():
+            order *= math.factorial(n) ** (math.prod(copies) * count)
+        return math.log10(order)
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {}
+
+
+def network(make: Callable[[], Network]) -> Callable[[], Network]:
+    "Put a network into the table"
+    NETWORKS[make.__name__] = make
+    return make
+
+
+def draw(**shapes: tuple[int, ...]) -> dict[str, jax.Array]:
+    "Parameters at random, each from its name"
+
+    def one(name, shape):
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        scale = shape[0] ** -0.5 if len(shape) > 1 else 1
+        return jnp.asarray(scale * rng.normal(size=shape), jnp.float32)
+
+    return {name: one(name, shape) for name, shape in shapes.items()}
+
+
+def floats(*shape: int) -> jax.Array:
+    "A batch of inputs"
+    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+
+
+def tokens(batch: int, length: int, vocabulary: int) -> jax.Array:
+    "A batch of texts"
+    rng = np.random.default_rng(2)
+    return jnp.asarray(rng.integers(0, vocabulary, (batch, length)), jnp.int32)
+
+
+def along(w: jax.Array, x: jax.Array) -> jax.Array:
+    "An array along the last axes of another one"
+    return w.reshape((1,) * (x.ndim - w.ndim) + w.shape)
+
+
+def conv(x, kernel, stride=1, groups=1):
+    "A convolution of an NHWC image with an HWIO kernel"
+    layout = ("NHWC", "HWIO", "NHWC")
+    strides = (stride, stride)
+    return lax.conv_general_dilated(
+        x, kernel, strides, "SAME", dimension_numbers=layout, feature_group_count=groups
+    )
+
+
+def layer_norm(x, scale, bias):
+    "Over the last axis"
+    y = (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+    return y * along(scale, y) + along(bias, y)
+
+
+def rms_norm(x, scale):
+    "Over the last axis"
+    y = x * lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    return y * along(scale, y)
+
+
+def to_heads(x, kernel):
+    "(batch, time, D) by (D, heads, units)"
+    return jnp.einsum("btd,dhq->bthq", x, kernel)
+
+
+def from_heads(x, kernel):
+    "(batch, time, heads, units) by (heads, units, D)"
+    return jnp.einsum("bthq,hqd->btd", x, kernel)
+
+
+def attend(q, k, v, causal=False):
+    "(batch, time, heads, units) from three such arrays"
+    scores = jnp.einsum("bthq,bshq->bhts", q, k) / q.shape[-1] ** 0.5
+    if causal:
+        mask = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        scores = jnp.where(along(mask, scores), scores, -1e9)
+    return jnp.einsum("bhts,bshv->bthv", softmax(scores), v)
+
+
+def self_attention(p, x, causal=False):
+    "Multi-head attention as flax keeps it: kernels with an axis for the heads"
+    q, k, v = (to_heads(x, p[name]) for name in ("query", "key", "value"))
+    return from_heads(attend(q, k, v, causal), p["out"])
+
+
+# ------------------------------------------------------------------ dense and convolutional layers
+
+
+@network
+def mlp():
+    "Two hidden layers with biases"
+    p = draw(w1=(5, 7), b1=(7,), w2=(7, 6), b2=(6,), w3=(6, 3), b3=(3,))
+
+    def fn(p, x):
+        x = relu(x @ p["w1"] + p["b1"][None])
+        return relu(x @ p["w2"] + p["b2"][None]) @ p["w3"] + p["b3"][None]
+
+    return Network(fn, p, (floats(4, 5),), {(7,): 1, (6,): 1})
+
+
+@network
+def mlp_without_biases():
+    "Two hidden layers, matrices only"
+    p = draw(w1=(5, 7), w2=(7, 6), w3=(6, 3))
+    fn = lambda p, x: relu(relu(x @ p["w1"]) @ p["w2"]) @ p["w3"]
+    return Network(fn, p, (floats(4, 5),), {(7,): 1, (6,): 1})
+
+
+@network
+def tied_autoencoder():
+    "The decoder's matrices are the encoder's"
+    p = draw(w=(8, 5), b=(5,), v=(5, 4), c=(8,))
+
+    def fn(p, x):
+        code = jnp.tanh(x @ p["w"] + p["b"][None]) @ p["v"]
+        return jnp.tanh(code @ p["v"].T) @ p["w"].T + p["c"][None]
+
+    return Network(fn, p, (floats(3, 8),), {(5,): 1, (4,): 1})
+
+
+@network
+def flatten_before_dense():
+    "Height × width × channels become one axis, of which the channels move"
+    p = draw(kernel=(3, 3, 2, 6), w=(4 * 4 * 6, 5), out=(5, 3))
+
+    def fn(p, x):
+        x = relu(conv(x, p["kernel"]))
+        return relu(x.reshape(len(x), -1) @ p["w"]) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 2),), {(6,): 1, (5,): 1})
+
+
+@network
+def group_norm():
+    "Twelve channels in four groups: these move, and the channels within each"
+    p = draw(kernel=(3, 3, 2, 12), scale=(12,), bias=(12,), out=(12, 3))
+
+    def fn(p, x):
+        x = conv(x, p["kernel"])
+        y = x.reshape(*x.shape[:3], 4, 3)
+        y = y - y.mean((1, 2, 4), keepdims=True)
+        y = y * lax.rsqrt((y * y).mean((1, 2, 4), keepdims=True) + 1e-5)
+        y = y.reshape(x.shape) * along(p["scale"], x) + along(p["bias"], x)
+        return relu(y).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 2),), {(4,): 1, (4, 3): 1})
+
+
+@network
+def grouped_convolution():
+    "Four groups, each from two channels to three"
+    p = draw(expand=(1, 1, 3, 8), grouped=(3, 3, 2, 12), project=(1, 1, 12, 5), out=(5, 2))
+
+    def fn(p, x):
+        x = relu(conv(x, p["expand"]))
+        x = relu(conv(x, p["grouped"], groups=4))
+        return relu(conv(x, p["project"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(4,): 1, (4, 2): 1, (4, 3): 1, (5,): 1})
+
+
+@network
+def depthwise_convolution():
+    "What comes out moves as what goes in"
+    p = draw(expand=(1, 1, 3, 8), depthwise=(3, 3, 1, 8), project=(1, 1, 8, 4), out=(4, 2))
+
+    def fn(p, x):
+        x = relu(conv(x, p["expand"]))
+        x = relu(conv(x, p["depthwise"], groups=8))
+        return relu(conv(x, p["project"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(8,): 1, (4,): 1})
+
+
+@network
+def squeeze_and_excitation():
+    "The gates move as the channels that they scale"
+    p = draw(kernel=(3, 3, 3, 8), squeeze=(8, 4), excite=(4, 8), out=(8, 2))
+
+    def fn(p, x):
+        x = relu(conv(x, p["kernel"]))
+        gate = sigmoid(relu(x.mean((1, 2)) @ p["squeeze"]) @ p["excite"])
+        return (x * gate[:, None, None]).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(8,): 1, (4,): 1})
+
+
+@network
+def densenet():
+    "Each layer reads all earlier ones, laid end to end"
+    p = draw(k0=(3, 3, 3, 6), k1=(3, 3, 6, 4), k2=(3, 3, 10, 5), scale=(15,), out=(15, 2))
+
+    def fn(p, x):
+        x = conv(x, p["k0"])
+        for name in ("k1", "k2"):
+            x = jnp.concatenate([x, conv(relu(x), p[name])], -1)
+        return relu(x * along(p["scale"], x)).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(6,): 1, (4,): 1, (5,): 1})
+
+
+def unet(upsample) -> Network:
+    "Down, up again, and a skip beside"
+    p = draw(down=(3, 3, 3, 6), middle=(3, 3, 6, 8), up=(3, 3, 14, 5), out=(1, 1, 5, 2))
+
+    def fn(p, x):
+        skip = relu(conv(x, p["down"]))
+        window = (1, 2, 2, 1)
+        x = lax.reduce_window(skip, -jnp.inf, lax.max, window, window, "VALID")
+        x = upsample(relu(conv(x, p["middle"])))
+        return conv(relu(conv(jnp.concatenate([skip, x], -1), p["up"])), p["out"])
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(6,): 1, (8,): 1, (5,): 1})
+
+
+@network
+def unet_with_resize():
+    "Up-sampled by `jax.image.resize`"
+    return unet(lambda x: jax.image.resize(x, (len(x), 4, 4, x.shape[-1]), "nearest"))
+
+
+@network
+def unet_with_repeat():
+    "Up-sampled by `jnp.repeat`"
+    return unet(lambda x: jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
+
+
+@network
+def zero_padded_shortcut():
+    "A ResNet's option A: of eight channels, four are those before, four are new and alike"
+    p = draw(k=(3, 3, 3, 4), a=(3, 3, 4, 8), b=(3, 3, 8, 8), c=(3, 3, 8, 8), out=(8, 2))
+
+    def fn(p, x):
+        x = relu(conv(x, p["k"]))
+        shortcut = jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (2, 2)))
+        x = relu(shortcut + conv(relu(conv(x, p["a"], stride=2)), p["b"]))
+        return relu(x + conv(x, p["c"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(4,): 2, (8,): 1})
+
+
+# ------------------------------------------------------------------------------------ transformers
+
+D, H, Q, V, F, T, VOCABULARY = 6, 3, 4, 2, 7, 5, 11
+STREAM = {"embed": (VOCABULARY, D), "head": (D, VOCABULARY)}
+FLAX_ATTENTION = {"query": (D, H, Q), "key": (D, H, Q), "value": (D, H, V), "out": (H, V, D)}
+FEED_FORWARD = {"w1": (D, F), "w2": (F, D)}
+ATTENTION_GROUPS: Groups = {(H,): 1, (H, Q): 1, (H, V): 1}
+
+
+@network
+def transformer_encoder():
+    "As in flax: kernels with an axis for the heads, biases, LayerNorm, learned positions"
+    biases = {"bq": (H, Q), "bk": (H, Q), "bv": (H, V), "bo": (D,), "b1": (F,), "b2": (D,)}
+    norms = {f"{part}{i}": (D,) for i in (1, 2, 3) for part in ("scale", "bias")}
+    p = draw(position=(T, D), **STREAM, **FLAX_ATTENTION, **FEED_FORWARD, **biases, **norms)
+
+    def norm(p, i, x):
+        return layer_norm(x, p[f"scale{i}"], p[f"bias{i}"])
+
+    def attention(p, x):
+        names = (("query", "bq"), ("key", "bk"), ("value", "bv"))
+        q, k, v = (to_heads(x, p[w]) + p[b][None, None] for w, b in names)
+        return from_heads(attend(q, k, v), p["out"]) + along(p["bo"], x)
+
+    def fn(p, ids):
+        x = p["embed"][ids] + p["position"][None]
+        x = x + attention(p, norm(p, 1, x))
+        hidden = gelu(norm(p, 2, x) @ p["w1"] + along(p["b1"], x))
+        return norm(p, 3, x + hidden @ p["w2"] + along(p["b2"], x)) @ p["head"]
+
+    groups = {(D,): 1, (F,): 1, **ATTENTION_GROUPS}
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), groups)
+
+
+@network
+def transformer_decoder():
+    "A causal mask, RMSNorm, and the embedding once more as the last layer"
+    p = draw(embed=(VOCABULARY, D), n1=(D,), n2=(D,), n3=(D,), **FLAX_ATTENTION, **FEED_FORWARD)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        x = x + self_attention(p, rms_norm(x, p["n1"]), causal=True)
+        x = x + relu(rms_norm(x, p["n2"]) @ p["w1"]) @ p["w2"]
+        return rms_norm(x, p["n3"]) @ p["embed"].T
+
+    groups = {(D,): 1, (F,): 1, **ATTENTION_GROUPS}
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), groups)
+
+
+@network
+def torch_attention():
+    "As in PyTorch: matrices (out, in), whose out is heads × units on one flat axis"
+    p = draw(q=(H * Q, D), bq=(H * Q,), k=(H * Q, D), v=(H * V, D), o=(D, H * V), **STREAM)
+
+    def split(y):
+        return y.reshape(*y.shape[:2], H, -1)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q = split(x @ p["q"].T + along(p["bq"], x))
+        y = attend(q, split(x @ p["k"].T), split(x @ p["v"].T), causal=True)
+        return (x + y.reshape(*x.shape[:2], H * V) @ p["o"].T) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, **ATTENTION_GROUPS})
+
+
+@network
+def torch_attention_fused():
+    "`nn.MultiheadAttention`: one matrix for queries, keys and values, split before the heads"
+    p = draw(qkv=(3 * H * Q, D), bias=(3 * H * Q,), o=(D, H * Q), **STREAM)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        y = jnp.split(x @ p["qkv"].T + along(p["bias"], x), 3, -1)
+        q, k, v = (z.reshape(2, T, H, Q).transpose(0, 2, 1, 3) for z in y)
+        y = softmax(q @ k.swapaxes(-1, -2)) @ v
+        return (x + y.transpose(0, 2, 1, 3).reshape(2, T, H * Q) @ p["o"].T) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, Q): 2})
+
+
+@network
+def fused_qkv_on_one_axis():
+    "As in timm: 3 × heads × units on one axis, transposed, then unpacked"
+    p = draw(qkv=(D, 3 * H * Q), bias=(3 * H * Q,), o=(H * Q, D), **STREAM)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        y = (x @ p["qkv"] + along(p["bias"], x)).reshape(2, T, 3, H, Q)
+        q, k, v = y.transpose(2, 0, 3, 1, 4)
+        y = softmax(q @ k.swapaxes(-1, -2)) @ v
+        return (x + y.transpose(0, 2, 1, 3).reshape(2, T, H * Q) @ p["o"]) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, Q): 2})
+
+
+@network
+def fused_qkv_on_an_axis_of_its_own():
+    "A kernel of shape (D, 3, heads, units)"
+    p = draw(qkv=(D, 3, H, Q), bias=(3, H, Q), out=(H, Q, D), **STREAM)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        y = jnp.einsum("btd,dchq->btchq", x, p["qkv"]) + p["bias"][None, None]
+        y = attend(y[:, :, 0], y[:, :, 1], y[:, :, 2])
+        return (x + from_heads(y, p["out"])) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, Q): 2})
+
+
+@network
+def tied_embeddings():
+    "The last layer is the embedding, scaled; its bias belongs to the words"
+    p = draw(embed=(VOCABULARY, D), bias=(VOCABULARY,), **FEED_FORWARD)
+
+    def fn(p, ids):
+        x = p["embed"][ids] * D**0.5
+        x = x + relu(x @ p["w1"]) @ p["w2"]
+        return x @ p["embed"].T + along(p["bias"], x)
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (F,): 1})
+
+
+@network
+def swiglu():
+    "A gate and what it multiplies move together"
+    p = draw(embed=(4, D), gate=(D, F), up=(D, F), down=(F, D), out=(D, 3))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        return (x + (silu(x @ p["gate"]) * (x @ p["up"])) @ p["down"]) @ p["out"]
+
+    return Network(fn, p, (floats(3, 4),), {(D,): 1, (F,): 1})
+
+
+@network
+def swiglu_fused():
+    "Both in one matrix, laid end to end"
+    p = draw(embed=(4, D), gate_up=(D, 2 * F), bias=(2 * F,), down=(F, D), out=(D, 3))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        gate, up = jnp.split(x @ p["gate_up"] + p["bias"][None], 2, -1)
+        return (x + (silu(gate) * up) @ p["down"]) @ p["out"]
+
+    return Network(fn, p, (floats(3, 4),), {(D,): 1, (F,): 1})
+
+
+K, G = 2, 3  # heads of the keys, and for each of them so many of the queries
+
+
+@network
+def grouped_queries():
+    "A key head moves with the query heads that it serves; these move among themselves"
+    p = draw(q=(D, K, G, Q), k=(D, K, Q), v=(D, K, V), out=(K, G, V, D), **STREAM)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q = jnp.einsum("btd,dkgq->btkgq", x, p["q"])
+        scores = softmax(jnp.einsum("btkgq,bskq->bkgts", q, to_heads(x, p["k"])))
+        y = jnp.einsum("bkgts,bskv->btkgv", scores, to_heads(x, p["v"]))
+        return (x + jnp.einsum("btkgv,kgvd->btd", y, p["out"])) @ p["head"]
+
+    groups = {(D,): 1, (K,): 1, (K, G): 1, (K, Q): 1, (K, V): 1}
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), groups)
+
+
+def rotated(x):
+    "Rotary embeddings: every unit has its own frequency and its partner"
+    angle = jnp.arange(x.shape[1])[:, None] * 10.0 ** -jnp.arange(x.shape[-1] // 2)[None]
+    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
+    a, b = jnp.split(x, 2, -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+@network
+def rotary_attention():
+    "The units of queries and keys are fixed, their heads are not"
+    p = draw(**STREAM, **FLAX_ATTENTION)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q, k = rotated(to_heads(x, p["query"])), rotated(to_heads(x, p["key"]))
+        y = attend(q, k, to_heads(x, p["value"]), causal=True)
+        return (x + from_heads(y, p["out"])) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, V): 1})
+
+
+@network
+def llama():
+    "Flat matrices, grouped queries with repeated keys, rotary embeddings, RMSNorm, SwiGLU"
+    attention = {"q": (D, K * G * Q), "k": (D, K * Q), "v": (D, K * V), "o": (K * G * V, D)}
+    hidden = {"gate": (D, F), "up": (D, F), "down": (F, D)}
+    p = draw(n1=(D,), n2=(D,), **attention, **hidden, **STREAM)
+
+    def split(y, heads):
+        return y.reshape(*y.shape[:2], heads, -1)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        y = rms_norm(x, p["n1"])
+        q, k = rotated(split(y @ p["q"], K * G)), rotated(split(y @ p["k"], K))
+        k, v = jnp.repeat(k, G, 2), jnp.repeat(split(y @ p["v"], K), G, 2)
+        x = x + attend(q, k, v, causal=True).reshape(2, T, K * G * V) @ p["o"]
+        y = rms_norm(x, p["n2"])
+        return (x + (silu(y @ p["gate"]) * (y @ p["up"])) @ p["down"]) @ p["head"]
+
+    groups = {(D,): 1, (K,): 1, (K, G): 1, (K, V): 1, (F,): 1}
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), groups)
+
+
+@network
+def normalised_queries_and_keys():
+    "One scale for all heads ties the units of queries and keys across them"
+    p = draw(nq=(Q,), nk=(Q,), **STREAM, **FLAX_ATTENTION)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q = rms_norm(to_heads(x, p["query"]), p["nq"])
+        k = rms_norm(to_heads(x, p["key"]), p["nk"])
+        return (x + from_heads(attend(q, k, to_heads(x, p["value"])), p["out"])) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (Q,): 1, (H, V): 1})
+
+
+@network
+def cross_attention():
+    "The units of queries and keys are tied across two streams"
+    e = 8  # width of the encoder's stream
+    p = draw(source=(3, e), target=(4, D), readout=(D, 2))
+    p |= draw(query=(D, H, Q), key=(e, H, Q), value=(e, H, V), out=(H, V, D))
+
+    def fn(p, source, target):
+        memory, x = jnp.tanh(source @ p["source"]), target @ p["target"]
+        k, v = to_heads(memory, p["key"]), to_heads(memory, p["value"])
+        x = x + from_heads(attend(to_heads(x, p["query"]), k, v), p["out"])
+        return x @ p["readout"]
+
+    groups = {(D,): 1, (e,): 1, **ATTENTION_GROUPS}
+    return Network(fn, p, (floats(2, 5, 3), floats(2, 3, 4)), groups)
+
+
+@network
+def vision_transformer():
+    "Patches by a strided convolution, a class token before them, learned positions"
+    p = draw(patch=(2, 2, 3, D), token=(1, 1, D), position=(1, 5, D), scale=(D,), bias=(D,))
+    p |= draw(readout=(D, 4), **FLAX_ATTENTION, **FEED_FORWARD)
+
+    def fn(p, x):
+        x = conv(x, p["patch"], stride=2).reshape(len(x), 4, D)
+        token = jnp.broadcast_to(p["token"], (len(x), 1, D))
+        x = jnp.concatenate([token, x], 1) + p["position"]
+        x = x + self_attention(p, layer_norm(x, p["scale"], p["bias"]))
+        x = x + gelu(x @ p["w1"]) @ p["w2"]
+        return x[:, 0] @ p["readout"]
+
+    groups = {(D,): 1, (F,): 1, **ATTENTION_GROUPS}
+    return Network(fn, p, (floats(2, 4, 4, 3),), groups)
+
+
+@network
+def mlp_mixer():
+    "One hidden layer mixes places, one mixes channels"
+    s = 4  # hidden units of the layer that mixes places
+    p = draw(embed=(3, D), t1=(T, s), t2=(s, T), c1=(D, F), c2=(F, D), out=(D, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        x = x + (gelu(x.swapaxes(1, 2) @ p["t1"]) @ p["t2"]).swapaxes(1, 2)
+        x = x + gelu(x @ p["c1"]) @ p["c2"]
+        return x.mean(1) @ p["out"]
+
+    return Network(fn, p, (floats(2, T, 3),), {(D,): 1, (s,): 1, (F,): 1})
+
+
+@network
+def dense_experts():
+    "Experts move with their gates, and their hidden units within each of them"
+    e = 3  # experts
+    p = draw(embed=(2, D), router=(D, e), w1=(e, D, F), w2=(e, F, D), out=(D, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        hidden = relu(jnp.einsum("bd,edf->bef", x, p["w1"]))
+        mixed = jnp.einsum("be,bef,efd->bd", softmax(x @ p["router"]), hidden, p["w2"])
+        return (x + mixed) @ p["out"]
+
+    return Network(fn, p, (floats(3, 2),), {(D,): 1, (e,): 1, (e, F): 1})
+
+
+# --------------------------------------------------------------------------- modules of flax linen
+
+
+def linen(module: nn.Module, x: jax.Array, groups: Groups) -> Network:
+    "A module of linen, which mixes the ranks of arrays"
+
+    def fn(params, x):
+        with jax.numpy_rank_promotion("allow"):
+            return module.apply(params, x)
+
+    with jax.numpy_rank_promotion("allow"):
+        params = module.init(jax.random.key(0), x)
+    return Network(fn, params, (x,), groups)
+
+
+@network
+def linen_attention():
+    "`MultiHeadDotProductAttention` in a residual stream, with a LayerNorm before it"
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(D)(x)
+            attention = nn.MultiHeadDotProductAttention(num_heads=H, qkv_features=H * Q)
+            return nn.Dense(2)(x + attention(nn.LayerNorm()(x)))
+
+    return linen(Layer(), floats(2, T, 3), {(D,): 1, (H,): 1, (H, Q): 2})
+
+
+@network
+def linen_recurrent():
+    "A GRU, then an LSTM, each in an `RNN`"
+    layers = [nn.RNN(nn.GRUCell(5)), nn.RNN(nn.OptimizedLSTMCell(4)), nn.Dense(2)]
+    return linen(nn.Sequential(layers), floats(2, 3, 3), {(5,): 1, (4,): 1})
+
+
+@network
+def linen_group_norm():
+    "Six channels in two groups, after a convolution"
+    layers = [nn.Conv(6, (3, 3)), nn.GroupNorm(num_groups=2), relu, nn.Conv(2, (1, 1))]
+    return linen(nn.Sequential(layers), floats(2, 4, 4, 3), {(2,): 1, (2, 3): 1})
+
+
+@network
+def linen_batch_norm():
+    "Its running averages move with the channels"
+    layers = [nn.Conv(6, (3, 3)), nn.BatchNorm(use_running_average=True), relu, nn.Conv(2, (1, 1))]
+    return linen(nn.Sequential(layers), floats(2, 4, 4, 3), {(6,): 1})
+
+
+# ------------------------------------------------------------------------ loops and other control
+
+
+@network
+def scan_over_layers():
+    "A residual stream through stacked layers: heads and units move in each layer on their own"
+    layers = 3
+    stacked = {"scale": (D,), "bias": (D,), "b1": (F,), **FLAX_ATTENTION, **FEED_FORWARD}
+    p = draw(embed=(3, D), readout=(D, 2))
+    p |= draw(**{name: (layers, *shape) for name, shape in stacked.items()})
+
+    def layer(x, w):
+        x = x + self_attention(w, layer_norm(x, w["scale"], w["bias"]))
+        return x + gelu(x @ w["w1"] + along(w["b1"], x)) @ w["w2"], None
+
+    def fn(p, x):
+        x, _ = lax.scan(layer, x @ p["embed"], {name: p[name] for name in stacked})
+        return x @ p["readout"]
+
+    groups = {(D,): 1, (layers, F): 1, **{(layers, *s): n for s, n in ATTENTION_GROUPS.items()}}
+    return Network(fn, p, (floats(2, T, 3),), groups)
+
+
+@network
+def scan_without_residuals():
+    "Stacked layers whose inputs and outputs are different units every time"
+    layers, n = 3, 4
+    p = draw(embed=(2, n), stack=(layers, n, n), bias=(layers, n), out=(n, 2))
+
+    def fn(p, x):
+        layer = lambda h, w: (jnp.tanh(h @ w[0] + w[1][None]), None)
+        return lax.scan(layer, x @ p["embed"], (p["stack"], p["bias"]))[0] @ p["out"]
+
+    return Network(fn, p, (floats(3, 2),), {(n,): layers + 1})
+
+
+@network
+def gru():
+    "One group, on both axes of the recurrent matrices"
+    n, inputs = 5, 3
+    p = draw(out=(n, 2))
+    for gate in "rzn":
+        p |= draw(**{f"w{gate}": (inputs, n), f"u{gate}": (n, n), f"b{gate}": (n,)})
+
+    def fn(p, xs):
+        def step(h, x):
+            r, z = (sigmoid(x @ p["w" + g] + h @ p["u" + g] + p["b" + g][None]) for g in "rz")
+            new = jnp.tanh(x @ p["wn"] + r * (h @ p["un"]) + p["bn"][None])
+            h = (1 - z) * new + z * h
+            return h, h
+
+        return lax.scan(step, jnp.zeros((xs.shape[1], n), xs.dtype), xs)[1] @ p["out"]
+
+    return Network(fn, p, (floats(4, 2, inputs),), {(n,): 1})
+
+
+def lstm_step(gates, c):
+    "What the four gates make of a cell"
+    i, f, g, o = gates
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return sigmoid(o) * jnp.tanh(c), c
+
+
+@network
+def lstm():
+    "All gates on one axis: the group four times, and once more on the other axis"
+    n, inputs = 5, 3
+    p = draw(w=(inputs, 4 * n), u=(n, 4 * n), b=(4 * n,), out=(n, 2))
+
+    def fn(p, xs):
+        def step(state, x):
+            h, c = state
+            gates = jnp.split(x @ p["w"] + h @ p["u"] + p["b"][None], 4, -1)
+            return lstm_step(gates, c), None
+
+        zero = jnp.zeros((xs.shape[1], n), xs.dtype)
+        return lax.scan(step, (zero, zero), xs)[0][0] @ p["out"]
+
+    return Network(fn, p, (floats(4, 2, inputs),), {(n,): 1})
+
+
+@network
+def lstm_with_stacked_gates():
+    "The gates on an axis of their own"
+    n, inputs = 5, 3
+    p = draw(w=(4, inputs, n), u=(4, n, n), b=(4, n), out=(n, 2))
+
+    def fn(p, xs):
+        def step(state, x):
+            h, c = state
+            gates = jnp.einsum("bd,gdh->gbh", x, p["w"]) + jnp.einsum("bd,gdh->gbh", h, p["u"])
+            return lstm_step(gates + p["b"][:, None], c), None
+
+        zero = jnp.zeros((xs.shape[1], n), xs.dtype)
+        return lax.scan(step, (zero, zero), xs)[0][0] @ p["out"]
+
+    return Network(fn, p, (floats(4, 2, inputs),), {(n,): 1})
+
+
+@network
+def while_loop():
+    "A layer applied again and again"
+    p = draw(embed=(2, 4), w=(4, 4), out=(4, 2))
+
+    def fn(p, x):
+        turn = lambda s: (s[0] + 1, jnp.tanh(s[1] @ p["w"]) + s[1])
+        return lax.while_loop(lambda s: s[0] < 3, turn, (0, x @ p["embed"]))[1] @ p["out"]
+
+    return Network(fn, p, (floats(3, 2),), {(4,): 1})
+
+
+@network
+def conditional():
+    "Each branch has hidden units of its own"
+    p = draw(embed=(2, 4), a1=(4, 5), a2=(5, 4), b1=(4, 6), b2=(6, 4), out=(4, 2))
+
+    def fn(p, x, choices):
+        x = x @ p["embed"]
+        one = lambda h: h + relu(h @ p["a1"]) @ p["a2"]
+        other = lambda h: h + jnp.sin(h @ p["b1"]) @ p["b2"]
+        return [lax.cond(choice, one, other, x) @ p["out"] for choice in choices]
+
+    args = (floats(3, 2), jnp.array([True, False]))
+    return Network(fn, p, args, {(4,): 1, (5,): 1, (6,): 1})
+
+
+# ------------------------------------------------- axes that are joint, and less than meets the eye
+
+
+@network
+def joint_axes():
+    "Two axes number the units of one group"
+    p = draw(w=(3, 2, 4), out=(8, 2))
+    fn = lambda p, x: relu(jnp.einsum("bi,ihq->bhq", x, p["w"])).reshape(len(x), -1) @ p["out"]
+    return Network(fn, p, (floats(3, 3),), {(8,): 1})
+
+
+@network
+def units_paired_but_not_heads():
+    "Two arrays share their units; their heads, which meet each other, have nothing to share"
+    p = draw(a=(5, 3, 4), b=(5, 3, 4), out=(3, 3, 2))
+
+    def fn(p, x):
+        a, b = (jnp.tanh(jnp.einsum("bi,ihq->bhq", x, p[name])) for name in "ab")
+        return jnp.einsum("bhg,hgo->bo", jnp.einsum("bhq,bgq->bhg", a, b), p["out"])
+
+    return Network(fn, p, (floats(3, 5),), {(4,): 1, (3,): 2})
+
+
+@network
+def vector_over_the_units_of_all_heads():
+    "It ties the units across the heads, so that these move within each unit"
+    p = draw(w=(5, 3, 4), scale=(4,), out=(3, 4, 2))
+
+    def fn(p, x):
+        x = jnp.tanh(jnp.einsum("bi,ihq->bhq", x, p["w"])) * p["scale"][None, None]
+        return jnp.einsum("bhq,hqo->bo", x, p["out"])
+
+    return Network(fn, p, (floats(3, 5),), {(4,): 1, (4, 3): 1})
+
+
+@network
+def cumulative_sum():
+    "Its entries know those before them; the layer after it is free"
+    p = draw(a=(5, 3), b=(3, 4), out=(4, 2))
+    fn = lambda p, x: relu(jnp.cumsum(x @ p["a"], -1) @ p["b"]) @ p["out"]
+    return Network(fn, p, (floats(3, 5),), {(4,): 1})
+
+
+@network
+def units_picked_by_the_data():
+    "A gather at places that are an argument"
+    p = draw(a=(5, 4), b=(3, 6), out=(6, 2))
+
+    def fn(p, x, places):
+        x = jnp.take_along_axis(jnp.tanh(x @ p["a"]), places, axis=1)
+        return relu(x @ p["b"]) @ p["out"]
+
+    places = jnp.array([[3, 0, 1], [2, 2, 1], [1, 3, 0]])
+    return Network(fn, p, (floats(3, 5), places), {(6,): 1})
+
+
+@network
+def constants_beside_units():
+    "Inputs that are always one are alike, and so are those that are always two"
+    p = draw(a=(5, 4), b=(9, 6), out=(6, 2))
+
+    def fn(p, x):
+        x = jnp.tanh(x @ p["a"])
+        ones, twos = jnp.ones((len(x), 2), x.dtype), jnp.full((len(x), 3), 2, x.dtype)
+        return relu(jnp.concatenate([x, ones, twos], -1) @ p["b"]) @ p["out"]
+
+    return Network(fn, p, (floats(3, 5),), {(4,): 1, (2,): 1, (3,): 1, (6,): 1})
+
+
+@network
+def constants_of_two_values():
+    "Inputs that are one array of ones and twos: entries of one value are alike"
+    p = draw(b=(5, 6), c=(5, 6), out=(6, 2))
+
+    def fn(p, x):
+        ones, twos = jnp.ones((len(x), 2), x.dtype), jnp.full((len(x), 3), 2, x.dtype)
+        constant = jnp.concatenate([ones, twos], -1)
+        return relu(x @ p["c"] + constant @ p["b"]) @ p["out"]
+
+    return Network(fn, p, (floats(3, 5),), {(2,): 1, (3,): 1, (6,): 1})
+
+
+@network
+def unused_array():
+    "What the function does not read has no symmetry to speak of"
+    p = draw(a=(5, 7), b=(7, 2), unused=(6, 6))
+    return Network(lambda p, x: relu(x @ p["a"]) @ p["b"], p, (floats(3, 5),), {(7,): 1})
