@@ -196,7 +196,7 @@ def hosts_of(
                 hosts[id(x)] = {i: y for i, y in old.items() if i in once and y is not x}
     return hosts
 
-# %% ../../nbs/inference/06_groups.ipynb #3c820640
+# %% ../../nbs/inference/06_groups.ipynb #d9b4e966
 def equal_segments(
     forms: Forms,
     skip: set[int],  # atoms that are not considered, by id
@@ -214,8 +214,9 @@ def equal_segments(
                     found[id(x)] = x
                     signature.setdefault(id(x), Counter())[f, k, key] += 1
     classes: dict = {}
-    for i in signature.keys() - alone:
-        classes.setdefault(frozenset(signature[i].items()), []).append(found[i])
+    for i in signature:
+        if i not in alone:
+            classes.setdefault(frozenset(signature[i].items()), []).append(found[i])
     return [same for same in classes.values() if len(same) > 1]
 
 
