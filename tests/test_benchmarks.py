@@ -27,6 +27,7 @@ def script(name: str):
 
 speed = script("weight_matching")
 recovery = script("planted_recovery")
+inference = script("inference")
 
 MLP = speed.Case(
     "mlp:init_mlp",
@@ -175,3 +176,12 @@ def test_recovered_means_every_place_of_every_group():
     assert recovery.recovered(spec, planted, inverse)
     inverse["P_1"][[0, 1]] = inverse["P_1"][[1, 0]]
     assert not recovery.recovered(spec, planted, inverse)
+
+
+def test_the_record_of_inference_is_of_all_cases_and_of_this_code():
+    runs = read_record(FOLDER / "records" / "inference.json")["runs"]
+    assert [run["case"] for run in runs] == list(inference.CASES)
+    name = "transformer, 2 layers"
+    recorded, found = runs[list(inference.CASES).index(name)], inference.measure(name)
+    for what in ("arrays", "groups", "log10_symmetries"):
+        assert found[what] == pytest.approx(recorded[what])

@@ -26,7 +26,6 @@ from git_rebasin.builders import (
     resnet50_permutation_spec,
     vgg16_permutation_spec,
 )
-from git_rebasin.entries import atoms_of
 from git_rebasin.infer import infer_permutation_spec
 from git_rebasin.permutation import apply_permutation, invert_permutation, random_permutation
 from git_rebasin.spec import PermutationSpec
@@ -39,12 +38,9 @@ from git_rebasin.zoo.vgg import init_vgg16, vgg16_apply
 INCOMPLETE = {
     "constants_of_two_values": "a constant that is not uniform is fixed, equal entries included"
 }
-AGAINST_THEORY = [
-    pytest.param(
-        name,
-        marks=[pytest.mark.xfail(strict=True, reason=INCOMPLETE[name])] * (name in INCOMPLETE),
-    )
-    for name in NETWORKS
+AGAINST_THEORY = [name for name in NETWORKS if name not in INCOMPLETE] + [
+    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reason))
+    for name, reason in INCOMPLETE.items()
 ]
 
 
@@ -249,10 +245,9 @@ def test_mixed_precision_gives_the_same_spec(name):
 
 def test_a_deep_decoder_from_shapes_alone():
     layers, width, heads, units, hidden, words, length = 48, 1600, 25, 64, 6400, 50257, 1024
-    projection = {name: (width, heads, units) for name in ("query", "key", "value")}
-    norms = {"n1": (width,), "n2": (width,)}
-    layer = {**projection, "out": (heads, units, width), "up": (width, hidden), **norms}
-    layer["down"] = (hidden, width)
+    layer = dict.fromkeys(("query", "key", "value"), (width, heads, units))
+    layer |= {"out": (heads, units, width), "up": (width, hidden), "down": (hidden, width)}
+    layer |= {"n1": (width,), "n2": (width,)}
     shapes = {"embed": (words, width), "position": (length, width), "last": (width,)}
     full = {**shapes, **{f"layer_{i}": layer for i in range(layers)}}
     is_shape = lambda x: isinstance(x, tuple)
