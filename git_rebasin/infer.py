@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['trace_symmetry', 'infer_permutation_spec']
 
-# %% ../nbs/api/30_infer.ipynb #9598a9f5
+# %% ../nbs/api/30_infer.ipynb #c5d55a61
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +21,7 @@ from .check import check_permutation_spec
 from .evaluate import inner_jaxpr, trace_arrays
 from .inference import loops, order, products, shapes  # noqa: F401  (their rules)
 from .inference.axes import Axis, Reason, atoms
-from .inference.rows import name_atoms, row_of
+from .inference.rows import Naming, name_atoms, row_of
 from .inference.trace import Trace, Value, constant, run
 from .spec import PermutationSpec
 from .tree import flatten
@@ -57,17 +57,17 @@ def _data(i: int, leaf) -> Value:
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
     return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
 
-# %% ../nbs/api/30_infer.ipynb #8690c5ae
+# %% ../nbs/api/30_infer.ipynb #d514c084
 _TURNS = 16  # a scan of at most so many turns is also tried turn by turn
 
 
-def trace_symmetry(
+def _follow(
     fn: Callable[..., Any],
     params: PyTree,
     args: Sequence[Any],
-    unroll: int = 0,  # a scan of at most so many turns is followed turn by turn
-) -> tuple[PermutationSpec, Trace, Any]:  # the spec, not verified; the trace; its naming
-    "Follow a function, and read the spec off its parameters"
+    unroll: int,  # a scan of at most so many turns is followed turn by turn
+) -> tuple[PermutationSpec, Trace, Naming]:
+    "Follow a function once, and read the spec off its parameters"
     closed, arrays = trace_arrays(fn, params, *args)
     trace, used = Trace(unroll=unroll), _used(closed.jaxpr)
     flat = flatten(params)
@@ -89,6 +89,20 @@ def trace_symmetry(
     return PermutationSpec(table, sizes, reasons), trace, naming
 
 
+def trace_symmetry(
+    fn: Callable[..., Any],
+    params: PyTree,
+    args: Sequence[Any],
+) -> tuple[PermutationSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
+    "Follow a function in the way that finds more"
+    found = _follow(fn, params, args, unroll=0)
+    if found[1].stacks:
+        other = _follow(fn, params, args, unroll=_TURNS)
+        if other[0].log10_symmetries > found[0].log10_symmetries + 1e-6:
+            return other
+    return found
+
+
 def _why(axis: Axis | None) -> str | None:
     "Why an axis, or a part of it, is fixed"
     if axis is None:
@@ -96,7 +110,7 @@ def _why(axis: Axis | None) -> str | None:
     found = [str(a.reason) for a in atoms(axis) if a.reason is not None and a.size > 1]
     return "; ".join(dict.fromkeys(found)) or None
 
-# %% ../nbs/api/30_infer.ipynb #2f894410
+# %% ../nbs/api/30_infer.ipynb #41fb6eac
 def infer_permutation_spec(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
@@ -112,11 +126,7 @@ def infer_permutation_spec(
             f"{abstract[0] if abstract else 'an argument'} has a shape and no values: pass arrays, "
             "or verify=False to leave the spec untried"
         )
-    spec, trace, _ = trace_symmetry(fn, params, args)
-    if trace.stacks:
-        other, _, _ = trace_symmetry(fn, params, args, unroll=_TURNS)
-        if other.log10_symmetries > spec.log10_symmetries + 1e-6:
-            spec = other
+    spec, _, _ = trace_symmetry(fn, params, args)
     if verify and spec.groups:
         check_permutation_spec(spec, fn, params, *args)
     return spec

@@ -23,7 +23,7 @@ from .inference.rows import row_of
 from .spec import PermutationSpec
 from .tree import flatten
 
-# %% ../nbs/api/31_taps.ipynb #e1a92e4a
+# %% ../nbs/api/31_taps.ipynb #adba4787
 _MOVED = frozenset(
     "broadcast_in_dim convert_element_type copy expand_dims optimization_barrier pad reshape "
     "squeeze stop_gradient transpose".split()
@@ -42,7 +42,8 @@ def _of_data(jaxpr, given: Sequence[bool], path: tuple = ()) -> tuple[dict[tuple
             found |= deeper
         elif eqn.primitive.name == "scan":
             deeper, outs = _of_scan(eqn, flags, here)
-            found |= deeper
+            last = (i for i in range(eqn.params["num_carry"]) if outs[i])  # what it ends with
+            found |= deeper | {(*here, -1 - i): "scan" for i in last}
         elif any(flags):
             found |= {(*here, -1 - i): eqn.primitive.name for i in range(len(eqn.outvars))}
         known |= zip(eqn.outvars, outs, strict=True)

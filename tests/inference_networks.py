@@ -574,7 +574,7 @@ def linen(module: nn.Module, x: jax.Array, groups: Groups) -> Network:
             return module.apply(params, x)
 
     with jax.numpy_rank_promotion("allow"):
-        params = module.init(jax.random.key(0), x)
+        params = jax.jit(module.init)(jax.random.key(0), x)
     return Network(fn, params, (x,), groups)
 
 
@@ -595,8 +595,16 @@ def linen_attention():
 @network
 def linen_recurrent():
     "A GRU, then an LSTM, each in an `RNN`"
-    layers = [nn.RNN(nn.GRUCell(5)), nn.RNN(nn.OptimizedLSTMCell(4)), nn.Dense(2)]
-    return linen(nn.Sequential(layers), floats(2, 3, 3), {(5,): 1, (4,): 1})
+
+    class Layers(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            zeros = lambda n: jnp.zeros((len(x), n), x.dtype)
+            x = nn.RNN(nn.GRUCell(5))(x, initial_carry=zeros(5))
+            x = nn.RNN(nn.OptimizedLSTMCell(4))(x, initial_carry=(zeros(4), zeros(4)))
+            return nn.Dense(2)(x)
+
+    return linen(Layers(), floats(2, 3, 3), {(5,): 1, (4,): 1})
 
 
 @network

@@ -161,7 +161,7 @@ def in_linen():
     layers = [linen.Conv(CHANNELS, (3, 3)), relu, flat, linen.Dense(HIDDEN)]
     model = linen.Sequential([*layers, linen.LayerNorm(), relu, linen.Dense(2)])
     x = floats(*IMAGES)
-    return model.apply, model.init(jax.random.key(0), x), x
+    return model.apply, jax.jit(model.init)(jax.random.key(0), x), x
 
 
 def in_nnx():

@@ -45,6 +45,18 @@ def test_turn_by_turn_each_layer_has_its_own():
     )
 
 
+# %% f364d36c
+def test_turn_by_turn_a_counter_is_known():
+    def numbered(w, x):
+        return lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ w[i]), x)
+
+
+    trace, ((layers, into, out), (b, h)), ((b2, h2),) = follow(numbered, (3, 4, 4), (2, 4))
+    assert trace.stacks == 1 and fixed_by(layers) and same(into, out)
+    trace, ((layers, into, out), (b, h)), ((b2, h2),) = follow(numbered, (3, 4, 4), (2, 4), unroll=3)
+    assert len([r for r in trace.instances if same(r.parent, into)]) == 3 and not same(into, out)
+
+
 # %% b96f847f
 def test_a_uniform_carry_gets_an_axis_when_it_needs_one():
     def state(w, u, x):

@@ -55,14 +55,15 @@ def _fixed_point(
         if not again:
             return carry, outs[len(carry) :]
 
-# %% ../../nbs/inference/05_loops.ipynb #db5f7e49
+# %% ../../nbs/inference/05_loops.ipynb #7bb4d70a
 @rule("scan")
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
     p = eqn.params
     nc, nk = p["num_consts"], p["num_carry"]
     consts, carry, stacks = inputs[:nc], inputs[nc : nc + nk], inputs[nc + nk :]
-    movable = any(x is not None and not fixed_by(x) for v in stacks for x in v.axes[1:])
+    inside = (*(v.axes for v in consts), *(v.axes[1:] for v in stacks))
+    movable = any(x is not None and not fixed_by(x) for axes in inside for x in axes)
     trace.stacks += movable
     if movable and p["length"] <= trace.unroll:
         return _turn_by_turn(trace, eqn, consts, carry, stacks)
@@ -93,7 +94,6 @@ def _turn_by_turn(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
             starts, stops = [t] + [0] * (len(v.shape) - 1), [t + 1, *v.shape[1:]]
             piece = sliced(trace, v, starts, stops)
             slices.append(Value(piece.shape[1:], piece.axes[1:]))
-        carry = [Value(c.shape, c.axes) for c in carry]
         outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices])
         carry = outs[: len(carry)]
         collected.append(outs[len(carry) :])
