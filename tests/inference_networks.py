@@ -759,6 +759,42 @@ def joint_axes():
 
 
 @network
+def unit_that_is_an_output():
+    "It is fixed, and the units on both sides of it are one group"
+    p = draw(w=(3, 4), out=(4, 2))
+
+    def fn(p, x):
+        h = jnp.tanh(x @ p["w"])
+        return h[:, 1], h @ p["out"]
+
+    return Network(fn, p, (floats(5, 3),), {(3,): 1})
+
+
+@network
+def concatenated_relu_beside_an_output():
+    "As before, with all units twice on one axis"
+    p = draw(w=(3, 4), out=(8, 2))
+
+    def fn(p, x):
+        h = x @ p["w"]
+        return h[:, 1], jnp.concatenate([relu(h), relu(-h)], -1) @ p["out"]
+
+    return Network(fn, p, (floats(5, 3),), {(3,): 1})
+
+
+@network
+def padding_twice_on_one_axis():
+    "Three entries that are always one, and three that are always zero, with inputs between them"
+    p = draw(bias=(12,), out=(12, 2))
+
+    def fn(p, x):
+        x = jnp.pad(x, ((0, 0), (2, 1)))
+        return (jnp.concatenate([jnp.cos(x), x], -1) + p["bias"][None]) @ p["out"]
+
+    return Network(fn, p, (floats(5, 3),), {(3,): 2})
+
+
+@network
 def units_paired_but_not_heads():
     "Two arrays share their units; their heads, which meet each other, have nothing to share"
     p = draw(a=(5, 3, 4), b=(5, 3, 4), out=(3, 3, 2))

@@ -51,7 +51,7 @@ def test_families_are_never_seen_without_their_host():
     assert hosts((concat(h, b), q))(q) == set() and hosts((Axis(1), q))(q) == set()
 
 
-# %% d79ef704
+# %% e957d110
 def test_equal_segments_are_seen_in_the_same_axes_only():
     low, mid, high, b = Axis(2), Axis(4), Axis(3), Axis(5)
     stream = concat(low, mid, high)
@@ -59,6 +59,7 @@ def test_equal_segments_are_seen_in_the_same_axes_only():
     assert equal_segments(forms_of([(stream,), (low,)]), set()) == [[mid, high]]
     assert equal_segments(forms_of([(stream,), (low,), (mid,)]), set()) == []
     assert equal_segments(forms_of([(stream,), (mid,)]), {id(low)}) == []
+    assert equal_segments(forms_of([(stream,), (concat(stream, stream),), (mid,)]), set()) == []
     assert equal_segments(forms_of([(concat(low, high), concat(low, mid))]), set()) == []
 
 

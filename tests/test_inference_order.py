@@ -39,7 +39,7 @@ def agrees(fn, axes, outs, *shape):
                 np.testing.assert_allclose(w, g, rtol=1e-4, atol=1e-4)
 
 
-# %% 7ff1c987
+# %% fa38f1eb
 def test_each_rule_fixes_what_has_an_order_and_no_more():
     cases = [
         (lambda x: x.sum(1), [1, 1, 1], [[1, 1]]),
@@ -63,6 +63,7 @@ def test_each_rule_fixes_what_has_an_order_and_no_more():
             [1, 1, 0],
             [[1, 1, 0]],
         ),
+        (lambda x: x * jax.random.uniform(jax.random.key(0), (3, 4, 5)), [0, 0, 0], [[0, 0, 0]]),
         (lambda x: lax.broadcasted_iota(jnp.float32, (3, 4, 5), 1) * x, [1, 0, 1], [[1, 0, 1]]),
     ]
     for fn, before, after in cases:

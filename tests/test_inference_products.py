@@ -89,3 +89,25 @@ def test_what_is_looked_up_is_fixed_and_the_rest_passes():
         jax.vmap(lambda e, i: e[i]), (2, 11, 4), jnp.zeros((2, 7), jnp.int32)
     )
     assert not free(v) and find(out[2]) is find(d) and find(b) is find(out[0])
+
+
+# %% e0a157c5
+def test_what_is_written_whole_passes_and_places_are_fixed():
+    def segments(x, i):
+        return jax.ops.segment_sum(x, i, 4)
+
+
+    _, ((n, d), at), (out,) = follow(segments, (7, 5), jnp.zeros(7, jnp.int32))
+    assert find(d) is find(out[1]) and free(d) == [5] and not free(out[0])
+    assert find(n) is find(at[0]) and free(n) == [7]  # a sum, in any order
+    _, ((b, n, d), (b2, d2)), (out,) = follow(lambda x, u: x.at[:, 1].set(u), (3, 4, 5), (3, 5))
+    assert find(d) is find(d2) is find(out[2]) and free(d) == [5] and find(b) is find(b2)
+    assert not free(n) and not free(out[1])
+    _, ((n, d), (m, d2), at), _ = follow(
+        lambda x, u, i: x.at[i].set(u), (6, 5), (3, 5), jnp.zeros(3, jnp.int32)
+    )
+    assert not free(m) and not free(n) and find(d) is find(d2)
+    trace, ((b, n), (b2, m), _), (out,) = follow(
+        jax.vmap(lambda x, u, i: x.at[i].add(u)), (2, 6), (2, 3), jnp.zeros((2, 3), jnp.int32)
+    )
+    assert find(b) is find(b2) is find(out[0]) and free(b) == [2] and not free(n)

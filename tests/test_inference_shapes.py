@@ -73,11 +73,12 @@ def free_sizes(axis):
     return [a.size for a in atoms(axis) if a.reason is None and a.size > 1]
 
 
-# %% 4f5baf09
+# %% f57dc4b6
 def test_every_rule_is_equivariant():
     cases = [
         (lambda x, y: jnp.where(x > 0, x, y), (3, 4), (3, 4)),
         (lambda x: jnp.clip(x, -1.0, 1.0), (3, 4)),
+        (lambda x: lax.bitcast_convert_type(x, jnp.int32) % 100, (3, 4)),
         (lambda x: jnp.transpose(x, (2, 0, 1)), (2, 3, 4)),
         (lambda x: jnp.broadcast_to(x[:, None], (3, 4, 2)), (3, 2)),
         (lambda x: x[None, :, None] + jnp.ones((4, 3, 2)), (3,)),
@@ -104,6 +105,11 @@ def test_every_rule_is_equivariant():
         (lambda x, y: lax.dynamic_update_slice(x, y, (0, 0)), (3, 4), (3, 4)),
         (lambda x: jnp.repeat(x, 3, 1), (3, 4)),
         (lambda x: jnp.stack([x, 2 * x], 1), (3, 4)),
+        (lambda x, y: jnp.stack([x, y], 2).sum(2), (3, 4), (3, 4)),
+        (lambda x: jnp.stack([x], 0), (3, 4)),
+        (lambda x: jnp.unstack(x.reshape(3, 2, 2), axis=1), (3, 4)),
+        (lambda x: jnp.tile(x, (2, 3)), (3, 4)),
+        (lambda x: jnp.tile(x[:, None], (1, 3, 1)), (3, 4)),
     ]
     for fn, *shapes in cases:
         check(fn, *shapes)

@@ -196,7 +196,7 @@ def hosts_of(
                 hosts[id(x)] = {i: y for i, y in old.items() if i in once and y is not x}
     return hosts
 
-# %% ../../nbs/inference/06_groups.ipynb #d9b4e966
+# %% ../../nbs/inference/06_groups.ipynb #04dc7c26
 def equal_segments(
     forms: Forms,
     skip: set[int],  # atoms that are not considered, by id
@@ -207,8 +207,9 @@ def equal_segments(
     alone: set[int] = set()
     for f, form in enumerate(forms):
         for k, axis in enumerate(form):
+            often = Counter(id(x) for x, _ in _places(axis))
             for x, key in _places(axis):
-                if len(axis) == 1:
+                if len(axis) == 1 or often[id(x)] > 1:  # parts are counted once on an axis
                     alone.add(id(x))
                 elif x.reason is None and x.size and id(x) not in skip:
                     found[id(x)] = x

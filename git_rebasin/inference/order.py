@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transform', 'sort', 'top_k', 'reduce_window', 'iota']
+__all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transform', 'sort', 'top_k', 'reduce_window',
+           'random_bits', 'iota']
 
 # %% ../../nbs/inference/03_order.ipynb #47a6f675
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def top_k(trace, eqn, inputs):
     axes[d] = trace.fixed(shape[d], "it is sorted")
     return [Value(shape, tuple(axes)) for _ in eqn.outvars]
 
-# %% ../../nbs/inference/03_order.ipynb #bab17bce
+# %% ../../nbs/inference/03_order.ipynb #847f741e
 @rule("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window")
 def reduce_window(trace, eqn, inputs):
     "Pooling"
@@ -103,6 +104,13 @@ def reduce_window(trace, eqn, inputs):
     axes = trace.mix(a, moved, what)
     new = (trace.fixed(n, what) if k in moved else axes[k] for k, n in enumerate(shape))
     return [Value(shape, tuple(new))]
+
+
+@rule("random_bits")
+def random_bits(trace, eqn, inputs):
+    "Another number for each place: a mask of dropout, noise"
+    shape = eqn.outvars[0].aval.shape
+    return [Value(shape, tuple(trace.fixed(n, "a random number for each place") for n in shape))]
 
 
 @rule("iota")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['dot_general', 'convolution', 'gather']
+__all__ = ['dot_general', 'convolution', 'gather', 'scatter']
 
 # %% ../../nbs/inference/04_products.ipynb #43595f20
 from collections.abc import Sequence
@@ -127,3 +127,35 @@ def gather(trace, eqn, inputs):
     rest = [d for d in range(len(shape)) if d not in how.offset_dims]
     axes |= zip(rest, places, strict=True)
     return [Value(shape, tuple(axes[d] if n != 1 else None for d, n in enumerate(shape)))]
+
+# %% ../../nbs/inference/04_products.ipynb #218126ab
+@rule("scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max")
+def scatter(trace, eqn, inputs):
+    "`x.at[i].set(…)`, `x.at[i].add(…)`, `segment_sum`"
+    (a, where, new), what = inputs, "an index says where in it to write"
+    how = eqn.params["dimension_numbers"]
+    batched, gone = how.operand_batching_dims, how.inserted_window_dims
+    kept = [k for k in range(len(a.shape)) if k not in gone and k not in batched]
+    window = dict(zip(kept, how.update_window_dims, strict=True))
+    written = [
+        k
+        for k in range(len(a.shape))
+        if k in gone or (k in window and new.shape[window[k]] != a.shape[k])
+    ]
+    axes = list(trace.mix(a, written, what))
+    rest = [d for d in range(len(new.shape)) if d not in how.update_window_dims]
+    trace.mix(new, [window[k] for k in written if k in window], what)
+    trace.note(new.axes[d] for d in how.update_window_dims)
+    for k, d in window.items():
+        if k not in written:
+            axes[k] = trace.merge([axes[k], new.axes[d]])
+    trace.fix(where.axes[-1], "it holds indices")
+    for i, d in enumerate(rest):
+        trace.merge([where.axes[i], new.axes[d]])
+        if eqn.primitive.name == "scatter":
+            trace.fix(new.axes[d], "of several that are written to one place the last one wins")
+            trace.fix(where.axes[i], "of several that are written to one place the last one wins")
+    for k, i in zip(batched, how.scatter_indices_batching_dims, strict=True):
+        axes[k] = trace.merge([axes[k], where.axes[i], new.axes[rest[i]]])
+        trace.note([axes[k]])
+    return [Value(a.shape, tuple(axes))]

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ELEMENTWISE', 'elementwise', 'optimization_barrier', 'transpose', 'broadcast_in_dim', 'squeeze', 'expand_dims',
-           'reshape', 'concatenate', 'pad', 'sliced', 'slice_', 'split', 'dynamic_slice', 'dynamic_update_slice']
+__all__ = ['ELEMENTWISE', 'elementwise', 'bitcast', 'optimization_barrier', 'transpose', 'broadcast_in_dim', 'squeeze',
+           'expand_dims', 'reshape', 'concatenate', 'stack', 'tile', 'pad', 'sliced', 'slice_', 'split', 'unstack',
+           'dynamic_slice', 'dynamic_update_slice']
 
 # %% ../../nbs/inference/02_shapes.ipynb #53eff0c9
 import math
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from .axes import Axis, Reason, concat, cut, fixed_by, product, unify
 from .trace import Instance, Trace, Value, rule, unknown, whole
 
-# %% ../../nbs/inference/02_shapes.ipynb #33f0788e
+# %% ../../nbs/inference/02_shapes.ipynb #6779c104
 ELEMENTWISE = tuple(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "
     "clamp clz complex conj convert_element_type copy copy_p cos cosh device_put digamma div eq "
@@ -36,6 +37,13 @@ def elementwise(trace, eqn, inputs):
         alike = [v for v in inputs if len(v.shape) == len(shape) and v.shape[k] == n != 1]
         axes.append(trace.merge(v.axes[k] for v in alike))
     return [Value(shape, tuple(axes))]
+
+
+@rule("bitcast_convert_type")
+def bitcast(trace, eqn, inputs):
+    "Element by element, if the types are as wide as each other"
+    same = inputs[0].shape == eqn.outvars[0].aval.shape
+    return (elementwise if same else unknown)(trace, eqn, inputs)
 
 
 @rule("optimization_barrier")
@@ -107,7 +115,7 @@ def _regrouped(trace: Trace, old: list, new: list) -> dict[int, Axis | None]:
     unify(merged, product(*made.values()), trace.where)
     return made
 
-# %% ../../nbs/inference/02_shapes.ipynb #ccc319de
+# %% ../../nbs/inference/02_shapes.ipynb #7f240244
 @rule("concatenate")
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
@@ -122,6 +130,27 @@ def concatenate(trace, eqn, inputs):
                 trace.note([piece])
         axes.append(concat(*pieces))
     return [Value(shape, tuple(axes))]
+
+
+@rule("stack")
+def stack(trace, eqn, inputs):
+    "A new axis, whose entries are told apart; the other axes are one"
+    d, shape = eqn.params["axis"], eqn.outvars[0].aval.shape
+    entries = [Axis(1) for _ in inputs]
+    for entry in entries:
+        trace.note([entry])
+    axes = [trace.merge(same) for same in zip(*(v.axes for v in inputs), strict=True)]
+    axes.insert(d, concat(*entries) if len(entries) > 1 else None)
+    return [Value(shape, tuple(axes))]
+
+
+@rule("tile")
+def tile(trace, eqn, inputs):
+    "The whole axis several times over: a product with a new, slower factor"
+    (a,), reps = inputs, eqn.params["reps"]
+    pairs = zip(a.axes, reps, strict=True)
+    axes = [x if n == 1 or x is None else product(Axis(n), x) for x, n in pairs]
+    return [Value(eqn.outvars[0].aval.shape, tuple(axes))]
 
 
 @rule("pad")
@@ -143,7 +172,7 @@ def pad(trace, eqn, inputs):
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]
 
-# %% ../../nbs/inference/02_shapes.ipynb #55fd0801
+# %% ../../nbs/inference/02_shapes.ipynb #034c7a7e
 def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
     "The entries from start to stop"
     reason = fixed_by(axis)
@@ -212,6 +241,18 @@ def split(trace, eqn, inputs):
         starts[k], stops[k] = start, start + size
         outs.append(sliced(trace, a, starts, stops))
         start += size
+    return outs
+
+
+@rule("unstack")
+def unstack(trace, eqn, inputs):
+    "Slices of one entry, without the axis that was cut"
+    (a,), k, outs = inputs, eqn.params["axis"], []
+    for i in range(a.shape[k]):
+        starts, stops = [0] * len(a.shape), list(a.shape)
+        starts[k], stops[k] = i, i + 1
+        v = sliced(trace, a, starts, stops)
+        outs.append(Value(v.shape[:k] + v.shape[k + 1 :], v.axes[:k] + v.axes[k + 1 :]))
     return outs
 
 # %% ../../nbs/inference/02_shapes.ipynb #eb285baa
