@@ -57,7 +57,7 @@ def _data(i: int, leaf) -> Value:
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
     return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
 
-# %% ../nbs/api/30_infer.ipynb #d514c084
+# %% ../nbs/api/30_infer.ipynb #9b08322c
 _TURNS = 16  # a scan of at most so many turns is also tried turn by turn
 
 
@@ -90,11 +90,11 @@ def _follow(
 
 
 def trace_symmetry(
-    fn: Callable[..., Any],
-    params: PyTree,
-    args: Sequence[Any],
+    fn: Callable[..., Any],  # fn(params, *args) → outputs
+    params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
+    args: Sequence[Any],  # its other arguments
 ) -> tuple[PermutationSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
-    "Follow a function in the way that finds more"
+    "What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end"
     found = _follow(fn, params, args, unroll=0)
     if found[1].stacks:
         other = _follow(fn, params, args, unroll=_TURNS)

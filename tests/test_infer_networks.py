@@ -28,7 +28,7 @@ from git_rebasin.builders import (
 )
 from git_rebasin.infer import infer_permutation_spec
 from git_rebasin.permutation import apply_permutation, invert_permutation, random_permutation
-from git_rebasin.spec import PermutationSpec
+from git_rebasin.spec import PermutationSpec, PermutationSpecError
 from git_rebasin.tree import flatten
 from git_rebasin.weight_matching import weight_matching
 from git_rebasin.zoo.mlp import init_mlp, mlp_apply
@@ -98,6 +98,22 @@ def test_the_groups_are_those_of_theory(name):
     net, spec = inferred(name)
     assert group_shapes(spec) == net.groups
     assert spec.log10_symmetries == pytest.approx(net.log10_symmetries, rel=1e-12)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=PermutationSpecError,
+    reason="an array that is itself a segment is named as in another segment",
+)
+def test_units_beside_constants_and_once_more_without():
+    def fn(p, x):
+        h = jnp.tanh(jnp.tensordot(x, p["w"], 1))
+        both = jnp.concatenate([h, jnp.ones_like(h)], 2)
+        return jnp.tensordot(both, p["a"], 3), jnp.tensordot(both[:, :, :3], p["b"], 3)
+
+    params = draw(w=(3, 2, 3, 5), a=(2, 6, 5, 2), b=(2, 3, 5, 2))
+    spec = infer_permutation_spec(fn, params, floats(4, 3))
+    assert group_shapes(spec) == {(30,): 2}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
