@@ -57,7 +57,7 @@ def _data(i: int, leaf) -> Value:
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
     return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
 
-# %% ../nbs/api/30_infer.ipynb #9b08322c
+# %% ../nbs/api/30_infer.ipynb #b74b1c89
 _TURNS = 16  # a scan of at most so many turns is also tried turn by turn
 
 
@@ -107,8 +107,10 @@ def _why(axis: Axis | None) -> str | None:
     "Why an axis, or a part of it, is fixed"
     if axis is None:
         return "one entry"
-    found = [str(a.reason) for a in atoms(axis) if a.reason is not None and a.size > 1]
-    return "; ".join(dict.fromkeys(found)) or None
+    some = [a for a in atoms(axis) if a.size > 1]
+    if not some:
+        return "it is cut into single entries"
+    return "; ".join(dict.fromkeys(str(a.reason) for a in some if a.reason)) or None
 
 # %% ../nbs/api/30_infer.ipynb #41fb6eac
 def infer_permutation_spec(

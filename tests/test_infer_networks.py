@@ -28,7 +28,7 @@ from git_rebasin.builders import (
 )
 from git_rebasin.infer import infer_permutation_spec
 from git_rebasin.permutation import apply_permutation, invert_permutation, random_permutation
-from git_rebasin.spec import PermutationSpec, PermutationSpecError
+from git_rebasin.spec import PermutationSpec
 from git_rebasin.tree import flatten
 from git_rebasin.weight_matching import weight_matching
 from git_rebasin.zoo.mlp import init_mlp, mlp_apply
@@ -38,17 +38,7 @@ from git_rebasin.zoo.vgg import init_vgg16, vgg16_apply
 INCOMPLETE = {
     "concatenated_relu_beside_an_output": "an axis holds the parts of a group twice",
     "padding_twice_on_one_axis": "padding that an axis holds twice is not divided into two groups",
-    "constants_of_two_values": "a constant that is not uniform is fixed, equal entries included",
 }
-NO_REASON = "an axis that is cut into single entries has no reason"
-UNEXPLAINED = dict.fromkeys(
-    [
-        "fused_qkv_on_an_axis_of_its_own",
-        "lstm_with_stacked_gates",
-        "scan_without_residuals",
-    ],
-    NO_REASON,
-)
 
 
 def all_networks(failing: dict[str, str]) -> list:
@@ -100,11 +90,6 @@ def test_the_groups_are_those_of_theory(name):
     assert spec.log10_symmetries == pytest.approx(net.log10_symmetries, rel=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=PermutationSpecError,
-    reason="an array that is itself a segment is named as in another segment",
-)
 def test_units_beside_constants_and_once_more_without():
     def fn(p, x):
         h = jnp.tanh(jnp.tensordot(x, p["w"], 1))
@@ -152,13 +137,12 @@ def unexplained(spec: PermutationSpec) -> set[tuple[str, int]]:
     return {(path, k) for path, k in fixed if not spec.reasons[path][k]}
 
 
-@pytest.mark.parametrize("name", all_networks(UNEXPLAINED))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_fixed_axis_has_a_reason(name):
     _, spec = inferred(name)
     assert unexplained(spec) == set()
 
 
-@pytest.mark.xfail(strict=True, reason=NO_REASON)
 def test_an_axis_cut_into_single_entries_has_a_reason():
     mean_and_variance = lambda p, x: (x @ p["w"])[:, 0] / jnp.exp((x @ p["w"])[:, 1])
     spec = infer_permutation_spec(mean_and_variance, draw(w=(3, 2)), floats(4, 3))

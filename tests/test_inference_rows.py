@@ -61,7 +61,7 @@ def test_neighbours_that_are_merely_fixed_are_one():
     assert got == {"x": (Product(6, G),), "y": (Concat(5, G),), "z": (None,), "p": (G,)}
 
 
-# %% e379c24d
+# %% 576d4969
 def test_what_differs_from_segment_to_segment_is_a_split_or_a_concatenation():
     def fused(shape):
         one, q = [Axis(1) for _ in range(3)], Axis(4)
@@ -78,6 +78,12 @@ def test_what_differs_from_segment_to_segment_is_a_split_or_a_concatenation():
     got = fused(lambda c, q: (q, c))
     assert got["qkv"] == Split(1, (P, 1), (P, 1), (V, 1))
     assert fused(lambda c, q: (product(c, q),))["qkv"] == (Concat(P, P, V),)
+    one, q, kids = [Axis(2), Axis(3)], Axis(4), [Axis(4), Axis(4)]
+    params = {"both": (concat(*one), q), "first": (one[0], q), "other": (one[1], q), "k": (kids[0],)}
+    records = [Instance(q, concat(*one), s, kid) for s, kid in zip(one, kids, strict=True)]
+    got = rows(params, *((x,) for x in (*one, *kids)), instances=records)
+    assert got["both"] == Split(0, got["first"], got["other"]) and got["first"] != got["other"]
+    assert got["k"] == got["first"][1:]  # an array that is itself a segment is named as one
     two = Axis(2, Reason("data"))
     assert fused(lambda c, q: (product(two, c, q),))["qkv"] == (Product(2, Concat(P, P, V)),)
     assert fused(lambda c, q: (product(q, c),))["qkv"] == (Product(P, 3),)  # no words for it: one group

@@ -8,10 +8,10 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
 
-# %% ../../nbs/inference/07_rows.ipynb #287cff2b
+# %% ../../nbs/inference/07_rows.ipynb #9e033055
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from git_rebasin.entries import (
@@ -41,7 +41,7 @@ Rows = Mapping[
     str, Sequence[Axis | None]
 ]  # path → the axes of an array; None where it has length 1
 
-# %% ../../nbs/inference/07_rows.ipynb #ebbe8881
+# %% ../../nbs/inference/07_rows.ipynb #e3e36d60
 @dataclass(frozen=True)
 class Naming:
     "What a spec calls the atoms"
@@ -64,6 +64,7 @@ def name_atoms(
     members = _joint(within)
     tied = {j for i in free for j in (i, *within[i]) if within[i]} | set(table)
     tied |= {i for own in table.values() for s, x in own.items() for i in (s, id(find(x)))}
+    tied |= {id(x) for axis in trace.apart for x in atoms(axis)}
     for same in equal_segments(forms, tied):
         ids = [id(x) for x in same if id(x) in order]
         members |= dict.fromkeys(ids, ids)
@@ -122,13 +123,14 @@ def _entries(
             entries[i] = Part(names[i], x.size)
     return entries
 
-# %% ../../nbs/inference/07_rows.ipynb #c196b2c6
+# %% ../../nbs/inference/07_rows.ipynb #1baf67dc
 def row_of(
     axes: Sequence[Axis | None],  # of an array; None where it has length 1
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
 ) -> tuple | Split:
     "What a spec says of an array"
+    inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
     for k, axis in enumerate(axes):
         others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
         if axis is None or find(axis).kind != "concat":
@@ -144,6 +146,13 @@ def row_of(
             return Split(k, *rows)
     found = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
     return tuple(None if e == Fixed(getattr(e, "size", None)) else e for e in found)
+
+
+def _certain(axis: Axis) -> Iterator[Axis]:
+    "The atoms that are in every entry of an axis, whichever segment it is in"
+    for part in factors(axis):
+        if part.kind == "atom":
+            yield part
 
 
 def entry_of(

@@ -115,7 +115,7 @@ def _regrouped(trace: Trace, old: list, new: list) -> dict[int, Axis | None]:
     unify(merged, product(*made.values()), trace.where)
     return made
 
-# %% ../../nbs/inference/02_shapes.ipynb #7f240244
+# %% ../../nbs/inference/02_shapes.ipynb #6988f47c
 @rule("concatenate")
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
@@ -125,9 +125,7 @@ def concatenate(trace, eqn, inputs):
             axes.append(trace.merge(v.axes[k] for v in inputs) if n != 1 else None)
             continue
         pieces = [whole(v.axes[k], v.shape[k]) for v in inputs]
-        for v, piece in zip(inputs, pieces, strict=True):
-            if v.axes[k] is None:
-                trace.note([piece])
+        trace.apart += [x for v, x in zip(inputs, pieces, strict=True) if v.axes[k] is None]
         axes.append(concat(*pieces))
     return [Value(shape, tuple(axes))]
 
@@ -137,8 +135,7 @@ def stack(trace, eqn, inputs):
     "A new axis, whose entries are told apart; the other axes are one"
     d, shape = eqn.params["axis"], eqn.outvars[0].aval.shape
     entries = [Axis(1) for _ in inputs]
-    for entry in entries:
-        trace.note([entry])
+    trace.apart += entries
     axes = [trace.merge(same) for same in zip(*(v.axes for v in inputs), strict=True)]
     axes.insert(d, concat(*entries) if len(entries) > 1 else None)
     return [Value(shape, tuple(axes))]
@@ -167,7 +164,7 @@ def pad(trace, eqn, inputs):
         else:
             rest = _taken(trace, whole(axis, n), max(0, -low), n - max(0, -high))
             if axis is None:
-                trace.note([rest])  # its entries are not those of the padding
+                trace.apart.append(rest)  # its entries are not those of the padding
             both = concat(Axis(max(0, low)), rest, Axis(max(0, high)))
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]
@@ -255,7 +252,7 @@ def unstack(trace, eqn, inputs):
         outs.append(Value(v.shape[:k] + v.shape[k + 1 :], v.axes[:k] + v.axes[k + 1 :]))
     return outs
 
-# %% ../../nbs/inference/02_shapes.ipynb #eb285baa
+# %% ../../nbs/inference/02_shapes.ipynb #8e9f2740
 def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int] | None:
     "Where a slice starts, if that is known; the primitive keeps it within bounds"
     if any(s.const is None for s in starts):
@@ -289,7 +286,7 @@ def dynamic_update_slice(trace, eqn, inputs):
     if len(cuts) == 1 and known is not None:
         (k,) = cuts
         old, piece, n = whole(a.axes[k], a.shape[k]), whole(new.axes[k], new.shape[k]), known[k]
-        trace.note([piece])
+        trace.apart.append(piece)
         ends = _ends(trace, old, n, n + piece.size)
         axes[k] = concat(ends[0], piece, ends[1])
         return [Value(a.shape, tuple(axes))]

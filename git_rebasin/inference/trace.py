@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'whole', 'constant', 'run']
 
-# %% ../../nbs/inference/01_trace.ipynb #1c8d001b
+# %% ../../nbs/inference/01_trace.ipynb #638d6e78
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend import source_info_util
 
 from ..evaluate import inner_jaxpr
-from .axes import Axis, Reason, fix, unify
+from .axes import Axis, Reason, concat, fix, unify
 
 # %% ../../nbs/inference/01_trace.ipynb #500bf58e
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Instance:
     segment: Axis  # the segment that was taken
     child: Axis  # the first axis, in that segment
 
-# %% ../../nbs/inference/01_trace.ipynb #c31f0c66
+# %% ../../nbs/inference/01_trace.ipynb #dea58d9e
 @dataclass
 class Trace:
     "What was seen on the way"
@@ -50,6 +50,7 @@ class Trace:
     unroll: int = 0  # a scan of at most so many turns is followed turn by turn
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
+    apart: list[Axis] = field(default_factory=list)  # uniform segments: their neighbours differ
     values: dict[tuple[int, ...], Value] = field(default_factory=dict)  # by path of the equation,
     #   with the axes of the loops around first; those of `while` and `cond` are not kept
     places: dict[tuple[int, ...], str] = field(default_factory=dict)  # where they are computed
@@ -129,7 +130,8 @@ def whole(
     "An axis as a term; a uniform axis may change the places of its entries at will"
     return Axis(n) if axis is None else axis
 
-# %% ../../nbs/inference/01_trace.ipynb #57d76b1d
+# %% ../../nbs/inference/01_trace.ipynb #e22e7aa1
+_RUNS = 64  # a constant with more runs of equal entries than that is fixed
 _KNOWN = 2**18  # entries of the largest constant that is computed on the way
 
 
@@ -147,16 +149,25 @@ def constant(
         if frozen
         else "it meets a constant that is not uniform"
     )
-    axes = [
-        None if _uniform(array, k) and not frozen else trace.fixed(n, what)
-        for k, n in enumerate(array.shape)
-    ]
+    axes = []
+    for k, n in enumerate(array.shape):
+        runs = [n] if n == 1 else [] if frozen else _runs(array, k)
+        if len(runs) == 1:
+            axes.append(None)
+        elif len(runs) > min(_RUNS, n // 2):
+            axes.append(trace.fixed(n, what))
+        else:
+            parts = [Axis(size) for size in runs]
+            trace.apart += parts  # equal within a run, and not from one to the next
+            axes.append(concat(*parts) if parts else trace.fixed(n, what))
     return Value(array.shape, tuple(axes), array, frozen)
 
 
-def _uniform(array: np.ndarray, k: int) -> bool:
-    "Whether an array does not change along an axis"
-    return array.shape[k] == 1 or bool(np.all(array == array.take([0], axis=k)))
+def _runs(array: np.ndarray, k: int) -> list[int]:
+    "How many entries along an axis are equal to each other, one run after the other"
+    entries = np.moveaxis(array, k, 0).reshape(array.shape[k], -1)
+    starts = np.flatnonzero(np.any(entries[1:] != entries[:-1], axis=1)) + 1
+    return np.diff([0, *starts, len(entries)]).tolist()
 
 
 def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
