@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from .blocks import split_sizes
 from git_rebasin.entries import (
     Coordinate,
-    Fixed,
     Group,
     Part,
     PermutationSpecError,

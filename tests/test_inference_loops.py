@@ -34,9 +34,9 @@ def test_the_carry_is_the_same_before_and_after():
     assert fixed_by(layers).what == "a scan goes through it in order" and not fixed_by(h)
 
 
-# %% f8a51e68
+# %% dd8d7701
 def test_turn_by_turn_each_layer_has_its_own():
-    trace, ((layers, into, out), (b, h)), ((b2, h2), _) = follow(chain, (3, 4, 4), (2, 4), unroll=3)
+    trace, ((_, into, out), (_, h)), ((_, h2), _) = follow(chain, (3, 4, 4), (2, 4), unroll=3)
     assert trace.stacks == 1 and not same(into, out) and not same(h, h2)
     first = [r.child for r in trace.instances if same(r.parent, into)]
     last = [r.child for r in trace.instances if same(r.parent, out)]
@@ -45,15 +45,15 @@ def test_turn_by_turn_each_layer_has_its_own():
     )
 
 
-# %% f364d36c
+# %% 77a20e15
 def test_turn_by_turn_a_counter_is_known():
     def numbered(w, x):
         return lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ w[i]), x)
 
 
-    trace, ((layers, into, out), (b, h)), ((b2, h2),) = follow(numbered, (3, 4, 4), (2, 4))
+    trace, ((layers, into, out), _), _ = follow(numbered, (3, 4, 4), (2, 4))
     assert trace.stacks == 1 and fixed_by(layers) and same(into, out)
-    trace, ((layers, into, out), (b, h)), ((b2, h2),) = follow(numbered, (3, 4, 4), (2, 4), unroll=3)
+    trace, ((_, into, out), _), _ = follow(numbered, (3, 4, 4), (2, 4), unroll=3)
     assert len([r for r in trace.instances if same(r.parent, into)]) == 3 and not same(into, out)
 
 
@@ -78,12 +78,12 @@ def test_a_map_leaves_its_layers_free():
     )
 
 
-# %% 6cad500a
+# %% 096b3779
 def test_loops_and_branches_tie_what_passes_through():
     def loops(x, w):
         h = lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.tanh(s[1] @ w)), (0, x))[1]
         return lax.cond(h[0, 0] > 0, lambda h: jnp.sin(h), lambda h: h * 2, h)
 
 
-    _, ((b, h), (h2, h3)), (out,) = follow(loops, (2, 4), (4, 4))
+    _, ((_, h), (h2, h3)), (out,) = follow(loops, (2, 4), (4, 4))
     assert same(h2, h3, out[1]) and {a.size for a in atoms(h)} <= {1, 3, 4}

@@ -76,22 +76,22 @@ def test_groups_are_factors_of_features_in_and_out():
     assert find(x[3]) is find(w[3]) is find(out[3]) and free(x[3]) == [6]
 
 
-# %% 1c23b33c
+# %% 8a275cf2
 def test_what_is_looked_up_is_fixed_and_the_rest_passes():
     ids = jnp.zeros((2, 7), jnp.int32)
     _, ((v, d), at), (out,) = follow(lambda e, i: e[i], (11, 4), ids)
     assert not free(v) and free(d) == [4] and [find(a) for a in out] == [find(a) for a in (*at, d)]
-    _, ((b, n), (b2, _)), (out,) = follow(
+    _, ((_, n), _), _ = follow(
         lambda x, i: jnp.take_along_axis(x, i, 1), (2, 5), jnp.zeros((2, 3), jnp.int32)
     )
     assert not free(n)
-    trace, ((b, v, d), (b2, t)), (out,) = follow(
+    _, ((b, v, d), _), (out,) = follow(
         jax.vmap(lambda e, i: e[i]), (2, 11, 4), jnp.zeros((2, 7), jnp.int32)
     )
     assert not free(v) and find(out[2]) is find(d) and find(b) is find(out[0])
 
 
-# %% e0a157c5
+# %% b08f1726
 def test_what_is_written_whole_passes_and_places_are_fixed():
     def segments(x, i):
         return jax.ops.segment_sum(x, i, 4)
@@ -107,7 +107,7 @@ def test_what_is_written_whole_passes_and_places_are_fixed():
         lambda x, u, i: x.at[i].set(u), (6, 5), (3, 5), jnp.zeros(3, jnp.int32)
     )
     assert not free(m) and not free(n) and find(d) is find(d2)
-    trace, ((b, n), (b2, m), _), (out,) = follow(
+    _, ((b, n), (b2, _), _), (out,) = follow(
         jax.vmap(lambda x, u, i: x.at[i].add(u)), (2, 6), (2, 3), jnp.zeros((2, 3), jnp.int32)
     )
     assert find(b) is find(b2) is find(out[0]) and free(b) == [2] and not free(n)
