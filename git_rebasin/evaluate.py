@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CALLS', 'trace_arrays', 'inner_jaxpr', 'is_narrow', 'Evaluation']
+__all__ = ['CALLS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'is_narrow', 'Evaluation']
 
 # %% ../nbs/api/06_evaluate.ipynb #a68e811a
 from collections.abc import Callable, Collection, Sequence
@@ -35,7 +35,7 @@ def trace_arrays(
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 
-# %% ../nbs/api/06_evaluate.ipynb #290a701f
+# %% ../nbs/api/06_evaluate.ipynb #80672159
 CALLS = frozenset(
     "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr".split()
@@ -56,6 +56,20 @@ def inner_jaxpr(
     return (jaxpr, consts) if len(jaxpr.invars) == len(eqn.invars) else None
 
 
+def scan_counts(
+    eqn: jex.JaxprEqn,  # a `scan`
+) -> tuple[int, int]:  # how many of its inputs are constants, and how many are carried
+    "The parts of a scan, from the shapes: what is stacked has one axis more outside than inside"
+    body = eqn.params["jaxpr"].jaxpr
+
+    def ranks(outside, inside):
+        return [len(v.aval.shape) - len(w.aval.shape) for v, w in zip(outside, inside, strict=True)]
+
+    stacked, given = ranks(eqn.invars, body.invars), ranks(eqn.outvars, body.outvars)
+    carried = given.count(0)
+    return stacked.count(0) - carried, carried
+
+
 def is_narrow(
     eqn: jex.JaxprEqn,
 ) -> bool:
@@ -64,7 +78,7 @@ def is_narrow(
         return True
     return next(iter(jex.jaxprs_in_params(eqn.params)), None) is not None
 
-# %% ../nbs/api/06_evaluate.ipynb #3e0434a6
+# %% ../nbs/api/06_evaluate.ipynb #6bfe5032
 def _is_float(x) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)
 
@@ -132,8 +146,8 @@ class Evaluation:
         return [self._widen(x) for x in (outs if eqn.primitive.multiple_results else [outs])], {}
 
     def _scan(self, eqn, args, path):
-        p = eqn.params
-        nc, nk, body = p["num_consts"], p["num_carry"], p["jaxpr"]
+        p, (nc, nk) = eqn.params, scan_counts(eqn)
+        body = p["jaxpr"]
         consts, carry, xs = args[:nc], args[nc : nc + nk], args[nc + nk :]
 
         def turn(carry, x):

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Taps', 'find_taps']
 
-# %% ../nbs/api/31_taps.ipynb #4a506a0d
+# %% ../nbs/api/31_taps.ipynb #3b842f7e
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,13 @@ import jax.extend.core as jex
 from jaxtyping import Array, PyTree
 
 from .entries import Fixed, as_row, atoms_of
-from .evaluate import Evaluation, inner_jaxpr, trace_arrays
+from .evaluate import Evaluation, inner_jaxpr, scan_counts, trace_arrays
 from .infer import trace_symmetry
 from .inference.rows import row_of
 from .spec import PermutationSpec
 from .tree import flatten
 
-# %% ../nbs/api/31_taps.ipynb #adba4787
+# %% ../nbs/api/31_taps.ipynb #9aebf775
 _MOVED = frozenset(
     "broadcast_in_dim convert_element_type copy expand_dims optimization_barrier pad reshape "
     "squeeze stop_gradient transpose".split()
@@ -42,7 +42,7 @@ def _of_data(jaxpr, given: Sequence[bool], path: tuple = ()) -> tuple[dict[tuple
             found |= deeper
         elif eqn.primitive.name == "scan":
             deeper, outs = _of_scan(eqn, flags, here)
-            last = (i for i in range(eqn.params["num_carry"]) if outs[i])  # what it ends with
+            last = (i for i in range(scan_counts(eqn)[1]) if outs[i])  # what it ends with
             found |= deeper | {(*here, -1 - i): "scan" for i in last}
         elif any(flags):
             found |= {(*here, -1 - i): eqn.primitive.name for i in range(len(eqn.outvars))}
@@ -52,7 +52,7 @@ def _of_data(jaxpr, given: Sequence[bool], path: tuple = ()) -> tuple[dict[tuple
 
 def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], list[bool]]:
     "The same for a scan: what its carry gets in one turn, it has in the next"
-    nc, nk = eqn.params["num_consts"], eqn.params["num_carry"]
+    nc, nk = scan_counts(eqn)
     while True:
         found, outs = _of_data(eqn.params["jaxpr"].jaxpr, flags, path)
         carry = [a or b for a, b in zip(flags[nc : nc + nk], outs[:nk], strict=True)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['scan', 'while_loop', 'cond']
 
-# %% ../../nbs/inference/05_loops.ipynb #3777a597
+# %% ../../nbs/inference/05_loops.ipynb #4f0bacf4
 from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
 
+from ..evaluate import scan_counts
 from .axes import Axis, fixed_by
 from .shapes import sliced
 from .trace import Trace, Value, constant, rule, run
@@ -55,12 +56,11 @@ def _fixed_point(
         if not again:
             return carry, outs[len(carry) :]
 
-# %% ../../nbs/inference/05_loops.ipynb #7bb4d70a
+# %% ../../nbs/inference/05_loops.ipynb #7b5b4b86
 @rule("scan")
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
-    p = eqn.params
-    nc, nk = p["num_consts"], p["num_carry"]
+    p, (nc, nk) = eqn.params, scan_counts(eqn)
     consts, carry, stacks = inputs[:nc], inputs[nc : nc + nk], inputs[nc + nk :]
     inside = (*(v.axes for v in consts), *(v.axes[1:] for v in stacks))
     movable = any(x is not None and not fixed_by(x) for axes in inside for x in axes)
