@@ -101,26 +101,25 @@ def equations(jaxpr) -> int:
     return len(jaxpr.eqns) + sum(map(equations, inner))
 
 
-def timed(function: Callable) -> tuple[float, float]:
-    """The seconds of the first call, and the median of all."""
+def timed(function: Callable):
+    """The seconds of the first call, the median of all, and what the last one gave."""
     seconds = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        function()
+        result = function()
         seconds.append(time.perf_counter() - start)
-    return seconds[0], statistics.median(seconds)
+    return seconds[0], statistics.median(seconds), result
 
 
 def measure(name: str) -> dict:
     """One case, in this process."""
     fn, params, batch = CASES[name]()
-    first, seconds = timed(lambda: infer_permutation_spec(fn, params, batch, verify=False))
-    spec = infer_permutation_spec(fn, params, batch, verify=False)
-    _, trace = timed(lambda: trace_arrays(fn, params, batch))
+    first, seconds, spec = timed(lambda: infer_permutation_spec(fn, params, batch, verify=False))
+    _, trace, (closed, _) = timed(lambda: trace_arrays(fn, params, batch))
     return {
         "case": name,
         "arrays": len(spec.shapes),
-        "equations": equations(trace_arrays(fn, params, batch)[0].jaxpr),
+        "equations": equations(closed.jaxpr),
         "groups": len(spec.groups),
         "log10_symmetries": spec.log10_symmetries,
         "first": first,  # the first call of the process

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['check_permutation_spec']
 
-# %% ../nbs/api/12_check.ipynb #ef8c5282
+# %% ../nbs/api/12_check.ipynb #837e3ef6
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .evaluate import Evaluation, inner_jaxpr, is_narrow, trace_arrays
+from .evaluate import Evaluation, is_narrow, trace_arrays
 from .permutation import apply_permutation, identity_permutation, random_permutation
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, is_array, unflatten
@@ -42,7 +42,7 @@ def _double(tree: PyTree) -> PyTree:
     "The tree with its float leaves in float64"
     return jax.tree.map(lambda x: np.asarray(x).astype(np.float64) if _is_float(x) else x, tree)
 
-# %% ../nbs/api/12_check.ipynb #105b4e39
+# %% ../nbs/api/12_check.ipynb #09800963
 def _in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, float]:
     "The function in float64, and the machine epsilon of what cannot be computed so"
     closed, _ = trace_arrays(fn, params, *args)
@@ -61,13 +61,12 @@ def _coarsest_eps(jaxpr) -> float:
     "The machine epsilon of the coarsest float type of the equations that are bound to their types"
     found = [float(np.finfo(np.float64).eps)]
     for eqn in jaxpr.eqns:
-        entered = inner_jaxpr(eqn) is not None or eqn.primitive.name in ("scan", "while", "cond")
-        if entered:
-            inner = jex.jaxprs_in_params(eqn.params)
-            found += [_coarsest_eps(getattr(j, "jaxpr", j)) for j in inner]
-        elif is_narrow(eqn):
+        if is_narrow(eqn):
             dtypes = [getattr(v.aval, "dtype", np.int32) for v in (*eqn.invars, *eqn.outvars)]
             found += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+        else:
+            inner = jex.jaxprs_in_params(eqn.params)
+            found += [_coarsest_eps(getattr(j, "jaxpr", j)) for j in inner]
     return max(found)
 
 

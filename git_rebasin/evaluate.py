@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CALLS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'is_narrow', 'Evaluation']
+__all__ = ['CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'is_narrow', 'Evaluation']
 
 # %% ../nbs/api/06_evaluate.ipynb #a68e811a
 from collections.abc import Callable, Collection, Sequence
@@ -35,11 +35,14 @@ def trace_arrays(
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 
-# %% ../nbs/api/06_evaluate.ipynb #80672159
+# %% ../nbs/api/06_evaluate.ipynb #6acd2544
 CALLS = frozenset(
     "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr".split()
 )  # primitives that call a jaxpr with their own inputs
+
+
+LOOPS = frozenset(["scan", "while", "cond"])  # primitives whose jaxprs are entered on their own
 
 
 def inner_jaxpr(
@@ -74,11 +77,13 @@ def is_narrow(
     eqn: jex.JaxprEqn,
 ) -> bool:
     "Whether an equation has to be computed in the types that it was written for"
+    if inner_jaxpr(eqn) is not None or eqn.primitive.name in LOOPS:
+        return False  # it is entered
     if eqn.primitive.name in ("bitcast_convert_type", "nextafter", "reduce_precision"):
         return True
     return next(iter(jex.jaxprs_in_params(eqn.params)), None) is not None
 
-# %% ../nbs/api/06_evaluate.ipynb #6bfe5032
+# %% ../nbs/api/06_evaluate.ipynb #c56878a8
 def _is_float(x) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)
 
@@ -129,9 +134,8 @@ class Evaluation:
         "One equation"
         if (inner := inner_jaxpr(eqn)) is not None:
             return self.run(*inner, args, path)
-        loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
-        if eqn.primitive.name in loops:
-            return loops[eqn.primitive.name](eqn, args, path)
+        if eqn.primitive.name in LOOPS:
+            return getattr(self, f"_{eqn.primitive.name}")(eqn, args, path)
         params = dict(eqn.params)
         if self.wide and is_narrow(eqn):
             args = [

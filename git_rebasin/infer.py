@@ -8,14 +8,14 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['trace_symmetry', 'infer_permutation_spec']
 
-# %% ../nbs/api/30_infer.ipynb #c5d55a61
-from collections.abc import Callable, Sequence
+# %% ../nbs/api/30_infer.ipynb #ec23f14e
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .check import check_permutation_spec
 from .evaluate import inner_jaxpr, trace_arrays
@@ -57,25 +57,23 @@ def _data(i: int, leaf) -> Value:
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
     return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
 
-# %% ../nbs/api/30_infer.ipynb #b74b1c89
+# %% ../nbs/api/30_infer.ipynb #6f906db3
 _TURNS = 16  # a scan of at most so many turns is also tried turn by turn
 
 
 def _follow(
-    fn: Callable[..., Any],
-    params: PyTree,
-    args: Sequence[Any],
+    closed: jex.ClosedJaxpr,  # the equations of a function
+    flat: Mapping[str, Array],  # the arrays of the model, which are their first inputs
+    others: Sequence[Array],  # the other inputs
     unroll: int,  # a scan of at most so many turns is followed turn by turn
 ) -> tuple[PermutationSpec, Trace, Naming]:
-    "Follow a function once, and read the spec off its parameters"
-    closed, arrays = trace_arrays(fn, params, *args)
+    "Follow the equations once, and read the spec off the parameters"
     trace, used = Trace(unroll=unroll), _used(closed.jaxpr)
-    flat = flatten(params)
     values = {
         path: _parameter(trace, leaf, v in used)
         for (path, leaf), v in zip(flat.items(), closed.jaxpr.invars, strict=False)
     }
-    data = [_data(i, leaf) for i, leaf in enumerate(arrays[len(flat) :])]
+    data = [_data(i, leaf) for i, leaf in enumerate(others)]
     consts = [constant(trace, c, frozen=True) for c in closed.consts]
     outs = run(trace, closed.jaxpr, consts, [*values.values(), *data])
     for i, out in enumerate(outs):
@@ -95,9 +93,11 @@ def trace_symmetry(
     args: Sequence[Any],  # its other arguments
 ) -> tuple[PermutationSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
     "What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end"
-    found = _follow(fn, params, args, unroll=0)
+    (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
+    others = arrays[len(flat) :]
+    found = _follow(closed, flat, others, unroll=0)
     if found[1].stacks:
-        other = _follow(fn, params, args, unroll=_TURNS)
+        other = _follow(closed, flat, others, unroll=_TURNS)
         if other[0].log10_symmetries > found[0].log10_symmetries + 1e-6:
             return other
     return found

@@ -34,7 +34,7 @@ def test_the_carry_is_the_same_before_and_after():
     assert fixed_by(layers).what == "a scan goes through it in order" and not fixed_by(h)
 
 
-# %% dd8d7701
+# %% cd3cf666
 def test_turn_by_turn_each_layer_has_its_own():
     trace, ((_, into, out), (_, h)), ((_, h2), _) = follow(chain, (3, 4, 4), (2, 4), unroll=3)
     assert trace.stacks == 1 and not same(into, out) and not same(h, h2)
@@ -43,6 +43,8 @@ def test_turn_by_turn_each_layer_has_its_own():
     assert (
         same(first[0], h) and same(first[1], last[0]) and same(first[2], last[1]) and same(last[2], h2)
     )
+    _, (_, (_, h)), ((_, h2), _) = follow(chain, (0, 4, 4), (2, 4), unroll=3)
+    assert same(h, h2)  # no turn at all
 
 
 # %% 77a20e15

@@ -8,14 +8,14 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['scan', 'while_loop', 'cond']
 
-# %% ../../nbs/inference/05_loops.ipynb #4f0bacf4
+# %% ../../nbs/inference/05_loops.ipynb #d5120b53
 from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
 
 from ..evaluate import scan_counts
 from .axes import Axis, fixed_by
-from .shapes import sliced
+from .shapes import sliced_along
 from .trace import Trace, Value, constant, rule, run
 
 # %% ../../nbs/inference/05_loops.ipynb #a8376fb8
@@ -56,7 +56,7 @@ def _fixed_point(
         if not again:
             return carry, outs[len(carry) :]
 
-# %% ../../nbs/inference/05_loops.ipynb #7b5b4b86
+# %% ../../nbs/inference/05_loops.ipynb #acbd3939
 @rule("scan")
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
@@ -65,12 +65,12 @@ def scan(trace, eqn, inputs):
     inside = (*(v.axes for v in consts), *(v.axes[1:] for v in stacks))
     movable = any(x is not None and not fixed_by(x) for axes in inside for x in axes)
     trace.stacks += movable
-    if movable and p["length"] <= trace.unroll:
+    if movable and 0 < p["length"] <= trace.unroll:
         return _turn_by_turn(trace, eqn, consts, carry, stacks)
     layers = trace.merge(v.axes[0] for v in stacks) or Axis(p["length"])
     if carry:
         trace.fix(layers, "a scan goes through it in order")
-    slices = [Value(v.shape[1:], v.axes[1:]) for v in stacks]
+    slices = [v.without([0]) for v in stacks]
     outside = trace.inside
 
     def turn(carry):
@@ -89,11 +89,7 @@ def _turn_by_turn(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
     p, collected = eqn.params, []
     turns = range(p["length"])
     for t in reversed(turns) if p["reverse"] else turns:
-        slices = []
-        for v in stacks:
-            starts, stops = [t] + [0] * (len(v.shape) - 1), [t + 1, *v.shape[1:]]
-            piece = sliced(trace, v, starts, stops)
-            slices.append(Value(piece.shape[1:], piece.axes[1:]))
+        slices = [sliced_along(trace, v, 0, t, t + 1).without([0]) for v in stacks]
         outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices])
         carry = outs[: len(carry)]
         collected.append(outs[len(carry) :])

@@ -9,38 +9,28 @@ from __future__ import annotations
 __all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transform', 'sort', 'top_k', 'reduce_window',
            'random_bits', 'iota']
 
-# %% ../../nbs/inference/03_order.ipynb #47a6f675
-from collections.abc import Sequence
-
+# %% ../../nbs/inference/03_order.ipynb #b94f480e
 from .trace import Value, rule, unknown
 
-# %% ../../nbs/inference/03_order.ipynb #ff19164e
+# %% ../../nbs/inference/03_order.ipynb #653bb74d
 @rule(*"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor".split())
 def reduce(trace, eqn, inputs):
     "The reduced axes leave"
-    (a,) = inputs
-    return [_without(a, eqn.params["axes"])]
+    return [inputs[0].without(eqn.params["axes"])]
 
-
-def _without(a: Value, gone: Sequence[int]) -> Value:
-    "A value that has lost some of its axes"
-    keep = [k for k in range(len(a.shape)) if k not in gone]
-    return Value(tuple(a.shape[k] for k in keep), tuple(a.axes[k] for k in keep))
-
-# %% ../../nbs/inference/03_order.ipynb #6295a2de
+# %% ../../nbs/inference/03_order.ipynb #d1263686
 @rule("argmax", "argmin")
 def index_of_extremum(trace, eqn, inputs):
     "The answer is a place"
     (a,), axes = inputs, eqn.params["axes"]
     trace.mix(a, axes, "the place of its largest or least entry is asked for")
-    return [_without(a, axes)]
+    return [a.without(axes)]
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulate(trace, eqn, inputs):
     "Each entry knows those before it"
-    (a,), axis = inputs, eqn.params["axis"]
-    return [Value(a.shape, tuple(trace.mix(a, [axis], "its entries are accumulated in order")))]
+    return [trace.mix(inputs[0], [eqn.params["axis"]], "its entries are accumulated in order")]
 
 
 @rule("rev")
@@ -48,16 +38,15 @@ def reverse(trace, eqn, inputs):
     "The last becomes the first"
     (a,) = inputs
     turned = [k for k in eqn.params["dimensions"] if a.axes[k] is not None]
-    return [Value(a.shape, tuple(trace.mix(a, turned, "it is reversed")))]
+    return [trace.mix(a, turned, "it is reversed")]
 
 
 @rule("fft")
 def fourier_transform(trace, eqn, inputs):
     "Along the last axes"
-    (a,), shape, what = inputs, eqn.outvars[0].aval.shape, "a Fourier transform"
-    first = len(shape) - len(eqn.params["fft_lengths"])
-    axes = trace.mix(a, range(first, len(shape)), what)
-    return [Value(shape, (*axes[:first], *(trace.fixed(n, what) for n in shape[first:])))]
+    shape = eqn.outvars[0].aval.shape
+    last = range(len(shape) - len(eqn.params["fft_lengths"]), len(shape))
+    return [trace.mix(inputs[0], last, "a Fourier transform", shape)]
 
 # %% ../../nbs/inference/03_order.ipynb #11246671
 @rule("sort")
@@ -85,7 +74,7 @@ def top_k(trace, eqn, inputs):
     axes[d] = trace.fixed(shape[d], "it is sorted")
     return [Value(shape, tuple(axes)) for _ in eqn.outvars]
 
-# %% ../../nbs/inference/03_order.ipynb #847f741e
+# %% ../../nbs/inference/03_order.ipynb #47333d52
 @rule("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window")
 def reduce_window(trace, eqn, inputs):
     "Pooling"
@@ -100,10 +89,7 @@ def reduce_window(trace, eqn, inputs):
         for k, (size, pad) in enumerate(zip(sizes, padding, strict=True))
         if any(n != 1 for n in size) or tuple(pad) != (0, 0)
     ]
-    what = "a window slides along it"
-    axes = trace.mix(a, moved, what)
-    new = (trace.fixed(n, what) if k in moved else axes[k] for k, n in enumerate(shape))
-    return [Value(shape, tuple(new))]
+    return [trace.mix(a, moved, "a window slides along it", shape)]
 
 
 @rule("random_bits")

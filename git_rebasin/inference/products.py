@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .axes import Axis, product, unify
 from .trace import Trace, Value, rule, unknown
 
-# %% ../../nbs/inference/04_products.ipynb #41319cb6
+# %% ../../nbs/inference/04_products.ipynb #a6fe8837
 @rule("dot_general")
 def dot_general(trace, eqn, inputs):
     "Contracted axes are one, batch axes are one, free axes pass"
@@ -23,16 +23,9 @@ def dot_general(trace, eqn, inputs):
     contracted = [(a.axes[i], b.axes[j]) for i, j in zip(of_a, of_b, strict=True)]
     batch = [(a.axes[i], b.axes[j]) for i, j in zip(batch_a, batch_b, strict=True)]
     _pair(trace, [*contracted, *batch])
-    rest_a = [axis for k, axis in enumerate(a.axes) if k not in of_a]
-    rest_b = [axis for k, axis in enumerate(b.axes) if k not in of_b]
-    trace.note(rest_a)
-    trace.note(rest_b)
-    free = [
-        value.axes[k]
-        for value, used in ((a, (*of_a, *batch_a)), (b, (*of_b, *batch_b)))
-        for k in range(len(value.shape))
-        if k not in used
-    ]
+    trace.note(a.without(of_a).axes)
+    trace.note(b.without(of_b).axes)
+    free = a.without((*of_a, *batch_a)).axes + b.without((*of_b, *batch_b)).axes
     return [Value(eqn.outvars[0].aval.shape, (*(trace.merge(pair) for pair in batch), *free))]
 
 
@@ -128,7 +121,7 @@ def gather(trace, eqn, inputs):
     axes |= zip(rest, places, strict=True)
     return [Value(shape, tuple(axes[d] if n != 1 else None for d, n in enumerate(shape)))]
 
-# %% ../../nbs/inference/04_products.ipynb #218126ab
+# %% ../../nbs/inference/04_products.ipynb #510a5d10
 @rule("scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max")
 def scatter(trace, eqn, inputs):
     "`x.at[i].set(…)`, `x.at[i].add(…)`, `segment_sum`"
@@ -142,7 +135,7 @@ def scatter(trace, eqn, inputs):
         for k in range(len(a.shape))
         if k in gone or (k in window and new.shape[window[k]] != a.shape[k])
     ]
-    axes = list(trace.mix(a, written, what))
+    axes = list(trace.mix(a, written, what).axes)
     rest = [d for d in range(len(new.shape)) if d not in how.update_window_dims]
     trace.mix(new, [window[k] for k in written if k in window], what)
     trace.note(new.axes[d] for d in how.update_window_dims)

@@ -41,7 +41,7 @@ Rows = Mapping[
     str, Sequence[Axis | None]
 ]  # path → the axes of an array; None where it has length 1
 
-# %% ../../nbs/inference/07_rows.ipynb #e3e36d60
+# %% ../../nbs/inference/07_rows.ipynb #74b77ba8
 @dataclass(frozen=True)
 class Naming:
     "What a spec calls the atoms"
@@ -86,7 +86,7 @@ def _in_order(params: Rows, table: Table) -> dict[int, Axis]:
 
 
 def _joint(within: dict[int, list[int]]) -> dict[int, list[int]]:
-    "For each atom, those that it is one group with, itself included"
+    "For each atom, those that it is one group with, itself included; `within` loses hosts by it"
     members = {}
     for i, hosts in within.items():
         mutual = [j for j in within if j == i or (j in hosts and i in within[j])]
@@ -123,7 +123,7 @@ def _entries(
             entries[i] = Part(names[i], x.size)
     return entries
 
-# %% ../../nbs/inference/07_rows.ipynb #1baf67dc
+# %% ../../nbs/inference/07_rows.ipynb #0cf5e24f
 def row_of(
     axes: Sequence[Axis | None],  # of an array; None where it has length 1
     naming: Naming,
@@ -132,9 +132,9 @@ def row_of(
     "What a spec says of an array"
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
     for k, axis in enumerate(axes):
-        others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
         if axis is None or find(axis).kind != "concat":
             continue
+        others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
         if _decides(axis, others, inside, naming.table):
             rest = [None if j == k else a for j, a in enumerate(axes)]
             rows = [
@@ -145,7 +145,7 @@ def row_of(
             ]
             return Split(k, *rows)
     found = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
-    return tuple(None if e == Fixed(getattr(e, "size", None)) else e for e in found)
+    return tuple(None if _is_plain(e) else e for e in found)
 
 
 def _certain(axis: Axis) -> Iterator[Axis]:
@@ -168,7 +168,7 @@ def entry_of(
     if axis.kind == "concat":
         return _tidy(Concat, [entry_of(s, naming, inside) for s in segments(axis)])
     parts = factors(axis)
-    inside = (*inside, *(f for f in parts if f.kind == "atom"))
+    inside = (*inside, *_certain(axis))
     for j, part in enumerate(parts):
         later = [x for f in parts[j + 1 :] for x in atoms(f)]
         if part.kind == "concat" and _decides(part, later, inside, naming.table):
@@ -195,14 +195,19 @@ def _with_entry(row: tuple | Split, k: int, entry: Entry) -> tuple | Split:
     return (*row[:k], entry, *row[k + 1 :])
 
 
+def _is_plain(entry: Entry) -> bool:
+    "Whether an entry is merely fixed, and nothing is within it"
+    return isinstance(entry, Fixed) and entry.name is None
+
+
 def _tidy(kind: type, terms: list[Entry]) -> Entry:
     "A product or a concatenation, with neighbours that are merely fixed as one"
     out: list[Entry] = []
     for term in terms:
-        plain = isinstance(term, Fixed) and term.name is None
+        plain = _is_plain(term)
         if plain and term.size == (1 if kind is Product else 0):
             continue
-        if plain and out and out[-1] == Fixed(getattr(out[-1], "size", None)):
+        if plain and out and _is_plain(out[-1]):
             sizes = (out[-1].size, term.size)
             out[-1] = Fixed(math.prod(sizes) if kind is Product else sum(sizes))
         else:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'elementwise', 'bitcast', 'optimization_barrier', 'transpose', 'broadcast_in_dim', 'squeeze',
-           'expand_dims', 'reshape', 'concatenate', 'stack', 'tile', 'pad', 'sliced', 'slice_', 'split', 'unstack',
-           'dynamic_slice', 'dynamic_update_slice']
+           'expand_dims', 'reshape', 'concatenate', 'stack', 'tile', 'pad', 'sliced', 'sliced_along', 'slice_', 'split',
+           'unstack', 'dynamic_slice', 'dynamic_update_slice']
 
-# %% ../../nbs/inference/02_shapes.ipynb #53eff0c9
+# %% ../../nbs/inference/02_shapes.ipynb #c8f2463d
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -51,7 +52,7 @@ def optimization_barrier(trace, eqn, inputs):
     "Every output is its input"
     return [Value(v.shape, v.axes) for v in inputs]
 
-# %% ../../nbs/inference/02_shapes.ipynb #d3afa727
+# %% ../../nbs/inference/02_shapes.ipynb #f370d686
 @rule("transpose")
 def transpose(trace, eqn, inputs):
     "The axes in another order"
@@ -71,9 +72,7 @@ def broadcast_in_dim(trace, eqn, inputs):
 @rule("squeeze")
 def squeeze(trace, eqn, inputs):
     "Axes of one entry go"
-    (a,) = inputs
-    keep = [k for k in range(len(a.shape)) if k not in eqn.params["dimensions"]]
-    return [Value(tuple(a.shape[k] for k in keep), tuple(a.axes[k] for k in keep))]
+    return [inputs[0].without(eqn.params["dimensions"])]
 
 
 @rule("expand_dims")
@@ -169,7 +168,7 @@ def pad(trace, eqn, inputs):
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]
 
-# %% ../../nbs/inference/02_shapes.ipynb #034c7a7e
+# %% ../../nbs/inference/02_shapes.ipynb #a0f440af
 def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
     "The entries from start to stop"
     reason = fixed_by(axis)
@@ -198,6 +197,18 @@ def sliced(
         _instantiate(trace, a, cuts[0], axes)
     kept = [None if n == 1 else axis for n, axis in zip(shape, axes, strict=True)]
     return Value(tuple(shape), tuple(kept))
+
+
+def sliced_along(
+    trace: Trace,
+    a: Value,
+    k: int,  # which axis
+    start: int,
+    stop: int,
+) -> Value:
+    "A part of a value along one axis"
+    bounds = [(start, stop) if j == k else (0, n) for j, n in enumerate(a.shape)]
+    return sliced(trace, a, *zip(*bounds, strict=True))
 
 
 def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stride) -> Axis | None:
@@ -232,27 +243,18 @@ def slice_(trace, eqn, inputs):
 @rule("split")
 def split(trace, eqn, inputs):
     "Several slices, one after the other"
-    (a,), k, start, outs = inputs, eqn.params["axis"], 0, []
-    for size in eqn.params["sizes"]:
-        starts, stops = [0] * len(a.shape), list(a.shape)
-        starts[k], stops[k] = start, start + size
-        outs.append(sliced(trace, a, starts, stops))
-        start += size
-    return outs
+    k, stops = eqn.params["axis"], list(itertools.accumulate(eqn.params["sizes"]))
+    bounds = zip([0, *stops], stops, strict=False)
+    return [sliced_along(trace, inputs[0], k, start, stop) for start, stop in bounds]
 
 
 @rule("unstack")
 def unstack(trace, eqn, inputs):
     "Slices of one entry, without the axis that was cut"
-    (a,), k, outs = inputs, eqn.params["axis"], []
-    for i in range(a.shape[k]):
-        starts, stops = [0] * len(a.shape), list(a.shape)
-        starts[k], stops[k] = i, i + 1
-        v = sliced(trace, a, starts, stops)
-        outs.append(Value(v.shape[:k] + v.shape[k + 1 :], v.axes[:k] + v.axes[k + 1 :]))
-    return outs
+    (a,), k = inputs, eqn.params["axis"]
+    return [sliced_along(trace, a, k, i, i + 1).without([k]) for i in range(a.shape[k])]
 
-# %% ../../nbs/inference/02_shapes.ipynb #8e9f2740
+# %% ../../nbs/inference/02_shapes.ipynb #1ca644ec
 def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int] | None:
     "Where a slice starts, if that is known; the primitive keeps it within bounds"
     if any(s.const is None for s in starts):
@@ -270,9 +272,7 @@ def dynamic_slice(trace, eqn, inputs):
     if known is not None:
         return [sliced(trace, a, known, [i + n for i, n in zip(known, sizes, strict=True)])]
     cuts = [k for k, n in enumerate(sizes) if n != a.shape[k]]
-    trace.mix(a, cuts, what)
-    axes = (trace.fixed(n, what) if k in cuts else a.axes[k] for k, n in enumerate(sizes))
-    return [Value(sizes, tuple(axes))]
+    return [trace.mix(a, cuts, what, sizes)]
 
 
 @rule("dynamic_update_slice")

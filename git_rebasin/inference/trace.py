@@ -8,10 +8,10 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'whole', 'constant', 'run']
 
-# %% ../../nbs/inference/01_trace.ipynb #638d6e78
+# %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -22,7 +22,7 @@ from jax.extend import source_info_util
 from ..evaluate import inner_jaxpr
 from .axes import Axis, Reason, concat, fix, unify
 
-# %% ../../nbs/inference/01_trace.ipynb #500bf58e
+# %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)
 class Value:
     "What is known of a value on the way"
@@ -31,6 +31,11 @@ class Value:
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
     const: np.ndarray | None = None  # the value itself, where it depends on no argument
     frozen: bool = False  # whether it comes from outside of the function
+
+    def without(self, gone: Collection[int]) -> Value:
+        "The value after some of its axes have left"
+        keep = [k for k in range(len(self.shape)) if k not in gone]
+        return Value(tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep))
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Instance:
     segment: Axis  # the segment that was taken
     child: Axis  # the first axis, in that segment
 
-# %% ../../nbs/inference/01_trace.ipynb #dea58d9e
+# %% ../../nbs/inference/01_trace.ipynb #8eae47b2
 @dataclass
 class Trace:
     "What was seen on the way"
@@ -83,14 +88,16 @@ class Trace:
             unify(first, other, self.where)
         return first
 
-    def mix(self, value: Value, axes: Sequence[int], what: str) -> list[Axis | None]:
-        "The order of the entries matters along some axes: they are fixed, here and from here on"
+    def mix(
+        self, value: Value, axes: Collection[int], what: str, shape: Sequence[int] | None = None
+    ) -> Value:
+        "The order of the entries matters along some axes: they are fixed, before and after"
         for k in axes:
             self.fix(value.axes[k], what)
-        self.note(x for k, x in enumerate(value.axes) if k not in axes)
-        return [
-            self.fixed(n, what) if k in axes else value.axes[k] for k, n in enumerate(value.shape)
-        ]
+        self.note(value.without(axes).axes)
+        shape = tuple(value.shape if shape is None else shape)  # afterwards, of as many axes
+        mixed = (self.fixed(n, what) if k in axes else value.axes[k] for k, n in enumerate(shape))
+        return Value(shape, tuple(mixed))
 
 # %% ../../nbs/inference/01_trace.ipynb #8e9ac57e
 RULES: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]] = {}
@@ -130,7 +137,7 @@ def whole(
     "An axis as a term; a uniform axis may change the places of its entries at will"
     return Axis(n) if axis is None else axis
 
-# %% ../../nbs/inference/01_trace.ipynb #e22e7aa1
+# %% ../../nbs/inference/01_trace.ipynb #d609b226
 _RUNS = 64  # a constant with more runs of equal entries than that is fixed
 _KNOWN = 2**18  # entries of the largest constant that is computed on the way
 
@@ -151,15 +158,15 @@ def constant(
     )
     axes = []
     for k, n in enumerate(array.shape):
-        runs = [n] if n == 1 else [] if frozen else _runs(array, k)
+        runs = [1] * n if frozen or not array.size else _runs(array, k)
         if len(runs) == 1:
             axes.append(None)
-        elif len(runs) > min(_RUNS, n // 2):
+        elif len(runs) > min(_RUNS, n // 2) or not runs:
             axes.append(trace.fixed(n, what))
         else:
             parts = [Axis(size) for size in runs]
             trace.apart += parts  # equal within a run, and not from one to the next
-            axes.append(concat(*parts) if parts else trace.fixed(n, what))
+            axes.append(concat(*parts))
     return Value(array.shape, tuple(axes), array, frozen)
 
 
