@@ -169,12 +169,12 @@ def published(key, spec: PermutationSpec, a: dict, b: dict, max_sweeps: int = 10
 # ---- what a contender is asked, and its answer
 
 
-def solve(contender: str, key: int, spec: PermutationSpec, a: dict, b: dict):
+def solve(contender: str, key: jax.Array, spec: PermutationSpec, a: dict, b: dict):
     """One call of a contender: the permutation, the sweeps, whether it converged."""
     if contender == "baseline":
-        return published(jax.random.key(key), spec, a, b)
+        return published(key, spec, a, b)
     start = {} if contender == DEFAULT else {"init": contender}
-    match = weight_matching(jax.random.key(key), spec, a, b, **start)
+    match = weight_matching(key, spec, a, b, **start)
     return match.perm, match.sweeps, match.converged
 
 
@@ -223,9 +223,10 @@ def release_freed() -> None:
 
 
 def timed(contender: str, key: int, spec: PermutationSpec, a: dict, b: dict):
-    """The seconds of a call, and what it gave."""
+    """The seconds of a call, and what it gave; its random key is there before, as models are."""
+    random_key = jax.block_until_ready(jax.random.key(key))
     start = time.perf_counter()
-    found = solve(contender, key, spec, a, b)
+    found = solve(contender, random_key, spec, a, b)
     jax.block_until_ready(dict(found[0]))
     return time.perf_counter() - start, found
 
@@ -289,7 +290,7 @@ def measure_memory(job: dict) -> dict:
     """The peak of one call of ours over the size of the models, or None where it is unknown."""
     spec, contender, key = bound(job), job["contender"], job["key"]
     tiny = bind(builders.mlp_permutation_spec(1), {p: (8,) * r for p, r in TINY.items()})
-    solve(contender, 0, tiny, *models(tiny, 0, None))
+    solve(contender, jax.random.key(0), tiny, *models(tiny, 0, None))
     large = np.ones((1024, 1024), np.float32)
     _ = large @ large
     del large, _
@@ -298,7 +299,7 @@ def measure_memory(job: dict) -> dict:
     release_freed()
     forget_peak()
     before = resident("VmRSS")
-    solve(contender, key, spec, a, b)
+    solve(contender, jax.random.key(key), spec, a, b)
     peak = resident("VmHWM")
     return {"memory": None if before is None or peak is None else 1 + (peak - before) / size}
 

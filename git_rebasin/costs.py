@@ -249,7 +249,7 @@ class GroupCosts:
         place = np.ix_(range(batch), range(hosts))
         view[(*place, slice(None), origin)] += scores.reshape(batch, hosts, n, n)
 
-# %% ../nbs/api/45_costs.ipynb #7c7abcee
+# %% ../nbs/api/45_costs.ipynb #d97c8bee
 class Costs:
     "The cost matrices of all groups of two models"
 
@@ -259,6 +259,7 @@ class Costs:
         a: Mapping[str, Array],  # model A, by path
         b: Mapping[str, Array],  # model B
     ):
+        _keep_freed_memory()
         self.a = {p: _ready(w) for p, w in a.items()}
         self.b = {p: _ready(w) for p, w in b.items()}
         self.blocks = spec.blocks
@@ -291,7 +292,7 @@ class Costs:
         together = (np.concatenate(side) for side in zip(*small, strict=True))
         return total + (dot(*together) if small else 0.0)
 
-# %% ../nbs/api/45_costs.ipynb #40f4e419
+# %% ../nbs/api/45_costs.ipynb #9c5c752d
 _STRETCH = 1024  # so many products are added up in float32
 
 
@@ -305,6 +306,12 @@ def dot(a, b) -> float:
     cut = a.size // n * n
     rows = np.einsum("ij,ij->i", a[:cut].reshape(-1, n), b[:cut].reshape(-1, n))
     return float(rows.sum(dtype=np.float64)) + float(np.dot(a[cut:], b[cut:]))
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    "Let glibc keep what is freed for the next array: it learns so from one large array that is freed"
+    np.empty(2**25 - 2**13, np.uint8)
 
 
 def _norm(w) -> float:
