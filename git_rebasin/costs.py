@@ -292,7 +292,7 @@ class Costs:
         together = (np.concatenate(side) for side in zip(*small, strict=True))
         return total + (dot(*together) if small else 0.0)
 
-# %% ../nbs/api/45_costs.ipynb #9c5c752d
+# %% ../nbs/api/45_costs.ipynb #9d4cc4eb
 _STRETCH = 1024  # so many products are added up in float32
 
 
@@ -310,7 +310,7 @@ def dot(a, b) -> float:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    "Let glibc keep what is freed for the next array: it learns so from one large array that is freed"
+    "Let glibc keep freed memory for the next arrays, as it does once a large one was freed"
     np.empty(2**25 - 2**13, np.uint8)
 
 
