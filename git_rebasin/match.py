@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Match', 'bind_models']
+__all__ = ['Match', 'Merged', 'bind_models']
 
 # %% ../nbs/api/41_match.ipynb #67814544
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from jaxtyping import Int, PyTree
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten
 
-# %% ../nbs/api/41_match.ipynb #dc63efe5
+# %% ../nbs/api/41_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
 class Match:
     "A permutation of model B, with the evidence for it"
@@ -31,10 +31,7 @@ class Match:
     initial_objective: float  # the objective before the first sweep
 
     def __post_init__(self):
-        frozen = {g: np.array(p, dtype=np.int32) for g, p in self.perm.items()}
-        for p in frozen.values():
-            p.setflags(write=False)
-        object.__setattr__(self, "perm", MappingProxyType(frozen))
+        object.__setattr__(self, "perm", _frozen(self.perm))
         object.__setattr__(self, "objective", tuple(float(x) for x in self.objective))
 
     @property
@@ -43,13 +40,58 @@ class Match:
         return len(self.objective)
 
     def __repr__(self) -> str:
-        moved = sum(int(np.sum(p != np.arange(p.shape[-1]))) for p in self.perm.values())
-        units = sum(p.size for p in self.perm.values())
-        state = "converged" if self.converged else "not converged"
-        last = self.objective[-1] if self.objective else self.initial_objective
+        moved, units = _moved(self.perm)
         return (
-            f"Match({state} after {self.sweeps} sweeps, objective {self.initial_objective:.6g} → "
-            f"{last:.6g}, {moved} of {units} units moved in {len(self.perm)} groups)"
+            f"{type(self).__name__}({_progress(self)}, {moved} of {units} units moved in "
+            f"{len(self.perm)} groups)"
+        )
+
+
+def _frozen(perm: Mapping[str, Int[np.ndarray, "n"]]) -> Mapping[str, Int[np.ndarray, "n"]]:
+    "A copy of a permutation that cannot be changed"
+    frozen = {g: np.array(p, dtype=np.int32) for g, p in perm.items()}
+    for p in frozen.values():
+        p.setflags(write=False)
+    return MappingProxyType(frozen)
+
+
+def _moved(perm: Mapping[str, Int[np.ndarray, "n"]]) -> tuple[int, int]:
+    "How many units do not stay where they are, and how many there are"
+    moved = sum(int(np.sum(p != np.arange(p.shape[-1]))) for p in perm.values())
+    return moved, sum(p.size for p in perm.values())
+
+
+def _progress(found: Match | Merged) -> str:
+    "Whether a search came to rest, after how long, and what it gained"
+    state = "converged" if found.converged else "not converged"
+    first = found.initial_objective
+    last = found.objective[-1] if found.objective else first
+    return f"{state} after {found.sweeps} sweeps, objective {first:.6g} → {last:.6g}"
+
+# %% ../nbs/api/41_match.ipynb #37464c62
+@dataclass(frozen=True, eq=False)
+class Merged:
+    "The mean of several models, each in an order of its own, with the evidence for the orders"
+
+    perms: tuple[Mapping[str, Int[np.ndarray, "n"]], ...]  # for each model, its permutation
+    params: PyTree  # the mean of the permuted models, in the first one's containers and dtypes
+    objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
+    converged: bool  # whether a whole sweep changed nothing
+    initial_objective: float  # the objective before the first sweep
+
+    def __post_init__(self):
+        object.__setattr__(self, "perms", tuple(_frozen(perm) for perm in self.perms))
+        object.__setattr__(self, "objective", tuple(float(x) for x in self.objective))
+
+    @property
+    def sweeps(self) -> int:
+        "How many times all models were visited, the confirming sweep included"
+        return len(self.objective)
+
+    def __repr__(self) -> str:
+        moved, units = (sum(n) for n in zip(*map(_moved, self.perms), strict=True))
+        return (
+            f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved)"
         )
 
 # %% ../nbs/api/41_match.ipynb #fa4c7674

@@ -2,7 +2,7 @@
 
 from git_rebasin.spec import PermutationSpec
 from git_rebasin.spec import PermutationSpecError
-from git_rebasin.match import Match, bind_models
+from git_rebasin.match import Match, Merged, bind_models
 
 
 # %% d9e30848
@@ -59,3 +59,19 @@ def test_a_match_cannot_be_changed():
     assert "converged after 2 sweeps, objective 0.5 → 2, 0 of 3 units moved in 1 groups" in repr(match)
     family = Match({"H": np.array([1, 0]), "Q": np.array([[0, 1, 2], [0, 2, 1]])}, (2.0,), True, 0.5)
     assert "4 of 8 units moved in 2 groups" in repr(family)
+
+
+# %% 9f77b1f8
+def test_a_merge_cannot_be_changed_and_keeps_the_mean():
+    perms = [{"P": np.array([0, 1, 2])}, {"P": np.array([2, 1, 0])}]
+    merged = Merged(perms, A, [1, 2], False, 0.5)
+    perms[1]["P"][:] = 0
+    assert merged.perms[1]["P"].tolist() == [2, 1, 0] and merged.params is A
+    assert merged.sweeps == 2 and merged.objective == (1.0, 2.0)
+    with pytest.raises(ValueError):
+        merged.perms[0]["P"][0] = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        merged.params = None
+    assert repr(merged) == (
+        "Merged(2 models, not converged after 2 sweeps, objective 0.5 → 2, 2 of 6 units moved)"
+    )
