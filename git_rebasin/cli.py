@@ -20,11 +20,11 @@ import git_rebasin
 if TYPE_CHECKING:
     from git_rebasin.experiments.pair import Pair, PairConfig
 
-# %% ../nbs/api/90_cli.ipynb #09dd6d7d
+# %% ../nbs/api/90_cli.ipynb #bf296f73
 class _Progress:
     "Shows (stage, record) callbacks on standard error"
 
-    def __init__(self, epochs: int):
+    def __init__(self, epochs: int | None):
         self.epochs, self.stage, self.bar = epochs, None, None
 
     def __call__(self, stage: str, record: dict) -> None:
@@ -114,27 +114,32 @@ def _demo(args: argparse.Namespace) -> None:
     print(format_table(summary_rows(pair.record())))
     print(f"\nWritten to {out}: {', '.join(f.name for f in files)}")
 
-# %% ../nbs/api/90_cli.ipynb #010ebd3f
-def _experiment(args: argparse.Namespace) -> None:
-    "Run an experiment's preset and print the table of each of its pairs"
+# %% ../nbs/api/90_cli.ipynb #570890c3
+def _format_pair(record: dict) -> str:
+    "What is printed of a pair of networks that were trained here"
     from git_rebasin.experiments.pair import format_table, summary_rows
+
+    seeds = " and ".join(map(str, record["model_seeds"]))
+    return (
+        f"Pair {record['seed']}, models with seeds {seeds}\n\n{format_table(summary_rows(record))}"
+    )
+
+
+def _experiment(args: argparse.Namespace) -> None:
+    "Run an experiment's preset and print what its `format_record` says of each record"
     from git_rebasin.experiments.records import read_record
     from git_rebasin.experiments.runner import choose_preset, load_experiment
 
     experiment = load_experiment(args.name)
-    progress = _Progress(choose_preset(experiment.PRESETS, args.preset).pair.training.epochs)
+    training = getattr(choose_preset(experiment.PRESETS, args.preset).pair, "training", None)
+    progress = _Progress(training.epochs if training else None)
     files = experiment.run(args.preset, args.out, progress)
     progress.close()
     for file in files:
-        record = read_record(file)
-        print(
-            f"Pair {record['seed']}, models with seeds "
-            f"{' and '.join(map(str, record['model_seeds']))}\n"
-        )
-        print(format_table(summary_rows(record)), "\n")
+        print(getattr(experiment, "format_record", _format_pair)(read_record(file)), "\n")
     print(f"Written to {files[0].parent}: {', '.join(f.name for f in files)}")
 
-# %% ../nbs/api/90_cli.ipynb #7ecfa1b5
+# %% ../nbs/api/90_cli.ipynb #1064c2ed
 def _seed(text: str) -> int:
     "A seed: a whole number that JAX's keys can hold"
     value = int(text)
@@ -170,9 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     experiment = commands.add_parser(
         "experiment", help="run one of the paper's experiments; it resumes where it stopped"
     )
-    experiment.add_argument("name", help="mnist-mlp")
+    experiment.add_argument("name", help="as in the list of experiments: mnist-mlp, …")
     experiment.add_argument(
-        "--preset", default="smoke", help="smoke (seconds) or paper (default: smoke)"
+        "--preset", default="smoke", help="smoke (seconds), cpu or paper (default: smoke)"
     )
     experiment.add_argument(
         "--out", default="records", metavar="DIR", help="folder for records (default: %(default)s)"
