@@ -23,7 +23,7 @@ from .blocks import Block
 from .permutation import Permutation, permute_block, permute_named, take_units
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #7fb843e1
+# %% ../nbs/api/45_costs.ipynb #6dbdcf6e
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
@@ -81,9 +81,12 @@ class Term:
         self.neighbours = {k: block.atoms[k] for k in (*rest, *(moving if self.paired else ()))}
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)
-        # Whether the units that moved can be taken out of the product alone:
-        on_host = isinstance(a, np.ndarray)
-        self.simple = len(self.neighbours) == 1 and on_host and not any(block.hosts)
+        # How many units that moved can be taken out of the product alone:
+        simple, on_host = (
+            len(self.neighbours) == 1 and not any(block.hosts),
+            isinstance(a, np.ndarray),
+        )
+        self.most = 0 if not simple else self.units if on_host else self.units // 8
         self.seen: dict[str, np.ndarray] | None = None  # the neighbours as the matrix has them
 
     def moved(self, perm: Permutation) -> int | None:
@@ -95,28 +98,47 @@ class Term:
 
     def full(self, perm: Permutation):
         "The views of the two models, B's neighbours where they are now"
+        return self.views(self.a, self.b, perm)
+
+    def views(self, a, b, perm: Permutation):
+        "The same of any two leaves"
         skip = (self.axis,) if self.paired else (*self.contraction.rows, *self.contraction.batch)
-        return self.block.of(self.a), permute_block(self.block, self.b, perm, skip)
+        return self.block.of(a), permute_block(self.block, b, perm, skip)
 
     def change(self, perm: Permutation):
         "The views of the units that moved: A's, and the difference of B's"
         ((k, group),) = self.neighbours.items()
         moved = np.flatnonzero(self.seen[group] != perm[group])
-        a, b = self.block.of(self.a), self.block.of(self.b)
-        new, old = perm[group][moved], self.seen[group][moved]
-        change = take_units(b, new, k)
-        change -= take_units(b, old, k)
-        return take_units(a, moved, k), change
+        return _change(self.block, k, self.a, self.b, self.shift(perm, moved))
 
-# %% ../nbs/api/45_costs.ipynb #da7d71ff
+    def shift(self, perm: Permutation, places):
+        "Some places of the neighbour, their units now, and their units as the matrix has them"
+        ((_, group),) = self.neighbours.items()
+        return places, perm[group][places], self.seen[group][places]
+
+
+def _change(block: Block, k: int, a, b, shift):
+    "The views of some places of axis k: A's, and the difference of B's units there"
+    places, new, old = shift
+    change = take_units(block.of(b), new, k)
+    change -= take_units(block.of(b), old, k)
+    return take_units(block.of(a), places, k), change
+
+# %% ../nbs/api/45_costs.ipynb #9a3104c3
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _device_scores(contraction: Contraction, block: Block, a, b, perm):
     "The scores of one term, on its arrays' devices"
     return contraction.scores(block.of(a), permute_block(block, b, perm))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _device_change(contraction: Contraction, block: Block, k: int, a, b, shift):
+    "By how much those scores change with the units of some places of axis k"
+    return contraction.scores(*_change(block, k, a, b, shift))
+
+
 def _on_device(term: Term, perm: Permutation):
-    "The scores of one term by a function that is compiled once for each shape and role"
+    "The scores of one term, or their change, by a function compiled once for each shape and role"
     axes = {k: str(k) for k in term.neighbours}
     block = replace(
         term.block,
@@ -124,6 +146,11 @@ def _on_device(term: Term, perm: Permutation):
         atoms=tuple(axes.get(k) for k in range(len(term.block.atoms))),
         hosts=tuple(h if k in axes else () for k, h in enumerate(term.block.hosts)),
     )
+    if term.seen is not None:
+        ((k, group),) = term.neighbours.items()
+        moved_first = np.argsort(term.seen[group] == perm[group], kind="stable")
+        shift = term.shift(perm, moved_first[: term.most])
+        return np.asarray(_device_change(term.contraction, block, k, term.a, term.b, shift))
     local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
     return np.asarray(_device_scores(term.contraction, block, term.a, term.b, local))
 
@@ -160,7 +187,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
     for row in range(0, n, step):
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
-# %% ../nbs/api/45_costs.ipynb #1901f241
+# %% ../nbs/api/45_costs.ipynb #f890d81b
 class GroupCosts:
     "The cost matrix of one group, kept up to date"
 
@@ -210,7 +237,7 @@ class GroupCosts:
         missing = sum(t.elements for t in todo if moved[t] is None)
         change = sum(t.elements * moved[t] / t.units for t in todo if moved[t])
         whole = sum(t.elements for t in terms) or 1
-        cannot = any(moved[t] and not t.simple for t in todo)
+        cannot = any(moved[t] and moved[t] > t.most for t in todo)
         drift = self.drift + change / whole
         if (
             self.matrix is None
@@ -235,7 +262,7 @@ class GroupCosts:
                 views = t.full(perm) if t.seen is None else t.change(perm)
                 jobs.append((t.contraction, *views))
             else:
-                self.matrix += _on_device(t, perm)
+                self.matrix = self.matrix + _on_device(t, perm)
             t.seen = {g: perm[g] for g in t.neighbours.values()}
         _sum_of_products(self.matrix, jobs)
 
@@ -249,7 +276,7 @@ class GroupCosts:
         place = np.ix_(range(batch), range(hosts))
         view[(*place, slice(None), origin)] += scores.reshape(batch, hosts, n, n)
 
-# %% ../nbs/api/45_costs.ipynb #d97c8bee
+# %% ../nbs/api/45_costs.ipynb #175b4ced
 class Costs:
     "The cost matrices of all groups of two models"
 
@@ -258,10 +285,13 @@ class Costs:
         spec: PermutationSpec,  # bound to shapes
         a: Mapping[str, Array],  # model A, by path
         b: Mapping[str, Array],  # model B
+        *,
+        compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
     ):
         _keep_freed_memory()
-        self.a = {p: _ready(w) for p, w in a.items()}
-        self.b = {p: _ready(w) for p, w in b.items()}
+        ready = functools.partial(jnp.asarray, dtype=jnp.float32) if compiled else _ready
+        self.a = {p: ready(w) for p, w in a.items()}
+        self.b = {p: ready(w) for p, w in b.items()}
         self.blocks = spec.blocks
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
         for block in self.blocks:
