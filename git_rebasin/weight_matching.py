@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['sweep_order', 'weight_matching']
+__all__ = ['group_trees', 'solve_tree', 'Search', 'sweep_order', 'key_words', 'weight_matching']
 
 # %% ../nbs/api/50_weight_matching.ipynb #1987d670
 from collections.abc import Callable, Mapping
@@ -27,7 +27,9 @@ from git_rebasin.permutation import (
 from .spec import PermutationSpec, PermutationSpecError
 
 # %% ../nbs/api/50_weight_matching.ipynb #c972ac76
-def _trees(groups: Mapping[str, GroupCosts]) -> dict[str, list[str]]:
+def group_trees(
+    groups: Mapping[str, GroupCosts],  # all groups of a spec
+) -> dict[str, list[str]]:  # outermost group → itself and what is within it
     "Groups that are solved at once: each outermost one, then all that is within it"
     trees: dict[str, list[str]] = {}
     for group in sorted(groups, key=lambda g: len(groups[g].moving)):
@@ -36,7 +38,7 @@ def _trees(groups: Mapping[str, GroupCosts]) -> dict[str, list[str]]:
             if groups[host].moving != moving[:k]:
                 raise PermutationSpecError(
                     f"group {group!r} is within {' and '.join(moving)}, which move independently "
-                    "of each other: weight matching needs hosts that are within one another"
+                    "of each other: matching needs hosts that are within one another"
                 )
         trees.setdefault(moving[0] if moving else group, []).append(group)
     return {g: trees[g] for g in groups if g in trees}
@@ -51,29 +53,33 @@ def _pairs(costs: GroupCosts) -> np.ndarray:
     return tensor.transpose(*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
 
 
-def _best(costs: Costs, group: str, tree: list[str], found: dict) -> np.ndarray:
+def _best(groups: Mapping[str, GroupCosts], group: str, tree: list[str], found: dict) -> np.ndarray:
     "Solve a group for every pair of its hosts: the assignments, into `found`, and their values"
-    own = costs.groups[group]
+    own = groups[group]
     scores = _pairs(own)
     for child in tree:
-        inner = costs.groups[child]
+        inner = groups[child]
         if inner.moving and inner.moving[-1] == group:
-            value = _best(costs, child, tree, found)
+            value = _best(groups, child, tree, found)
             extra = tuple(k for k, h in enumerate(inner.fixed) if h not in own.fixed)
             scores = scores + value.sum(axis=extra)
     found[group] = linear_assignments(scores)
     return np.take_along_axis(scores, found[group][..., None], axis=-1)[..., 0].sum(axis=-1)
 
 
-def _solve(costs: Costs, spec: PermutationSpec, tree: list[str]) -> dict[str, np.ndarray]:
+def solve_tree(
+    groups: Mapping[str, GroupCosts],  # their cost matrices, up to date
+    spec: PermutationSpec,  # what is within what
+    tree: list[str],  # one of the `group_trees`
+) -> dict[str, Int[np.ndarray, "*within n"]]:
     "The best permutations of a tree of groups, all others held still"
     if len(tree) == 1 and tree[0] not in spec.families:
-        return {tree[0]: linear_assignment(costs.groups[tree[0]].matrix[0])}
+        return {tree[0]: linear_assignment(groups[tree[0]].matrix[0])}
     found: dict[str, np.ndarray] = {}
-    _best(costs, tree[0], tree, found)
+    _best(groups, tree[0], tree, found)
     perm: dict[str, np.ndarray] = {}
     for group in tree:
-        own, hosts = costs.groups[group], spec.families.get(group, ())
+        own, hosts = groups[group], spec.families.get(group, ())
         at = dict(zip(hosts, np.ix_(*(range(own.sizes[h]) for h in hosts)), strict=True))
         index = [at[h] for h in own.fixed]
         for h in own.moving:
@@ -81,16 +87,16 @@ def _solve(costs: Costs, spec: PermutationSpec, tree: list[str]) -> dict[str, np
         perm[group] = found[group][tuple(index)]
     return perm
 
-# %% ../nbs/api/50_weight_matching.ipynb #7f0a36de
+# %% ../nbs/api/50_weight_matching.ipynb #09874e6b
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
 
-class _Sweeps:
+class Search:
     "The state of the search: where every group is, and its cost matrices"
 
-    def __init__(self, spec: PermutationSpec, a: Mapping, b: Mapping, perm: dict):
-        self.spec, self.costs, self.perm = spec, Costs(spec, a, b), perm
-        self.trees = _trees(self.costs.groups)
+    def __init__(self, spec: PermutationSpec, costs: Costs, perm: dict):
+        self.spec, self.costs, self.perm = spec, costs, perm
+        self.trees = group_trees(self.costs.groups)
         # Trees whose matrices hold for all of their permutations, not only for small moves:
         self.linear = {r for r, tree in self.trees.items() if not self._meets_itself(tree)}
         self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
@@ -103,7 +109,7 @@ class _Sweeps:
             return 0.0
         for c in groups:
             c.update(self.perm, known)
-        new = _solve(self.costs, self.spec, tree)
+        new = solve_tree(self.costs.groups, self.spec, tree)
         if known is None:
             self.settled.add(root)
         if all(np.array_equal(new[g], self.perm[g]) for g in tree):
@@ -117,6 +123,11 @@ class _Sweeps:
             return 0.0
         self.perm = moved
         return gain
+
+    def sweep(self, words: list[int], number: int) -> list[float]:
+        "Visit all trees in a random order; the gain of each visit"
+        roots = list(self.trees)
+        return [self.improve(roots[k]) for k in _order(words, number, len(roots))]
 
     def _meets_itself(self, tree: list[str]) -> bool:
         "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
@@ -151,17 +162,19 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     "How much of what a tree's terms can be worth is known"
     return sum(share for term, share in shares.items() if not waiting[term])
 
-# %% ../nbs/api/50_weight_matching.ipynb #e547cf7c
+# %% ../nbs/api/50_weight_matching.ipynb #8937ba3c
 def sweep_order(
     key: Array,  # a JAX random key
     sweep: int,  # which sweep, from 0
     n: int,  # how many there are to visit
 ) -> Int[np.ndarray, "n"]:
     "The order in which a sweep visits the groups: random, as in the paper"
-    return _order(_words(key), sweep, n)
+    return _order(key_words(key), sweep, n)
 
 
-def _words(key: Array) -> list[int]:
+def key_words(
+    key: Array,  # a JAX random key
+) -> list[int]:
     "The numbers that a random key is made of"
     return np.asarray(jax.random.key_data(key)).ravel().tolist()
 
@@ -170,7 +183,7 @@ def _order(words: list[int], sweep: int, n: int) -> np.ndarray:
     "A random order that only those numbers and the sweep decide"
     return np.random.default_rng([*words, sweep]).permutation(n)
 
-# %% ../nbs/api/50_weight_matching.ipynb #e34644b2
+# %% ../nbs/api/50_weight_matching.ipynb #4f696ea1
 def weight_matching(
     key: Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -185,8 +198,8 @@ def weight_matching(
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = _Sweeps(spec, a, b, _start(spec, init))
-    gains, converged, words = [], False, _words(key)
+    search = Search(spec, Costs(spec, a, b), _start(spec, init))
+    gains, converged, words = [], False, key_words(key)
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
@@ -198,10 +211,8 @@ def weight_matching(
         initial = search.costs.objective(None)
         search.outward()
         sweep_done(0.0)  # its gains are in terms of what was known
-    roots = list(search.trees)
     while not converged and len(gains) < max_sweeps:
-        order = _order(words, len(gains), len(roots))
-        steps = [search.improve(roots[k]) for k in order]
+        steps = search.sweep(words, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
