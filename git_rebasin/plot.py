@@ -110,49 +110,71 @@ def _dress(ax: Axes, ylabel: str) -> None:
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
 
-# %% ../nbs/api/70_plot.ipynb #98e06437
+# %% ../nbs/api/70_plot.ipynb #bc16013d
 def plot_match(
     match: Match,  # what a matcher returned
     *,
     max_groups: int = 6,  # draw no more groups than these, the first ones
-) -> Figure:  # the objective, and a panel for each group
-    "Draw the objective per sweep and the permutation of each group"
+) -> Figure:  # the objective, and a panel for each group; two more where similarities are known
+    "Draw the objective per sweep, the permutation of each group, and the similarities of its units"
     import matplotlib.pyplot as plt
 
     groups = list(match.perm.items())[:max_groups]
-    width = 3.2 + 2.4 * len(groups)
+    known = getattr(match, "similarity", None) or {}
+    drawn = {g: known[g] for g, p in groups if g in known and p.ndim == 1}
+    rows = 3 if drawn else 1
     figure, axes = plt.subplots(
-        1, 1 + len(groups), figsize=(width, 2.9), layout="constrained", squeeze=False
+        rows,
+        1 + len(groups),
+        figsize=(3.2 + 2.4 * len(groups), 0.4 + 2.5 * rows),
+        layout="constrained",
+        squeeze=False,
     )
-    ax = axes[0][0]
-    ax.plot(
-        range(match.sweeps + 1),
-        (match.initial_objective, *match.objective),
-        "o-",
-        ms=4,
-        color=COLORS["matched"],
-    )
+    _draw_objective(axes[0, 0], match)
+    for k, (group, p) in enumerate(groups, 1):
+        _draw_permutation(axes[0, k], group, p)
+        for ax, order, when in zip(
+            axes[1:, k], (slice(None), p), ("before", "after"), strict=False
+        ):
+            if group in drawn:
+                _draw_similarity(ax, drawn[group][:, order], when)
+    for ax in axes.flat:
+        ax.set_axis_on() if ax.has_data() else ax.set_axis_off()
+    if left := len(match.perm) - len(groups):
+        figure.suptitle(f"groups not shown: {left}", fontsize="small")
+    return figure
+
+
+def _draw_objective(ax: Axes, match: Match) -> None:
+    "The objective after each sweep"
+    values = (match.initial_objective, *match.objective)
+    ax.plot(range(len(values)), values, "o-", ms=4, color=COLORS["matched"])
     state = "converged" if match.converged else "not converged"
     ax.set(xlabel="sweep", ylabel="objective", title=state)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    for ax, (group, p) in zip(axes[0][1:], groups, strict=True):
-        own = p.shape[-1]  # a family is drawn as one square after the other
-        p = (p.reshape(-1, own) + own * np.arange(p.size // own)[:, None]).ravel()
-        n = len(p)
-        ax.plot([0, n - 1], [0, n - 1], ":", color="#999999", lw=1)
-        ax.plot(np.arange(n), p, ".", ms=max(1.0, 5 - n / 150), color=COLORS["matched"])
-        stay = int(np.sum(p == np.arange(n)))
-        ax.set(
-            xlabel="place in A",
-            ylabel="unit of B",
-            title=f"{group}: {stay} of {n} stay",
-            aspect="equal",
-        )
-    if left := len(match.perm) - len(groups):
-        figure.suptitle(f"groups not shown: {left}", fontsize="small")
-    return figure
+
+
+def _draw_permutation(ax: Axes, group: str, p: np.ndarray) -> None:
+    "Which unit went to which place; a family as one square after the other"
+    own = p.shape[-1]
+    p = (p.reshape(-1, own) + own * np.arange(p.size // own)[:, None]).ravel()
+    n = len(p)
+    ax.plot([0, n - 1], [0, n - 1], ":", color="#999999", lw=1)
+    ax.plot(np.arange(n), p, ".", ms=max(1.0, 5 - n / 150), color=COLORS["matched"])
+    stay = int(np.sum(p == np.arange(n)))
+    title = f"{group}: {stay} of {n} stay"
+    ax.set(xlabel="place in A", ylabel="unit of B", title=title, aspect="equal")
+
+
+def _draw_similarity(ax: Axes, similarity: np.ndarray, when: str) -> None:
+    "The similarities of all pairs of units, red where positive, blue where negative"
+    most = float(np.max(np.abs(similarity))) or 1.0
+    ax.imshow(similarity, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+    mean = float(np.mean(np.diagonal(similarity)))
+    xlabel = "unit of B" if when == "before" else "place of B's unit"
+    ax.set(xlabel=xlabel, ylabel="unit of A", title=f"{when}: {mean:.2f} on the diagonal")
 
 # %% ../nbs/api/70_plot.ipynb #88e27ba5
 def plot_spec(

@@ -54,6 +54,24 @@ def test_a_match_is_drawn_as_it_is():
     plt.close("all")
 
 
+# %% c90e238e
+def test_similarities_are_drawn_before_and_after():
+    from git_rebasin.activation_matching import ActivationMatch
+
+    perm_ = {"P": np.array([1, 2, 0]), "Q": np.array([[1, 0], [0, 1]])}
+    scores_ = {"P": np.roll(np.eye(3), 1, axis=1), "Q": np.eye(4)}  # a family's is not drawn
+    fig_ = plot_match(ActivationMatch(perm_, (1.0,), True, 0.0, similarity=scores_))
+    images = [ax for ax in fig_.axes if ax.images]
+    assert [ax.get_title() for ax in images] == [
+        "before: 0.00 on the diagonal",
+        "after: 1.00 on the diagonal",
+    ]
+    np.testing.assert_array_equal(images[0].images[0].get_array(), scores_["P"])
+    np.testing.assert_array_equal(images[1].images[0].get_array(), np.eye(3))
+    assert sum(ax.axison for ax in fig_.axes) == 5
+    plt.close("all")
+
+
 # %% 6a340743
 def test_a_spec_is_drawn_as_it_is():
     from git_rebasin.builders import mlp_permutation_spec, resnet50_permutation_spec
