@@ -94,14 +94,15 @@ class Merged:
             f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved)"
         )
 
-# %% ../nbs/api/41_match.ipynb #fa4c7674
+# %% ../nbs/api/41_match.ipynb #9ce9576e
 def _surely_finite(leaves: list) -> bool:
     "Whether no float32 weight is NaN or infinite, in one pass: a sum of squares would show it"
     if not all(w.dtype == np.float32 for w in leaves):
         return False
     flat = [np.asarray(w).ravel() for w in leaves]
     small = np.concatenate([w for w in flat if w.size < 4096] or [np.zeros(1, np.float32)])
-    return all(np.isfinite(np.dot(w, w)) for w in (small, *(w for w in flat if w.size >= 4096)))
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(np.dot(w, w)) for w in (small, *(w for w in flat if w.size >= 4096)))
 
 
 def _check_finite(name: str, path: str, w) -> None:

@@ -16,7 +16,7 @@ SPEC = PermutationSpec.from_axes_to_perm({"w1": (None, "P"), "w2": ("P", None)})
 A = {"w1": np.ones((2, 3)), "w2": np.ones((3, 1))}
 
 
-# %% 859c1e2c
+# %% 2f43c42b
 def test_models_that_do_not_fit_are_refused():
     def bad(b, message, a=A):
         with pytest.raises(PermutationSpecError, match=message):
@@ -40,6 +40,7 @@ def test_models_that_do_not_fit_are_refused():
             bind_models(SPEC, *pair)
     half = {p: jnp.asarray(w, jnp.bfloat16) for p, w in A.items()}
     bad(half | {"w1": half["w1"].at[1, 2].set(jnp.nan)}, r"the first at \(1, 2\)", a=half)
+    bind_models(SPEC, *[{p: np.full(w.shape, 1e30, np.float32) for p, w in A.items()}] * 2)  # finite
     bound, a, b = bind_models(SPEC, A, A)
     assert bound.groups == {"P": 3} and a.keys() == b.keys() == {"w1", "w2"}
 
