@@ -59,7 +59,7 @@ def _overlap(one: Block, two: Block) -> bool:
     pairs = zip(one.index, two.index, strict=True)
     return all(a == b or not set(a).isdisjoint(b) for a, b in pairs)
 
-# %% ../nbs/api/51_activation_matching.ipynb #3d7015cf
+# %% ../nbs/api/51_activation_matching.ipynb #01d3d721
 @dataclass(frozen=True)
 class Counterpart:
     "What a group of one spec is in another"
@@ -79,9 +79,7 @@ def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
     }
     alone = {two[j][0]: j for j, g in enumerate(other.atoms) if g and j not in twins.values()}
     found: dict[int, Counterpart | None] = {}
-    for i, group in enumerate(block.atoms):
-        if group is None:
-            continue
+    for i in (k for k, group in enumerate(block.atoms) if group):
         axis, j = one[i][0], twins.get(i)
         if j is None and alone and (axis in alone or axis is None or None in alone):
             raise _differ(block, i, other, alone.get(axis, next(iter(alone.values()))), axis)
@@ -202,8 +200,9 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
         found |= {(g, block.path, i): score for g, score in _scores_of(block)}
     return found
 
-# %% ../nbs/api/51_activation_matching.ipynb #d309a409
+# %% ../nbs/api/51_activation_matching.ipynb #60b6578f
 def _choose(
+    groups: Collection[str],
     scores: Collection[tuple[str, str, int]],  # what could be scored: (group, value, part)
     taps: Taps,
     names: Collection[str] | Callable[[str], bool] | None,  # as the caller said
@@ -211,12 +210,11 @@ def _choose(
 ) -> dict[str, tuple[str, ...]]:  # group → the values that score it, in their order
     "Which values score which group"
     if names is not None and not callable(names):
-        for name in names:
-            if name not in taps.paths:
-                raise KeyError(f"no value {name!r}: find_taps(fn, params, batch).paths has them")
-    values: dict[str, tuple[str, ...]] = {}
-    for group in dict.fromkeys(group for group, _, _ in scores):
-        able = [name for name in taps.paths if any(s[:2] == (group, name) for s in scores)]
+        for name in set(names) - set(taps.paths):
+            raise KeyError(f"no value {name!r}: find_taps(fn, params, batch).paths has them")
+    pairs, values = {(group, name) for group, name, _ in scores}, {}
+    for group in groups:
+        able = [name for name in taps.paths if (group, name) in pairs]
         if names is None:
             chosen = [name for name in able if name in read] or able
         else:
@@ -283,16 +281,17 @@ class ActivationMatch(Match):
     # group → mean similarity of units of A and B, for families of all units of all hosts:
     similarity: Mapping[str, Float[np.ndarray, "*fixed n n"]] | None = None
 
-# %% ../nbs/api/51_activation_matching.ipynb #b2d7de81
+# %% ../nbs/api/51_activation_matching.ipynb #6e079cc2
 def _check_scored(spec: PermutationSpec, values: Mapping, taps: Taps, relation: Mapping) -> None:
     "Every group is scored by some value"
     for group, n in spec.groups.items():
-        if n > 1 and not values.get(group):
+        if n > 1 and not values[group]:
             same = (g for g, part in relation.items() if part.group == group)
             seen = list(dict.fromkeys(name for g in same for name in taps.groups[g]))
             why = (
-                f"the values that carry it are {', '.join(map(repr, seen))}, and of these each is "
-                "left out by `names`, holds no floats, or has a second group that moves"
+                f"the values that carry it are {', '.join(map(repr, seen))}, and each of them is "
+                "left out by `names`, holds no floats, or has a second group that moves (match "
+                "that one first, with this one fixed in the spec, then this one, in the permuted B)"
                 if seen
                 else "no value that can be had carries it (inside of a while or a cond, or of a "
                 "scan that is followed turn by turn, there are none)"
@@ -317,7 +316,7 @@ def _again(seen: list, rest: Iterator) -> Iterator:
         yield seen.pop()
     yield from rest
 
-# %% ../nbs/api/51_activation_matching.ipynb #2aa6111a
+# %% ../nbs/api/51_activation_matching.ipynb #aacf8628
 def activation_matching(
     key: Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
@@ -340,7 +339,7 @@ def activation_matching(
     function, _, _ = trace_symmetry(fn, params_a, (first,))
     relation = relate_groups(spec, function)
     scores = _scores(taps, jax.eval_shape(taps, params_a, first), relation)
-    values = _choose(scores, taps, names, layer_inputs(taps, params_a, first))
+    values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
     each = functools.partial(
@@ -357,11 +356,7 @@ def _best_match(spec: PermutationSpec, scores: Mapping, values: Mapping, keep: b
         perm |= solve_tree(scores, spec, tree)
     start = identity_permutation(spec)
     initial, final = (sum(c.worth(p) for c in scores.values()) for p in (start, perm))
-    kept = (
-        {g: _mean_similarity(c, len(values.get(g, ()))) for g, c in scores.items()}
-        if keep
-        else None
-    )
+    kept = {g: _mean_similarity(c, len(values[g])) for g, c in scores.items()} if keep else None
     return ActivationMatch(perm, (final,), True, initial, values, kept)
 
 

@@ -136,7 +136,7 @@ def _outer(a, b):
     "All products of the units of two models"
     return a[..., :, None] * b[..., None, :]
 
-# %% ../nbs/api/46_moments.ipynb #3cbc48c1
+# %% ../nbs/api/46_moments.ipynb #61f1e025
 def merge_batches(
     step: Callable[[Any], Mapping[Any, Moments | CrossMoments]],  # batch → moments, by name
     batches: Iterable[Any],  # what `step` takes; read once
@@ -147,8 +147,9 @@ def merge_batches(
     total: dict[Any, Moments | CrossMoments] = {}
     count = 0
     for count, batch in enumerate(batches, 1):
-        for name, found in step(batch).items():
-            total[name] = total[name].merge(found) if name in total else _wide(found)
+        with np.errstate(invalid="ignore"):  # what is not finite stays so
+            for name, found in step(batch).items():
+                total[name] = total[name].merge(found) if name in total else _wide(found)
         if callback is not None:
             callback(count)
     if not count:

@@ -250,6 +250,29 @@ def test_a_group_that_only_products_carry():
     assert all(np.array_equal(found.perm[g], back[g]) for g in back) and len(back) == 2
 
 
+# %% 7e0955dd
+def test_two_groups_that_only_meet_are_matched_in_two_steps():
+    def mixer(p, x):
+        "Units P of all places, then units Q of the places"
+        h = jnp.tanh(x @ p["in"])
+        return jnp.einsum("bqp,pqo->bo", jnp.tanh(jnp.einsum("btp,tq->bqp", h, p["mix"])), p["out"])
+
+
+    a, x = draw(0, **{"in": (3, 5), "mix": (4, 6), "out": (5, 6, 2)}), draw(5, x=(9, 4, 3))["x"]
+    rows = {"in": (None, "P"), "mix": (None, "Q"), "out": ("P", "Q", None)}
+    spec = PermutationSpec(rows)
+    b = apply_permutation(spec, plant := random_permutation(KEY, spec, a), a)
+    with pytest.raises(PermutationSpecError, match="nothing scores group 'Q': .*match that one first"):
+        activation_matching(KEY, spec, a, b, fn=mixer, batches=[x])
+    for group in "PQ":
+        part = PermutationSpec(
+            {p: tuple(g if g == group else None for g in r) for p, r in rows.items()}
+        )
+        found = activation_matching(KEY, part, a, b, fn=mixer, batches=[x])
+        np.testing.assert_array_equal(found.perm[group], invert_permutation(plant)[group])
+        b = apply_permutation(part, found.perm, b)
+
+
 # %% 8020f826
 def test_groups_that_do_not_fit_are_refused():
     def refused(rows, params, fn, x, match):
@@ -294,7 +317,7 @@ def test_groups_that_do_not_fit_are_refused():
     refused(rows, draw(0, **shapes), gated, draw(1, x=(5, 3))["x"], "within another axis")
 
 
-# %% 4b468343
+# %% b586d6f6
 def test_bad_arguments_are_refused():
     def match(**changes):
         kwargs = {"fn": mlp, "batches": [X]} | changes
@@ -310,4 +333,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(PermutationSpecError, match="nothing scores group 'Q': .* left out by `names`"):
         match(names=lambda name: name.startswith("0"))
     with pytest.raises(ValueError, match="of model A is NaN or infinite"):
-        match(batches=[X, X * np.float32(1e38)])
+        match(batches=[X, X * np.float32(1e38), X * np.float32(1e38)])
