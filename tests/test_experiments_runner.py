@@ -42,11 +42,12 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         assert files[0].read_text() == texts[0]
 
 
-# %% 7e59205a
+# %% efc64673
 def test_every_experiment_of_the_registry_has_presets_and_a_run():
     for name in EXPERIMENTS:
         module = load_experiment(name)
-        assert callable(module.run) and {"smoke", "paper"} <= module.PRESETS.keys()
+        assert callable(module.run) and module.PRESETS.keys() & {"cpu", "paper"}
+        assert "smoke" in module.PRESETS
     with pytest.raises(ValueError, match="choose one of mnist-mlp"):
         load_experiment("mnist-mpl")
     with pytest.raises(ValueError, match="choose one of a, b"):

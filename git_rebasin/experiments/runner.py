@@ -20,10 +20,12 @@ from types import ModuleType
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
 
-# %% ../../nbs/experiments/02_runner.ipynb #868e5010
+# %% ../../nbs/experiments/02_runner.ipynb #c573d500
 EXPERIMENTS = {  # name → module
     "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
+    "how-to-choose": "git_rebasin.experiments.how_to_choose",
+    "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
 }
 
 
