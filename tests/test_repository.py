@@ -30,7 +30,7 @@ LAYERS = [
         *("weight_matching", "activation_matching", "straight_through"),
         *("frank_wolfe", "sinkhorn"),
     ],
-    ["merge", "batch_stats", "repair", "interpolate"],
+    ["merge", "batch_norm", "batch_stats", "repair", "interpolate"],
     ["plot", "io"],
     ["zoo."],
     ["experiments."],
