@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Taps', 'find_taps']
 
-# %% ../nbs/api/31_taps.ipynb #3b842f7e
+# %% ../nbs/api/31_taps.ipynb #a8751bfd
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import jax.extend.core as jex
 from jaxtyping import Array, PyTree
 
-from .entries import Fixed, as_row, atoms_of
+from .entries import Fixed, as_row, atoms_of, plain_rows
 from .evaluate import Evaluation, inner_jaxpr, scan_counts, trace_arrays
 from .infer import trace_symmetry
 from .inference.rows import row_of
@@ -60,7 +60,7 @@ def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], lis
             return found, outs
         flags = [*flags[:nc], *carry, *flags[nc + nk :]]
 
-# %% ../nbs/api/31_taps.ipynb #691c12a8
+# %% ../nbs/api/31_taps.ipynb #188b7cf5
 @dataclass(frozen=True, eq=False, repr=False)
 class Taps:
     "The values of a function that carry a group, and a way to get them"
@@ -85,7 +85,7 @@ class Taps:
         evaluation = Evaluation(wanted={self.paths[name] for name in wanted})
         _, found = evaluation.run(closed.jaxpr, closed.consts, arrays)
         for name in wanted:
-            rank = len(self.spec.axes_to_perm[name])
+            rank = len(next(plain_rows(as_row(self.spec.axes_to_perm[name]))))
             if self.paths[name] not in found or found[self.paths[name]].ndim != rank:
                 raise ValueError(
                     f"the function computes something else for these arguments: {name!r} is not "

@@ -99,6 +99,26 @@ def test_values_are_those_of_the_data():
     assert [n.split(" at ")[0] for n in weights.paths] == ["0: dot_general"]
 
 
+# %% 06591ccf
+def test_a_value_whose_groups_depend_on_a_segment():
+    def fused(p, x):
+        qkv = jnp.einsum("btd,dchq->btchq", x, p["qkv"])
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        a = jax.nn.softmax(jnp.einsum("bthq,bshq->bhts", q, k))
+        return jnp.einsum("bhts,bshq,hqd->btd", a, v, p["out"])
+
+
+    rng = np.random.default_rng(0)
+    shapes = {"qkv": (4, 3, 2, 5), "out": (2, 5, 3)}
+    params = {path: rng.normal(size=s).astype(np.float32) for path, s in shapes.items()}
+    taps, spec = find_taps(fused, params, X), infer_permutation_spec(fused, params, X)
+    perm = random_permutation(jax.random.key(0), spec)
+    moved = apply_permutation(taps.spec, perm, taps(params, X))
+    for name, value in taps(apply_permutation(spec, perm, params), X).items():
+        np.testing.assert_allclose(moved[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert any(value.shape == (3, 5, 3, 2, 5) for value in moved.values())
+
+
 # %% 5a66a3a3
 def test_wrong_names_and_other_functions_are_refused():
     taps = find_taps(transformer, draw(), X)
