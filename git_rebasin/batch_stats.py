@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['reset_batch_stats']
+__all__ = ['reset_batch_stats', 'with_batch_stats']
 
 # %% ../nbs/api/61_batch_stats.ipynb #f3337479
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -146,3 +146,19 @@ def _like(leaf, new: np.ndarray):
     "New numbers in the dtype of a leaf; on a device if the leaf is"
     new = new.astype(leaf.dtype)
     return jnp.asarray(new) if isinstance(leaf, jax.Array) else new
+
+# %% ../nbs/api/61_batch_stats.ipynb #e7624a9a
+def with_batch_stats(
+    fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
+    *,
+    stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
+) -> Callable[[PyTree, Any], Any]:  # the same outputs; may be jitted and differentiated
+    "A function whose BatchNorm uses the statistics of each batch instead of those that are stored"
+
+    def run(variables, batch):
+        closed, arrays, places = find_places(fn, stats, variables, batch)
+        outputs, _ = _Run(places, own=True)(closed.jaxpr, closed.consts, arrays)
+        like = jax.tree.structure(jax.eval_shape(fn, variables, batch))
+        return jax.tree.unflatten(like, outputs)
+
+    return run
