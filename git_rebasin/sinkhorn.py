@@ -8,8 +8,8 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['squared_distance', 'SinkhornMatch', 'sinkhorn_matching']
 
-# %% ../nbs/api/55_sinkhorn.ipynb #a8202c94
-from collections.abc import Callable, Iterable
+# %% ../nbs/api/55_sinkhorn.ipynb #7a6c6315
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,16 @@ from jaxtyping import Array, Float, PyTree
 
 from .match import Match, bind_models
 from .permutation import Permutation, apply_permutation
-from .soft import apply_soft, confident_logits, harden, soft_permutation, soft_shapes
+from git_rebasin.soft import (
+    Soft,
+    apply_soft,
+    check_soft,
+    confident_logits,
+    harden,
+    soft_permutation,
+    soft_shapes,
+    soften,
+)
 from .spec import PermutationSpec
 from .tree import flatten, is_array, lerp, unflatten
 
@@ -40,7 +49,7 @@ def squared_distance(
 
     return loss_fn
 
-# %% ../nbs/api/55_sinkhorn.ipynb #4333d53e
+# %% ../nbs/api/55_sinkhorn.ipynb #3f1c10c2
 class _Learner:
     "The two functions of a run, each compiled once: a step of the logits, and the hard loss"
 
@@ -48,6 +57,7 @@ class _Learner:
         self.spec, self.loss_fn, self.optimizer, self.like = spec, loss_fn, optimizer, like
         self.sinkhorn = sinkhorn  # its temperature and iterations
         self.step, self.merged_loss = jax.jit(self._step), jax.jit(self._merged_loss)
+        self._soft = jax.jit(self.soft)
 
     def soft(self, logits):
         return soft_permutation(self.spec, logits, **self.sinkhorn)
@@ -55,9 +65,16 @@ class _Learner:
     def _merged_loss(self, a, b, batch, lam):
         return self.loss_fn(unflatten(lerp(a, b, lam), like=self.like), batch)
 
-    def _step(self, logits, state, a, b, batch, lam):
+    def nearest(self, logits) -> dict[str, np.ndarray]:
+        "The permutation that is nearest to the soft one"
+        return harden(self.spec, self._soft(logits))
+
+    def _step(self, logits, state, perm, a, b, batch, lam):
         def loss(logits):
-            return self._merged_loss(a, apply_soft(self.spec, self.soft(logits), b), batch, lam)
+            soft = self.soft(logits)
+            if perm is not None:  # its value, with the gradient of the soft one
+                soft = jax.tree.map(lambda p, s: p + s - jax.lax.stop_gradient(s), perm, soft)
+            return self._merged_loss(a, apply_soft(self.spec, soft, b), batch, lam)
 
         value, slope = jax.value_and_grad(loss)(logits)
         updates, state = self.optimizer.update(slope, state, logits)
@@ -99,7 +116,7 @@ class _Best:
         values = [self.learner.merged_loss(self.a, moved, x, self.lam) for x in self.batches]
         return float(np.mean([float(value) for value in values]))
 
-# %% ../nbs/api/55_sinkhorn.ipynb #d29c38cb
+# %% ../nbs/api/55_sinkhorn.ipynb #0af36777
 def sinkhorn_matching(
     key: Array,  # a JAX random key: the points on the line, where they are random
     spec: PermutationSpec,  # which axes move together
@@ -110,42 +127,49 @@ def sinkhorn_matching(
     optimizer: Any,  # of the logits: `init` and `update` as in optax, say optax.adam(0.1)
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
     steps: int = 200,  # of the optimizer
-    init: Permutation | None = None,  # where to start, say weight matching's; None: nowhere
+    init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
+    #   logits, such as the similarities of activation matching; None: nowhere
     confidence: float = 0.5,  # the share of its unit that a position has at that start
     temperature: float = 1.0,  # τ of Sinkhorn's algorithm
     iterations: int = 20,  # of Sinkhorn's algorithm
+    forward: Literal["soft", "hard"] = "soft",  # hard: the loss is that of the nearest permutation
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
+    eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; None: all
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
     callback: Callable[[int, float], None] | None = None,  # given (step, soft loss) after each
 ) -> SinkhornMatch:  # the permutation with the lowest loss at λ (at ½ where it is random)
     "Learn a permutation of B for a low loss of the merged model (arXiv 2212.12042)"
     if min(steps, eval_every) < 1:
         raise ValueError(f"steps is {steps}, eval_every {eval_every}: give at least one of each")
+    if forward not in ("soft", "hard"):
+        raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")
     bound, _, _ = bind_models(spec, params_a, params_b)
     batches = _listed(batches)
     learner = _Learner(
         bound, loss_fn, optimizer, params_a, temperature=temperature, iterations=iterations
     )
     a, b = flatten(params_a), flatten(params_b)
-    best = _Best(learner, a, b, batches, 0.5 if lam == "uniform" else lam)
+    judged = batches if eval_batches is None else _listed(eval_batches)
+    best = _Best(learner, a, b, judged, 0.5 if lam == "uniform" else lam)
     logits, losses = _start(bound, init, confidence, temperature), []
     state = optimizer.init(logits)
-    best.try_(harden(bound, learner.soft(logits)))
+    best.try_(learner.nearest(logits))
     for step in range(steps):
+        perm = soften(bound, learner.nearest(logits)) if forward == "hard" else None
         here = jax.random.uniform(jax.random.fold_in(key, step)) if lam == "uniform" else lam
         batch = batches[step % len(batches)]
-        logits, state, loss = learner.step(logits, state, a, b, batch, jnp.float32(here))
+        logits, state, loss = learner.step(logits, state, perm, a, b, batch, jnp.float32(here))
         losses.append(float(loss))
         if callback is not None:
             callback(step + 1, losses[-1])
         if (step + 1) % eval_every == 0 or step + 1 == steps:
-            best.try_(harden(bound, learner.soft(logits)))
+            best.try_(learner.nearest(logits))
     first, *objective = 0.0 - np.array(best.bests)
     return SinkhornMatch(
         best.perm, tuple(objective), best.settled, first, tuple(losses), tuple(best.losses)
     )
 
-# %% ../nbs/api/55_sinkhorn.ipynb #53046ce7
+# %% ../nbs/api/55_sinkhorn.ipynb #219e238f
 def _listed(batches: Iterable[Any] | None) -> list:
     "The batches, so that they can be taken again"
     batches = [None] if batches is None else list(batches)
@@ -158,5 +182,8 @@ def _start(spec: PermutationSpec, init, confidence: float, temperature: float) -
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}
+    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in init.values()):
+        check_soft(spec, init)
+        return {g: jnp.asarray(w, jnp.float32) for g, w in init.items()}
     logits = confident_logits(spec, init, confidence=confidence, temperature=temperature)
     return jax.tree.map(jnp.asarray, logits)

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'harden', 'sinkhorn',
-           'soft_permutation', 'confident_logits']
+__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'check_soft', 'harden',
+           'sinkhorn', 'soft_permutation', 'confident_logits']
 
 # %% ../nbs/api/53_soft.ipynb #d6ee5447
 import functools
@@ -70,7 +70,7 @@ def _layouts(spec: PermutationSpec):
             (*moving, spec.sizes[group]),
         )
 
-# %% ../nbs/api/53_soft.ipynb #f47f7d1d
+# %% ../nbs/api/53_soft.ipynb #e924db06
 def mixed_axes(
     block: Block,  # a part of a leaf
 ) -> tuple[int, ...]:  # one matrix for each, so as many factors
@@ -105,7 +105,7 @@ def apply_soft(
 ) -> PyTree:  # the same kind of tree, of JAX arrays where units were mixed
     "Mix a model's units; differentiable in the matrices and in the model"
     bound, flat = spec.bind(params), flatten(params)
-    _check_soft(bound, soft)
+    check_soft(bound, soft)
     new = dict(flat)
     for block in bound.blocks:
         if any(block.atoms):
@@ -116,13 +116,16 @@ def apply_soft(
             new[block.path] = mixed.astype(_kept(leaf.dtype))
     return unflatten(new, like=params)
 
-# %% ../nbs/api/53_soft.ipynb #0b15cafd
+# %% ../nbs/api/53_soft.ipynb #7371ed0b
 def _kept(dtype):
     "The type that mixed units have: their own, unless it holds no fractions"
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.float32
 
 
-def _check_soft(spec: PermutationSpec, soft: Soft) -> None:
+def check_soft(
+    spec: PermutationSpec,  # bound to shapes
+    soft: Soft,  # for each group, its matrices
+) -> None:
     "Every group has matrices of its sizes"
     shapes = soft_shapes(spec)
     for group in sorted(shapes.keys() ^ soft.keys()):
@@ -138,13 +141,13 @@ def _check_soft(spec: PermutationSpec, soft: Soft) -> None:
                 f"units need {shape}: fixed axes, then places and units (see soft_shapes)"
             )
 
-# %% ../nbs/api/53_soft.ipynb #47edd9f4
+# %% ../nbs/api/53_soft.ipynb #02817311
 def harden(
     spec: PermutationSpec,  # bound to shapes
     scores: Soft,  # for each group, what each pair of place and unit is worth
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
     "The permutation that maximises the inner product of its matrices with the scores, exactly"
-    _check_soft(spec, scores)
+    check_soft(spec, scores)
     groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
     for g, costs in groups.items():
         costs.matrix = np.asarray(scores[g], np.float32).reshape(costs.shape)
@@ -172,7 +175,7 @@ def sinkhorn(
     (rows, columns), _ = jax.lax.scan(turn, (start, start), length=iterations)
     return jnp.exp(z - rows[..., None] - columns[..., None, :])
 
-# %% ../nbs/api/53_soft.ipynb #4eea17fe
+# %% ../nbs/api/53_soft.ipynb #856ed31c
 def soft_permutation(
     spec: PermutationSpec,  # bound to shapes
     logits: Soft,  # for each group, any numbers in the shape of its matrices
@@ -181,7 +184,7 @@ def soft_permutation(
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> dict[str, Float[Array, "*fixed rows rows"]]:
     "Doubly stochastic matrices for all groups, those within others included; differentiable"
-    _check_soft(spec, logits)
+    check_soft(spec, logits)
     group_trees({g: GroupCosts(g, spec, []) for g in spec.groups})  # refuses hosts in parallel
     pairs: dict[str, Array] = {}
     for g, fixed, rows in sorted(_layouts(spec), key=lambda layout: len(layout[2])):
