@@ -20,7 +20,7 @@ PACKAGE = "git_rebasin"
 # above it in this table, never from one further down. A name with a dot at its end stands for all
 # modules of that subpackage.
 LAYERS = [
-    ["tree", "evaluate"],
+    ["tree", "io", "evaluate"],
     ["entries", "blocks", "sizes", "spec", "report", "permutation", "check", "builders"],
     ["inference."],
     ["infer", "taps"],
@@ -31,7 +31,7 @@ LAYERS = [
         *("frank_wolfe", "sinkhorn"),
     ],
     ["merge", "batch_norm", "batch_stats", "repair", "interpolate"],
-    ["plot", "io"],
+    ["plot"],
     ["zoo."],
     ["experiments."],
     ["cli"],
