@@ -146,10 +146,17 @@ def _cost_matrix(spec: PermutationSpec, perm: dict, group: str, a: dict, b: dict
     return total
 
 
-def published(key, spec: PermutationSpec, a: dict, b: dict, max_sweeps: int = 100):
+def published(
+    key,
+    spec: PermutationSpec,
+    a: dict,
+    b: dict,
+    max_sweeps: int = 100,
+    start: dict | None = None,  # a permutation; default: the identity
+):
     """Algorithm 1 of the paper, eagerly: the permutation, the sweeps, whether it converged."""
     groups = list(spec.groups)
-    perm = {g: jnp.arange(n) for g, n in spec.groups.items()}
+    perm = {g: jnp.arange(n) for g, n in spec.groups.items()} if start is None else dict(start)
     for sweep in range(max_sweeps):
         progress = False
         for k in sweep_order(key, sweep, len(groups)):
