@@ -20,12 +20,13 @@ from types import ModuleType
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
 
-# %% ../../nbs/experiments/02_runner.ipynb #c573d500
+# %% ../../nbs/experiments/02_runner.ipynb #e02f1941
 EXPERIMENTS = {  # name → module
     "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
+    "real-resnets": "git_rebasin.experiments.real_resnets",
 }
 
 
@@ -68,7 +69,7 @@ def _finished(path: Path, config: PairConfig) -> bool:
         )
     return True
 
-# %% ../../nbs/experiments/02_runner.ipynb #722cbc37
+# %% ../../nbs/experiments/02_runner.ipynb #0c062b0c
 def run_pairs(
     name: str,  # the experiment
     preset_name: str,  # which preset it is
@@ -85,7 +86,8 @@ def run_pairs(
     kind = {} if family is None else {"family": family}
     own = folder.joinpath("checkpoints", preset_name, *kind.values())
     for seed in preset.seeds:
-        file = folder / f"{'-'.join((preset_name, *kind.values(), 'pair', str(seed)))}.json"
+        words = " ".join((preset_name, *kind.values(), "pair", str(seed)))
+        file = folder / f"{words.replace(' ', '-')}.json"
         if not _finished(file, preset.pair):
             pair = ", ".join((*kind.values(), f"pair {seed}"))
             tell = (lambda s, r, pair=pair: callback(f"{pair}, {s}", r)) if callback else None
