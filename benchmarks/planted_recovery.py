@@ -24,8 +24,9 @@ import jax
 import numpy as np
 from weight_matching import CASES, DEFAULT, bound, isolated, models, now, shuffle
 
-from git_rebasin import compose_permutations, weight_matching
+from git_rebasin import weight_matching
 from git_rebasin.experiments.records import provenance, read_record, write_record
+from git_rebasin.permutation import compose_permutations
 from git_rebasin.spec import PermutationSpec
 
 RECORD = Path(__file__).parent / "records" / "planted_recovery.json"
