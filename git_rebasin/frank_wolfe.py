@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['best_step', 'FrankWolfeMatch', 'frank_wolfe_matching', 'FrankWolfeMerge', 'frank_wolfe_merge']
 
-# %% ../nbs/api/54_frank_wolfe.ipynb #a6bd6b5c
+# %% ../nbs/api/54_frank_wolfe.ipynb #b4ef92cd
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .costs import GroupCosts
+from .costs import GroupCosts, dot
 from .match import Match, Merged, bind_models
 from git_rebasin.permutation import (
     Permutation,
@@ -96,7 +96,7 @@ def _total(products) -> Float[np.ndarray, "..."]:
     "The objective, summed in float64"
     return np.asarray(products, np.float64).sum(-1)
 
-# %% ../nbs/api/54_frank_wolfe.ipynb #ac5e2832
+# %% ../nbs/api/54_frank_wolfe.ipynb #ee9e0e59
 def _stack(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:
     "Several dicts of arrays as one, with an axis for them in front"
     return {k: np.stack([np.asarray(t[k], np.float32) for t in trees]) for k in trees[0]}
@@ -128,7 +128,7 @@ class _Ascent:
         "Note objective and gap; the matrices of the best corner"
         slope, products = _gradient(self.spec.blocks, self.models, soft)
         best = _stack([soften(self.spec, perm) for perm in self.corners(slope)])
-        gap = sum(np.vdot(np.asarray(slope[g], np.float64), best[g] - soft[g]) for g in best)
+        gap = sum(dot(np.asarray(slope[g]), best[g] - soft[g]) for g in best)
         self.values.append(float(_total(products)))
         self.gaps.append(float(gap))
         return best
