@@ -35,7 +35,7 @@ def correction(
     scale = jnp.where(dead, 1, std / jnp.where(dead, 1, now))
     return {"scale": scale, "shift": mean - scale * jnp.asarray(moments.mean, jnp.float32)}
 
-# %% ../nbs/api/62_repair.ipynb #f1d7ff16
+# %% ../nbs/api/62_repair.ipynb #b5e9c9ca
 @dataclass(frozen=True, eq=False, repr=False)
 class Corrected:
     "A function that scales and shifts the units of some of its values as it computes them"
@@ -66,10 +66,7 @@ class Corrected:
         outputs, found = evaluate(self.fn, evaluation, params, *args)
         for name, path in self.paths.items():
             if path not in found or found[path].ndim != self.ranks[name]:
-                raise ValueError(
-                    f"the function computes something else for these arguments: {name!r} is not "
-                    "there. Repair it again, with arguments like these."
-                )
+                self._refuse(name)
         return outputs, {name: found[path] for name, path in self.paths.items()}
 
     def _edit(self, name: str, known: Mapping[str, Array], x: Array, *turns: Array) -> Array:
@@ -77,10 +74,19 @@ class Corrected:
         units = {k - len(turns) for k in self.units[name]}
         rest = tuple(k for k in range(x.ndim) if k not in units)
         now = {k: c[turns] if turns else c for k, c in known.items()}
+        shape = tuple(n for k, n in enumerate(x.shape) if k in units)
+        if x.ndim + len(turns) != self.ranks[name] or any(c.shape != shape for c in now.values()):
+            self._refuse(name)
         if "mean" in now:
             now = correction(Moments.of(x, rest), now["mean"], now["std"])
         scale, shift = (jnp.expand_dims(now[k], rest) for k in ("scale", "shift"))
         return (x * scale + shift).astype(x.dtype)
+
+    def _refuse(self, name: str) -> None:
+        raise ValueError(
+            f"the function computes something else for these arguments: {name!r} is not there. "
+            "Repair it again, with arguments like these."
+        )
 
     def _key(self) -> tuple:
         return self.fn, *(tuple(d.items()) for d in (self.paths, self.units, self.ranks))
