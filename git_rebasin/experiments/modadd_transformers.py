@@ -49,7 +49,7 @@ from git_rebasin.zoo.public import (
 )
 from ..zoo.transformer import init_transformer
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #21f4f651
+# %% ../../nbs/experiments/modadd_transformers.ipynb #367038df
 @dataclass(frozen=True)
 class Addition:
     "A pair of transformers that add, and how it is matched"
@@ -57,24 +57,24 @@ class Addition:
     kind: str | None  # of the public checkpoints; None for small networks of random weights
     modulus: int = 59  # the numbers are below it
     lambdas: int = 21  # points on a line, an odd number: ½ is one of them
-    keys: int = 5  # tries of each way that is random
+    keys: int = 3  # tries of each way that is random
     ways: tuple[str, ...] | None = None  # with heads that move; None: all
     contrast: tuple[str, ...] = ("none", "weights", "activations, correlation")  # that stay
     batch_size: int = 512  # of the data that matchers see
     effort: Effort = field(
-        default_factory=lambda: Effort(batches=7, straight_through=300, sinkhorn=200)
+        default_factory=lambda: Effort(batches=7, straight_through=100, sinkhorn=100)
     )
 
 
 _SMOKE = Addition(
-    None,
-    7,
-    3,
-    1,
-    ("none", "weights", "activations, inner"),
-    ("none", "weights"),
-    49,
-    Effort(batches=1),
+    kind=None,
+    modulus=7,
+    lambdas=3,
+    keys=1,
+    ways=("none", "weights", "activations, inner"),
+    contrast=("none", "weights"),
+    batch_size=49,
+    effort=Effort(batches=1),
 )
 
 PRESETS = {
