@@ -275,7 +275,7 @@ def _run(problem: Problem, way: Way, key: Array, start: tuple) -> tuple[Match, f
     match = way.match(problem, key, match)
     return match, before + time.perf_counter() - begin
 
-# %% ../../nbs/experiments/03_compare.ipynb #c2ce7658
+# %% ../../nbs/experiments/03_compare.ipynb #e6dd10e9
 def tries_of(
     records: Iterable[Mapping[str, Any]],  # of pairs, with what `compare_ways` gives
 ) -> dict[str, list[dict[str, Any]]]:  # way → its tries, each with what was judged of it
@@ -309,7 +309,7 @@ def _ensemble_rise(record: Mapping[str, Any], split: str) -> float:
 
 def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
     "A mean and a standard deviation, as a table's cell"
-    mean = f"{np.mean(values):.{digits}f}"
+    mean = f"{np.mean(values):z.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
