@@ -276,7 +276,7 @@ class GroupCosts:
         place = np.ix_(range(batch), range(hosts))
         view[(*place, slice(None), origin)] += scores.reshape(batch, hosts, n, n)
 
-# %% ../nbs/api/45_costs.ipynb #175b4ced
+# %% ../nbs/api/45_costs.ipynb #23656dcc
 class Costs:
     "The cost matrices of all groups of two models"
 
@@ -296,7 +296,7 @@ class Costs:
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
         for block in self.blocks:
             a_leaf, b_leaf = self.a[block.path], self.b[block.path]
-            energy = _norm(block.of(a_leaf)) * _norm(block.of(b_leaf))
+            energy = math.prod(_norm(block.of(_ready(w))) for w in (a_leaf, b_leaf))
             for axis, group in enumerate(block.atoms):
                 covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
                 if group is not None and not covered:
@@ -313,7 +313,7 @@ class Costs:
         total, small = 0.0, []
         for block in self.blocks:
             if groups is None or any(atom in groups for atom in block.atoms):
-                a, b = self.a[block.path], self.b[block.path]
+                a, b = _ready(self.a[block.path]), _ready(self.b[block.path])
                 pair = block.of(a), block.of(b) if perm is None else permute_block(block, b, perm)
                 if isinstance(a, np.ndarray) and pair[0].size < _STRETCH:
                     small.append([w.ravel() for w in pair])

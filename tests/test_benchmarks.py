@@ -28,6 +28,7 @@ def script(name: str):
 speed = script("weight_matching")
 recovery = script("planted_recovery")
 inference = script("inference")
+descent = script("straight_through")
 
 MLP = speed.Case(
     "mlp:init_mlp",
@@ -185,3 +186,28 @@ def test_the_record_of_inference_is_of_all_cases_and_of_this_code():
     recorded, found = runs[list(inference.CASES).index(name)], inference.measure(name)
     for what in ("arrays", "groups", "log10_symmetries"):
         assert found[what] == pytest.approx(recorded[what])
+
+
+# ---- the straight-through estimator
+
+
+def test_the_published_way_starts_where_it_is_told():
+    spec = MLP.spec().bind_shapes(MLP.shapes())
+    a, b = speed.models(spec, 0, None)
+    perm = speed.published(jax.random.key(0), spec, a, b)[0]
+    again, sweeps, converged = speed.published(jax.random.key(1), spec, a, b, start=perm)
+    assert sweeps == 1 and converged
+    assert all(np.array_equal(again[group], perm[group]) for group in perm)
+
+
+def test_the_record_of_straight_through_holds_what_its_page_reads(tmp_path):
+    config = descent.QUICK | {"features": [12], "epochs": 1, "steps": 7, "published": 6}
+    record = descent.benchmark(config)
+    read = read_record(write_record(tmp_path / "record.json", record))
+    assert {name: len(run) for name, run in read["runs"].items()} == {
+        **dict.fromkeys(("alone", "step", "projection", "moved", "whole"), 7),
+        "published": 6,
+    }
+    assert [t["what"] for t in read["targets"]] == list(descent.TARGETS)
+    assert all(t["met"] in (True, False) and t["value"] > 0 for t in read["targets"])
+    assert len(list(descent.lines(read))) == 6 + 2 + 2 + 1
