@@ -9,7 +9,8 @@ settings.ini are passed over and keep what they have. Two outputs are the same i
 with numbers up to 1e-3; of pictures it is only asked that they are there, as their bytes change
 with matplotlib's version. A cell marked `#| volatile`, whose numbers change from run to run or
 between versions of JAX, must only show the same kinds of output. What cells write to stderr
-(progress bars, logs) is not kept.
+(progress bars, logs) is not kept. `check` leaves out the test cells that show nothing: they are
+tests in `tests/`, which run there, and would take as long again.
 """
 
 import argparse
@@ -57,6 +58,12 @@ def runs(cell: NbCell, skip: set[str]) -> bool:
     )
 
 
+def only_tests(cell: NbCell) -> bool:
+    """Is a cell nothing but a test, which pytest runs?"""
+    marks = cell.directives_.get("test")
+    return marks is not None and marks != ["setup"] and not cell.outputs
+
+
 def code_hash(nb: AttrDict) -> str:
     """A hash of all code in the notebook, the cells that only some machines can run included."""
     code = "\0".join(cell.source for cell in nb.cells if project.is_code(cell))
@@ -71,14 +78,15 @@ def is_stored(nb: AttrDict) -> bool:
 # ---- run one notebook, in this process
 
 
-def execute(path: Path, target: Path) -> str | None:
-    """Run a notebook and write it, with its outputs, to `target`; returns what went wrong."""
+def execute(path: Path, target: Path, tests: bool = True) -> str | None:
+    """Run a notebook, with its tests or not, and write it, with its outputs, to `target`; returns
+    what went wrong."""
     os.environ["IN_TEST"] = "1"  # nbdev's own sign that a notebook does not run by hand
     nb, skip = project.read(path), skipped_flags()
     os.chdir(path.parent)
     shell = CaptureShell(path, mpl_format="png")
     for cell in nb.cells:
-        if not runs(cell, skip):
+        if not runs(cell, skip) or (not tests and only_tests(cell)):
             continue
         cell.outputs = []
         shell.cell(cell)
@@ -107,12 +115,13 @@ def indent(text: str) -> str:
 # ---- run many, each in a process of its own
 
 
-def run_isolated(path: Path, folder: Path) -> tuple[Path, str | None]:
+def run_isolated(path: Path, folder: Path, tests: bool) -> tuple[Path, str | None]:
     """Run a notebook in a new process; returns where the result is, and what went wrong."""
     target = folder / "-".join(path.relative_to(project.ROOT).parts)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "IPYTHONDIR": str(folder / "ipython")}
     environment.pop("MPLBACKEND", None)  # the shell draws inline
     command = [sys.executable, "-m", "tools.notebooks", "execute", str(path), str(target)]
+    command += [] if tests else ["--without-tests"]
     start = time.perf_counter()
     try:
         done = subprocess.run(
@@ -132,10 +141,10 @@ def run_isolated(path: Path, folder: Path) -> tuple[Path, str | None]:
 
 
 def run_all(
-    paths: list[Path], workers: int, folder: Path
+    paths: list[Path], workers: int, folder: Path, tests: bool
 ) -> Iterator[tuple[Path, Path, str | None]]:
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda path: run_isolated(path, folder), paths)
+        results = pool.map(lambda path: run_isolated(path, folder, tests), paths)
         for path, (target, error) in zip(paths, results, strict=True):
             yield path, target, error
 
@@ -212,7 +221,7 @@ def problems(command: str, paths: list[Path], workers: int) -> Iterator[str]:
     if command == "stored":
         return
     with tempfile.TemporaryDirectory() as folder:
-        for path, target, error in run_all(paths, workers, Path(folder)):
+        for path, target, error in run_all(paths, workers, Path(folder), command == "run"):
             if error:
                 yield f"{name(path)}, {error}"
             elif command == "run":
@@ -232,9 +241,12 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=2, help="how many notebooks run at the same time"
     )
+    parser.add_argument(
+        "--without-tests", action="store_true", help="leave out test cells that show nothing"
+    )
     options = parser.parse_intermixed_args()
     if options.command == "execute":  # the process of one notebook: from where to where
-        error = execute(*(path.resolve() for path in options.paths))
+        error = execute(*(p.resolve() for p in options.paths), not options.without_tests)
         print(error or "", file=sys.stderr)
         return 1 if error else 0
     paths = [path.resolve() for path in options.paths] or project.notebooks()
