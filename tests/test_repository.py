@@ -28,9 +28,9 @@ LAYERS = [
     [
         *("match", "costs", "moments", "soft"),
         *("weight_matching", "activation_matching", "straight_through"),
-        *("frank_wolfe", "sinkhorn"),
+        *("sinkhorn", "merge", "frank_wolfe"),
     ],
-    ["merge", "batch_norm", "batch_stats", "repair", "interpolate"],
+    ["batch_norm", "batch_stats", "repair", "interpolate"],
     ["plot"],
     ["zoo."],
     ["experiments."],
