@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['classify', 'Problem', 'stream', 'walk', 'judge_permutation', 'Way', 'Effort', 'ways_to_match', 'compare_ways',
-           'tries_of', 'middle', 'rise', 'mean_and_spread', 'format_ways']
+__all__ = ['classify', 'Problem', 'mean_metrics', 'in_batches', 'stream', 'walk', 'judge_permutation', 'Way', 'Effort',
+           'ways_to_match', 'run_way', 'compare_ways', 'tries_of', 'middle', 'rise', 'mean_and_spread', 'format_ways']
 
 # %% ../../nbs/experiments/03_compare.ipynb #0e5c9046
 import time
@@ -36,7 +36,7 @@ from ..tree import inner, lerp, norm
 from ..weight_matching import weight_matching
 from ..zoo.data import batches
 
-# %% ../../nbs/experiments/03_compare.ipynb #95bec4b9
+# %% ../../nbs/experiments/03_compare.ipynb #78756c5e
 def classify(
     logits: Float[Array, "n classes"],
     batch: Mapping[str, Array],  # with "labels"
@@ -79,7 +79,9 @@ class Problem:
         *models: PyTree,  # one, or the members of an ensemble
     ) -> dict[str, dict[str, float]]:  # split → metric → mean
         "How good a model is, or an ensemble"
-        return {split: _mean(self._metrics, models, data) for split, data in self.judged.items()}
+        return {
+            split: mean_metrics(self._metrics, models, data) for split, data in self.judged.items()
+        }
 
     @cached_property
     def ends(self) -> tuple[dict, dict]:
@@ -87,18 +89,31 @@ class Problem:
         return self.evaluate(self.params_a), self.evaluate(self.params_b)
 
 
-def _mean(metrics: Callable, models: Sequence[PyTree], data: Iterable[Any]) -> dict[str, float]:
+def mean_metrics(
+    metrics: Callable[[Any, Any], Mapping[str, Array]],  # (model, batch) → means over the batch
+    model: Any,  # whatever `metrics` takes
+    data: Iterable[Any],  # batches
+) -> dict[str, float]:
     "The mean of each metric over all examples"
     sums: dict[str, float] = {}
     total = 0
     for batch in data:
         size = len(jax.tree.leaves(batch)[0])
-        for name, value in metrics(models, batch).items():
+        for name, value in metrics(model, batch).items():
             sums[name] = sums.get(name, 0.0) + size * float(value)
         total += size
     return {name: value / total for name, value in sums.items()}
 
-# %% ../../nbs/experiments/03_compare.ipynb #1bad1eb6
+# %% ../../nbs/experiments/03_compare.ipynb #aef7df6d
+def in_batches(
+    data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
+    batch_size: int,  # examples a batch
+) -> list[dict[str, np.ndarray]]:
+    "All examples in their order"
+    starts = range(0, len(next(iter(data.values()))), batch_size)
+    return [{name: x[i : i + batch_size] for name, x in data.items()} for i in starts]
+
+
 def stream(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch; fewer where there are not so many
@@ -232,7 +247,20 @@ def ways_to_match(
     ways["Sinkhorn, loss"] = Way(partial(sinkhorn, data=True), start="weights")
     return ways
 
-# %% ../../nbs/experiments/03_compare.ipynb #20725fea
+# %% ../../nbs/experiments/03_compare.ipynb #7708194f
+def run_way(
+    problem: Problem,
+    way: Way,
+    key: Array,  # a JAX random key
+    start: Match | None = None,  # the match of the way that it starts from
+    before: float = 0.0,  # the seconds that this took
+) -> tuple[Match, float]:
+    "A match, and the seconds that it and what it started from took"
+    begin = time.perf_counter()
+    match = way.match(problem, key, start)
+    return match, before + time.perf_counter() - begin
+
+
 def compare_ways(
     problem: Problem,
     ways: Mapping[str, Way],  # a way that another starts from comes before it
@@ -243,7 +271,9 @@ def compare_ways(
     tries, judged, found = [], {}, {}
     for name, way in ways.items():
         for k, key in enumerate(keys if way.random else keys[:1]):
-            match, seconds = found[name, k] = _run(problem, way, key, _start(ways, way, found, k))
+            match, seconds = found[name, k] = run_way(
+                problem, way, key, *_start(ways, way, found, k)
+            )
             which = b"".join(match.perm[g].tobytes() for g in sorted(match.perm))
             if which not in judged:
                 judged[which] = judge_permutation(problem, match.perm)
@@ -266,14 +296,6 @@ def _start(ways: Mapping[str, Way], way: Way, found: Mapping, k: int) -> tuple[M
     if way.start is None:
         return None, 0.0
     return found[way.start, k if ways[way.start].random else 0]
-
-
-def _run(problem: Problem, way: Way, key: Array, start: tuple) -> tuple[Match, float]:
-    "A match, and the seconds that it and what it started from took"
-    match, before = start
-    begin = time.perf_counter()
-    match = way.match(problem, key, match)
-    return match, before + time.perf_counter() - begin
 
 # %% ../../nbs/experiments/03_compare.ipynb #e6dd10e9
 def tries_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['PRESETS', 'Comparison', 'compare_pair', 'run', 'format_record']
 
-# %% ../../nbs/experiments/how_to_choose.ipynb #1ffb029d
+# %% ../../nbs/experiments/how_to_choose.ipynb #1506d4fd
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -27,13 +27,13 @@ from git_rebasin.experiments.compare import (
     Problem,
     compare_ways,
     format_ways,
+    in_batches,
     stream,
     ways_to_match,
 )
 from .pair import PairConfig, model_seeds, train_model
 from .records import provenance
-from .runner import Preset, choose_preset, run_pairs
-from .weight_matching_starts import Families
+from .runner import Families, Preset, run_families
 from ..zoo.data import load
 from ..zoo.mlp import mlp_apply
 from ..zoo.train import TrainConfig
@@ -68,7 +68,7 @@ PRESETS = {
     "cpu": Families({"wide": Preset(_WIDE, (0, 1, 2)), "narrow": Preset(_NARROW, (0, 1, 2))}),
 }
 
-# %% ../../nbs/experiments/how_to_choose.ipynb #d978c3a3
+# %% ../../nbs/experiments/how_to_choose.ipynb #778fa733
 def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n classes"]:
     "The logits of an MLP"
     return mlp_apply(params, batch["images"])
@@ -76,11 +76,7 @@ def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n classes"]
 
 def _problem(config: Comparison, params_a: PyTree, params_b: PyTree, splits) -> Problem:
     "What a pair of trained networks asks of the matchers"
-    parts = {s: split[: config.judged] for s, split in splits.items()}
-    judged = {
-        s: [part[i : i + 2500].arrays for i in range(0, len(part), 2500)]
-        for s, part in parts.items()
-    }
+    judged = {s: in_batches(part[: config.judged].arrays, 2500) for s, part in splits.items()}
     return Problem(
         mlp_permutation_spec(len(config.features)),
         params_a,
@@ -128,27 +124,14 @@ def compare_pair(
         "provenance": provenance(),
     }
 
-# %% ../../nbs/experiments/how_to_choose.ipynb #cb8e4bc7
+# %% ../../nbs/experiments/how_to_choose.ipynb #f9e3ab8a
 def run(
     preset: str,  # "smoke" or "cpu"
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
     "Compare all ways on each pair of a preset that has no record yet"
-    files = []
-    for name, pairs in choose_preset(PRESETS, preset).each.items():
-        elsewhere = pairs.pair.checkpoints
-        files += run_pairs(
-            "how-to-choose",
-            preset,
-            pairs,
-            out,
-            callback,
-            run_one=compare_pair,
-            family=name,
-            checkpoints=Path(out) / elsewhere if elsewhere else None,
-        )
-    return files
+    return run_families("how-to-choose", PRESETS, preset, out, callback, run_one=compare_pair)
 
 
 def format_record(

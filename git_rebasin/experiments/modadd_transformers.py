@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'Addition', 'load_networks', 'transformer_spec', 'without_hosts', 'spectrum', 'unit_correlations',
            'match_transformers', 'run', 'format_record']
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #5f034386
+# %% ../../nbs/experiments/modadd_transformers.ipynb #2f9432f4
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -34,8 +34,7 @@ from git_rebasin.experiments.compare import (
     ways_to_match,
 )
 from .records import provenance
-from .runner import Preset, choose_preset, run_pairs
-from .weight_matching_starts import Families
+from .runner import Families, Preset, run_families
 from ..infer import infer_permutation_spec
 from ..permutation import apply_permutation, random_permutation
 from ..soft import soften
@@ -105,14 +104,13 @@ def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n modulus"]
     "The logits of the sum"
     return public_transformer_apply(params, batch["tokens"])
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #53baf7e0
+# %% ../../nbs/experiments/modadd_transformers.ipynb #717e4970
 def transformer_spec(
     params: Mapping[str, Array],
 ) -> PermutationSpec:
     "The symmetry of a transformer, from its function"
     tokens = np.zeros((2, 2), np.int32)
-    spec = infer_permutation_spec(public_transformer_apply, params, tokens, verify=False)
-    return PermutationSpec({**spec.axes_to_perm, "attention_rate": ()}).bind(params)
+    return infer_permutation_spec(public_transformer_apply, params, tokens, verify=False)
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #8ac0a1ca
 def _stay(entry: Entry | str | None, names: set[str]) -> Entry:
@@ -217,25 +215,15 @@ def match_transformers(
         "provenance": provenance(),
     }
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #04f1a7e9
+# %% ../../nbs/experiments/modadd_transformers.ipynb #6919e01d
 def run(
     preset: str,  # "smoke" or "cpu"
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
     "Match each pair of a preset that has no record yet"
-    files = []
-    for name, pairs in choose_preset(PRESETS, preset).each.items():
-        files += run_pairs(
-            "modadd-transformers",
-            preset,
-            pairs,
-            out,
-            callback,
-            run_one=match_transformers,
-            family=name,
-        )
-    return files
+    name = "modadd-transformers"
+    return run_families(name, PRESETS, preset, out, callback, run_one=match_transformers)
 
 
 def format_record(

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'WAYS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'merge_and_mend',
+__all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'ways_of', 'merge_and_mend',
            'compare_merges', 'run', 'format_record']
 
-# %% ../../nbs/experiments/real_resnets.ipynb #4ac56be0
+# %% ../../nbs/experiments/real_resnets.ipynb #ddf66ecd
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,19 +26,28 @@ from jaxtyping import Array, Float, PyTree
 
 from ..activation_matching import activation_matching
 from ..batch_stats import reset_batch_stats, with_batch_stats
-from .compare import Problem, classify
+from git_rebasin.experiments.compare import (
+    Effort,
+    Problem,
+    Way,
+    classify,
+    in_batches,
+    mean_metrics,
+    run_way,
+    stream,
+    ways_to_match,
+)
 from .records import provenance, read_record, write_record
-from .runner import Preset, choose_preset, run_pairs
-from .weight_matching_starts import Families
-from ..frank_wolfe import frank_wolfe_matching
+from .runner import Families, Preset, run_families
 from ..infer import infer_permutation_spec
 from ..match import Match
-from ..permutation import apply_permutation, identity_permutation
+from ..permutation import apply_permutation
 from ..repair import repair
 from ..sinkhorn import sinkhorn_matching
 from ..straight_through import straight_through_matching
 from ..tree import lerp
-from ..weight_matching import weight_matching
+from ..weight_matching import key_words
+from ..zoo.checkpoint import fingerprint
 from ..zoo.cifar_resnet import init_cifar_resnet
 from ..zoo.data import Split, load
 from ..zoo.public import load_public, public_pair, public_resnet_apply
@@ -79,7 +87,7 @@ def network(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n class
     "The logits of a batch of images"
     return public_resnet_apply(params, batch["images"])
 
-# %% ../../nbs/experiments/real_resnets.ipynb #3bcf2e06
+# %% ../../nbs/experiments/real_resnets.ipynb #194e1bc1
 def _in_colour(split: Split) -> Split:
     "A split whose images have three channels"
     times = 3 // split.images.shape[-1]
@@ -94,43 +102,28 @@ def load_problem(
         a, b = (init_cifar_resnet(jax.random.key(k), 8) for k in (0, 1))
     else:
         a, b = (load_public(name).params for name in public_pair(config.models))
-    train, test = (_in_colour(load(config.data, name)).arrays for name in ("train", "test"))
-    spec = infer_permutation_spec(network, a, {"images": train["images"][:2]})
-    judged = {"test": _batches(test, config.evaluated)}
-    problem = Problem(spec, a, b, network, partial(_mirrored, train, config.batch), judged)
-    return problem, _batches(train, config.statistics)
+    train, test = (_in_colour(load(config.data, name)) for name in ("train", "test"))
+    spec = infer_permutation_spec(network, a, {"images": train.images[:2]})
+    judged = {"test": in_batches(test[: config.evaluated].arrays, 1000)}
+    taken = partial(_mirrored, stream(train.arrays, config.batch))
+    problem = Problem(spec, a, b, network, taken, judged)
+    return problem, in_batches(train[: config.statistics].arrays, 1000)
 
 
-def _batches(data: Mapping[str, np.ndarray], n: int, size: int = 1000) -> list[dict]:
-    "The first n examples"
-    ends = [(k, min(k + size, n)) for k in range(0, n, size)]
-    return [{name: x[i:j] for name, x in data.items()} for i, j in ends]
+def _mirrored(batches: Callable, key: Array, n: int) -> Iterator[dict[str, np.ndarray]]:
+    "So many batches, each image mirrored or not"
+    rng = np.random.default_rng(key_words(key))
+    for batch in batches(key, n):
+        mirror = rng.random((len(batch["labels"]), 1, 1, 1)) < 0.5
+        yield {**batch, "images": np.where(mirror, batch["images"][:, :, ::-1], batch["images"])}
 
-
-def _mirrored(train: Mapping[str, np.ndarray], size: int, key: Array, n: int) -> Iterator[dict]:
-    "So many batches of random training images, each mirrored or not"
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
-    for _ in range(n):
-        index = rng.choice(len(train["labels"]), size, replace=False)
-        images, mirror = train["images"][index], rng.random((size, 1, 1, 1)) < 0.5
-        images = np.where(mirror, images[:, :, ::-1], images)
-        yield {"images": images, "labels": train["labels"][index]}
-
-# %% ../../nbs/experiments/real_resnets.ipynb #2a5c6ea2
+# %% ../../nbs/experiments/real_resnets.ipynb #173dd153
 def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
     "The loss of a network that is normalised by the statistics of the batch"
     return classify(with_batch_stats(network)(params, batch), batch)["loss"]
 
 
-def _by_weights(config: Config, problem: Problem, key: Array, start) -> Match:
-    return weight_matching(key, problem.spec, problem.params_a, problem.params_b)
-
-
-def _frank_wolfe(config: Config, problem: Problem, key: Array, start) -> Match:
-    return frank_wolfe_matching(key, problem.spec, problem.params_a, problem.params_b)
-
-
-def _by_activations(config: Config, problem: Problem, key: Array, start, similarity: str) -> Match:
+def _by_activations(config: Config, similarity: str, problem: Problem, key: Array, start) -> Match:
     both, n = (problem.params_a, problem.params_b), max(1, config.activations // config.batch)
     return activation_matching(
         key,
@@ -167,7 +160,7 @@ def _straight_through(config: Config, problem: Problem, key: Array, start: Match
     return straight_through_matching(key, problem.spec, *both, init=start.perm, **learning)
 
 
-def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match, forward: str) -> Match:
+def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Match:
     learning = _learning(config, problem, key, config.sinkhorn_rate)
     both = problem.params_a, problem.params_b
     return sinkhorn_matching(
@@ -176,22 +169,26 @@ def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match, forwar
         *both,
         init=start.similarity,
         temperature=config.temperature,
-        forward=forward,
+        forward="hard",
         eval_every=max(1, config.steps // 12),
         **learning,
     )
 
 
-WAYS = {  # name → (matcher, the way that it starts from)
-    "weights": (_by_weights, None),
-    "Frank–Wolfe": (_frank_wolfe, None),
-    "activations, inner": (partial(_by_activations, similarity="inner"), None),
-    "activations, correlation": (partial(_by_activations, similarity="correlation"), None),
-    "straight-through": (_straight_through, "activations, correlation"),
-    "Sinkhorn": (partial(_sinkhorn, forward="hard"), "activations, correlation"),
-}
+def ways_of(
+    config: Config,
+) -> dict[str, Way]:  # in the order of the table
+    "The ways of matching that a configuration asks for"
+    common = ways_to_match(Effort())
+    ways = {name: common[name] for name in ("none", "weights", "Frank–Wolfe")}
+    for kind in ("inner", "correlation"):
+        ways[f"activations, {kind}"] = Way(partial(_by_activations, config, kind))
+    start = "activations, correlation"
+    ways["straight-through"] = Way(partial(_straight_through, config), start)
+    ways["Sinkhorn"] = Way(partial(_sinkhorn, config), start)
+    return ways if config.ways is None else {n: ways[n] for n in ("none", *config.ways)}
 
-# %% ../../nbs/experiments/real_resnets.ipynb #953c4f3c
+# %% ../../nbs/experiments/real_resnets.ipynb #85a0b45c
 MENDED = ("as it is", "reset", "repair")
 
 
@@ -208,41 +205,15 @@ def merge_and_mend(
     return {
         "as it is": problem.evaluate(merged)["test"],
         "reset": problem.evaluate(reset_batch_stats(network, merged, images))["test"],
-        "repair": _mean(judge, repaired.params, problem.judged["test"]),
+        "repair": mean_metrics(judge, repaired.params, problem.judged["test"]),
     }
 
+# %% ../../nbs/experiments/real_resnets.ipynb #5e15e93c
+def _short(key: Array, config: Config) -> str:
+    "A short text that differs for another run"
+    return hashlib.sha256(json.dumps(fingerprint(key, config)).encode()).hexdigest()[:12]
 
-def _mean(judge: Callable, params: PyTree, batches: Sequence[Mapping]) -> dict[str, float]:
-    "Metrics over batches, each weighted by its size"
-    sizes = [len(batch["labels"]) for batch in batches]
-    values = [judge(params, batch) for batch in batches]
-    return {
-        name: float(np.average([float(v[name]) for v in values], weights=sizes))
-        for name in values[0]
-    }
-
-# %% ../../nbs/experiments/real_resnets.ipynb #d7bcb338
-def _match(config, problem: Problem, key: Array, name: str, matches: Mapping) -> tuple:
-    "A match, and the seconds that it took beside what it started from"
-    if name == "none":
-        return Match(identity_permutation(problem.spec, problem.params_b), (), True, 0.0), 0.0
-    matcher, start = WAYS[name]
-    begin = time.perf_counter()
-    match = matcher(config, problem, key, matches.get(start))
-    return match, time.perf_counter() - begin
-
-
-def _is_start(name: str) -> bool:
-    "Whether another way starts from this one"
-    return any(start == name for _, start in WAYS.values())
-
-
-def _fingerprint(config: Config, seed: int) -> str:
-    "A short text that differs for another configuration"
-    text = json.dumps([dataclasses.asdict(config), seed])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-# %% ../../nbs/experiments/real_resnets.ipynb #db4a04f9
+# %% ../../nbs/experiments/real_resnets.ipynb #3ded39eb
 def compare_merges(
     config: Config,
     seed: int,  # decides the random choices
@@ -253,15 +224,17 @@ def compare_merges(
     "Match a pair in all ways, and merge and mend it"
     problem, images = load_problem(config)
     tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
-    rows, matches = [], {}
-    for name in ("none", *(config.ways or WAYS)):
-        kept = folder / f"{len(rows)}-{_fingerprint(config, seed)}.json"
+    rows, matches, ways = [], {}, ways_of(config)
+    starts = {way.start for way in ways.values()}
+    for name, way in ways.items():
+        kept = folder / f"{len(rows)}-{_short(key, config)}.json"
         row = read_record(kept) if kept.exists() else None
-        if row is None or _is_start(name):
-            matches[name], seconds = _match(config, problem, key, name, matches)
+        if row is None or name in starts:
+            start = matches.get(way.start, (None, 0.0))
+            matches[name] = match, seconds = run_way(problem, way, key, *start)
         if row is None:
             row = {"way": name, "seconds": round(seconds, 2)}
-            row |= {"mended": merge_and_mend(problem, matches[name].perm, images)}
+            row |= {"mended": merge_and_mend(problem, match.perm, images)}
             write_record(kept, row)
         rows.append(row)
         tell("match and merge", row["mended"]["reset"])
@@ -275,18 +248,14 @@ def compare_merges(
         "provenance": provenance(),
     }
 
-# %% ../../nbs/experiments/real_resnets.ipynb #1f426817
+# %% ../../nbs/experiments/real_resnets.ipynb #32af7739
 def run(
     preset: str,  # "smoke" or "cpu"
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair and seed
     "Match, merge and mend each pair of a preset that has no record yet"
-    files = []
-    for family, pairs in choose_preset(PRESETS, preset).each.items():
-        kind = {"run_one": compare_merges, "family": family}
-        files += run_pairs("real-resnets", preset, pairs, out, callback, **kind)
-    return files
+    return run_families("real-resnets", PRESETS, preset, out, callback, run_one=compare_merges)
 
 
 def format_record(

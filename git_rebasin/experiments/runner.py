@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['EXPERIMENTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs']
+__all__ = ['EXPERIMENTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families']
 
-# %% ../../nbs/experiments/02_runner.ipynb #8658c1ed
+# %% ../../nbs/experiments/02_runner.ipynb #8c5668e2
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
@@ -100,3 +101,33 @@ def run_pairs(
 
 def _record_of_pair(config: PairConfig, seed: int, **options) -> dict:
     return run_pair(config, seed, **options).record()
+
+# %% ../../nbs/experiments/02_runner.ipynb #af3a1e11
+@dataclass(frozen=True)
+class Families:
+    "All families of a preset, each with the seeds of its pairs"
+
+    each: Mapping[str, Preset]  # name → configuration and seeds
+
+    @property
+    def pair(self) -> Any:
+        "The first family's configuration: the command asks how many epochs its progress bar has"
+        return next(iter(self.each.values())).pair
+
+
+def run_families(
+    name: str,  # the experiment
+    presets: Mapping[str, Families],  # its presets
+    preset: str,  # which of them
+    out: str | Path,  # where the records go
+    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
+    *,
+    run_one: Callable[..., dict],  # (config, seed, folder=, callback=) → record
+) -> list[Path]:  # the records, one per pair
+    "Run each pair of each family that has no record yet"
+    files = []
+    for family, pairs in choose_preset(presets, preset).each.items():
+        elsewhere = getattr(pairs.pair, "checkpoints", None)  # below `out`: another experiment's
+        options = {"checkpoints": Path(out) / elsewhere if elsewhere else None, "family": family}
+        files += run_pairs(name, preset, pairs, out, callback, run_one=run_one, **options)
+    return files

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STARTS', 'PRESETS', 'Family', 'Families', 'load_splits', 'network_spec', 'train_network', 'evaluate_on', 'walk',
+__all__ = ['STARTS', 'PRESETS', 'Family', 'load_splits', 'network_spec', 'train_network', 'evaluate_on', 'walk',
            'match_from_each_start', 'compare_starts', 'run']
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #7ee80de6
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #6c0cf6d8
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ from git_rebasin.builders import (
 )
 from .pair import model_seeds, output_change
 from .records import provenance
-from .runner import Preset, choose_preset, run_pairs
+from .runner import Families, Preset, run_families
 from ..interpolate import Interpolation, loss_barrier
 from ..permutation import apply_permutation
 from ..spec import PermutationSpec
@@ -43,7 +43,7 @@ from ..zoo.resnet import init_resnet20, resnet20_apply
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, evaluate, train
 from ..zoo.vgg import init_vgg16, vgg16_apply
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #474d5a9f
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #bb806280
 STARTS = ("identity", "outward")
 
 
@@ -61,18 +61,6 @@ class Family:
     lambdas: int = 5  # points on a line, an odd number: ½ is one of them
     keys: int = 5  # orders of visiting, for each start
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
-
-
-@dataclass(frozen=True)
-class Families:
-    "All families of a preset, each with the seeds of its pairs"
-
-    each: Mapping[str, Preset]  # name → family and seeds
-
-    @property
-    def pair(self) -> Family:
-        "The first family: the command asks it how many epochs its progress bar has"
-        return next(iter(self.each.values())).pair
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #6c85241f
 _DIGITS = Family("mlp", "digits", TrainConfig(40, 50, weight_decay=1e-3))
@@ -284,24 +272,12 @@ def compare_starts(
         "provenance": provenance(),
     }
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #28d66277
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d
 def run(
     preset: str,  # "smoke", "cpu" or "paper"
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
     "Compare the starts on each pair of a preset that has no record yet"
-    files = []
-    for name, pairs in choose_preset(PRESETS, preset).each.items():
-        elsewhere = pairs.pair.checkpoints
-        files += run_pairs(
-            "weight-matching-starts",
-            preset,
-            pairs,
-            out,
-            callback,
-            run_one=compare_starts,
-            family=name,
-            checkpoints=Path(out) / elsewhere if elsewhere else None,
-        )
-    return files
+    name = "weight-matching-starts"
+    return run_families(name, PRESETS, preset, out, callback, run_one=compare_starts)
