@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Counterpart', 'relate_groups', 'ActivationMatch', 'activation_matching']
 
-# %% ../nbs/api/51_activation_matching.ipynb #908b7424
+# %% ../nbs/api/51_activation_matching.ipynb #579e3ed7
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,12 @@ from jaxtyping import Array, Float, PyTree
 
 from .blocks import Block
 from .costs import Contraction, GroupCosts
-from .infer import trace_symmetry
 from .match import Match, bind_models
 from .moments import CrossMoments, layer_inputs, merge_batches
 from .permutation import identity_permutation
 from .spec import PermutationSpec, PermutationSpecError
 from .taps import Taps, find_taps
-from .weight_matching import group_trees, solve_tree
+from .weight_matching import solve_trees
 
 # %% ../nbs/api/51_activation_matching.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -200,7 +199,7 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
         found |= {(g, block.path, i): score for g, score in _scores_of(block)}
     return found
 
-# %% ../nbs/api/51_activation_matching.ipynb #60b6578f
+# %% ../nbs/api/51_activation_matching.ipynb #5a018cdf
 def _choose(
     groups: Collection[str],
     scores: Collection[tuple[str, str, int]],  # what could be scored: (group, value, part)
@@ -209,9 +208,8 @@ def _choose(
     read: Collection[str],  # what layers read
 ) -> dict[str, tuple[str, ...]]:  # group → the values that score it, in their order
     "Which values score which group"
-    if names is not None and not callable(names):
-        for name in set(names) - set(taps.paths):
-            raise KeyError(f"no value {name!r}: find_taps(fn, params, batch).paths has them")
+    if not callable(names):
+        taps.chosen(names)
     pairs, values = {(group, name) for group, name, _ in scores}, {}
     for group in groups:
         able = [name for name in taps.paths if (group, name) in pairs]
@@ -316,7 +314,7 @@ def _again(seen: list, rest: Iterator) -> Iterator:
         yield seen.pop()
     yield from rest
 
-# %% ../nbs/api/51_activation_matching.ipynb #aacf8628
+# %% ../nbs/api/51_activation_matching.ipynb #ebca0b01
 def activation_matching(
     key: Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
@@ -336,8 +334,7 @@ def activation_matching(
     spec, _, _ = bind_models(spec, params_a, params_b)
     first, batches = _first(batches)
     taps = find_taps(fn, params_a, first)
-    function, _, _ = trace_symmetry(fn, params_a, (first,))
-    relation = relate_groups(spec, function)
+    relation = relate_groups(spec, taps.symmetry)
     scores = _scores(taps, jax.eval_shape(taps, params_a, first), relation)
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
@@ -351,9 +348,7 @@ def activation_matching(
 
 def _best_match(spec: PermutationSpec, scores: Mapping, values: Mapping, keep: bool):
     "The match of the largest scores, which is exact: no group depends on another"
-    perm: dict[str, np.ndarray] = {}
-    for tree in group_trees(scores).values():
-        perm |= solve_tree(scores, spec, tree)
+    perm = solve_trees(scores, spec)
     start = identity_permutation(spec)
     initial, final = (sum(c.worth(p) for c in scores.values()) for p in (start, perm))
     kept = {g: _mean_similarity(c, len(values[g])) for g, c in scores.items()} if keep else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['reset_batch_stats', 'with_batch_stats']
 
-# %% ../nbs/api/61_batch_stats.ipynb #f3337479
+# %% ../nbs/api/61_batch_stats.ipynb #58b963b5
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .batch_norm import Place, find_places
-from .evaluate import scan_counts
+from .evaluate import keep_containers, scan_counts
 from .moments import Moments, merge_batches
 from .tree import flatten, unflatten
 
@@ -147,7 +147,7 @@ def _like(leaf, new: np.ndarray):
     new = new.astype(leaf.dtype)
     return jnp.asarray(new) if isinstance(leaf, jax.Array) else new
 
-# %% ../nbs/api/61_batch_stats.ipynb #e7624a9a
+# %% ../nbs/api/61_batch_stats.ipynb #0c539270
 def with_batch_stats(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
     *,
@@ -156,9 +156,9 @@ def with_batch_stats(
     "A function whose BatchNorm uses the statistics of each batch instead of those that are stored"
 
     def run(variables, batch):
-        closed, arrays, places = find_places(fn, stats, variables, batch)
+        traced, rebuild = keep_containers(fn)
+        closed, arrays, places = find_places(traced, stats, variables, batch)
         outputs, _ = _Run(places, own=True)(closed.jaxpr, closed.consts, arrays)
-        like = jax.tree.structure(jax.eval_shape(fn, variables, batch))
-        return jax.tree.unflatten(like, outputs)
+        return rebuild(outputs)
 
     return run

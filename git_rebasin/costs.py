@@ -23,7 +23,7 @@ from .blocks import Block
 from .permutation import Permutation, permute_block, permute_named, take_units
 from .spec import PermutationSpec
 
-# %% ../nbs/api/45_costs.ipynb #6dbdcf6e
+# %% ../nbs/api/45_costs.ipynb #2960853a
 @dataclass(frozen=True)
 class Contraction:
     "How two views of a block become scores: batch × rows × rows, everything else summed"
@@ -82,11 +82,9 @@ class Term:
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)
         # How many units that moved can be taken out of the product alone:
-        simple, on_host = (
-            len(self.neighbours) == 1 and not any(block.hosts),
-            isinstance(a, np.ndarray),
-        )
-        self.most = 0 if not simple else self.units if on_host else self.units // 8
+        simple = len(self.neighbours) == 1 and not any(block.hosts)
+        most = self.units if isinstance(a, np.ndarray) else self.units // 8
+        self.most = most if simple else 0
         self.seen: dict[str, np.ndarray] | None = None  # the neighbours as the matrix has them
 
     def moved(self, perm: Permutation) -> int | None:
@@ -187,7 +185,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
     for row in range(0, n, step):
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
-# %% ../nbs/api/45_costs.ipynb #f890d81b
+# %% ../nbs/api/45_costs.ipynb #e421668b
 class GroupCosts:
     "The cost matrix of one group, kept up to date"
 
@@ -270,11 +268,15 @@ class GroupCosts:
         "Add a term that is known only where the hosts are now"
         on_host = isinstance(term.a, np.ndarray)
         scores = term.contraction.scores(*term.full(perm)) if on_host else _on_device(term, perm)
+        shape, place = self.paired(perm)
+        self.matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.n)
+
+    def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
+        "The matrix's shape with hosts and units apart; there, the pairs that the hosts make now"
         origin = self.origins(perm)
         (batch, hosts), n = origin.shape, self.n
-        view = self.matrix.reshape(batch, hosts, n, hosts, n)
-        place = np.ix_(range(batch), range(hosts))
-        view[(*place, slice(None), origin)] += scores.reshape(batch, hosts, n, n)
+        place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
+        return (batch, hosts, n, hosts, n), place
 
 # %% ../nbs/api/45_costs.ipynb #23656dcc
 class Costs:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Atom', 'Entry', 'PermutationSpecError', 'Fixed', 'Group', 'Part', 'Coordinate', 'Compound', 'Product', 'Concat',
-           'Split', 'as_entry', 'as_row', 'short', 'row_str', 'plain_rows', 'atoms_of', 'measure', 'learn', 'to_plain',
-           'from_plain']
+           'Split', 'as_entry', 'as_row', 'short', 'row_str', 'plain_rows', 'row_rank', 'atoms_of', 'measure', 'learn',
+           'to_plain', 'from_plain']
 
 # %% ../nbs/api/07_entries.ipynb #ff00a1ee
 import math
@@ -122,7 +122,7 @@ class Split:
     def __str__(self) -> str:
         return " ‖ ".join(row_str(row) for row in self.rows)
 
-# %% ../nbs/api/07_entries.ipynb #17389c8f
+# %% ../nbs/api/07_entries.ipynb #31a3c54b
 def as_entry(
     entry: Entry | str | int | None,  # an entry as people write it
 ) -> Entry:  # the same, without abbreviations
@@ -170,6 +170,11 @@ def plain_rows(row: tuple | Split) -> Iterator[tuple[Entry, ...]]:
             yield from plain_rows(part)
     else:
         yield row
+
+
+def row_rank(row: tuple | Split) -> int:
+    "How many axes a row is about"
+    return len(next(plain_rows(as_row(row))))
 
 
 def atoms_of(entry: Entry | tuple | Split) -> Iterator[Atom]:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'is_narrow', 'Evaluation', 'evaluate']
+__all__ = ['CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
+           'keep_containers', 'evaluate']
 
 # %% ../nbs/api/06_evaluate.ipynb #c9d31b9e
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,7 +37,7 @@ def trace_arrays(
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 
-# %% ../nbs/api/06_evaluate.ipynb #6acd2544
+# %% ../nbs/api/06_evaluate.ipynb #b492e60b
 CALLS = frozenset(
     "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr".split()
@@ -72,6 +73,22 @@ def scan_counts(
     stacked, given = ranks(eqn.invars, body.invars), ranks(eqn.outvars, body.outvars)
     carried = given.count(0)
     return stacked.count(0) - carried, carried
+
+
+def scan_fixed_point(
+    eqn: jex.JaxprEqn,  # a `scan`
+    given: list,  # what is known of its inputs
+    turn: Callable[[list], list],  # of the body's inputs → of its outputs
+    join: Callable[[Any, Any], Any],  # what is known of two values that may be one
+) -> list:  # what is known of the body's outputs
+    "Follow a scan's body until its carry gets nothing new from one turn to the next"
+    nc, nk = scan_counts(eqn)
+    while True:
+        outs = turn(given)
+        carry = list(map(join, given[nc : nc + nk], outs[:nk]))
+        if carry == given[nc : nc + nk]:
+            return outs
+        given = [*given[:nc], *carry, *given[nc + nk :]]
 
 
 def is_narrow(
@@ -191,22 +208,34 @@ class Evaluation:
         ]
         return jax.lax.switch(jnp.asarray(args[0], jnp.int32), branches, *args[1:])
 
-# %% ../nbs/api/06_evaluate.ipynb #6ffdcce4
+# %% ../nbs/api/06_evaluate.ipynb #91621e97
+def keep_containers(
+    fn: Callable[..., Any],  # any function that JAX can trace
+) -> tuple[Callable[..., Any], Callable[[Sequence], Any]]:
+    "The same function, and how the arrays of its last trace go back into its containers"
+    kept = []
+
+    def traced(*args):
+        kept[:] = [fn(*args)]
+        return kept[0]
+
+    def rebuild(outs):
+        leaves, treedef = jax.tree.flatten(kept[0])
+        rest = iter(outs)
+        return treedef.unflatten(
+            [next(rest) if is_array(x) or np.isscalar(x) else x for x in leaves]
+        )
+
+    return traced, rebuild
+
+
 def evaluate(
     fn: Callable[..., Any],  # any function that JAX can trace
     evaluation: Evaluation,  # how to compute it
     *args: Any,  # its arguments
 ) -> tuple[Any, dict[tuple[int, ...], Array]]:  # its outputs; path → value for all that is wanted
     "A function, computed equation by equation; may be jitted"
-    kept = []
-
-    def traced(*args):
-        kept.append(fn(*args))
-        return kept[-1]
-
+    traced, rebuild = keep_containers(fn)
     closed, arrays = trace_arrays(traced, *args)
     outs, found = evaluation.run(closed.jaxpr, closed.consts, arrays)
-    leaves, treedef = jax.tree.flatten(kept[-1])
-    rest = iter(outs)
-    filled = [next(rest) if is_array(x) or np.isscalar(x) else x for x in leaves]
-    return treedef.unflatten(filled), found
+    return rebuild(outs), found

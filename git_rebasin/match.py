@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Match', 'Merged', 'bind_models']
+__all__ = ['Match', 'Merged', 'bind_models', 'merged_loss']
 
-# %% ../nbs/api/41_match.ipynb #67814544
-from collections.abc import Mapping
+# %% ../nbs/api/41_match.ipynb #aa43a7d3
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
 from .spec import PermutationSpec, PermutationSpecError
-from .tree import flatten
+from .tree import flatten, lerp, unflatten
 
 # %% ../nbs/api/41_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
@@ -147,3 +148,16 @@ def bind_models(
             for path in bound.shapes:
                 _check_finite(name, path, flat[path])
     return bound, {p: a[p] for p in bound.shapes}, {p: b[p] for p in bound.shapes}
+
+# %% ../nbs/api/41_match.ipynb #2645fed7
+def merged_loss(
+    loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
+    like: PyTree,  # a model, whose containers are used
+) -> Callable[[Mapping, Mapping, Any, Any], Any]:  # (A, B, λ, batch) → loss, for flat models
+    "The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down"
+
+    def loss(a, b, lam, batch):
+        value = loss_fn(unflatten(lerp(a, b, lam), like), batch)
+        return value[0] if isinstance(value, tuple) else value
+
+    return loss

@@ -8,9 +8,10 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Moments', 'CrossMoments', 'merge_batches', 'layer_inputs', 'unit_axes', 'value_moments']
 
-# %% ../nbs/api/46_moments.ipynb #1fd1f936
+# %% ../nbs/api/46_moments.ipynb #d2fcb868
 import functools
 import math
+import operator
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .entries import Fixed, as_row, atoms_of, plain_rows
-from .evaluate import inner_jaxpr, scan_counts, trace_arrays
+from .entries import Fixed, Split, as_row, atoms_of
+from .evaluate import inner_jaxpr, scan_fixed_point, trace_arrays
 from .taps import Taps
 
 # %% ../nbs/api/46_moments.ipynb #d4233bb4
@@ -169,7 +170,7 @@ def layer_inputs(
     _follow(closed.jaxpr, [frozenset()] * len(arrays), (), names, read)
     return tuple(name for name in taps.paths if name in read)
 
-# %% ../nbs/api/46_moments.ipynb #139d6139
+# %% ../nbs/api/46_moments.ipynb #ca6c63c4
 _READS = frozenset(["dot_general", "conv_general_dilated", "while", "cond"])  # or may do so inside
 
 
@@ -184,7 +185,9 @@ def _follow(
         if (inner := inner_jaxpr(eqn)) is not None:
             outs = _follow(inner[0], ins, here, names, read)
         elif eqn.primitive.name == "scan":
-            outs = _follow_scan(eqn, ins, here, names, read)
+            body = eqn.params["jaxpr"].jaxpr
+            turn = functools.partial(_follow, body, path=here, names=names, read=read)
+            outs = scan_fixed_point(eqn, ins, turn, operator.or_)
         else:
             every = frozenset().union(*ins)
             if eqn.primitive.name in _READS:
@@ -201,26 +204,14 @@ def _sources(known: Mapping, variables: Iterable) -> list[frozenset]:
     none = frozenset()
     return [none if isinstance(v, jex.Literal) else known.get(v, none) for v in variables]
 
-
-def _follow_scan(
-    eqn, given: list[frozenset], path: tuple, names: Mapping, read: set
-) -> list[frozenset]:
-    "The same for a scan: what its carry is made of in one turn is read in the next"
-    nc, nk = scan_counts(eqn)
-    while True:
-        outs = _follow(eqn.params["jaxpr"].jaxpr, given, path, names, read)
-        carry = [a | b for a, b in zip(given[nc : nc + nk], outs[:nk], strict=True)]
-        if carry == given[nc : nc + nk]:
-            return outs
-        given = [*given[:nc], *carry, *given[nc + nk :]]
-
-# %% ../nbs/api/46_moments.ipynb #d3aa2519
+# %% ../nbs/api/46_moments.ipynb #f0425df5
 def unit_axes(
-    row: tuple,  # a row of a spec
+    row: tuple | Split,  # a row of a spec
 ) -> tuple[int, ...]:
-    "The axes that number units: those with a group, or with a name that groups are within"
-    rows = list(plain_rows(as_row(row)))
-    return tuple(k for k in range(len(rows[0])) if any(_numbers_units(r[k]) for r in rows))
+    "The axes that number units: with a group, with a name that groups are within, or with segments"
+    if isinstance(row, Split):
+        return tuple(sorted({row.axis}.union(*map(unit_axes, row.rows))))
+    return tuple(k for k, entry in enumerate(as_row(row)) if _numbers_units(entry))
 
 
 def _numbers_units(entry) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Permutation', 'permute_block', 'apply_permutation', 'identity_permutation', 'random_permutation',
+__all__ = ['Permutation', 'permute_block', 'apply_permutation', 'same_permutation', 'identity_permutation', 'random_permutation',
            'invert_permutation', 'compose_permutations']
 
 # %% ../nbs/api/11_permutation.ipynb #75df817b
@@ -152,7 +152,15 @@ def apply_permutation(
         new[block.path] = block.put(leaf, moved, into=leaf is not flat[block.path])
     return unflatten(new, like=params)
 
-# %% ../nbs/api/11_permutation.ipynb #2ad67b6b
+# %% ../nbs/api/11_permutation.ipynb #925606f7
+def same_permutation(
+    p: Permutation,  # of some groups
+    q: Permutation,  # of these and perhaps others
+) -> bool:
+    "Whether two permutations agree in all groups of the first"
+    return all(np.array_equal(w, q[g]) for g, w in p.items())
+
+
 def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from

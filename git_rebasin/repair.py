@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['correction', 'Corrected', 'correctable', 'Repaired', 'repair']
 
-# %% ../nbs/api/62_repair.ipynb #0ad5439b
+# %% ../nbs/api/62_repair.ipynb #d9290df7
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .entries import row_rank
 from .evaluate import Evaluation, evaluate
 from .moments import Moments, merge_batches, unit_axes
 from .taps import Taps, find_taps
@@ -108,13 +109,10 @@ def correctable(
     kinds = ("dot_general", "conv_general_dilated")
     return tuple(name for name in taps.paths if name.split(": ")[1].split(" ")[0] in kinds)
 
-# %% ../nbs/api/62_repair.ipynb #e71dd633
+# %% ../nbs/api/62_repair.ipynb #b9aff168
 def _corrected(taps: Taps, names: Collection[str] | None, params: PyTree, batch: Any) -> Corrected:
     "The function of the taps, to be corrected at some of them"
-    names = correctable(taps) if names is None else tuple(names)
-    for name in names:
-        if name not in taps.paths:
-            raise KeyError(f"there is no value {name!r}: the names are in `taps.paths`")
+    names = taps.chosen(correctable(taps) if names is None else names)
     if not names:
         raise ValueError(
             "no product of this function carries a group, so that there are no units to repair: "
@@ -130,7 +128,7 @@ def _corrected(taps: Taps, names: Collection[str] | None, params: PyTree, batch:
     jax.eval_shape(partial(evaluate, taps.fn, Evaluation(edits=edits)), params, batch)
     rows = taps.spec.axes_to_perm
     units = {name: tuple(sorted({*range(depths[name]), *unit_axes(rows[name])})) for name in names}
-    ranks = {name: len(rows[name]) for name in names}
+    ranks = {name: row_rank(rows[name]) for name in names}
     return Corrected(taps.fn, {name: taps.paths[name] for name in names}, units, ranks)
 
 # %% ../nbs/api/62_repair.ipynb #288ce89e

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['squared_distance', 'SinkhornMatch', 'sinkhorn_matching']
 
-# %% ../nbs/api/55_sinkhorn.ipynb #7a6c6315
+# %% ../nbs/api/55_sinkhorn.ipynb #d625922b
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .match import Match, bind_models
-from .permutation import Permutation, apply_permutation
+from .match import Match, bind_models, merged_loss
+from .permutation import Permutation, apply_permutation, same_permutation
 from git_rebasin.soft import (
     Soft,
     apply_soft,
@@ -31,7 +31,7 @@ from git_rebasin.soft import (
     soften,
 )
 from .spec import PermutationSpec
-from .tree import flatten, is_array, lerp, unflatten
+from .tree import flatten, is_array
 
 # %% ../nbs/api/55_sinkhorn.ipynb #193ca375
 def squared_distance(
@@ -49,21 +49,18 @@ def squared_distance(
 
     return loss_fn
 
-# %% ../nbs/api/55_sinkhorn.ipynb #3f1c10c2
+# %% ../nbs/api/55_sinkhorn.ipynb #81ac00d3
 class _Learner:
     "The two functions of a run, each compiled once: a step of the logits, and the hard loss"
 
-    def __init__(self, spec, loss_fn, optimizer, like: PyTree, **sinkhorn):
-        self.spec, self.loss_fn, self.optimizer, self.like = spec, loss_fn, optimizer, like
+    def __init__(self, spec, loss: Callable, optimizer, **sinkhorn):
+        self.spec, self.loss, self.optimizer = spec, loss, optimizer
         self.sinkhorn = sinkhorn  # its temperature and iterations
-        self.step, self.merged_loss = jax.jit(self._step), jax.jit(self._merged_loss)
+        self.step, self.merged_loss = jax.jit(self._step), jax.jit(loss)
         self._soft = jax.jit(self.soft)
 
     def soft(self, logits):
         return soft_permutation(self.spec, logits, **self.sinkhorn)
-
-    def _merged_loss(self, a, b, batch, lam):
-        return self.loss_fn(unflatten(lerp(a, b, lam), like=self.like), batch)
 
     def nearest(self, logits) -> dict[str, np.ndarray]:
         "The permutation that is nearest to the soft one"
@@ -74,7 +71,7 @@ class _Learner:
             soft = self.soft(logits)
             if perm is not None:  # its value, with the gradient of the soft one
                 soft = jax.tree.map(lambda p, s: p + s - jax.lax.stop_gradient(s), perm, soft)
-            return self._merged_loss(a, apply_soft(self.spec, soft, b), batch, lam)
+            return self.loss(a, apply_soft(self.spec, soft, b), lam, batch)
 
         value, slope = jax.value_and_grad(loss)(logits)
         updates, state = self.optimizer.update(slope, state, logits)
@@ -88,42 +85,38 @@ class SinkhornMatch(Match):
     losses: tuple[float, ...]  # of the softly merged model, at each step, on its batch
     hard_losses: tuple[float, ...]  # of the merged model at each evaluation, over all batches
 
-# %% ../nbs/api/55_sinkhorn.ipynb #ab6f7df6
+# %% ../nbs/api/55_sinkhorn.ipynb #5156f7c0
 class _Best:
     "The permutation with the lowest loss, of those that were tried"
 
     def __init__(self, learner: _Learner, a: dict, b: dict, batches: list, lam: float):
         self.learner, self.a, self.b, self.batches, self.lam = learner, a, b, batches, lam
-        self.perm, self.loss = None, np.inf
+        self.perm, self.last = None, None  # the best one, and the last one that was tried
+        self.settled = False  # whether the last one was the one before it
         self.losses: list[float] = []  # of each that was tried
-        self.bests: list[float] = []  # the lowest until then
-        self.last = None
 
     def try_(self, perm: dict[str, np.ndarray]) -> None:
         "Evaluate a permutation, and keep it if it is better"
-        self.settled = self.last is not None and all(
-            np.array_equal(p, self.last[g]) for g, p in perm.items()
-        )
+        self.settled = self.last is not None and same_permutation(perm, self.last)
         loss = self.losses[-1] if self.settled else self._evaluate(perm)
-        if loss < self.loss:
-            self.perm, self.loss = {g: p.copy() for g, p in perm.items()}, loss
+        if loss < min(self.losses, default=np.inf):
+            self.perm = {g: p.copy() for g, p in perm.items()}
         self.last = perm
         self.losses.append(loss)
-        self.bests.append(self.loss)
 
     def _evaluate(self, perm) -> float:
         moved = apply_permutation(self.learner.spec, perm, self.b)
-        values = [self.learner.merged_loss(self.a, moved, x, self.lam) for x in self.batches]
+        values = [self.learner.merged_loss(self.a, moved, self.lam, x) for x in self.batches]
         return float(np.mean([float(value) for value in values]))
 
-# %% ../nbs/api/55_sinkhorn.ipynb #0af36777
+# %% ../nbs/api/55_sinkhorn.ipynb #cc8fbe8f
 def sinkhorn_matching(
     key: Array,  # a JAX random key: the points on the line, where they are random
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A, which stays
     params_b: PyTree,  # model B, which moves; neither is changed
     *,
-    loss_fn: Callable[[PyTree, Any], Float[Array, ""]],  # (params, batch) → loss
+    loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → loss, or (loss, more)
     optimizer: Any,  # of the logits: `init` and `update` as in optax, say optax.adam(0.1)
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
     steps: int = 200,  # of the optimizer
@@ -145,9 +138,8 @@ def sinkhorn_matching(
         raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")
     bound, _, _ = bind_models(spec, params_a, params_b)
     batches = _listed(batches)
-    learner = _Learner(
-        bound, loss_fn, optimizer, params_a, temperature=temperature, iterations=iterations
-    )
+    loss, how = merged_loss(loss_fn, params_a), {"temperature": temperature}
+    learner = _Learner(bound, loss, optimizer, iterations=iterations, **how)
     a, b = flatten(params_a), flatten(params_b)
     judged = batches if eval_batches is None else _listed(eval_batches)
     best = _Best(learner, a, b, judged, 0.5 if lam == "uniform" else lam)
@@ -164,7 +156,7 @@ def sinkhorn_matching(
             callback(step + 1, losses[-1])
         if (step + 1) % eval_every == 0 or step + 1 == steps:
             best.try_(learner.nearest(logits))
-    first, *objective = 0.0 - np.array(best.bests)
+    first, *objective = 0.0 - np.minimum.accumulate(best.losses)
     return SinkhornMatch(
         best.perm, tuple(objective), best.settled, first, tuple(losses), tuple(best.losses)
     )

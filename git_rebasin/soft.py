@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'check_soft', 'harden',
            'sinkhorn', 'soft_permutation', 'confident_logits']
 
-# %% ../nbs/api/53_soft.ipynb #d6ee5447
+# %% ../nbs/api/53_soft.ipynb #4d814c96
 import functools
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from .costs import GroupCosts
 from .permutation import Permutation, check_permutation
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, unflatten
-from .weight_matching import group_trees, solve_tree
+from .weight_matching import group_trees, solve_trees
 
 # %% ../nbs/api/53_soft.ipynb #fb6de513
 Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices, places by units
@@ -141,7 +141,7 @@ def check_soft(
                 f"units need {shape}: fixed axes, then places and units (see soft_shapes)"
             )
 
-# %% ../nbs/api/53_soft.ipynb #02817311
+# %% ../nbs/api/53_soft.ipynb #3ce65831
 def harden(
     spec: PermutationSpec,  # bound to shapes
     scores: Soft,  # for each group, what each pair of place and unit is worth
@@ -151,9 +151,7 @@ def harden(
     groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
     for g, costs in groups.items():
         costs.matrix = np.asarray(scores[g], np.float32).reshape(costs.shape)
-    perm: dict[str, np.ndarray] = {}
-    for tree in group_trees(groups).values():
-        perm |= solve_tree(groups, spec, tree)
+    perm = solve_trees(groups, spec)
     return {g: perm[g] for g in spec.groups}
 
 # %% ../nbs/api/53_soft.ipynb #f7bd9ae8

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['MovingCosts', 'project', 'Optimizer', 'StraightThroughMatch', 'straight_through_matching']
 
-# %% ../nbs/api/52_straight_through.ipynb #5762edb3
+# %% ../nbs/api/52_straight_through.ipynb #1e9f0ee5
 import functools
 import itertools
 import math
@@ -22,13 +22,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .costs import Costs, GroupCosts
-from .match import Match, bind_models
-from .permutation import Permutation, apply_permutation
+from .match import Match, bind_models, merged_loss
+from .permutation import Permutation, apply_permutation, same_permutation
 from .spec import PermutationSpec
-from .tree import lerp, unflatten
+from .tree import flatten
 from .weight_matching import Search, key_words, weight_matching
 
-# %% ../nbs/api/52_straight_through.ipynb #859522ea
+# %% ../nbs/api/52_straight_through.ipynb #5444d340
 class MovingCosts(Costs):
     "The cost matrices of a model A that changes from step to step"
 
@@ -47,7 +47,7 @@ class MovingCosts(Costs):
         perm: Permutation,  # where all groups are
     ) -> None:
         "Build all matrices anew, by one call that is compiled once"
-        self.a = {path: jnp.asarray(w, jnp.float32) for path, w in a.items()}
+        self.a = {path: jnp.asarray(a[path], jnp.float32) for path in self.a}
         found = self._matrices(self.a, self.b, dict(perm))
         for group, own in self.groups.items():
             matrix, scale = found[group]
@@ -68,16 +68,14 @@ def _all_matrices(groups: Mapping[str, GroupCosts], a: Mapping, b: Mapping, perm
 
 def _matrix(own: GroupCosts, a: Mapping, b: Mapping, perm: Permutation):
     "The cost matrix of one group and its bound, as functions of the models and the permutation"
-    matrix, scale, n = jnp.zeros(own.shape, jnp.float32), jnp.zeros(()), own.n
+    matrix, scale = jnp.zeros(own.shape, jnp.float32), jnp.zeros(())
     for t in own.terms:
         left, right = a[t.block.path], b[t.block.path]
         scores = t.contraction.scores(*t.views(left, right, perm))
         if t.paired:
-            origin = own.origins(perm)
-            batch, hosts = origin.shape
-            view = matrix.reshape(batch, hosts, n, hosts, n)
-            place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
-            matrix = view.at[place].add(scores.reshape(batch, hosts, n, n)).reshape(own.shape)
+            shape, place = own.paired(perm)
+            pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.n))
+            matrix = pairs.reshape(own.shape)
         else:
             matrix = matrix + scores
         views = (t.block.of(w).ravel() for w in (left, right))
@@ -99,7 +97,7 @@ def project(
             break
     return search.perm
 
-# %% ../nbs/api/52_straight_through.ipynb #6f3b6dc3
+# %% ../nbs/api/52_straight_through.ipynb #dd943b6a
 class Optimizer(Protocol):
     "What a gradient transformation of optax has"
 
@@ -121,7 +119,7 @@ def _split(flat: Mapping[str, Array]) -> tuple[dict, dict]:
 class _Descent:
     "θ̃ on its way down"
 
-    def __init__(self, spec: PermutationSpec, a: Mapping, b: Mapping, loss: Callable, optimizer):
+    def __init__(self, spec, a: Mapping, b: Mapping, loss: Callable, lam: float, optimizer):
         self.a, self.b = jax.tree.map(jnp.asarray, (a, b))
         self.theta, self.rest = _split(self.a)
         self.state = optimizer.init(self.theta)
@@ -129,13 +127,15 @@ class _Descent:
         @jax.jit
         def step(theta, state, perm, a, b, batch):
             moved, rest = _split(apply_permutation(spec, perm, b))
-            value, gradient = jax.value_and_grad(lambda w: loss(a, w | rest, batch))(moved)
+            value, gradient = jax.value_and_grad(lambda w: loss(a, w | rest, lam, batch))(moved)
             change, state = optimizer.update(gradient, state, theta)
             theta = jax.tree.map(lambda w, d: (w + d).astype(w.dtype), theta, change)
             return theta, state, value
 
         self._step = step
-        self._loss = jax.jit(lambda perm, a, b, x: loss(a, apply_permutation(spec, perm, b), x))
+        self._loss = jax.jit(
+            lambda perm, a, b, x: loss(a, apply_permutation(spec, perm, b), lam, x)
+        )
 
     def step(self, perm: Permutation, batch: Any) -> float:
         "Move θ̃ against the gradient at π(B); the loss, before that, between A and π(B)"
@@ -147,7 +147,7 @@ class _Descent:
         "The loss between A and π(B)"
         return float(self._loss(dict(perm), self.a, self.b, batch))
 
-# %% ../nbs/api/52_straight_through.ipynb #277218f8
+# %% ../nbs/api/52_straight_through.ipynb #ab783377
 class _Best:
     "The best permutation so far"
 
@@ -158,7 +158,7 @@ class _Best:
 
     def consider(self, perm: Permutation, step: int, batch: Any, loss: float) -> bool:
         "Take a step's permutation if it is better on the same data; whether it is a new one"
-        if self.last is not None and all(np.array_equal(p, self.last[g]) for g, p in perm.items()):
+        if self.last is not None and same_permutation(perm, self.last):
             return False
         self.last, best = dict(perm), self.loss
         if self.batches is not None:
@@ -194,7 +194,7 @@ class StraightThroughMatch(Match):
             f"of step {self.best_step}: loss {self.best_loss:.6g})"
         )
 
-# %% ../nbs/api/52_straight_through.ipynb #4046cecd
+# %% ../nbs/api/52_straight_through.ipynb #508aa3f0
 def straight_through_matching(
     key: Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
@@ -215,7 +215,9 @@ def straight_through_matching(
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
     search, words = Search(bound, MovingCosts(bound, a, b), dict(start.perm)), key_words(key)
-    descent = _Descent(bound, a, b, _loss_between(loss_fn, lam, params_a), optimizer)
+    whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
+    loss = merged_loss(loss_fn, params_a)
+    descent = _Descent(bound, *whole, loss, lam, optimizer)
     best, losses, still = _Best(descent.loss, eval_batches), [], 0
     for step, batch in enumerate(itertools.islice(batches, max_steps)):
         if step > 0:
@@ -232,16 +234,6 @@ def straight_through_matching(
     objective = tuple(-x for x in losses)
     found = best.perm, objective, converged, objective[0]
     return StraightThroughMatch(*found, best_step=best.step, best_loss=best.loss)
-
-
-def _loss_between(loss_fn: Callable, lam: float, like: PyTree) -> Callable:
-    "The loss of (1 − λ) A + λ B on a batch, for flat models"
-
-    def loss(a, b, batch):
-        value = loss_fn(unflatten(lerp(a, b, lam), like), batch)
-        return value[0] if isinstance(value, tuple) else value
-
-    return loss
 
 
 def _finite(loss: float, step: int) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Taps', 'find_taps']
 
-# %% ../nbs/api/31_taps.ipynb #a8751bfd
+# %% ../nbs/api/31_taps.ipynb #2ecb7e07
+import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,20 @@ from typing import Any
 import jax.extend.core as jex
 from jaxtyping import Array, PyTree
 
-from .entries import Fixed, as_row, atoms_of, plain_rows
-from .evaluate import Evaluation, inner_jaxpr, scan_counts, trace_arrays
+from .entries import Fixed, as_row, atoms_of, row_rank
+from git_rebasin.evaluate import (
+    Evaluation,
+    inner_jaxpr,
+    scan_counts,
+    scan_fixed_point,
+    trace_arrays,
+)
 from .infer import trace_symmetry
 from .inference.rows import row_of
 from .spec import PermutationSpec
 from .tree import flatten
 
-# %% ../nbs/api/31_taps.ipynb #9aebf775
+# %% ../nbs/api/31_taps.ipynb #a0fc37dc
 _MOVED = frozenset(
     "broadcast_in_dim convert_element_type copy expand_dims optimization_barrier pad reshape "
     "squeeze stop_gradient transpose".split()
@@ -51,16 +58,17 @@ def _of_data(jaxpr, given: Sequence[bool], path: tuple = ()) -> tuple[dict[tuple
 
 
 def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], list[bool]]:
-    "The same for a scan: what its carry gets in one turn, it has in the next"
-    nc, nk = scan_counts(eqn)
-    while True:
-        found, outs = _of_data(eqn.params["jaxpr"].jaxpr, flags, path)
-        carry = [a or b for a, b in zip(flags[nc : nc + nk], outs[:nk], strict=True)]
-        if carry == flags[nc : nc + nk]:
-            return found, outs
-        flags = [*flags[:nc], *carry, *flags[nc + nk :]]
+    "The same for a scan"
+    found: dict[tuple, str] = {}
 
-# %% ../nbs/api/31_taps.ipynb #188b7cf5
+    def turn(flags):
+        inside, outs = _of_data(eqn.params["jaxpr"].jaxpr, flags, path)
+        found.update(inside)
+        return outs
+
+    return found, scan_fixed_point(eqn, flags, turn, operator.or_)
+
+# %% ../nbs/api/31_taps.ipynb #895cefc8
 @dataclass(frozen=True, eq=False, repr=False)
 class Taps:
     "The values of a function that carry a group, and a way to get them"
@@ -69,6 +77,7 @@ class Taps:
     spec: PermutationSpec  # of the values, by name, in the groups of the parameters; not bound
     groups: Mapping[str, tuple[str, ...]]  # group → the values that carry it, in their order
     paths: Mapping[str, tuple[int, ...]]  # value → path of its equation
+    symmetry: PermutationSpec  # of the parameters, as inferred; bound
 
     def __call__(
         self,
@@ -77,21 +86,26 @@ class Taps:
         names: Collection[str] | None = None,  # which values; default: all
     ) -> dict[str, Array]:  # name → value; in a scan its turns are the first axis
         "The values for a batch; may be jitted"
-        wanted = list(self.paths) if names is None else list(names)
-        for name in wanted:
-            if name not in self.paths:
-                raise KeyError(f"there is no value {name!r}: the names are in `taps.paths`")
+        wanted = self.chosen(names)
         closed, arrays = trace_arrays(self.fn, params, *args)
         evaluation = Evaluation(wanted={self.paths[name] for name in wanted})
         _, found = evaluation.run(closed.jaxpr, closed.consts, arrays)
         for name in wanted:
-            rank = len(next(plain_rows(as_row(self.spec.axes_to_perm[name]))))
+            rank = row_rank(self.spec.axes_to_perm[name])
             if self.paths[name] not in found or found[self.paths[name]].ndim != rank:
                 raise ValueError(
                     f"the function computes something else for these arguments: {name!r} is not "
                     "there. Find the taps again, with arguments like these."
                 )
         return {name: found[self.paths[name]] for name in wanted}
+
+    def chosen(self, names: Collection[str] | None) -> list[str]:
+        "The values of these names, None for all; a `KeyError` if there is no such value"
+        wanted = list(self.paths) if names is None else list(names)
+        for name in wanted:
+            if name not in self.paths:
+                raise KeyError(f"there is no value {name!r}: the names are in `taps.paths`")
+        return wanted
 
     def __repr__(self) -> str:
         return f"Taps({len(self.paths)} values, of {len(self.groups)} groups)"
@@ -119,4 +133,4 @@ def find_taps(
     groups = {g: [] for g in spec.groups}
     for group, places in table.perm_to_axes.items():
         groups[group] = tuple(dict.fromkeys(name for name, _ in places))
-    return Taps(fn, table, groups, paths)
+    return Taps(fn, table, groups, paths, spec)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['group_trees', 'solve_tree', 'Search', 'sweep_order', 'key_words', 'weight_matching']
+__all__ = ['group_trees', 'solve_tree', 'solve_trees', 'Search', 'sweep_order', 'key_words', 'weight_matching']
 
-# %% ../nbs/api/50_weight_matching.ipynb #1987d670
+# %% ../nbs/api/50_weight_matching.ipynb #ed59729f
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -23,10 +23,11 @@ from git_rebasin.permutation import (
     Permutation,
     check_permutation,
     identity_permutation,
+    same_permutation,
 )
 from .spec import PermutationSpec, PermutationSpecError
 
-# %% ../nbs/api/50_weight_matching.ipynb #c972ac76
+# %% ../nbs/api/50_weight_matching.ipynb #264b7ae9
 def group_trees(
     groups: Mapping[str, GroupCosts],  # all groups of a spec
 ) -> dict[str, list[str]]:  # outermost group → itself and what is within it
@@ -87,7 +88,18 @@ def solve_tree(
         perm[group] = found[group][tuple(index)]
     return perm
 
-# %% ../nbs/api/50_weight_matching.ipynb #09874e6b
+
+def solve_trees(
+    groups: Mapping[str, GroupCosts],  # all groups of a spec, their cost matrices up to date
+    spec: PermutationSpec,  # what is within what
+) -> dict[str, Int[np.ndarray, "*within n"]]:
+    "The best permutations of all groups, each tree by itself"
+    perm: dict[str, np.ndarray] = {}
+    for tree in group_trees(groups).values():
+        perm |= solve_tree(groups, spec, tree)
+    return perm
+
+# %% ../nbs/api/50_weight_matching.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
 
@@ -112,7 +124,7 @@ class Search:
         new = solve_tree(self.costs.groups, self.spec, tree)
         if known is None:
             self.settled.add(root)
-        if all(np.array_equal(new[g], self.perm[g]) for g in tree):
+        if same_permutation(new, self.perm):
             return 0.0
         moved = self.perm | new
         if known is not None or root in self.linear:

@@ -15,6 +15,7 @@ from git_rebasin.entries import (
     learn,
     measure,
     plain_rows,
+    row_rank,
     row_str,
     short,
     to_plain,
@@ -43,7 +44,7 @@ def test_entries_survive_json():
         assert eval(repr(short(as_row(row)))) == short(as_row(row))
 
 
-# %% 7b2fee63
+# %% d99863d1
 def test_abbreviations():
     assert as_entry(None) == Fixed() and as_entry(3) == Fixed(3) and as_entry("P") == Group("P")
     assert short(as_row((None, 3, Group("P"), Group("Q", 2)))) == (None, 3, "P", Group("Q", 2))
@@ -52,6 +53,7 @@ def test_abbreviations():
     nested = Split(0, (1, "A"), Split(1, (1, "B"), (1, "C")))
     assert [row_str(row) for row in plain_rows(nested)] == ["1, A", "1, B", "1, C"]
     assert list(plain_rows(as_row(("P", None)))) == [as_row(("P", None))]
+    assert row_rank(nested) == 2 and row_rank(("P", None, "Q")) == 3
     for wrong in (1.5, True, {"P"}, ("P",)):
         with pytest.raises(TypeError, match="no entry"):
             as_entry(wrong)

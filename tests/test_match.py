@@ -2,15 +2,17 @@
 
 from git_rebasin.spec import PermutationSpec
 from git_rebasin.spec import PermutationSpecError
-from git_rebasin.match import Match, Merged, bind_models
+from git_rebasin.match import Match, Merged, bind_models, merged_loss
 
 
-# %% d9e30848
+# %% ea601ed4
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from git_rebasin.tree import flatten
 
 SPEC = PermutationSpec.from_axes_to_perm({"w1": (None, "P"), "w2": ("P", None)})
 A = {"w1": np.ones((2, 3)), "w2": np.ones((3, 1))}
@@ -76,3 +78,18 @@ def test_a_merge_cannot_be_changed_and_keeps_the_mean():
     assert repr(merged) == (
         "Merged(2 models, not converged after 2 sweeps, objective 0.5 → 2, 2 of 6 units moved)"
     )
+
+
+# %% 8d709ec1
+def test_the_loss_between_two_models():
+    a, b = ({"in": {"w": np.full((2, 3), x, np.float32)}} for x in (1.0, 3.0))
+    batch = np.float32(2.0)
+
+
+    def loss_fn(params, batch):
+        return batch * jnp.mean(params["in"]["w"])
+
+
+    flat = flatten(a), flatten(b)
+    for fn in (loss_fn, lambda params, batch: (loss_fn(params, batch), "more")):
+        np.testing.assert_allclose(merged_loss(fn, a)(*flat, 0.25, batch), 2 * (0.75 * 1 + 0.25 * 3))

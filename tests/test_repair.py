@@ -297,3 +297,23 @@ def test_what_does_not_fit_is_refused():
     found = repair(depends, merged, models, [x])
     with pytest.raises(ValueError, match="computes something else for these arguments"):
         run(found, x[:3])
+
+
+# %% c9cf1dc1
+def test_values_whose_groups_depend_on_a_segment():
+    def fused(p, x):
+        "Queries, keys and values from one kernel"
+        qkv = jnp.einsum("btd,dchq->btchq", x, p["qkv"])
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        a = jax.nn.softmax(jnp.einsum("bthq,bshq->bhts", q, k))
+        return jnp.einsum("bhts,bshq,hqd->btd", a, v, p["out"])
+
+
+    rng = np.random.default_rng(0)
+    shapes = {"qkv": (4, 3, 2, 5), "out": (2, 5, 3)}
+    params = {path: rng.normal(size=s).astype(np.float32) for path, s in shapes.items()}
+    x = rng.normal(size=(6, 5, 4)).astype(np.float32)
+    same = repair(fused, params, [params, params], [x])
+    first = next(iter(same.goals))
+    assert same.goals[first]["mean"].shape == (3, 2, 5)  # of each of the three, by head and unit
+    np.testing.assert_allclose(same.fn(same.params, x), fused(params, x), rtol=1e-4, atol=1e-5)

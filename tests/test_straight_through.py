@@ -249,3 +249,21 @@ def test_what_cannot_be_done_is_refused():
         descend(a, b, batches=[*some_batches(1), (np.full((40, 4), np.nan), np.ones((40, 2)))])
     with pytest.raises(ValueError, match="models A and B differ"):
         descend(a, small(1, 6))
+
+
+# %% 80f17a7c
+def test_scalars_that_the_spec_does_not_name_are_merged_too():
+    extra = [{"rate": np.float32(r), "seen": np.int32(7)} for r in (1.0, 3.0)]
+    pair = [p | e for p, e in zip((small(0), small(1)), extra, strict=True)]
+    rates = []
+
+
+    def scaled_loss(params, batch):
+        jax.debug.callback(lambda r: rates.append(float(r)), params["rate"])
+        return params["rate"] * small_loss(params, batch)
+
+
+    got = descend(*pair, 3, loss_fn=scaled_loss)
+    plain = descend(small(0), small(1), 3, loss_fn=lambda p, batch: 2.0 * small_loss(p, batch))
+    np.testing.assert_allclose(got.losses, plain.losses, rtol=1e-5)  # rate is 2 at the midpoint
+    assert set(rates) == {2.0}
