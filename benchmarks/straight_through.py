@@ -98,11 +98,11 @@ def permuted_units(perm: dict, other: dict) -> int:
 def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str, list[float]]:
     """Every gradient step by itself, every step and projection in turn, and the published way."""
     bound, a, b = spec.bind(params_a), flatten(params_a), flatten(params_b)
-    loss = module._loss_between(LOSS, 0.5, params_a)
+    loss = module.merged_loss(LOSS, params_a)
     perm = dict(weight_matching(key, spec, a, b).perm)
     search = module.Search(bound, module.MovingCosts(bound, a, b), perm)
     alone, descent = (
-        module._Descent(bound, a, b, loss, optax.adam(config["rate"])) for _ in range(2)
+        module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"])) for _ in range(2)
     )
     names = ("alone", "step", "projection", "published", "moved")
     found: dict[str, list[float]] = {name: [] for name in names}
