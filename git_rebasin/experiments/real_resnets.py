@@ -52,7 +52,7 @@ from ..zoo.cifar_resnet import init_cifar_resnet
 from ..zoo.data import Split, load
 from ..zoo.public import load_public, public_pair, public_resnet_apply
 
-# %% ../../nbs/experiments/real_resnets.ipynb #17d95043
+# %% ../../nbs/experiments/real_resnets.ipynb #0fdd0576
 @dataclass(frozen=True)
 class Config:
     "A pair of ResNets, and how it is matched and mended"
@@ -63,7 +63,8 @@ class Config:
     activations: int = 1000  # training images whose activations are compared
     statistics: int = 2000  # training images for statistics
     evaluated: int = 10_000  # test images
-    steps: int = 250  # of what learns from the loss
+    steps: int = 250  # of the straight-through estimator
+    sinkhorn_steps: int = 1000
     batch: int = 128  # images a step
     straight_through_rate: float = 3e-4  # Adam's, on weights; falls to 0 as a cosine
     sinkhorn_rate: float = 3e-3  # Adam's, on logits; the same
@@ -77,7 +78,9 @@ PRESETS = {
     "cpu": Families(
         {
             "resnet20": Preset(Config("cifar10-resnet20"), (0,)),
-            "resnet56": Preset(Config("cifar10-resnet56", steps=100, batch=64), (0,)),
+            "resnet56": Preset(
+                Config("cifar10-resnet56", steps=100, sinkhorn_steps=500, batch=64), (0,)
+            ),
         }
     ),
 }
@@ -117,7 +120,7 @@ def _mirrored(batches: Callable, key: Array, n: int) -> Iterator[dict[str, np.nd
         mirror = rng.random((len(batch["labels"]), 1, 1, 1)) < 0.5
         yield {**batch, "images": np.where(mirror, batch["images"][:, :, ::-1], batch["images"])}
 
-# %% ../../nbs/experiments/real_resnets.ipynb #173dd153
+# %% ../../nbs/experiments/real_resnets.ipynb #e567c3bd
 def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
     "The loss of a network that is normalised by the statistics of the batch"
     return classify(with_batch_stats(network)(params, batch), batch)["loss"]
@@ -142,26 +145,26 @@ def after_relu(name: str) -> bool:
     return ": max at" in name
 
 
-def _learning(config: Config, problem: Problem, key: Array, rate: float) -> dict[str, Any]:
+def _learning(config: Config, problem: Problem, key: Array, rate: float, steps: int) -> dict:
     "What both learners are given"
-    schedule = optax.cosine_decay_schedule(rate, config.steps)
+    schedule = optax.cosine_decay_schedule(rate, steps)
     held, size = jax.random.fold_in(key, 1), max(1, 2000 // config.batch)
     return {
         "loss_fn": batch_loss,
         "optimizer": optax.adam(schedule),
-        "batches": problem.batches(key, config.steps),
+        "batches": problem.batches(key, steps),
         "eval_batches": list(problem.batches(held, size)),
     }
 
 
 def _straight_through(config: Config, problem: Problem, key: Array, start: Match) -> Match:
-    learning = _learning(config, problem, key, config.straight_through_rate)
+    learning = _learning(config, problem, key, config.straight_through_rate, config.steps)
     both = problem.params_a, problem.params_b
     return straight_through_matching(key, problem.spec, *both, init=start.perm, **learning)
 
 
 def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Match:
-    learning = _learning(config, problem, key, config.sinkhorn_rate)
+    learning = _learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
     both = problem.params_a, problem.params_b
     return sinkhorn_matching(
         key,
@@ -170,7 +173,7 @@ def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Mat
         init=start.similarity,
         temperature=config.temperature,
         forward="hard",
-        eval_every=max(1, config.steps // 12),
+        eval_every=max(1, config.sinkhorn_steps // 25),
         **learning,
     )
 
