@@ -114,7 +114,7 @@ def _demo(args: argparse.Namespace) -> None:
     print(format_table(summary_rows(pair.record())))
     print(f"\nWritten to {out}: {', '.join(f.name for f in files)}")
 
-# %% ../nbs/api/90_cli.ipynb #570890c3
+# %% ../nbs/api/90_cli.ipynb #b26143c7
 def _format_pair(record: dict) -> str:
     "What is printed of a pair of networks that were trained here"
     from git_rebasin.experiments.pair import format_table, summary_rows
@@ -131,7 +131,13 @@ def _experiment(args: argparse.Namespace) -> None:
     from git_rebasin.experiments.runner import choose_preset, load_experiment
 
     experiment = load_experiment(args.name)
-    training = getattr(choose_preset(experiment.PRESETS, args.preset).pair, "training", None)
+    preset = choose_preset(experiment.PRESETS, args.preset)
+    if args.dry_run:
+        from git_rebasin.experiments.plan import format_plans, plans_of
+
+        print(format_plans(plans_of(preset)))
+        return
+    training = getattr(preset.pair, "training", None)
     progress = _Progress(training.epochs if training else None)
     files = experiment.run(args.preset, args.out, progress)
     progress.close()
@@ -139,7 +145,7 @@ def _experiment(args: argparse.Namespace) -> None:
         print(getattr(experiment, "format_record", _format_pair)(read_record(file)), "\n")
     print(f"Written to {files[0].parent}: {', '.join(f.name for f in files)}")
 
-# %% ../nbs/api/90_cli.ipynb #1064c2ed
+# %% ../nbs/api/90_cli.ipynb #250f777e
 def _seed(text: str) -> int:
     "A seed: a whole number that JAX's keys can hold"
     value = int(text)
@@ -181,6 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     experiment.add_argument(
         "--out", default="records", metavar="DIR", help="folder for records (default: %(default)s)"
+    )
+    experiment.add_argument(
+        "--dry-run", action="store_true", help="run nothing: what would be trained, and its size"
     )
     experiment.set_defaults(run=_experiment)
     return parser

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['EXPERIMENTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families']
+__all__ = ['EXPERIMENTS', 'VERDICTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families',
+           'Finding', 'format_findings']
 
-# %% ../../nbs/experiments/02_runner.ipynb #8c5668e2
+# %% ../../nbs/experiments/02_runner.ipynb #68fe060e
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +22,12 @@ from typing import Any
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
 
-# %% ../../nbs/experiments/02_runner.ipynb #e02f1941
+# %% ../../nbs/experiments/02_runner.ipynb #23a9dc95
 EXPERIMENTS = {  # name → module
     "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
+    "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
+    "counterexample": "git_rebasin.experiments.counterexample",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
@@ -57,13 +60,28 @@ def choose_preset(
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
     return presets[name]
 
-# %% ../../nbs/experiments/02_runner.ipynb #0f217331
+# %% ../../nbs/experiments/02_runner.ipynb #f7f59222
+def _same(old: Any, config: Any) -> bool:
+    "Whether a record's configuration is this one; of later settings it had the defaults"
+    if not dataclasses.is_dataclass(config):
+        return old == json.loads(json.dumps(config))
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    if not isinstance(old, dict) or not old.keys() <= fields.keys():
+        return False
+    return all(
+        _same(old[name], getattr(config, name))
+        if name in old
+        else getattr(config, name) == field.default
+        for name, field in fields.items()
+    )
+
+
 def _finished(path: Path, config: PairConfig) -> bool:
     "Whether a pair has its record already; an error if that is of another configuration"
     if not path.exists():
         return False
-    old, new = read_record(path)["config"], json.loads(json.dumps(dataclasses.asdict(config)))
-    if old != new:
+    old = read_record(path)["config"]
+    if not _same(old, config):
         raise ValueError(
             f"{path} is the record of another configuration, {old}: move it away, or choose "
             "another folder"
@@ -131,3 +149,31 @@ def run_families(
         options = {"checkpoints": Path(out) / elsewhere if elsewhere else None, "family": family}
         files += run_pairs(name, preset, pairs, out, callback, run_one=run_one, **options)
     return files
+
+# %% ../../nbs/experiments/02_runner.ipynb #8be68b98
+VERDICTS = ("reproduced", "partly", "not")
+
+
+@dataclass(frozen=True)
+class Finding:
+    "A claim beside what came out: a row of the table of experiments"
+
+    claim: str  # in our words
+    source: str  # where in the paper, or which later work
+    paper: str  # what it reports
+    ours: str  # what our records say
+    verdict: str  # one of `VERDICTS`
+
+    def __post_init__(self):
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict is {self.verdict!r}: give one of {', '.join(VERDICTS)}")
+
+
+def format_findings(
+    findings: Sequence[Finding],
+) -> str:  # Markdown
+    "Claims, the paper's numbers, ours, and the verdicts"
+    lines = ["| claim | in the paper | paper | here | verdict |", "|---|---|---|---|---|"]
+    for f in findings:
+        lines.append(f"| {f.claim} | {f.source} | {f.paper} | {f.ours} | **{f.verdict}** |")
+    return "\n".join(lines)

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STARTS', 'PRESETS', 'Family', 'load_splits', 'network_spec', 'train_network', 'evaluate_on', 'walk',
-           'match_from_each_start', 'compare_starts', 'run']
+__all__ = ['STARTS', 'PRESETS', 'Family', 'evaluate_on', 'walk', 'match_from_each_start', 'compare_starts', 'run']
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #6c0cf6d8
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #eae62f25
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -19,44 +18,35 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import PyTree
 
-from git_rebasin.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    vgg16_permutation_spec,
+from git_rebasin.experiments.networks import (
+    ARCHITECTURES,
+    NetworkConfig,
+    load_splits,
+    network_spec,
+    train_pair,
+    training_seconds,
 )
 from .pair import model_seeds, output_change
 from .records import provenance
 from .runner import Families, Preset, run_families
 from ..interpolate import Interpolation, loss_barrier
 from ..permutation import apply_permutation
-from ..spec import PermutationSpec
 from ..tree import lerp
 from ..weight_matching import weight_matching
-from ..zoo.data import Split, load
-from ..zoo.mlp import init_mlp, mlp_apply
-from ..zoo.resnet import init_resnet20, resnet20_apply
-from ..zoo.train import TrainConfig, TrainResult, classifier_loss, evaluate, train
-from ..zoo.vgg import init_vgg16, vgg16_apply
+from ..zoo.data import Split
+from ..zoo.train import TrainConfig, evaluate
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #bb806280
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
 STARTS = ("identity", "outward")
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(NetworkConfig):
     "One kind of network on one data set, and how its pairs are compared"
 
-    network: str  # "mlp", "vgg16" or "resnet20"
-    data: str  # name of a data set
-    training: TrainConfig  # how each network is trained
-    size: tuple[int, ...] | float = (512, 512, 512)  # units of an MLP's layers; else a multiplier
-    shrink: int = 1  # so many pixels are averaged in each direction
-    examples: int | None = None  # the first so many training images; None for all
     evaluated: int = 10_000  # losses are of the first so many images of each split
     lambdas: int = 5  # points on a line, an odd number: ½ is one of them
     keys: int = 5  # orders of visiting, for each start
@@ -98,87 +88,14 @@ PRESETS = {
     "paper": Families({"mnist": Preset(_MNIST, (0, 1, 2))}),
 }
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #97500b2f
-def load_splits(
-    family: Family,
-) -> dict[str, Split]:  # "train" and "test"
-    "The data of a family"
-    k, splits = family.shrink, {}
-    for name in ("train", "test"):
-        split = load(family.data, name)[: family.examples if name == "train" else None]
-        n, h, w, c = split.images.shape
-        squares = split.images.reshape(n, h // k, k, w // k, k, c)
-        images = squares.mean((2, 4)).round().astype(np.uint8)
-        splits[name] = dataclasses.replace(split, images=images)
-    return splits
-
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #33dcd54b
-def _convolve(next_fun, args, kwargs, context):
-    "Flax's `nn.Conv` with zero padding, as one matrix product over patches"
-    conv = context.module
-    if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
-        return next_fun(*args, **kwargs)
-    (h, w), (rows, columns) = args[0].shape[1:3], conv.kernel_size
-    kernel = conv.get_variable("params", "kernel").reshape(-1, conv.features)
-    s = conv.strides if isinstance(conv.strides, int) else 1
-    high, wide = -(-h // s), -(-w // s)
-    pad = [((high - 1) * s + rows - h) // 2, ((wide - 1) * s + columns - w) // 2]
-    x = jnp.pad(args[0], ((0, 0), (pad[0], rows), (pad[1], columns), (0, 0)))
-    patches = [
-        x[:, i : i + (high - 1) * s + 1 : s, j : j + (wide - 1) * s + 1 : s]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-    out = jnp.concatenate(patches, -1) @ kernel
-    return out + conv.get_variable("params", "bias") if conv.use_bias else out
-
-
-def _by_products(apply: Callable, params: PyTree, images: Any) -> Any:
-    "What a network computes, with its convolutions as products"
-    with nn.intercept_methods(_convolve):
-        return apply(params, images)
-
-
-_NETWORKS = {
-    "mlp": (init_mlp, mlp_apply, mlp_permutation_spec),
-    "vgg16": (init_vgg16, vgg16_apply, vgg16_permutation_spec),
-    "resnet20": (init_resnet20, resnet20_apply, resnet20_permutation_spec),
-}
-
-
-def network_spec(
-    family: Family,
-) -> PermutationSpec:
-    "The spec of a family's networks"
-    spec = _NETWORKS[family.network][2]
-    return spec(len(family.size)) if family.network == "mlp" else spec()
-
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #78b5b3a2
-def train_network(
-    family: Family,  # what to train, and how
-    seed: int,  # decides the initial weights and the order of the examples
-    data: Split,  # training data
-    folder: Path,  # where its checkpoint is, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
-) -> TrainResult:  # trained parameters and the history of their training
-    "Train one network of a family, or take it from its checkpoint"
-    init, apply, _ = _NETWORKS[family.network]
-    key, mlp = jax.random.key(seed), family.network == "mlp"
-    size = {"features" if mlp else "width_multiplier": family.size}
-    shape, classes = data.images.shape[1:], len(data.classes)
-    params = init(jax.random.fold_in(key, 0), shape, num_classes=classes, **size)
-    loss = classifier_loss(apply if mlp else partial(_by_products, apply))
-    order, file = jax.random.fold_in(key, 1), folder / f"model-{seed}.safetensors"
-    return train(order, loss, params, data, family.training, checkpoint=file, callback=callback)
-
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #a82be8af
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #8664d0b0
 def evaluate_on(
     family: Family,
     params: PyTree,  # a network
     splits: Mapping[str, Split],  # train and test
 ) -> dict[str, dict[str, float]]:  # split → loss and accuracy
     "How good a network is on the first images of each split"
-    apply, n = _NETWORKS[family.network][1], family.evaluated
+    apply, n = ARCHITECTURES[family.network].apply, family.evaluated
     return {s: evaluate(apply, params, x[:n], batch_size=500) for s, x in splits.items()}
 
 
@@ -215,7 +132,8 @@ def match_from_each_start(
     callback: Callable[[dict], None] | None = None,  # called with each match
 ) -> list[dict[str, Any]]:  # for each start and key: objective, sweeps, curves, …
     "Match a pair from both starts with all keys, verify the matches and walk their lines"
-    spec, apply, tries, known = network_spec(family), _NETWORKS[family.network][1], [], {}
+    spec, apply = network_spec(family), ARCHITECTURES[family.network].apply
+    tries, known = [], {}
     for start in STARTS:
         for k in range(family.keys):
             key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
@@ -235,7 +153,7 @@ def match_from_each_start(
                 callback(found)
     return tries
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #48b98b37
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #fe62f4e6
 def compare_starts(
     family: Family,  # what to run
     seed: int,  # which pair
@@ -246,12 +164,9 @@ def compare_starts(
     "Train a pair, or take it from its checkpoints, and match it from each start"
     splits = load_splits(family)
     tell = callback or (lambda stage, record: None)
-    trained = {
-        name: train_network(family, s, splits["train"], folder, partial(tell, f"train {name}"))
-        for name, s in zip("AB", model_seeds(seed), strict=True)
-    }
+    trained = train_pair(family, seed, splits["train"], folder, tell)
     a, b = (trained[name].params for name in "AB")
-    seconds = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in trained.items()}
+    seconds = training_seconds(trained)
     start = time.perf_counter()
     ends = {name: evaluate_on(family, r.params, splits) for name, r in trained.items()}
     naive = _plain(walk(family, a, b, splits, ends))

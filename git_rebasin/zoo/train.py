@@ -7,9 +7,10 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PAPER_CONFIGS', 'TrainConfig', 'learning_rate_schedule', 'make_optimizer', 'classifier_loss', 'evaluate',
-           'TrainingDivergedError', 'TrainResult', 'train', 'tqdm_callback', 'CheckpointError']
+           'training_step', 'TrainingDivergedError', 'TrainResult', 'train', 'tqdm_callback', 'CheckpointError']
 
-# %% ../../nbs/zoo/02_train.ipynb #75188509
+# %% ../../nbs/zoo/02_train.ipynb #8a2f5f29
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ..tree import flatten
@@ -141,33 +144,56 @@ def evaluate(
     loss, right = jax.device_get(_batch_sums(apply, params, data, min(batch_size, size)))
     return {"loss": float(loss.sum(dtype=np.float64) / size), "accuracy": int(right.sum()) / size}
 
-# %% ../../nbs/zoo/02_train.ipynb #fbb52c5c
-@partial(jax.jit, static_argnames=("loss_fn", "augment", "config"), donate_argnames="carry")
-def _epoch(carry, data, key, epoch, *, loss_fn, augment, config):
-    "Train for one epoch: ((params, opt_state, state), {metric: (steps,)})"
-    size = len(jax.tree.leaves(data)[0])
-    steps = size // config.batch_size
-    order = epoch_order(key, epoch, size)[: steps * config.batch_size].reshape(steps, -1)
-    augment_key = jax.random.fold_in(jax.random.fold_in(key, epoch), 1)
-    optimizer = make_optimizer(config, steps)
+# %% ../../nbs/zoo/02_train.ipynb #c7d30203
+def training_step(
+    loss_fn: Callable,  # as `train` takes it
+    optimizer: optax.GradientTransformation,
+    stateful: bool = False,  # whether the model has state beside its parameters
+) -> Callable:  # ((params, opt_state, state), batch) → the same after it, and metrics
+    "One step of the loop"
 
     def loss_of(params, state, batch):
-        if state is None:
+        if not stateful:
             loss, metrics = loss_fn(params, batch)
             return loss, (metrics, None)
         return loss_fn(params, state, batch)
 
-    def step(carry, number_and_index):
-        (params, opt_state, state), (number, index) = carry, number_and_index
-        batch = jax.tree.map(lambda x: x[index], data)
-        if augment is not None:
-            batch = augment(jax.random.fold_in(augment_key, number), batch)
+    def step(carry, batch):
+        params, opt_state, state = carry
         out, grads = jax.value_and_grad(loss_of, has_aux=True)(params, state, batch)
         loss, (metrics, state) = out
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, state), {"loss": loss, **metrics}
 
-    return jax.lax.scan(step, carry, (jnp.arange(steps), order))
+    return step
+
+# %% ../../nbs/zoo/02_train.ipynb #cc71f01e
+def _mesh(batch_size: int) -> Mesh | None:
+    "As many local devices as a batch divides among; None where that is one"
+    devices = jax.local_devices()
+    devices = devices[: math.gcd(batch_size, len(devices))]
+    return Mesh(np.array(devices), ("batch",)) if len(devices) > 1 else None
+
+
+@partial(jax.jit, static_argnames=("loss_fn", "augment", "config", "mesh"), donate_argnames="carry")
+def _epoch(carry, data, key, epoch, *, loss_fn, augment, config, mesh):
+    "Train for one epoch: ((params, opt_state, state), {metric: (steps,)})"
+    size = len(jax.tree.leaves(data)[0])
+    steps = size // config.batch_size
+    order = epoch_order(key, epoch, size)[: steps * config.batch_size].reshape(steps, -1)
+    augment_key = jax.random.fold_in(jax.random.fold_in(key, epoch), 1)
+    step = training_step(loss_fn, make_optimizer(config, steps), stateful=carry[2] is not None)
+
+    def next_step(carry, number_and_index):
+        number, index = number_and_index
+        batch = jax.tree.map(lambda x: x[index], data)
+        if augment is not None:
+            batch = augment(jax.random.fold_in(augment_key, number), batch)
+        if mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("batch")))
+        return step(carry, batch)
+
+    return jax.lax.scan(next_step, carry, (jnp.arange(steps), order))
 
 # %% ../../nbs/zoo/02_train.ipynb #87250f50
 class TrainingDivergedError(FloatingPointError):
@@ -200,7 +226,7 @@ def _check_data(data: PyTree, batch_size: int) -> int:
         raise ValueError(f"batch_size={batch_size} is more than the {size} examples: lower it")
     return size // batch_size
 
-# %% ../../nbs/zoo/02_train.ipynb #dfd5d227
+# %% ../../nbs/zoo/02_train.ipynb #65a814ca
 def _record(
     epoch: int,  # counted from 1
     metrics: Mapping[str, Float[np.ndarray, " steps"]],  # of each batch, "loss" among them
@@ -242,8 +268,9 @@ def train(
         if Path(checkpoint).exists():
             found, history = load_checkpoint(checkpoint, dict(zip(parts, carry, strict=True)), run)
             carry = tuple(found[part] for part in parts)
-    resumed_from, data = len(history), jax.device_put(data)
-    static = {"loss_fn": loss_fn, "augment": augment, "config": config}
+    resumed_from, mesh = len(history), _mesh(config.batch_size)
+    data, carry = jax.device_put((data, carry), mesh and NamedSharding(mesh, P()))
+    static = {"loss_fn": loss_fn, "augment": augment, "config": config, "mesh": mesh}
     for epoch in range(resumed_from, config.epochs):
         start = time.perf_counter()
         carry, metrics = _epoch(carry, data, key, epoch, **static)
@@ -258,6 +285,7 @@ def train(
             save_checkpoint(checkpoint, dict(zip(parts, carry, strict=True)), history, run)
         if callback is not None:
             callback(dict(history[-1]))
+    carry = jax.device_put(carry, mesh and mesh.devices[0])
     return TrainResult(carry[0], carry[2], carry[1], tuple(history), resumed_from)
 
 # %% ../../nbs/zoo/02_train.ipynb #81c2f786
