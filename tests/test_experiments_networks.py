@@ -7,12 +7,11 @@ import jax
 import numpy as np
 
 
-# %% 6f03c1cc
+# %% 8f98fdaf
 import tempfile
 
 from git_rebasin.check import check_permutation_spec
 from git_rebasin.experiments.networks import (
-    ARCHITECTURES,
     NetworkConfig,
     _by_products,
     init_network,

@@ -3,11 +3,9 @@
 from git_rebasin.experiments.weight_matching_starts import PRESETS, STARTS, run
 
 
-# %% ba49392f
+# %% 32ae3fa2
 import json
 import tempfile
-
-import numpy as np
 
 
 # %% d4d9ab26

@@ -220,7 +220,7 @@ def format_record(
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
-# %% ../../nbs/experiments/merging_many.ipynb #dd7bc5da
+# %% ../../nbs/experiments/merging_many.ipynb #a808ac40
 def five_verdict(
     judged: Mapping[str, Any],  # of the test images of a set
 ) -> int:  # 2: reproduced, 1: partly, 0: not
@@ -281,8 +281,9 @@ def _in_words(judged: Mapping[str, Any]) -> str:
     losses = [each["loss"] for each in judged["each"]]
     errors = [100 * each["reliability"]["expected_error"] for each in judged["each"]]
     merged = judged["merged"]
+    error = 100 * merged["reliability"]["expected_error"]
     return (
         f"test loss {min(losses):.4f}–{max(losses):.4f} → {merged['loss']:.4f}, accuracy "
-        f"{100 * merged['accuracy']:.2f} %, calibration error {min(errors):.2f}–{max(errors):.2f} → "
-        f"{100 * merged['reliability']['expected_error']:.2f} %"
+        f"{100 * merged['accuracy']:.2f} %, calibration error {min(errors):.2f}–{max(errors):.2f} "
+        f"→ {error:.2f} %"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['WAYS', 'PRESETS', 'Matchers', 'match_pair', 'run', 'format_record', 'shares_left', 'finding', 'findings']
 
-# %% ../../nbs/experiments/mlp_matchers.ipynb #b03f66dc
+# %% ../../nbs/experiments/mlp_matchers.ipynb #f7b48d31
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from git_rebasin.experiments.compare import (
     Effort,
@@ -40,7 +39,6 @@ from git_rebasin.experiments.runner import (
     Families,
     Finding,
     Preset,
-    format_findings,
     run_families,
 )
 from ..zoo.train import TrainConfig
