@@ -17,13 +17,19 @@ from git_rebasin.experiments.counterexample import (
 )
 
 
-# %% e09646f1
-def test_both_networks_are_right_everywhere():
-    corners = np.array([[x, y] for x in (-0.9, -0.1, 0.0, 0.4, 1.0) for y in (-1.0, -0.2, 0.0, 0.3)])
+# %% 8cf4eb76
+def test_with_relus_both_networks_are_right_everywhere_with_leaky_ones_but_for_a_wedge():
+    points = np.random.default_rng(0).uniform(-1, 1, (4000, 2)).astype(np.float32)
+    points[:100] *= [[1, 0.005]]  # some of them near the axis, and on it
+    points[100:110, 0] = 0
+    positive = (points >= 0).all(1)
+    x, y = points.T
     for params in counterexample_pair():
-        np.testing.assert_array_equal(
-            np.asarray(counterexample_apply(params, corners) >= 0), (corners >= 0).all(1)
-        )
+        right = np.asarray(counterexample_apply(params, points, 0.0) >= 0) == positive
+        assert right.all()
+        right = np.asarray(counterexample_apply(params, points) >= 0) == positive
+        near = (np.minimum(x, y) < 0) & (np.minimum(x, y) > -0.011)
+        assert right[~near].all() and not right.all()
 
 
 # %% d13e43b4
@@ -35,7 +41,7 @@ def test_the_best_threshold_is_the_best_of_all():
         np.testing.assert_allclose(overlap(outputs, positive), min(every))
 
 
-# %% 7d576363
+# %% fdc08883
 def test_the_smoke_preset_runs_resumes_and_repeats():
     import tempfile
 
@@ -46,15 +52,15 @@ def test_the_smoke_preset_runs_resumes_and_repeats():
         text = file.read_text()
         assert run("smoke", out) == [file] and file.read_text() == text
         record = read_record(file)
-    again = all_alignments(PRESETS["smoke"].pair, 0)
+    again = all_alignments(PRESETS["smoke"].each["relu"].pair, 0)
     assert again["alignments"] == record["alignments"] and len(record["alignments"]) == 4
     assert format_record(record).count("%") == 8
     assert finding([record]).verdict == "reproduced"
 
 
-# %% 7bd47af8
+# %% 83161240
 def test_the_verdict_follows_the_records():
-    record = all_alignments(Counterexample(points=64, lambdas=3), 1)
+    record = {"family": "relu", **all_alignments(Counterexample(64, 3, 0.0), 1)}
     record["alignments"]["both swapped"]["barrier"]["wrong"] = 0.0
     assert finding([record]).verdict == "partly"
     record["alignments"]["both swapped"]["line"]["wrong"][0] = 0.1
