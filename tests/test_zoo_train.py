@@ -7,6 +7,7 @@ from git_rebasin.zoo.data import epoch_order
 from git_rebasin.zoo.data import to_float
 from git_rebasin.zoo.mlp import init_mlp
 from git_rebasin.zoo.mlp import mlp_apply
+from pathlib import Path
 import dataclasses
 import io
 import jax
@@ -83,7 +84,14 @@ def test_evaluation_counts_each_example_once():
         evaluate(mlp_apply, params, data[:0])
 
 
-# %% 2e847c64
+# %% 35faa634
+import os
+import subprocess
+import sys
+
+import git_rebasin
+
+
 def small_run(epochs=3, **settings):
     "The arguments of a run that takes no time"
     params = init_mlp(jax.random.key(0), (8, 8, 1), features=(16,))
@@ -184,6 +192,37 @@ def test_state_and_augmentation_are_carried_along():
     assert result.state["mean"] > plain.state["mean"] + 0.3
     assert [int(s["steps"]) for s in seen] == [4, 8, 12, 16]
     assert result.history[-1]["mean"] == float(result.state["mean"])
+
+
+# %% 5ef10452
+def test_several_devices_share_each_batch():
+    code = """
+import jax, numpy as np
+from test_zoo_train import small_run
+from git_rebasin.zoo import train as module
+
+args = small_run()
+shared = module.train(*args)
+assert len(jax.devices()) == 4 and module._mesh(50).size == 2 and module._mesh(21) is None
+mesh = module._mesh(50)
+everywhere = module.NamedSharding(mesh, module.P())
+carry = jax.device_put((shared.params, shared.opt_state, None), everywhere)
+data = jax.device_put(args[3].arrays, everywhere)
+options = {"loss_fn": args[1], "augment": None, "config": args[4], "mesh": mesh}
+lowered = module._epoch.lower(carry, data, args[0], 0, **options)
+assert "all-reduce" in lowered.compile().as_text()
+assert all(len(x.devices()) == 1 for x in jax.tree.leaves(shared.params))
+module._mesh = lambda size: None
+alone = module.train(*args)
+for x, y in zip(jax.tree.leaves(shared.params), jax.tree.leaves(alone.params), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+"""
+    folder = Path(git_rebasin.__file__).parents[1] / "tests"
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env |= {"PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent)])}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 # %% b8b032c6
