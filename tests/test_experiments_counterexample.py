@@ -3,14 +3,14 @@
 import numpy as np
 
 
-# %% e788fb69
+# %% c550491d
 from git_rebasin.experiments.counterexample import (
     PRESETS,
     Counterexample,
     all_alignments,
     counterexample_apply,
     counterexample_pair,
-    finding,
+    findings,
     format_record,
     overlap,
     run,
@@ -41,7 +41,7 @@ def test_the_best_threshold_is_the_best_of_all():
         np.testing.assert_allclose(overlap(outputs, positive), min(every))
 
 
-# %% fdc08883
+# %% fa027e0f
 def test_the_smoke_preset_runs_resumes_and_repeats():
     import tempfile
 
@@ -55,13 +55,13 @@ def test_the_smoke_preset_runs_resumes_and_repeats():
     again = all_alignments(PRESETS["smoke"].each["relu"].pair, 0)
     assert again["alignments"] == record["alignments"] and len(record["alignments"]) == 4
     assert format_record(record).count("%") == 8
-    assert finding([record]).verdict == "reproduced"
+    assert findings([record])[0].verdict == "reproduced"
 
 
-# %% 83161240
+# %% a028c6ac
 def test_the_verdict_follows_the_records():
     record = {"family": "relu", **all_alignments(Counterexample(64, 3, 0.0), 1)}
     record["alignments"]["both swapped"]["barrier"]["wrong"] = 0.0
-    assert finding([record]).verdict == "partly"
+    assert findings([record])[0].verdict == "partly"
     record["alignments"]["both swapped"]["line"]["wrong"][0] = 0.1
-    assert finding([record]).verdict == "not"
+    assert findings([record])[0].verdict == "not"
