@@ -3,7 +3,7 @@
 import numpy as np
 
 
-# %% 6fce1666
+# %% 16919824
 from git_rebasin.experiments.merging_many import (
     PRESETS,
     findings,
@@ -13,20 +13,8 @@ from git_rebasin.experiments.merging_many import (
     mean_model,
     merge_set,
     part_of,
-    reliability,
     run,
 )
-
-
-# %% e8e0ecd1
-def test_reliability_counts_what_was_said_and_what_is_so():
-    probabilities = np.array([[0.95, 0.05], [0.65, 0.35], [0.45, 0.55], [1.0, 0.0]])
-    found = reliability(probabilities, np.array([0, 1, 1, 0]), bins=10)
-    assert found["count"] == [2, 0, 0, 1, 1, 1, 1, 0, 0, 2]
-    assert found["frequency"][9] == 1 and found["frequency"][3] == 1 and found["frequency"][6] == 0
-    assert found["probability"][1] is None and found["probability"][9] == 0.975
-    # The first choices: 0.65 is wrong; 0.55, and 0.95 and 1 in one bin, are right.
-    np.testing.assert_allclose(found["expected_error"], (0.65 + 0.45 + 2 * 0.025) / 4)
 
 
 # %% 4930828c

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'Merging', 'reliability', 'part_of', 'log_probabilities', 'judge', 'mean_model', 'merge_set', 'run',
-           'format_record', 'five_verdict', 'halves_verdict', 'findings']
+__all__ = ['PRESETS', 'Merging', 'part_of', 'mean_model', 'merge_set', 'run', 'format_record', 'five_verdict', 'halves_verdict',
+           'findings']
 
-# %% ../../nbs/experiments/merging_many.ipynb #2aaf1f22
+# %% ../../nbs/experiments/merging_many.ipynb #8d83ef24
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import PyTree
 
-from .compare import in_batches
+from .calibration import ensemble, judge, log_probabilities
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
-    network_fn,
     network_spec,
     train_network,
 )
@@ -70,34 +68,7 @@ PRESETS = {
     ),
 }
 
-# %% ../../nbs/experiments/merging_many.ipynb #a0d5f33e
-def reliability(
-    probabilities: Float[np.ndarray, "n classes"],
-    labels: Int[np.ndarray, " n"],
-    bins: int = 10,  # of equal width
-) -> dict[str, Any]:  # for each bin, over all classes; and "expected_error" of the first choices
-    "How often what was given a probability is so"
-    right = labels[:, None] == np.arange(probabilities.shape[1])[None]
-    found = _binned(probabilities.ravel(), right.ravel(), bins)
-    first = probabilities.argmax(1)
-    chosen = _binned(probabilities.max(1), first == labels, bins)
-    filled = chosen["count"] > 0
-    gaps = np.abs(chosen["probability"] - chosen["frequency"])[filled]
-    error = float((gaps * chosen["count"][filled]).sum() / len(labels))
-    lists = {name: [None if np.isnan(x) else float(x) for x in v] for name, v in found.items()}
-    return {**lists, "expected_error": error}
-
-
-def _binned(probabilities, right, bins: int) -> dict[str, np.ndarray]:
-    "Of each bin: how many, their mean probability, how many of them are right"
-    which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    count = np.bincount(which, minlength=bins)
-    sums = (np.bincount(which, w, minlength=bins) for w in (probabilities, right.astype(float)))
-    with np.errstate(invalid="ignore"):
-        probability, frequency = (s / count for s in sums)
-    return {"count": count, "probability": probability, "frequency": frequency}
-
-# %% ../../nbs/experiments/merging_many.ipynb #a22fd0b1
+# %% ../../nbs/experiments/merging_many.ipynb #b3795d4d
 def part_of(
     data: Split,  # training data
     share: float,  # of it
@@ -110,28 +81,6 @@ def part_of(
     return data[np.sort(np.asarray(jax.random.permutation(key, len(data)))[:size])]
 
 
-def log_probabilities(
-    config: NetworkConfig,
-    params: PyTree,
-    data: Split,
-) -> Float[np.ndarray, "n classes"]:
-    "What a network says of all images"
-    fn = jax.jit(lambda p, batch: jax.nn.log_softmax(network_fn(config)(p, batch)))
-    return np.concatenate([fn(params, batch) for batch in in_batches(data.arrays, 5000)])
-
-
-def judge(
-    logs: Float[np.ndarray, "n classes"],  # of `log_probabilities`
-    labels: Int[np.ndarray, " n"],
-) -> dict[str, Any]:  # "loss" in nats, "accuracy", "reliability"
-    "How good what was said is"
-    return {
-        "loss": float(-np.mean(logs[np.arange(len(labels)), labels], dtype=np.float64)),
-        "accuracy": float((logs.argmax(1) == labels).mean()),
-        "reliability": reliability(np.exp(logs), labels),
-    }
-
-
 def mean_model(
     models: Iterable[PyTree],
 ) -> PyTree:
@@ -141,12 +90,7 @@ def mean_model(
         mean = params if mean is None else lerp(mean, params, 1 / (k + 1))
     return mean
 
-
-def _ensemble(logs: Sequence[np.ndarray]) -> np.ndarray:
-    "The logarithm of the mean probability"
-    return np.asarray(jax.nn.logsumexp(jnp.stack(logs), axis=0)) - np.float32(np.log(len(logs)))
-
-# %% ../../nbs/experiments/merging_many.ipynb #d99841b1
+# %% ../../nbs/experiments/merging_many.ipynb #c2dc27ff
 def merge_set(
     config: Merging,
     seed: int,  # which set of networks
@@ -191,7 +135,7 @@ def _judge_all(config: NetworkConfig, models, merged, data: Split) -> dict[str, 
         "each": [judge(x, data.labels) for x in logs],
         "plain mean": judge(plain, data.labels),
         "merged": judge(log_probabilities(config, merged, data), data.labels),
-        "ensemble": judge(_ensemble(logs), data.labels),
+        "ensemble": judge(ensemble(logs), data.labels),
     }
 
 # %% ../../nbs/experiments/merging_many.ipynb #919085e0

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'ways_of', 'merge_and_mend',
-           'compare_merges', 'run', 'format_record']
+           'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding', 'findings']
 
-# %% ../../nbs/experiments/real_resnets.ipynb #ddf66ecd
+# %% ../../nbs/experiments/real_resnets.ipynb #1418aecc
 import dataclasses
 import hashlib
 import json
@@ -38,7 +38,7 @@ from git_rebasin.experiments.compare import (
     ways_to_match,
 )
 from .records import provenance, read_record, write_record
-from .runner import Families, Preset, run_families
+from .runner import Families, Finding, Preset, run_families
 from ..infer import infer_permutation_spec
 from ..match import Match
 from ..permutation import apply_permutation
@@ -275,3 +275,38 @@ def format_record(
         cells += [f"{row['mended']['reset']['loss']:.3f}", f"{row['seconds']:.1f}"]
         lines.append(f"| {row['way']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+# %% ../../nbs/experiments/real_resnets.ipynb #ccafeb44
+def best_midpoint(
+    record: Mapping[str, Any],
+) -> tuple[float, str, str]:  # accuracy, how it was matched, and how mended
+    "The best midpoint of a pair"
+    return max(
+        (row["mended"][kind]["accuracy"], row["way"], kind)
+        for row in record["rows"]
+        for kind in MENDED
+    )
+
+
+def finding(
+    record: Mapping[str, Any],  # of one pair
+) -> Finding:
+    "What became of a pair"
+    accuracy, way, kind = best_midpoint(record)
+    worse = min(end["accuracy"] for end in record["ends"])
+    naive = next(row for row in record["rows"] if row["way"] == "none")["mended"]["as it is"]
+    return Finding(
+        f"{record['family']} of the usual width, trained by different people, can be merged",
+        "beyond §5.3 and Figure 4",
+        "merging needs width; at the usual one a high barrier (from the figure)",
+        f"{100 * accuracy:.1f} % ({way}, {kind}); ends at least {100 * worse:.1f} %, naive "
+        f"{100 * naive['accuracy']:.1f} %",
+        "reproduced" if accuracy >= worse - 0.05 else "partly" if accuracy >= 0.65 else "not",
+    )
+
+
+def findings(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+) -> list[Finding]:
+    "One for each pair"
+    return [finding(record) for record in records]
