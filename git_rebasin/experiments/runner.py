@@ -22,13 +22,14 @@ from typing import Any
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
 
-# %% ../../nbs/experiments/02_runner.ipynb #6ea697c2
+# %% ../../nbs/experiments/02_runner.ipynb #d0ab20ec
 EXPERIMENTS = {  # name → module
     "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
     "counterexample": "git_rebasin.experiments.counterexample",
     "merging-many": "git_rebasin.experiments.merging_many",
+    "split-data": "git_rebasin.experiments.split_data",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
