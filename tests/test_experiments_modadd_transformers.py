@@ -5,9 +5,11 @@ import jax
 from git_rebasin.experiments.modadd_transformers import (
     _SMOKE,
     _fn,
+    findings,
     format_record,
     load_networks,
     run,
+    shares_left,
     spectrum,
     transformer_spec,
     without_hosts,
@@ -51,7 +53,7 @@ def test_a_circle_is_one_frequency():
     assert shares.shape == (29,) and shares.sum() == pytest.approx(1)
 
 
-# %% 77dc7919
+# %% eebc53ca
 def test_the_smoke_preset_runs_and_resumes():
     with tempfile.TemporaryDirectory() as out:
         stages = []
@@ -66,3 +68,6 @@ def test_the_smoke_preset_runs_and_resumes():
     assert min(record["control"]["correlation"].values()) == pytest.approx(1)
     assert max(record["correlation"].values()) < 0.999
     assert all(f"| {way} |" in format_record(record) for way in _SMOKE.ways)
+    (found,) = findings([record])
+    best = min(shares_left(moving).values())
+    assert (found.verdict == "not") == (best >= 0.5) and f"leaves {100 * best:.0f} %" in found.ours

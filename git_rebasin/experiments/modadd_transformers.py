@@ -7,12 +7,12 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'Addition', 'load_networks', 'transformer_spec', 'without_hosts', 'spectrum', 'unit_correlations',
-           'match_transformers', 'run', 'format_record']
+           'match_transformers', 'run', 'format_record', 'shares_left', 'finding', 'findings']
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #2f9432f4
+# %% ../../nbs/experiments/modadd_transformers.ipynb #57c9d3e7
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,13 @@ from git_rebasin.experiments.compare import (
     compare_ways,
     format_ways,
     judge_permutation,
+    middle,
     stream,
+    tries_of,
     ways_to_match,
 )
 from .records import provenance
-from .runner import Families, Preset, run_families
+from .runner import Families, Finding, Preset, run_families
 from ..infer import infer_permutation_spec
 from ..permutation import apply_permutation, random_permutation
 from ..soft import soften
@@ -232,3 +234,38 @@ def format_record(
     "What the command prints of a record"
     tables = (f"{name}:\n\n{format_ways([found])}" for name, found in record["specs"].items())
     return "\n\n".join([f"{record['family']}, {' and '.join(record['networks'])}", *tables])
+
+# %% ../../nbs/experiments/modadd_transformers.ipynb #103cef92
+def shares_left(
+    found: Mapping[str, Any],  # what was found with one spec
+) -> dict[str, float]:  # way → share
+    "The largest share of the unmatched barrier that a try of each way leaves"
+    tries = tries_of([found])
+    (naive,) = tries["none"]
+    worst = {way: max(t["barrier"]["all"] for t in ts) for way, ts in tries.items()}
+    return {way: b / naive["barrier"]["all"] for way, b in worst.items() if way != "none"}
+
+
+def finding(
+    record: Mapping[str, Any],  # of a pair
+) -> Finding:
+    "What became of a pair"
+    found = record["specs"]["heads move"]
+    shares = shares_left(found)
+    best = min(shares, key=shares.get)
+    top = max(middle(p["curves"]["all"]["accuracy"]) for p in found["permutations"])
+    return Finding(
+        f"Transformers of {record['family']} that add, trained apart, can be brought together",
+        "beyond the paper",
+        "nothing on transformers",
+        f"{best} leaves {100 * shares[best]:.0f} % of the barrier; accuracy at ½, at best, "
+        f"{100 * top:.1f} %",
+        "reproduced" if shares[best] < 0.05 else "partly" if shares[best] < 0.5 else "not",
+    )
+
+
+def findings(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+) -> list[Finding]:
+    "One for each pair"
+    return [finding(record) for record in records]
