@@ -28,6 +28,7 @@ EXPERIMENTS = {  # name → module
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
     "counterexample": "git_rebasin.experiments.counterexample",
+    "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
     "merging-many": "git_rebasin.experiments.merging_many",
     "split-data": "git_rebasin.experiments.split_data",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
