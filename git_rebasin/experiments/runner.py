@@ -7,9 +7,9 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'VERDICTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families',
-           'Finding', 'format_findings']
+           'default_preset', 'kept_or_run', 'Finding', 'format_findings']
 
-# %% ../../nbs/experiments/02_runner.ipynb #68fe060e
+# %% ../../nbs/experiments/02_runner.ipynb #356561b4
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import jax
 
 from .pair import PairConfig, run_pair
 from .records import read_record, write_record
@@ -152,6 +154,25 @@ def run_families(
         options = {"checkpoints": Path(out) / elsewhere if elsewhere else None, "family": family}
         files += run_pairs(name, preset, pairs, out, callback, run_one=run_one, **options)
     return files
+
+# %% ../../nbs/experiments/02_runner.ipynb #9c60a134
+def default_preset(
+    presets: Mapping[str, Any],  # an experiment's
+) -> str:  # the name of one of them
+    "What to run here: the paper's configuration on an accelerator, the smaller one without"
+    wanted = ("cpu", "smoke") if jax.default_backend() == "cpu" else ("paper", "cpu", "smoke")
+    return next(name for name in wanted if name in presets)
+
+
+def kept_or_run(
+    run: Callable[[str, Path], list[Path]],  # of an experiment
+    presets: Mapping[str, Any],  # its presets
+    folder: str | Path,  # where its records are, or will be
+) -> list[dict[str, Any]]:  # in the order of their names
+    "The records that are kept with a page, or else those of a run that is made now"
+    files = sorted(Path(folder).glob("cpu-*.json"))
+    files = files or sorted(run(default_preset(presets), Path(folder).parent))
+    return [read_record(file) for file in files]
 
 # %% ../../nbs/experiments/02_runner.ipynb #8be68b98
 VERDICTS = ("reproduced", "partly", "not")
