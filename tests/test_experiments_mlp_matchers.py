@@ -57,11 +57,13 @@ def test_the_verdict_follows_the_barriers():
     assert [f.verdict for f in both] == ["reproduced", "not"] and "cifar10" in both[1].claim
 
 
-# %% bf9115c6
+# %% 074ae83a
 def test_the_paper_preset_is_the_papers():
     from git_rebasin.experiments import mnist_mlp
 
-    first, own = mnist_mlp.PRESETS["paper"], PRESETS["paper"].each["mnist"]
+    first, own = mnist_mlp.PRESETS["paper"], PRESETS["paper"].each["MNIST MLP"]
     assert own.pair.network.training == first.pair.training and own.seeds == first.seeds
-    cifar = PRESETS["paper"].each["cifar10"].pair.network
+    cifar = PRESETS["paper"].each["CIFAR-10 MLP"].pair.network
     assert cifar.augment and cifar.training.batch_size == 100 and cifar.training.epochs == 100
+    resnet = PRESETS["paper"].each["CIFAR-10 ResNet20"].pair.network
+    assert resnet.size == 32 and resnet.training.epochs == 250 and resnet.augment
