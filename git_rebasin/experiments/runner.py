@@ -29,6 +29,7 @@ EXPERIMENTS = {  # name → module
     "mnist-mlp": "git_rebasin.experiments.mnist_mlp",
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
+    "loss-contour": "git_rebasin.experiments.loss_contour",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
     "merging-many": "git_rebasin.experiments.merging_many",
