@@ -31,6 +31,7 @@ EXPERIMENTS = {  # name → module
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
     "loss-contour": "git_rebasin.experiments.loss_contour",
     "counterexample": "git_rebasin.experiments.counterexample",
+    "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
     "merging-many": "git_rebasin.experiments.merging_many",
     "split-data": "git_rebasin.experiments.split_data",
