@@ -5,6 +5,7 @@ from git_rebasin.experiments.networks import NetworkConfig
 from git_rebasin.experiments.runner import Families
 from git_rebasin.experiments.runner import Preset
 import dataclasses
+import jax
 import math
 
 
