@@ -5,8 +5,14 @@ import jax
 import numpy as np
 
 
-# %% 31b68155
-from git_rebasin.experiments.calibration import ensemble, judge, log_probabilities, reliability
+# %% d2c52405
+from git_rebasin.experiments.calibration import (
+    ensemble,
+    judge,
+    judged_cells,
+    log_probabilities,
+    reliability,
+)
 
 
 # %% e8e0ecd1
@@ -20,7 +26,7 @@ def test_reliability_counts_what_was_said_and_what_is_so():
     np.testing.assert_allclose(found["expected_error"], (0.65 + 0.45 + 2 * 0.025) / 4)
 
 
-# %% d0f7676c
+# %% 1567d0e6
 def test_an_ensemble_says_the_mean_probability():
     logs = [np.log(np.array([[0.5, 0.5], [0.9, 0.1]])), np.log(np.array([[0.1, 0.9], [0.7, 0.3]]))]
     both = ensemble(logs)
@@ -28,6 +34,7 @@ def test_an_ensemble_says_the_mean_probability():
     judged = judge(both, np.array([1, 1]))
     assert judged["accuracy"] == 0.5
     np.testing.assert_allclose(judged["loss"], -np.mean(np.log([0.7, 0.2])), rtol=1e-5)
+    assert judged_cells(judged)[1] == "50.00 %" and len(judged_cells(judged)) == 3
 
 
 # %% db6ec05d

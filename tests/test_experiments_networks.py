@@ -5,10 +5,12 @@ from git_rebasin.zoo.train import TrainConfig
 from pathlib import Path
 import jax
 import numpy as np
+from git_rebasin.experiments.networks import training_loss
 
 
-# %% 8f98fdaf
+# %% 40035e03
 import tempfile
+import time
 
 from git_rebasin.check import check_permutation_spec
 from git_rebasin.experiments.networks import (
@@ -18,9 +20,9 @@ from git_rebasin.experiments.networks import (
     load_splits,
     network_fn,
     network_spec,
+    pair_facts,
     pair_problem,
     train_pair,
-    training_seconds,
 )
 
 TINY = {"mlp": (6, 5), "vgg16": 1 / 32, "resnet20": 1 / 4}
@@ -47,7 +49,14 @@ def test_convolutions_as_products_are_convolutions():
     np.testing.assert_allclose(products, plain, rtol=1e-5, atol=1e-5)
 
 
-# %% 80a974ae
+# %% 591f1bf8
+def test_networks_of_one_architecture_share_what_is_compiled():
+    one, other = (NetworkConfig("vgg16", "digits", TrainConfig(1), size) for size in (1 / 32, 1 / 16))
+    assert network_fn(one) is network_fn(other) and training_loss(one) == training_loss(other)
+    assert hash(training_loss(one)) == hash(training_loss(other))
+
+
+# %% 0b46017f
 def test_a_pair_is_trained_kept_and_turned_into_a_problem():
     config = NetworkConfig(
         "mlp", "digits", TrainConfig(2, 50), (8,), shrink=2, examples=100, augment=True
@@ -63,7 +72,9 @@ def test_a_pair_is_trained_kept_and_turned_into_a_problem():
     for name in "AB":
         jax.tree.map(np.testing.assert_array_equal, trained[name].params, again[name].params)
         assert again[name].resumed_from == 2
-    assert set(training_seconds(trained)) == {"train A", "train B"}
+    facts = pair_facts(1, splits, trained, time.perf_counter())
+    assert set(facts["seconds"]) == {"train A", "train B", "match and walk"}
+    assert facts["model_seeds"] == [2, 3] and facts["data"] == splits["train"].source
     both = (trained[name].params for name in "AB")
     problem = pair_problem(config, *both, splits, lambdas=3, judged=40, batch_size=20)
     assert problem.lambdas == (0.0, 0.5, 1.0) and len(problem.judged["train"][0]["labels"]) == 40

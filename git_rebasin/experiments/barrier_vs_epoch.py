@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'Film', 'keep_snapshot', 'train_with_snapshots', 'weights_after', 'match_epochs', 'follow_pair', 'run',
            'barriers', 'format_epochs', 'format_record', 'onset', 'finding', 'findings']
 
-# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #9f844b0d
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #c1ec4df4
 import dataclasses
 import json
 import time
@@ -27,15 +27,15 @@ from jaxtyping import PyTree
 from .compare import Problem, judge_permutation, mean_and_spread
 from git_rebasin.experiments.networks import (
     NetworkConfig,
-    init_network,
+    checkpoint_file,
+    initial_params,
     load_splits,
+    pair_facts,
     pair_problem,
     train_network,
-    training_seconds,
 )
 from .pair import model_seeds
-from .records import provenance
-from .runner import Families, Finding, Preset, run_families
+from .runner import Families, Finding, Preset, by_family, run_families
 from ..io import load_metadata, load_params, save_params
 from ..permutation import identity_permutation
 from ..weight_matching import weight_matching
@@ -101,12 +101,7 @@ PRESETS = {
     ),
 }
 
-# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #ba27b3b5
-def _checkpoint(folder: Path, seed: int) -> Path:
-    "Where `train_network` has the checkpoint of a network"
-    return folder / f"model-{seed}.safetensors"
-
-
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #ee8d389a
 def _snapshot(checkpoint: Path, epoch: int) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}-epoch-{epoch}{checkpoint.suffix}")
 
@@ -131,7 +126,7 @@ def train_with_snapshots(
     callback: Callable[[dict], None] | None = None,  # called with each epoch's record
 ) -> TrainResult:
     "Train one network, or take it from its checkpoint, and keep its weights along the way"
-    keep = partial(keep_snapshot, _checkpoint(folder, seed), config.epochs)
+    keep = partial(keep_snapshot, checkpoint_file(folder, seed), config.epochs)
 
     def keep_and_tell(record: dict) -> None:
         keep()
@@ -151,9 +146,8 @@ def weights_after(
 ) -> PyTree:
     "The weights of a network after an epoch of its training; after none, the initial ones"
     if epoch == 0:
-        key = jax.random.fold_in(jax.random.key(seed), 0)
-        return init_network(config.network, key, data.images.shape[1:], len(data.classes))
-    checkpoint = _checkpoint(folder, seed)
+        return initial_params(config.network, seed, data)
+    checkpoint = checkpoint_file(folder, seed)
     file = _snapshot(checkpoint, epoch)
     if not file.exists():
         raise FileNotFoundError(
@@ -162,7 +156,7 @@ def weights_after(
         )
     return load_params(file)
 
-# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #de87cf69
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #51feee1e
 def match_epochs(
     config: Film,
     seed: int,  # which pair
@@ -209,17 +203,8 @@ def follow_pair(
     }
     start = time.perf_counter()
     rows = match_epochs(config, seed, splits, folder, partial(tell, "match and walk"))
-    return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["train"].source,
-        "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
-        "epochs": rows,
-        "seconds": training_seconds(trained)
-        | {"match and walk": round(time.perf_counter() - start, 3)},
-        "provenance": provenance(),
-    }
+    lambdas = np.linspace(0, 1, config.lambdas).tolist()
+    return {"lambdas": lambdas, "epochs": rows} | pair_facts(seed, splits, trained, start)
 
 
 def run(
@@ -267,7 +252,7 @@ def format_record(
     "What the command prints of a record"
     return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_epochs([record])}"
 
-# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #e8230ba3
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #bdf49467
 def onset(
     record: Mapping[str, Any],  # of a pair
     share: float = 0.1,  # of the naive training barrier
@@ -313,5 +298,4 @@ def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
     "One for each data set"
-    names = dict.fromkeys(r["family"] for r in records)
-    return [finding([r for r in records if r["family"] == name]) for name in names]
+    return list(map(finding, by_family(records).values()))

@@ -7,37 +7,25 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['WAYS', 'PRESETS', 'Width', 'match_pair', 'run', 'width_of', 'by_width', 'barriers', 'format_widths', 'format_record',
-           'rank_correlation', 'finding', 'findings']
+           'finding', 'findings']
 
-# %% ../../nbs/experiments/barrier_vs_width.ipynb #d435ae96
+# %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from git_rebasin.experiments.compare import (
     Effort,
-    compare_ways,
     mean_and_spread,
     tries_of,
     ways_to_match,
 )
-from git_rebasin.experiments.networks import (
-    NetworkConfig,
-    load_splits,
-    pair_problem,
-    train_pair,
-    training_seconds,
-)
-from .pair import model_seeds
-from .records import provenance
+from .networks import NetworkConfig, match_networks
 from .runner import Families, Finding, Preset, run_families
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
@@ -88,7 +76,7 @@ PRESETS = {
     ),
 }
 
-# %% ../../nbs/experiments/barrier_vs_width.ipynb #2d43332f
+# %% ../../nbs/experiments/barrier_vs_width.ipynb #068da11d
 def match_pair(
     config: Width,
     seed: int,  # which pair
@@ -97,25 +85,16 @@ def match_pair(
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
     "Train a pair, or take it from its checkpoints, and match it by its weights"
-    tell = callback or (lambda stage, record: None)
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], folder, tell)
-    start = time.perf_counter()
-    both, every = (trained["A"].params, trained["B"].params), ways_to_match(Effort())
-    options = {"lambdas": config.lambdas, "judged": config.judged}
-    problem = pair_problem(config.network, *both, splits, **options)
-    ways = {name: every[name] for name in WAYS}
-    found = compare_ways(problem, ways, [jax.random.key(seed)], partial(tell, "match"))
-    return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["train"].source,
-        **found,
-        "seconds": training_seconds(trained)
-        | {"match and walk": round(time.perf_counter() - start, 3)},
-        "provenance": provenance(),
-    }
+    every = ways_to_match(Effort())
+    return match_networks(
+        config.network,
+        {name: every[name] for name in WAYS},
+        seed,
+        folder=folder,
+        callback=callback,
+        lambdas=config.lambdas,
+        judged=config.judged,
+    )
 
 
 def run(
@@ -181,23 +160,16 @@ def format_record(
     (widths,) = by_width([record]).values()
     return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_widths(widths)}"
 
-# %% ../../nbs/experiments/barrier_vs_width.ipynb #d22bb49e
-def rank_correlation(
-    x: Sequence[float],  # no two alike
-    y: Sequence[float],  # as long, no two alike
-) -> float:  # from −1 to 1
-    "Spearman's rank correlation"
-    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
-    return float(np.corrcoef(ranks)[0, 1])
-
-
+# %% ../../nbs/experiments/barrier_vs_width.ipynb #414b9b13
 def finding(
     widths: Mapping[float, Sequence[Mapping[str, Any]]],  # of one architecture, in `cpu`
 ) -> Finding:
     "The claim beside what came out"
+    from scipy.stats import spearmanr
+
     network = next(iter(widths.values()))[0]["config"]["network"]
     matched = barriers(widths, "weights")
-    falls = rank_correlation(list(widths), [np.mean(pairs) for pairs in matched])
+    falls = float(spearmanr(list(widths), [np.mean(pairs) for pairs in matched]).statistic)
     left = max(wide / narrow for narrow, wide in zip(matched[0], matched[-1], strict=True))
     verdict = "partly" if left < 1 else "not"
     if left < 0.25 and falls <= -0.8:

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['reliability', 'log_probabilities', 'judge', 'ensemble']
+__all__ = ['reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble']
 
-# %% ../../nbs/experiments/06_calibration.ipynb #27110c8c
-from collections.abc import Sequence
+# %% ../../nbs/experiments/06_calibration.ipynb #cb4b7c59
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .compare import in_batches
 from .networks import NetworkConfig, network_fn
@@ -48,15 +49,20 @@ def _binned(probabilities, right, bins: int) -> dict[str, np.ndarray]:
         probability, frequency = (s / count for s in sums)
     return {"count": count, "probability": probability, "frequency": frequency}
 
-# %% ../../nbs/experiments/06_calibration.ipynb #f1509e54
+# %% ../../nbs/experiments/06_calibration.ipynb #0d527844
 def log_probabilities(
     config: NetworkConfig,
     params: PyTree,
     data: Split,
 ) -> Float[np.ndarray, "n classes"]:
     "What a network says of all images"
-    fn = jax.jit(lambda p, batch: jax.nn.log_softmax(network_fn(config)(p, batch)))
-    return np.concatenate([fn(params, batch) for batch in in_batches(data.arrays, 5000)])
+    fn = partial(_log_softmax, network_fn(config), params)
+    return np.concatenate([fn(batch) for batch in in_batches(data.arrays, 5000)])
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_softmax(fn: Callable, params: PyTree, batch: Mapping[str, Array]):
+    return jax.nn.log_softmax(fn(params, batch))
 
 
 def judge(
@@ -69,6 +75,14 @@ def judge(
         "accuracy": float((logs.argmax(1) == labels).mean()),
         "reliability": reliability(np.exp(logs), labels),
     }
+
+
+def judged_cells(
+    judged: Mapping[str, Any],  # of `judge`
+) -> list[str]:
+    "Loss, accuracy and calibration error, as cells of a table"
+    error = judged["reliability"]["expected_error"]
+    return [f"{judged['loss']:.4f}", *(f"{100 * x:.2f} %" for x in (judged["accuracy"], error))]
 
 
 def ensemble(

@@ -9,11 +9,11 @@ from __future__ import annotations
 __all__ = ['classify', 'Problem', 'mean_metrics', 'in_batches', 'stream', 'walk', 'judge_permutation', 'Way', 'Effort',
            'ways_to_match', 'run_way', 'compare_ways', 'tries_of', 'middle', 'rise', 'mean_and_spread', 'format_ways']
 
-# %% ../../nbs/experiments/03_compare.ipynb #0e5c9046
+# %% ../../nbs/experiments/03_compare.ipynb #e206f857
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain, count, islice
 from typing import Any
 
@@ -36,7 +36,7 @@ from ..tree import inner, lerp, norm
 from ..weight_matching import weight_matching
 from ..zoo.data import batches
 
-# %% ../../nbs/experiments/03_compare.ipynb #78756c5e
+# %% ../../nbs/experiments/03_compare.ipynb #c3a6fd8c
 def classify(
     logits: Float[Array, "n classes"],
     batch: Mapping[str, Array],  # with "labels"
@@ -63,30 +63,32 @@ class Problem:
         "The mean loss of a batch"
         return self.judge(self.fn(params, batch), batch)["loss"]
 
-    @cached_property
-    def _metrics(self) -> Callable:
-        return jax.jit(lambda models, batch: self.judge(self._mean_output(models, batch), batch))
-
-    def _mean_output(self, models: Sequence[PyTree], batch: Any) -> Array:
-        "The outputs of one model, or the logarithm of several models' mean probabilities"
-        if len(models) == 1:
-            return self.fn(models[0], batch)
-        logs = jnp.stack([jax.nn.log_softmax(self.fn(params, batch)) for params in models])
-        return jax.nn.logsumexp(logs, axis=0) - np.log(len(models))
-
     def evaluate(
         self,
         *models: PyTree,  # one, or the members of an ensemble
     ) -> dict[str, dict[str, float]]:  # split → metric → mean
         "How good a model is, or an ensemble"
-        return {
-            split: mean_metrics(self._metrics, models, data) for split, data in self.judged.items()
-        }
+        metrics = _metrics_of(self.fn, self.judge)
+        return {split: mean_metrics(metrics, models, data) for split, data in self.judged.items()}
 
     @cached_property
     def ends(self) -> tuple[dict, dict]:
         "How good the two models are: all lines share these points"
         return self.evaluate(self.params_a), self.evaluate(self.params_b)
+
+
+@lru_cache(maxsize=32)
+def _metrics_of(fn: Callable, judge: Callable) -> Callable:
+    "The metrics of a batch, compiled once for all pairs of networks that one function is of"
+
+    def mean_output(models: Sequence[PyTree], batch: Any) -> Array:
+        "The outputs of one model, or the logarithm of several models' mean probabilities"
+        if len(models) == 1:
+            return fn(models[0], batch)
+        logs = jnp.stack([jax.nn.log_softmax(fn(params, batch)) for params in models])
+        return jax.nn.logsumexp(logs, axis=0) - np.log(len(models))
+
+    return jax.jit(lambda models, batch: judge(mean_output(models, batch), batch))
 
 
 def mean_metrics(

@@ -9,8 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'ALIGNMENTS', 'counterexample_pair', 'counterexample_apply', 'Counterexample', 'wrong', 'overlap',
            'all_alignments', 'run', 'format_record', 'findings']
 
-# %% ../../nbs/experiments/counterexample.ipynb #82dee28c
-import dataclasses
+# %% ../../nbs/experiments/counterexample.ipynb #bed93eba
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..builders import mlp_permutation_spec
-from .records import provenance
 from .runner import Families, Finding, Preset, run_families
 from ..interpolate import loss_barrier
 from ..permutation import apply_permutation
@@ -78,7 +76,7 @@ PRESETS = {
     "paper": _ALL,
 }
 
-# %% ../../nbs/experiments/counterexample.ipynb #ee2baf7d
+# %% ../../nbs/experiments/counterexample.ipynb #6d104b7f
 ALIGNMENTS = {  # name → whether the units of the first, and of the second layer are swapped
     "as they are": (False, False),
     "first layer swapped": (True, False),
@@ -133,11 +131,8 @@ def all_alignments(
         if callback:
             callback("alignment", barrier)
     return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
         "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
         "alignments": found,
-        "provenance": provenance(),
     }
 
 

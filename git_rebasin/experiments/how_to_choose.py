@@ -8,34 +8,16 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['PRESETS', 'Comparison', 'compare_pair', 'run', 'format_record']
 
-# %% ../../nbs/experiments/how_to_choose.ipynb #1506d4fd
-import dataclasses
-import time
+# %% ../../nbs/experiments/how_to_choose.ipynb #87706ff3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jaxtyping import Array, Float, PyTree
-
-from ..builders import mlp_permutation_spec
-from git_rebasin.experiments.compare import (
-    Effort,
-    Problem,
-    compare_ways,
-    format_ways,
-    in_batches,
-    stream,
-    ways_to_match,
-)
-from .pair import PairConfig, model_seeds, train_model
-from .records import provenance
+from .compare import Effort, format_ways, ways_to_match
+from .networks import match_networks, network_of
+from .pair import PairConfig
 from .runner import Families, Preset, run_families
-from ..zoo.data import load
-from ..zoo.mlp import mlp_apply
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #963146bc
@@ -68,26 +50,7 @@ PRESETS = {
     "cpu": Families({"wide": Preset(_WIDE, (0, 1, 2)), "narrow": Preset(_NARROW, (0, 1, 2))}),
 }
 
-# %% ../../nbs/experiments/how_to_choose.ipynb #778fa733
-def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n classes"]:
-    "The logits of an MLP"
-    return mlp_apply(params, batch["images"])
-
-
-def _problem(config: Comparison, params_a: PyTree, params_b: PyTree, splits) -> Problem:
-    "What a pair of trained networks asks of the matchers"
-    judged = {s: in_batches(part[: config.judged].arrays, 2500) for s, part in splits.items()}
-    return Problem(
-        mlp_permutation_spec(len(config.features)),
-        params_a,
-        params_b,
-        _fn,
-        stream(splits["train"].arrays, config.batch_size),
-        judged,
-        lambdas=tuple(np.linspace(0, 1, config.lambdas).tolist()),
-    )
-
-
+# %% ../../nbs/experiments/how_to_choose.ipynb #8bdfb9fd
 def compare_pair(
     config: Comparison,  # what to run
     seed: int,  # which pair
@@ -96,33 +59,17 @@ def compare_pair(
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
     "Train a pair, or take it from its checkpoints, and match it in all ways"
-    tell = callback or (lambda stage, record: None)
-    splits = {s: load(config.data, s) for s in ("train", "test")}
-    trained = {
-        name: train_model(
-            config,
-            s,
-            splits["train"],
-            checkpoint=folder / f"model-{s}.safetensors",
-            callback=partial(tell, f"train {name}"),
-        )
-        for name, s in zip("AB", model_seeds(seed), strict=True)
-    }
-    start = time.perf_counter()
-    problem = _problem(config, *(trained[name].params for name in "AB"), splits)
-    keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
-    found = compare_ways(problem, ways_to_match(config.effort), keys, partial(tell, "match"))
-    seconds = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in trained.items()}
-    return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["train"].source,
-        **found,
-        "seconds": {s: round(t, 3) for s, t in seconds.items()}
-        | {"match and walk": round(time.perf_counter() - start, 3)},
-        "provenance": provenance(),
-    }
+    return match_networks(
+        network_of(config),
+        ways_to_match(config.effort),
+        seed,
+        folder=folder,
+        callback=callback,
+        keys=config.keys,
+        lambdas=config.lambdas,
+        judged=config.judged,
+        batch_size=config.batch_size,
+    )
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #f9e3ab8a
 def run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'PAPER_TABLE', 'Plane', 'plane_through', 'Contour', 'plane_points', 'unit_correlations', 'walk_plane',
            'contour_pair', 'run', 'format_record', 'Symmetries', 'count_symmetries', 'symmetry_table', 'findings']
 
-# %% ../../nbs/experiments/loss_contour.ipynb #03e0a4d8
+# %% ../../nbs/experiments/loss_contour.ipynb #5a834536
 import dataclasses
 import math
 import time
@@ -34,12 +34,10 @@ from .compare import Problem
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
+    pair_facts,
     pair_problem,
     train_pair,
-    training_seconds,
 )
-from .pair import model_seeds
-from .records import provenance
 from .runner import Families, Finding, Preset, run_families
 from ..permutation import Permutation, apply_permutation
 from ..spec import PermutationSpec
@@ -132,7 +130,7 @@ def plane_points(
     axis = np.linspace(low, high, config.grid)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
-# %% ../../nbs/experiments/loss_contour.ipynb #56c9c43b
+# %% ../../nbs/experiments/loss_contour.ipynb #eb3361f2
 def unit_correlations(
     problem: Problem,
     perm: Permutation,  # of B, to be looked at
@@ -213,15 +211,9 @@ def contour_pair(
     match = weight_matching(jax.random.key(seed), problem.spec, a, b)
     permuted = apply_permutation(problem.spec, match.perm, b)
     return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["test"].source,
         **walk_plane(config, problem, permuted, partial(tell, "plane")),
         "correlations": unit_correlations(problem, match.perm, config.corner),
-        "seconds": training_seconds(trained)
-        | {"match and walk": round(time.perf_counter() - start, 3)},
-        "provenance": provenance(),
+        **pair_facts(seed, splits, trained, start),
     }
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'Merging', 'part_of', 'mean_model', 'merge_set', 'run', 'format_record', 'five_verdict', 'halves_verdict',
            'findings']
 
-# %% ../../nbs/experiments/merging_many.ipynb #8d83ef24
-import dataclasses
+# %% ../../nbs/experiments/merging_many.ipynb #a9737b5d
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +21,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .calibration import ensemble, judge, log_probabilities
+from .calibration import ensemble, judge, judged_cells, log_probabilities
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
     network_spec,
     train_network,
 )
-from .records import provenance
-from .runner import Families, Finding, Preset, run_families
+from .runner import VERDICTS, Families, Finding, Preset, run_families
 from ..merge import merge_many
 from ..tree import lerp
 from ..zoo.data import Split
@@ -90,7 +88,7 @@ def mean_model(
         mean = params if mean is None else lerp(mean, params, 1 / (k + 1))
     return mean
 
-# %% ../../nbs/experiments/merging_many.ipynb #c2dc27ff
+# %% ../../nbs/experiments/merging_many.ipynb #d38d8f49
 def merge_set(
     config: Merging,
     seed: int,  # which set of networks
@@ -112,8 +110,6 @@ def merge_set(
     merged = merge_many(key, spec, models, callback=told)
     seconds = {"train or load": trained - start, "merge": time.perf_counter() - trained}
     return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
         "model_seeds": seeds,
         "data": splits["train"].source,
         "judged": {
@@ -124,7 +120,6 @@ def merge_set(
         "converged": merged.converged,
         "objective": [merged.initial_objective, *merged.objective],
         "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
-        "provenance": provenance(),
     }
 
 
@@ -138,7 +133,7 @@ def _judge_all(config: NetworkConfig, models, merged, data: Split) -> dict[str, 
         "ensemble": judge(ensemble(logs), data.labels),
     }
 
-# %% ../../nbs/experiments/merging_many.ipynb #919085e0
+# %% ../../nbs/experiments/merging_many.ipynb #2db54b6c
 def run(
     preset: str,  # "smoke", "cpu" or "paper"
     out: str | Path,  # where the records go
@@ -159,12 +154,11 @@ def format_record(
     rows |= {name: name for name in ("plain mean", "merged", "ensemble")}
     for name, which in rows.items():
         t, other = (x["each"][which] if isinstance(which, int) else x[which] for x in (test, train))
-        cells = [f"{t['loss']:.4f}", f"{100 * t['accuracy']:.2f} %"]
-        cells += [f"{100 * t['reliability']['expected_error']:.2f} %", f"{other['loss']:.4f}"]
+        cells = [*judged_cells(t), f"{other['loss']:.4f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
-# %% ../../nbs/experiments/merging_many.ipynb #a808ac40
+# %% ../../nbs/experiments/merging_many.ipynb #a865813d
 def five_verdict(
     judged: Mapping[str, Any],  # of the test images of a set
 ) -> int:  # 2: reproduced, 1: partly, 0: not
@@ -215,9 +209,7 @@ def findings(
         if judged:
             worst = min(map(rule, judged))
             ours = "; ".join(map(_in_words, judged))
-            found.append(
-                Finding(claim, source, paper, ours, ("not", "partly", "reproduced")[worst])
-            )
+            found.append(Finding(claim, source, paper, ours, VERDICTS[::-1][worst]))
     return found
 
 

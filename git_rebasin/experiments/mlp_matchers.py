@@ -8,37 +8,26 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['WAYS', 'PRESETS', 'Matchers', 'match_pair', 'run', 'format_record', 'shares_left', 'finding', 'findings']
 
-# %% ../../nbs/experiments/mlp_matchers.ipynb #924b820a
+# %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from git_rebasin.experiments.compare import (
     Effort,
-    compare_ways,
     format_ways,
     tries_of,
     ways_to_match,
 )
-from git_rebasin.experiments.networks import (
-    NetworkConfig,
-    load_splits,
-    pair_problem,
-    train_pair,
-    training_seconds,
-)
-from .pair import model_seeds
-from .records import provenance
+from .networks import NetworkConfig, match_networks
 from git_rebasin.experiments.runner import (
     Families,
     Finding,
     Preset,
+    by_family,
     run_families,
 )
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
@@ -87,7 +76,7 @@ PRESETS = {
     ),
 }
 
-# %% ../../nbs/experiments/mlp_matchers.ipynb #2e0b4436
+# %% ../../nbs/experiments/mlp_matchers.ipynb #8ccea6fb
 def match_pair(
     config: Matchers,
     seed: int,  # which pair
@@ -96,31 +85,16 @@ def match_pair(
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
     "Train a pair, or take it from its checkpoints, and match it in each of the paper's ways"
-    tell = callback or (lambda stage, record: None)
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], folder, tell)
-    start = time.perf_counter()
-    problem = pair_problem(
+    every = ways_to_match(config.effort)
+    return match_networks(
         config.network,
-        trained["A"].params,
-        trained["B"].params,
-        splits,
+        {name: every[name] for name in WAYS},
+        seed,
+        folder=folder,
+        callback=callback,
         lambdas=config.lambdas,
         judged=config.judged,
     )
-    every = ways_to_match(config.effort)
-    ways = {name: every[name] for name in WAYS}
-    found = compare_ways(problem, ways, [jax.random.key(seed)], partial(tell, "match"))
-    return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["train"].source,
-        **found,
-        "seconds": training_seconds(trained)
-        | {"match and walk": round(time.perf_counter() - start, 3)},
-        "provenance": provenance(),
-    }
 
 
 def run(
@@ -138,7 +112,7 @@ def format_record(
     "What the command prints of a record"
     return f"{record['family']}, pair {record['seed']}\n\n{format_ways([record])}"
 
-# %% ../../nbs/experiments/mlp_matchers.ipynb #bc64b5f0
+# %% ../../nbs/experiments/mlp_matchers.ipynb #3f3bd730
 def shares_left(
     records: Sequence[Mapping[str, Any]],  # of pairs of one family
 ) -> dict[str, list[float]]:  # way → for each pair, the part of the training barrier that it leaves
@@ -175,5 +149,4 @@ def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
     "One for each data set"
-    names = dict.fromkeys(r["family"] for r in records)
-    return [finding([r for r in records if r["family"] == name]) for name in names]
+    return list(map(finding, by_family(records).values()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'Addition', 'load_networks', 'transformer_spec', 'without_hosts', 'spectrum', 'unit_correlations',
            'match_transformers', 'run', 'format_record', 'shares_left', 'finding', 'findings']
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #57c9d3e7
+# %% ../../nbs/experiments/modadd_transformers.ipynb #30562b7e
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,6 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .records import provenance
 from .runner import Families, Finding, Preset, run_families
 from ..infer import infer_permutation_spec
 from ..permutation import apply_permutation, random_permutation
@@ -160,7 +159,7 @@ def unit_correlations(
     pairs = soften(problem.spec, match.perm)
     return {g: float(np.sum(pairs[g] * s) / pairs[g].sum()) for g, s in match.similarity.items()}
 
-# %% ../../nbs/experiments/modadd_transformers.ipynb #4dc49e05
+# %% ../../nbs/experiments/modadd_transformers.ipynb #bcbc3d2e
 def _problem(
     config: Addition, spec: PermutationSpec, params_a: PyTree, params_b: PyTree
 ) -> Problem:
@@ -203,8 +202,6 @@ def match_transformers(
         problem, told = _problem(config, s, a, b), partial(tell, f"match, {name}")
         found[name] = compare_ways(problem, {n: ways[n] for n in names}, keys, told)
     return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
         "networks": {
             n: float(p["attention_rate"]) for n, p in networks.items()
         },  # with their rates
@@ -214,7 +211,6 @@ def match_transformers(
         "correlation": unit_correlations(_problem(config, spec, a, b), config.effort.batches),
         "control": _control(config, spec, a),
         "seconds": {"match and walk": round(time.perf_counter() - start, 3)},
-        "provenance": provenance(),
     }
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #6919e01d

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec', 'init_network', 'network_fn', 'load_splits',
-           'training_loss', 'train_network', 'train_pair', 'training_seconds', 'pair_problem']
+__all__ = ['ARCHITECTURES', 'NetworkConfig', 'network_of', 'Architecture', 'network_spec', 'init_network', 'network_fn',
+           'load_splits', 'training_loss', 'checkpoint_file', 'initial_params', 'train_network', 'train_pair',
+           'pair_facts', 'pair_problem', 'match_networks']
 
-# %% ../../nbs/experiments/04_networks.ipynb #0d038965
+# %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from git_rebasin.builders import (
     resnet20_permutation_spec,
     vgg16_permutation_spec,
 )
-from .compare import Problem, in_batches, stream
-from .pair import model_seeds
+from .compare import Problem, Way, compare_ways, in_batches, stream
+from .pair import PairConfig, model_seeds
 from ..spec import PermutationSpec
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
@@ -38,7 +40,7 @@ from ..zoo.resnet import init_resnet20, resnet20_apply
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 from ..zoo.vgg import init_vgg16, vgg16_apply
 
-# %% ../../nbs/experiments/04_networks.ipynb #850e516e
+# %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
 class NetworkConfig:
     "A network, its data, and how it is trained"
@@ -51,7 +53,14 @@ class NetworkConfig:
     examples: int | None = None  # the first so many training images; None for all
     augment: bool = False  # crops, mirrors and turns, as the paper's on CIFAR
 
-# %% ../../nbs/experiments/04_networks.ipynb #ca794c0d
+
+def network_of(
+    config: PairConfig,  # of MLPs
+) -> NetworkConfig:
+    "The network of a pair of the first experiment"
+    return NetworkConfig("mlp", config.data, config.training, config.features)
+
+# %% ../../nbs/experiments/04_networks.ipynb #72addce5
 @dataclass(frozen=True)
 class Architecture:
     "What is known of a network by its name"
@@ -92,7 +101,12 @@ def network_fn(
     config: NetworkConfig,
 ) -> Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]:  # (params, batch) → logits
     "The function that a network computes of a batch with images"
-    return partial(_of_images, ARCHITECTURES[config.network].apply)
+    return _image_fn(ARCHITECTURES[config.network].apply)
+
+
+@cache  # one object for all networks of an architecture, so that it is compiled once
+def _image_fn(apply: Callable) -> Callable:
+    return partial(_of_images, apply)
 
 
 def _of_images(apply: Callable, params: PyTree, batch: Mapping[str, Array]):
@@ -112,7 +126,7 @@ def load_splits(
         splits[name] = dataclasses.replace(split, images=images)
     return splits
 
-# %% ../../nbs/experiments/04_networks.ipynb #a1387364
+# %% ../../nbs/experiments/04_networks.ipynb #3ad625a9
 def _convolve(next_fun, args, kwargs, context):
     "Flax's `nn.Conv` with zero padding, as one matrix product over patches"
     conv = context.module
@@ -145,9 +159,32 @@ def training_loss(
     "The loss that a network is trained by"
     apply = ARCHITECTURES[config.network].apply
     products = config.network != "mlp" and jax.default_backend() == "cpu"
-    return classifier_loss(partial(_by_products, apply) if products else apply)
+    return classifier_loss(_product_fn(apply) if products else apply)
 
-# %% ../../nbs/experiments/04_networks.ipynb #12d3babd
+
+@cache  # one object here too: `train` compiles an epoch for each loss
+def _product_fn(apply: Callable) -> Callable:
+    return partial(_by_products, apply)
+
+# %% ../../nbs/experiments/04_networks.ipynb #aff5c10d
+def checkpoint_file(
+    folder: Path,
+    seed: int,  # of the network
+) -> Path:
+    "Where a network's checkpoint is, or will be"
+    return folder / f"model-{seed}.safetensors"
+
+
+def initial_params(
+    config: NetworkConfig,
+    seed: int,  # of the network
+    data: Split,  # training data
+) -> PyTree:
+    "What a network's training begins with"
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    return init_network(config, key, data.images.shape[1:], len(data.classes))
+
+
 def train_network(
     config: NetworkConfig,  # what to train, and how
     seed: int,  # decides the initial weights and the order of the examples
@@ -156,19 +193,14 @@ def train_network(
     callback: Callable[[dict], None] | None = None,  # called with each epoch's record
 ) -> TrainResult:  # trained parameters and the history of their training
     "Train one network, or take it from its checkpoint"
-    key = jax.random.key(seed)
-    params = init_network(
-        config, jax.random.fold_in(key, 0), data.images.shape[1:], len(data.classes)
-    )
-    order, file = jax.random.fold_in(key, 1), folder / f"model-{seed}.safetensors"
     return train(
-        order,
+        jax.random.fold_in(jax.random.key(seed), 1),
         training_loss(config),
-        params,
+        initial_params(config, seed, data),
         data,
         config.training,
         augment=augment_images if config.augment else None,
-        checkpoint=file,
+        checkpoint=checkpoint_file(folder, seed),
         callback=callback,
     )
 
@@ -188,12 +220,19 @@ def train_pair(
     }
 
 
-def training_seconds(
-    trained: Mapping[str, TrainResult],
-) -> dict[str, float]:  # stage → seconds
-    "How long each network was trained, over all interrupted runs"
+def pair_facts(
+    seed: int,  # which pair
+    splits: Mapping[str, Split],  # "train" and "test"
+    trained: Mapping[str, TrainResult],  # "A" and "B"
+    start: float,  # when their training was over, by `time.perf_counter`
+) -> dict[str, Any]:  # "model_seeds", "data", "seconds"
+    "What a record says of a trained pair, at the end of what was done with it"
+    seconds = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in trained.items()}
+    seconds["match and walk"] = time.perf_counter() - start
     return {
-        f"train {n}": round(sum(e["seconds"] for e in r.history), 3) for n, r in trained.items()
+        "model_seeds": list(model_seeds(seed)),
+        "data": splits["train"].source,
+        "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
     }
 
 # %% ../../nbs/experiments/04_networks.ipynb #36221124
@@ -218,3 +257,24 @@ def pair_problem(
         {s: in_batches(part[:judged].arrays, judged_at_once) for s, part in splits.items()},
         lambdas=tuple(np.linspace(0, 1, lambdas).tolist()),
     )
+
+# %% ../../nbs/experiments/04_networks.ipynb #962b296b
+def match_networks(
+    config: NetworkConfig,
+    ways: Mapping[str, Way],  # of matching
+    seed: int,  # which pair
+    *,
+    folder: Path,  # where checkpoints are kept and looked for
+    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
+    keys: int | None = None,  # tries of each random way; None: one, by the pair's own key
+    **options: Any,  # of `pair_problem`
+) -> dict[str, Any]:  # what the record says
+    "Train a pair, or take it from its checkpoints, and match it in all these ways"
+    tell, splits = callback or (lambda stage, record: None), load_splits(config)
+    trained = train_pair(config, seed, splits["train"], folder, tell)
+    start, key = time.perf_counter(), jax.random.key(seed)
+    both = trained["A"].params, trained["B"].params
+    problem = pair_problem(config, *both, splits, **options)
+    tries = [key] if keys is None else [jax.random.fold_in(key, k) for k in range(keys)]
+    found = compare_ways(problem, ways, tries, partial(tell, "match"))
+    return found | pair_facts(seed, splits, trained, start)

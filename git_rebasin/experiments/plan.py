@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['IMAGES', 'NetworkPlan', 'plan_network', 'networks_of', 'plans_of', 'format_plans']
 
-# %% ../../nbs/experiments/05_plan.ipynb #6496a1d7
+# %% ../../nbs/experiments/05_plan.ipynb #15139b75
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     init_network,
+    network_of,
     network_spec,
     training_loss,
 )
@@ -95,7 +96,7 @@ def plan_network(
         _bytes((carry, params, saved, batch)),
     )
 
-# %% ../../nbs/experiments/05_plan.ipynb #2f23116c
+# %% ../../nbs/experiments/05_plan.ipynb #1322ea39
 def networks_of(
     config: Any,  # an experiment's configuration
 ) -> Iterator[NetworkConfig]:
@@ -103,7 +104,7 @@ def networks_of(
     if isinstance(config, NetworkConfig):
         yield config
     elif isinstance(config, PairConfig):
-        yield NetworkConfig("mlp", config.data, config.training, config.features)
+        yield network_of(config)
     elif dataclasses.is_dataclass(config):
         for field in dataclasses.fields(config):
             yield from networks_of(getattr(config, field.name))

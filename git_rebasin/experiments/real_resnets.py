@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'ways_of', 'merge_and_mend',
            'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding', 'findings']
 
-# %% ../../nbs/experiments/real_resnets.ipynb #1418aecc
+# %% ../../nbs/experiments/real_resnets.ipynb #50c6d355
 import dataclasses
 import hashlib
 import json
@@ -37,7 +37,7 @@ from git_rebasin.experiments.compare import (
     stream,
     ways_to_match,
 )
-from .records import provenance, read_record, write_record
+from .records import read_record, write_record
 from .runner import Families, Finding, Preset, run_families
 from ..infer import infer_permutation_spec
 from ..match import Match
@@ -216,7 +216,7 @@ def _short(key: Array, config: Config) -> str:
     "A short text that differs for another run"
     return hashlib.sha256(json.dumps(fingerprint(key, config)).encode()).hexdigest()[:12]
 
-# %% ../../nbs/experiments/real_resnets.ipynb #3ded39eb
+# %% ../../nbs/experiments/real_resnets.ipynb #23b2726e
 def compare_merges(
     config: Config,
     seed: int,  # decides the random choices
@@ -242,13 +242,10 @@ def compare_merges(
         rows.append(row)
         tell("match and merge", row["mended"]["reset"])
     return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],
         "log10_symmetries": problem.spec.log10_symmetries,
         "rows": rows,
-        "provenance": provenance(),
     }
 
 # %% ../../nbs/experiments/real_resnets.ipynb #32af7739

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'VERDICTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families',
-           'default_preset', 'kept_or_run', 'Finding', 'format_findings']
+           'default_preset', 'kept_or_run', 'by_family', 'Finding', 'format_findings']
 
-# %% ../../nbs/experiments/02_runner.ipynb #356561b4
+# %% ../../nbs/experiments/02_runner.ipynb #6bcde85b
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from .pair import PairConfig, run_pair
-from .records import read_record, write_record
+from .records import provenance, read_record, write_record
 
 # %% ../../nbs/experiments/02_runner.ipynb #d0ab20ec
 EXPERIMENTS = {  # name → module
@@ -95,7 +95,7 @@ def _finished(path: Path, config: PairConfig) -> bool:
         )
     return True
 
-# %% ../../nbs/experiments/02_runner.ipynb #0c062b0c
+# %% ../../nbs/experiments/02_runner.ipynb #03e190e9
 def run_pairs(
     name: str,  # the experiment
     preset_name: str,  # which preset it is
@@ -119,7 +119,9 @@ def run_pairs(
             tell = (lambda s, r, pair=pair: callback(f"{pair}, {s}", r)) if callback else None
             run = run_one or _record_of_pair
             record = run(preset.pair, seed, folder=checkpoints or own, callback=tell)
-            write_record(file, {"experiment": name, "preset": preset_name, **kind, **record})
+            head = {"experiment": name, "preset": preset_name, **kind, "seed": seed}
+            head |= {"config": dataclasses.asdict(preset.pair), "provenance": provenance()}
+            write_record(file, head | record)
         files.append(file)
     return files
 
@@ -175,6 +177,16 @@ def kept_or_run(
     files = sorted(Path(folder).glob("cpu-*.json"))
     files = files or sorted(run(default_preset(presets), Path(folder).parent))
     return [read_record(file) for file in files]
+
+# %% ../../nbs/experiments/02_runner.ipynb #8f8b053b
+def by_family(
+    records: Iterable[Mapping[str, Any]],  # of one experiment
+) -> dict[str, list[Mapping[str, Any]]]:  # family → its records, in their order
+    "The records of each family"
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        families.setdefault(record["family"], []).append(record)
+    return families
 
 # %% ../../nbs/experiments/02_runner.ipynb #8be68b98
 VERDICTS = ("reproduced", "partly", "not")

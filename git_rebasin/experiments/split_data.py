@@ -8,8 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['PRESETS', 'SplitData', 'biased_halves', 'merge_halves', 'run', 'format_record', 'pair_verdict', 'findings']
 
-# %% ../../nbs/experiments/split_data.ipynb #4e8846c4
-import dataclasses
+# %% ../../nbs/experiments/split_data.ipynb #1236bb19
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .calibration import ensemble, judge, log_probabilities
+from .calibration import ensemble, judge, judged_cells, log_probabilities
 from .compare import walk
 from git_rebasin.experiments.networks import (
     NetworkConfig,
@@ -28,23 +27,27 @@ from git_rebasin.experiments.networks import (
     pair_problem,
     train_network,
 )
-from .records import provenance
-from .runner import Families, Finding, Preset, run_families
+from git_rebasin.experiments.runner import (
+    VERDICTS,
+    Families,
+    Finding,
+    Preset,
+    by_family,
+    run_families,
+)
 from ..permutation import apply_permutation
 from ..tree import lerp
 from ..weight_matching import weight_matching
 from ..zoo.data import Split
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
-# %% ../../nbs/experiments/split_data.ipynb #de0a1d27
+# %% ../../nbs/experiments/split_data.ipynb #d4d07e14
 @dataclass(frozen=True)
 class SplitData:
     "A pair of networks on two halves of the data"
 
     network: NetworkConfig
-    share: float = (
-        0.2  # of the first half of the classes that A sees, and of the others that B does
-    )
+    share: float = 0.2  # of the first classes that A sees, and of the others that B does
     lambdas: int = 25  # points on a line, an odd number: ½ is one of them
     judged: int = 10_000  # lines are evaluated on the first so many images of each split
     models: int = 3  # that are trained for each record: A, B, and one on all of the data
@@ -80,7 +83,7 @@ def biased_halves(
         first[index[: round(part * len(index))]] = True
     return data[np.flatnonzero(first)], data[np.flatnonzero(~first)]
 
-# %% ../../nbs/experiments/split_data.ipynb #9996cd83
+# %% ../../nbs/experiments/split_data.ipynb #1b9bb6d5
 def merge_halves(
     config: SplitData,
     seed: int,  # which pair
@@ -106,8 +109,6 @@ def merge_halves(
     said = {n: log_probabilities(config.network, p, splits["test"]) for n, p in models.items()}
     said["ensemble"] = ensemble([said["A"], said["B"]])
     return {
-        "config": dataclasses.asdict(config),
-        "seed": seed,
         "model_seeds": [3 * seed + k for k in range(3)],
         "data": splits["train"].source,
         "examples": [len(part) for part in parts],
@@ -115,10 +116,9 @@ def merge_halves(
         "curves": {"naive": walk(problem, b), "matched": walk(problem, moved)},
         "judged": {name: judge(logs, splits["test"].labels) for name, logs in said.items()},
         "seconds": {"train or load": round(seconds, 3)},
-        "provenance": provenance(),
     }
 
-# %% ../../nbs/experiments/split_data.ipynb #d19e6772
+# %% ../../nbs/experiments/split_data.ipynb #2fd9b274
 def run(
     preset: str,  # "smoke", "cpu" or "paper"
     out: str | Path,  # where the records go
@@ -134,12 +134,10 @@ def format_record(
     "Test loss, accuracy and calibration of both networks and of what became of them"
     lines = ["| | test loss | test accuracy | calibration error |", "|---|--:|--:|--:|"]
     for name, judged in record["judged"].items():
-        cells = [f"{judged['loss']:.4f}", f"{100 * judged['accuracy']:.2f} %"]
-        cells.append(f"{100 * judged['reliability']['expected_error']:.2f} %")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(judged_cells(judged))} |")
     return "\n".join(lines)
 
-# %% ../../nbs/experiments/split_data.ipynb #e7a22a27
+# %% ../../nbs/experiments/split_data.ipynb #d7224783
 def pair_verdict(
     judged: Mapping[str, Any],  # of a record
 ) -> int:  # 2: reproduced, 1: partly, 0: not
@@ -159,14 +157,14 @@ def findings(
 ) -> list[Finding]:
     "One for each data set"
     found = []
-    for family in dict.fromkeys(r["family"] for r in records):
-        judged = [r["judged"] for r in records if r["family"] == family]
+    for family, these in by_family(records).items():
+        judged = [r["judged"] for r in these]
         mean = {
             name: np.mean([[j[name]["loss"], j[name]["accuracy"]] for j in judged], 0)
             for name in ("A", "B", "plain mean", "merged", "ensemble")
         }
         said = ", ".join(f"{n} {x:.3f} ({100 * y:.1f} %)" for n, (x, y) in mean.items())
-        verdict = ("not", "partly", "reproduced")[min(map(pair_verdict, judged))]
+        verdict = VERDICTS[::-1][min(map(pair_verdict, judged))]
         found.append(
             Finding(
                 f"Networks from biased halves of {family} merge into a better one",

@@ -8,8 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['STARTS', 'PRESETS', 'Family', 'evaluate_on', 'walk', 'match_from_each_start', 'compare_starts', 'run']
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #eae62f25
-import dataclasses
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #338b4f5e
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,11 +25,10 @@ from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
     network_spec,
+    pair_facts,
     train_pair,
-    training_seconds,
 )
-from .pair import model_seeds, output_change
-from .records import provenance
+from .pair import output_change
 from .runner import Families, Preset, run_families
 from ..interpolate import Interpolation, loss_barrier
 from ..permutation import apply_permutation
@@ -153,7 +151,7 @@ def match_from_each_start(
                 callback(found)
     return tries
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #fe62f4e6
+# %% ../../nbs/experiments/weight_matching_starts.ipynb #427761e1
 def compare_starts(
     family: Family,  # what to run
     seed: int,  # which pair
@@ -166,25 +164,18 @@ def compare_starts(
     tell = callback or (lambda stage, record: None)
     trained = train_pair(family, seed, splits["train"], folder, tell)
     a, b = (trained[name].params for name in "AB")
-    seconds = training_seconds(trained)
     start = time.perf_counter()
     ends = {name: evaluate_on(family, r.params, splits) for name, r in trained.items()}
     naive = _plain(walk(family, a, b, splits, ends))
     tries = match_from_each_start(family, seed, a, b, splits, ends, partial(tell, "match"))
-    seconds["match and walk"] = time.perf_counter() - start
     ways = {"naive": naive, "matched": tries[0]}  # of Algorithm 1 with the first key
     lines = {part: {w: ways[w][part] for w in ways} for part in ("curves", "barrier")}
     return {
-        "config": dataclasses.asdict(family),
-        "seed": seed,
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["train"].source,
         "lambdas": np.linspace(0, 1, family.lambdas).tolist(),
         **lines,
         "tries": tries,
         "training": {name: [dict(e) for e in r.history] for name, r in trained.items()},
-        "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
-        "provenance": provenance(),
+        **pair_facts(seed, splits, trained, start),
     }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d
