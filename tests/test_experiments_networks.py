@@ -25,7 +25,7 @@ from git_rebasin.experiments.networks import (
     train_pair,
 )
 
-TINY = {"mlp": (6, 5), "vgg16": 1 / 32, "resnet20": 1 / 4}
+TINY = {"mlp": (6, 5), "vgg11": 1 / 32, "vgg16": 1 / 32, "resnet20": 1 / 4}
 
 
 # %% 9ade7a11

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 from git_rebasin.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
+    vgg11_permutation_spec,
     vgg16_permutation_spec,
 )
 from .compare import Problem, Way, compare_ways, in_batches, stream
@@ -38,14 +39,14 @@ from ..zoo.data import Split, load
 from ..zoo.mlp import init_mlp, mlp_apply
 from ..zoo.resnet import init_resnet20, resnet20_apply
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
-from ..zoo.vgg import init_vgg16, vgg16_apply
+from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
 class NetworkConfig:
     "A network, its data, and how it is trained"
 
-    network: str  # "mlp", "vgg16" or "resnet20"
+    network: str  # "mlp", "vgg11", "vgg16" or "resnet20"
     data: str  # name of a data set
     training: TrainConfig  # how each network is trained
     size: tuple[int, ...] | float = (512, 512, 512)  # units of an MLP's layers; else a multiplier
@@ -72,6 +73,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "mlp": Architecture(init_mlp, mlp_apply, mlp_permutation_spec),
+    "vgg11": Architecture(init_vgg11, vgg11_apply, vgg11_permutation_spec),
     "vgg16": Architecture(init_vgg16, vgg16_apply, vgg16_permutation_spec),
     "resnet20": Architecture(init_resnet20, resnet20_apply, resnet20_permutation_spec),
 }
