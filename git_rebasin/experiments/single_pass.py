@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'MATCHERS', 'RANDOM', 'single_pass_matching', 'example_pair', 'random_pair', 'every_permutation', 'Cases',
-           'midpoint_error', 'match_case', 'match_cases', 'run', 'shortfall', 'reached', 'format_record', 'findings']
+           'midpoint_error', 'match_case', 'match_cases', 'run', 'shortfall', 'reached', 'format_cases',
+           'format_record', 'findings']
 
 # %% ../../nbs/experiments/single_pass.ipynb #b5fb066b
 import itertools
@@ -276,23 +277,31 @@ def reached(
     return [math.isclose(value, case["best"], rel_tol=1e-6) for value in values]
 
 
-def format_record(
-    record: Mapping[str, Any],
+def format_cases(
+    records: Sequence[Mapping[str, Any]],  # of one family
 ) -> str:  # Markdown
-    "How often the best was reached, and what was at the last pair"
-    cases = record["cases"]
-    last = record["config"]["epsilons"][-1:]
-    where = f" at ε = {last[0]:g}" if last else ""
-    lines = [
-        f"| way | best reached | best ÷ worst of the keys{where} | error of the midpoint{where} |",
-        "|---|--:|--:|--:|",
-    ]
+    "How often the best was reached; of an example, what was at the smallest ε"
+    cases = [case for record in records for case in record["cases"]]
+    smallest = records[0]["config"]["epsilons"][-1:]
+    heads = ["way", "best reached"]
+    if smallest:
+        heads += [f"{what}, ε = {smallest[0]:g}" for what in ("best ÷ reached", "midpoint's error")]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
     for way in MATCHERS:
         hits = [hit for case in cases for hit in reached(case, way)]
-        error = f"{max(cases[-1]['ways'][way]['error']):.3g}" if last else "–"
-        factor = f"{max(shortfall(cases[-1], way)):.4g}" if last else "–"
-        lines.append(f"| {way} | {sum(hits)} of {len(hits)} | {factor} | {error} |")
+        cells = [way, f"{sum(hits)} of {len(hits)}"]
+        if smallest:
+            worst = max(shortfall(cases[-1], way)), max(cases[-1]["ways"][way]["error"])
+            cells += [f"{x:.3g}" for x in worst]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def format_record(
+    record: Mapping[str, Any],
+) -> str:
+    "What the command prints of a record"
+    return f"{record['family']}, seed {record['seed']}\n\n{format_cases([record])}"
 
 # %% ../../nbs/experiments/single_pass.ipynb #d238e6f7
 def _grows(factors: Sequence[float]) -> bool:
