@@ -203,16 +203,19 @@ from git_rebasin.zoo import train as module
 
 args = small_run()
 shared = module.train(*args)
-assert len(jax.devices()) == 4 and module._mesh(50).size == 2 and module._mesh(21) is None
-mesh = module._mesh(50)
-everywhere = module.NamedSharding(mesh, module.P())
-carry = jax.device_put((shared.params, shared.opt_state, None), everywhere)
-data = jax.device_put(args[3].arrays, everywhere)
-options = {"loss_fn": args[1], "augment": None, "config": args[4], "mesh": mesh}
-lowered = module._epoch.lower(carry, data, args[0], 0, **options)
+mesh = module.local_mesh(50)
+assert len(jax.devices()) == 4 and mesh.size == 2 and module.local_mesh(21) is None
+carry = module.everywhere((shared.params, shared.opt_state, None), mesh)
+data = module.everywhere(args[3].arrays, mesh)
+stepper = module.Stepper(args[1], None, args[4], 4, mesh)
+lowered = module._epoch.lower(carry, data, args[0], 0, stepper=stepper)
 assert "all-reduce" in lowered.compile().as_text()
 assert all(len(x.devices()) == 1 for x in jax.tree.leaves(shared.params))
-module._mesh = lambda size: None
+batch = module.spread({"x": np.arange(50)}, mesh)["x"]
+assert [len(s.data) for s in batch.addressable_shards] == [25, 25]
+odd = module.spread({"x": np.arange(7)}, mesh)["x"]
+assert [len(s.data) for s in odd.addressable_shards] == [7, 7]
+module.local_mesh = lambda size: None
 alone = module.train(*args)
 for x, y in zip(jax.tree.leaves(shared.params), jax.tree.leaves(alone.params), strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
