@@ -200,6 +200,8 @@ def test_several_devices_share_each_batch():
 import jax, numpy as np
 from test_zoo_train import small_run
 from git_rebasin.zoo import train as module
+from git_rebasin.zoo.data import batches
+from git_rebasin.zoo.train_stream import train_stream
 
 args = small_run()
 shared = module.train(*args)
@@ -217,8 +219,9 @@ odd = module.spread({"x": np.arange(7)}, mesh)["x"]
 assert [len(s.data) for s in odd.addressable_shards] == [7, 7]
 module.local_mesh = lambda size: None
 alone = module.train(*args)
-for x, y in zip(jax.tree.leaves(shared.params), jax.tree.leaves(alone.params), strict=True):
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+for other in (shared, streamed):
+    for x, y in zip(jax.tree.leaves(other.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 """
     folder = Path(git_rebasin.__file__).parents[1] / "tests"
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

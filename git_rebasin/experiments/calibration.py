@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble']
+__all__ = ['COLORS', 'reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble', 'plot_reliability']
 
 # %% ../../nbs/experiments/06_calibration.ipynb #cb4b7c59
 from collections.abc import Callable, Mapping, Sequence
@@ -90,3 +90,22 @@ def ensemble(
 ) -> Float[np.ndarray, "n classes"]:
     "The logarithm of the mean probability"
     return np.asarray(jax.nn.logsumexp(jnp.stack(logs), axis=0)) - np.float32(np.log(len(logs)))
+
+# %% ../../nbs/experiments/06_calibration.ipynb #b55eb310
+COLORS = {"plain mean": "#999999", "merged": "#0072b2", "ensemble": "#d55e00"}
+
+
+def plot_reliability(
+    ax: Any,  # matplotlib axes
+    judged: Mapping[str, Mapping[str, Any]],  # name → what `judge` says
+    colors: Mapping[str, str],  # name → its colour; those that are not named are left out
+    **line: Any,  # for `Axes.plot`
+) -> None:
+    "Draw how often what was given a probability is so"
+    ax.plot([0, 1], [0, 1], ":", color="#333333", lw=1)
+    for name, color in colors.items():
+        r = judged[name]["reliability"]
+        points = (np.array(r[part], dtype=float) for part in ("probability", "frequency"))
+        ax.plot(*points, **{"marker": "o", "ms": 3, "lw": 1.2, **line}, color=color, label=name)
+    ax.set(xlabel="probability said", xlim=(0, 1), ylim=(0, 1))
+    ax.spines[["top", "right"]].set_visible(False)
