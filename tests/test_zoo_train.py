@@ -213,6 +213,8 @@ stepper = module.Stepper(args[1], None, args[4], 4, mesh)
 lowered = module._epoch.lower(carry, data, args[0], 0, stepper=stepper)
 assert "all-reduce" in lowered.compile().as_text()
 assert all(len(x.devices()) == 1 for x in jax.tree.leaves(shared.params))
+given = lambda epoch: batches(args[0], args[3], 50, epoch=epoch)
+streamed = train_stream(*args[:3], given, args[4], steps_per_epoch=4)
 batch = module.spread({"x": np.arange(50)}, mesh)["x"]
 assert [len(s.data) for s in batch.addressable_shards] == [25, 25]
 odd = module.spread({"x": np.arange(7)}, mesh)["x"]

@@ -59,7 +59,9 @@ SOURCES = {
     "digits": Source(None, "image", "label", (0.3054,), (0.3753,)),
     "imagenet": Source(
         *("ILSVRC/imagenet-1k", "image", "label", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        test="validation", gated=True, in_memory=False,
+        test="validation",
+        gated=True,
+        in_memory=False,
     ),
 }
 

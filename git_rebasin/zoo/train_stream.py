@@ -53,7 +53,7 @@ def train_stream(
     loss_fn: Callable,  # as `train` takes it
     params: PyTree[Float[Array, " ..."]],  # where to begin; left as they are
     batches: Callable[[int], Iterable[PyTree]],  # epoch, from 0 → its batches, in a fixed order
-    config: TrainConfig = TrainConfig(),
+    config: TrainConfig,
     *,
     steps_per_epoch: int,  # batches that are taken of each epoch
     source: str = "a stream",  # what the batches are: a checkpoint of others is refused
