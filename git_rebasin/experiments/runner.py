@@ -33,6 +33,7 @@ EXPERIMENTS = {  # name → module
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
+    "imagenet-resnet50": "git_rebasin.experiments.imagenet_resnet50",
     "merging-many": "git_rebasin.experiments.merging_many",
     "split-data": "git_rebasin.experiments.split_data",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
