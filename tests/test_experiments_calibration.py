@@ -45,7 +45,7 @@ def test_a_picture_has_a_point_for_each_bin_that_was_said():
     judged = {"A": judge(np.log(np.array([[0.9, 0.1], [0.7, 0.3]])), np.array([0, 1]))}
     ax = plt.figure().add_subplot()
     plot_reliability(ax, judged, {"A": "k"}, marker="s")
-    diagonal, curve = ax.lines
+    _, curve = ax.lines
     found = np.column_stack(curve.get_data())
     np.testing.assert_allclose(found[[1, 3, 7, 9]], [[0.1, 0], [0.3, 1], [0.7, 0], [0.9, 1]])
     assert np.isnan(found[[0, 2]]).all() and curve.get_label() == "A" and curve.get_marker() == "s"
