@@ -30,6 +30,8 @@ EXPERIMENTS = {  # name → module
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
     "loss-contour": "git_rebasin.experiments.loss_contour",
+    "otfusion": "git_rebasin.experiments.otfusion",
+    "single-pass": "git_rebasin.experiments.single_pass",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
