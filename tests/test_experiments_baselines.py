@@ -5,20 +5,39 @@
 import json
 import tempfile
 
-import jax
-import numpy as np
-
 from git_rebasin.experiments.baselines import (
-    MENDED,
     PRESETS,
-    WAYS,
+    decay_finding,
+    decays_that_count,
+    findings,
     format_record,
-    mend,
+    format_scale,
     merge_pair,
     midpoint,
+    narrow_findings,
+    repair_finding,
     run,
     sweep,
+    temperature_finding,
 )
+from git_rebasin.experiments.mend import MENDED
+
+
+def record_with(seed=0, width=512, decay=0.0, data="mnist", ends=0.9, **ways):
+    "A record whose midpoints have given test losses and accuracies; all others are the ends'"
+    good = {"test": {"loss": 0.0, "accuracy": ends}}
+    record = {"seed": seed, "ends": [good] * 2, "ensemble": good}
+    for line in ("naive", "matched"):
+        record[line] = dict.fromkeys(MENDED, good)
+    for way, (loss, accuracy) in ways.items():
+        line, mended = way.split("_")
+        mended = "as it is" if mended == "plain" else mended
+        record[line][mended] = {"test": {"loss": loss, "accuracy": accuracy}}
+    network = {"data": data, "size": [width] * 3, "training": {"weight_decay": decay}}
+    return record | {"config": {"network": network}}
+
+
+plain = record_with(naive_plain=(1.0, 0.5))
 
 
 # %% 175282fe
@@ -37,6 +56,9 @@ def test_the_smoke_preset_runs_resumes_and_repeats():
         [4, 16],
     ]
     assert format_record(records[1]).count("\n| ") == 2
+    assert format_scale(sweep(records, "digits", "width"), "units").count("\n| ") == 2
+    assert midpoint(records[0], None)["rise"] < 0  # the ensemble is better than its members
+    assert all(0.5 < share <= 1 for record in records for share in record["alive"])
     for record in records:
         for line in ("naive", "matched"):
             plain, warm = (record[line][way] for way in MENDED[:2])
@@ -46,21 +68,58 @@ def test_the_smoke_preset_runs_resumes_and_repeats():
     assert records[0]["naive"] != records[0]["matched"]
 
 
-# %% 250056e0
-def test_mending_nothing_changes_nothing():
-    from git_rebasin.experiments.baselines import mend
-    from git_rebasin.experiments.compare import in_batches
-    from git_rebasin.experiments.networks import init_network, load_splits, network_fn
+# %% 49162f67
+def test_the_verdicts_follow_the_midpoints():
+    def with_decay(loss, **options):
+        return record_with(decay=1e-3, naive_plain=(loss, 0.5), **options)
 
-    splits = load_splits(config.network)
-    same = init_network(config.network, jax.random.key(0), (8, 8, 1))
-    found = mend(
-        network_fn(config.network), (same, same), in_batches(splits["train"].arrays, 500), splits
-    )
-    np.testing.assert_allclose(found["kept"], 1, rtol=1e-4)
-    for split in splits:
-        plain, repaired = (found[way][split]["loss"] for way in ("as it is", "repaired"))
-        np.testing.assert_allclose(plain, repaired, rtol=1e-5)
+
+    for loss, verdict in {0.4: "reproduced", 0.8: "partly", 1.2: "not"}.items():
+        assert decay_finding([plain, with_decay(loss)]).verdict == verdict
+    assert decay_finding([plain, with_decay(0.4, ends=0.85)]).verdict == "not"  # it does not count
+    for ends, count in {0.895: [1e-3], 0.885: []}.items():
+        pairs = sweep([plain, with_decay(0.4, ends=ends)], "mnist", "weight decay")
+        assert decays_that_count(pairs) == count
+    other = record_with(data="cifar10", naive_plain=(1.0, 0.5))
+    assert decay_finding([plain, with_decay(0.4), other]).verdict == "not"  # the worse decides
+    for loss, accuracy, verdict in [
+        (0.05, 0.895, "reproduced"),
+        (0.05, 0.88, "partly"),
+        (0.3, 0.9, "partly"),
+        (0.6, 0.9, "not"),
+    ]:
+        one = record_with(naive_plain=(1.0, accuracy), naive_tempered=(loss, accuracy))
+        assert temperature_finding([one]).verdict == verdict
+    for verdict, (repaired, matched, both) in {
+        "reproduced": (0.5, 0.6, 0.7),
+        "partly": (0.5, 0.7, 0.7),
+        "not": (0.7, 0.6, 0.7),
+    }.items():
+        ways = {"naive_repaired": repaired, "matched_plain": matched, "matched_repaired": both}
+        one = record_with(**{way: (1.0, accuracy) for way, accuracy in ways.items()})
+        assert repair_finding([one]).verdict == verdict
+
+
+# %% 72c5a2a7
+def test_narrow_networks_fail_or_not_and_are_helped_or_not():
+    def narrow(width, naive, matched, repaired, seed=0):
+        ways = {"naive_plain": naive, "matched_plain": matched, "matched_repaired": repaired}
+        return record_with(seed, width, **{way: (1.0, a) for way, a in ways.items()})
+
+
+    def verdicts(*records):
+        return [f.verdict for f in narrow_findings([*records, plain])]
+
+
+    assert verdicts(narrow(8, 0.5, 0.7, 0.7)) == ["reproduced", "reproduced"]
+    assert verdicts(narrow(8, 0.5, 0.7, 0.85)) == ["partly", "reproduced"]
+    assert verdicts(narrow(8, 0.5, 0.85, 0.85)) == ["not", "reproduced"]
+    assert verdicts(narrow(8, 0.7, 0.6, 0.6)) == ["reproduced", "not"]
+    uneven = narrow(8, 0.5, 0.6, 0.6), narrow(8, 0.6, 0.55, 0.7, seed=1)
+    assert verdicts(*uneven) == ["reproduced", "partly"]
+    assert verdicts(narrow(8, 0.5, 0.7, 0.7), narrow(64, 0.7, 0.6, 0.6))[1] == "reproduced"  # wide
+    assert verdicts(narrow(8, 0.5, 0.7, 0.7), narrow(16, 0.7, 0.6, 0.6))[1] == "not"
+    assert len(findings([plain, with_decay(0.4), narrow(8, 0.5, 0.7, 0.7)])) == 5
 
 
 # %% c2d5c315

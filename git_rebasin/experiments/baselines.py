@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'MENDED', 'WAYS', 'Merge', 'mend', 'merge_pair', 'run', 'midpoint', 'sweep', 'format_sweep',
-           'format_record']
+__all__ = ['PRESETS', 'WAYS', 'Merge', 'merge_pair', 'run', 'midpoint', 'column', 'sweep', 'data_of', 'format_sweep',
+           'format_scale', 'format_record', 'decays_that_count', 'decay_finding', 'temperature_finding',
+           'repair_finding', 'narrow_findings', 'findings']
 
 # %% ../../nbs/experiments/baselines.ipynb #57a2ff66
 import dataclasses
@@ -19,16 +20,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
-from git_rebasin.experiments.calibration import (
-    best_temperature,
-    ensemble,
-    judge,
-    log_probabilities,
-    tempered,
-)
-from .compare import in_batches
+from .calibration import ensemble, log_probabilities
+from .compare import in_batches, mean_and_spread
+from .mend import MENDED, loss_and_accuracy, mend
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
@@ -37,12 +32,9 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
-from .runner import Families, Preset, run_families
+from .runner import VERDICTS, Families, Finding, Preset, run_families
 from ..permutation import apply_permutation
-from ..repair import Repaired, repair
-from ..tree import lerp
 from ..weight_matching import weight_matching
-from ..zoo.data import Split
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52
@@ -81,7 +73,7 @@ PRESETS = {
         _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (4,), (0,), 16, statistics=200)
     ),
     "cpu": Families(
-        _sweeps("mnist", TrainConfig(10), (0.0, 1e-5, 1e-4, 1e-3, 1e-2), _WIDTHS)
+        _sweeps("mnist", TrainConfig(10), (0.0, 1e-4, 1e-3, 1e-2), _WIDTHS)
         | _sweeps("cifar10", TrainConfig(5), (0.0, 1e-4, 1e-3))
     ),
     "paper": Families(
@@ -93,42 +85,10 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/baselines.ipynb #3e88c866
-MENDED = ("as it is", "tempered", "repaired")
-
-
-def _good(
-    said: Mapping[str, np.ndarray],  # split → what a network says of its images
-    splits: Mapping[str, Split],
-) -> dict[str, dict[str, float]]:  # split → loss and accuracy
-    judged = {s: judge(logs, splits[s].labels) for s, logs in said.items()}
-    return {s: {m: found[m] for m in ("loss", "accuracy")} for s, found in judged.items()}
-
-
-def _kept(repaired: Repaired) -> list[float]:
-    "What share of their deviation the units of each layer kept in the average"
-    now = {name: np.sqrt(m.var) for name, m in repaired.moments.items()}
-    return [float(np.mean(now[n]) / np.mean(goal["std"])) for n, goal in repaired.goals.items()]
-
-
-def mend(
-    network: Callable,  # (params, batch) → logits
-    ends: tuple[PyTree, PyTree],  # model A, and model B as it is or permuted
-    images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for repair
-    splits: Mapping[str, Split],  # "train" and "test", what midpoints are judged on
-) -> dict[str, Any]:  # of the midpoint: as in `MENDED`, and "temperature", "kept"
-    "The midpoint of two models, as it is and mended"
-
-    def says(fn: Callable, params: PyTree) -> dict[str, np.ndarray]:
-        return {s: log_probabilities(fn, params, data) for s, data in splits.items()}
-
-    merged = lerp(*ends, 0.5)
-    repaired = repair(network, merged, ends, images)
-    said = {"as it is": says(network, merged)}
-    t = best_temperature(said["as it is"]["train"], splits["train"].labels)
-    said["tempered"] = {s: tempered(logs, t) for s, logs in said["as it is"].items()}
-    said["repaired"] = says(repaired.fn, repaired.params)
-    found = {way: _good(said[way], splits) for way in MENDED}
-    return found | {"temperature": t, "kept": _kept(repaired)}
+def _alive(params: Mapping[str, Mapping[str, Any]]) -> float:  # of an MLP
+    "What share of the hidden units has weights at all, beside those of its layer's largest"
+    norms = [np.linalg.norm(layer["kernel"], axis=0) for layer in params.values()][:-1]
+    return float(np.mean([n > 1e-3 * n.max() for n in norms]))
 
 
 def merge_pair(
@@ -149,8 +109,9 @@ def merge_pair(
     said = [{s: log_probabilities(fn, p, data) for s, data in judged.items()} for p in (a, b)]
     both = {s: ensemble([logs[s] for logs in said]) for s in judged}
     return {
-        "ends": [_good(logs, judged) for logs in said],
-        "ensemble": _good(both, judged),
+        "ends": [loss_and_accuracy(logs, judged) for logs in said],
+        "alive": [_alive(p) for p in (a, b)],
+        "ensemble": loss_and_accuracy(both, judged),
         "naive": mend(fn, (a, b), images, judged),
         "matched": mend(fn, (a, apply_permutation(spec, match.perm, b)), images, judged),
     } | pair_facts(seed, splits, trained, start)
@@ -164,7 +125,7 @@ def run(
     "Train, average and mend each pair of a preset that has no record yet"
     return run_families("baselines", PRESETS, preset, out, callback, run_one=merge_pair)
 
-# %% ../../nbs/experiments/baselines.ipynb #d5236223
+# %% ../../nbs/experiments/baselines.ipynb #31405f35
 WAYS = [(line, mended) for line in ("naive", "matched") for mended in MENDED]
 
 
@@ -183,6 +144,15 @@ def midpoint(
     }
 
 
+def column(
+    records: Sequence[Mapping[str, Any]],  # of pairs
+    way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
+    of: str = "rise",  # what `midpoint` gives
+) -> np.ndarray:  # one for each pair
+    "Something of the midpoints of all pairs"
+    return np.array([midpoint(record, way)[of] for record in records])
+
+
 def _setting(record: Mapping[str, Any]) -> tuple[int, float]:
     "Width and weight decay"
     network = record["config"]["network"]
@@ -193,17 +163,22 @@ def sweep(
     records: Sequence[Mapping[str, Any]],  # of any families
     data: str,
     over: str,  # "weight decay": at the full width; "width": without decay
-) -> dict[float, list[Mapping[str, Any]]]:  # decay or width, ascending → its pairs
+) -> dict[float, list[Mapping[str, Any]]]:  # decay or width, ascending → its pairs, by seed
     "The records of a data set along one axis"
     these = [r for r in records if r["config"]["network"]["data"] == data]
     full, found = max(_setting(r)[0] for r in these), {}
     for record in sorted(these, key=lambda r: (_setting(r), r["seed"])):
         width, decay = _setting(record)
-        if over == "weight decay" and width == full:
-            found.setdefault(decay, []).append(record)
-        elif over == "width" and decay == 0:
-            found.setdefault(width, []).append(record)
+        if (width == full) if over == "weight decay" else (decay == 0):
+            found.setdefault(decay if over == "weight decay" else width, []).append(record)
     return found
+
+
+def data_of(
+    records: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    "The data sets of records, each once"
+    return sorted({r["config"]["network"]["data"] for r in records})
 
 
 def format_sweep(
@@ -211,18 +186,35 @@ def format_sweep(
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
     "The table of a sweep: rise of the test loss and test accuracy at each midpoint"
-    names = [f"{line}, {mended}" for line, mended in WAYS]
-    lines = [f"| {over} | ends | {' | '.join(names)} | ensemble | deviation kept |"]
-    lines.append(f"|--:|{'--:|' * (len(WAYS) + 3)}")
+    names = [", ".join(way) for way in WAYS]
+    lines = [f"| {over} | ends | {' | '.join(names)} | ensemble |", f"|--:|{'--:|' * 8}"]
     for value, records in pairs.items():
-        accuracy = np.mean([e["test"]["accuracy"] for r in records for e in r["ends"]])
-        cells = [f"{value:g}", f"{100 * accuracy:.1f} %"]
+        ends = np.mean([e["test"]["accuracy"] for r in records for e in r["ends"]])
+        cells = [f"{value:g}", f"{100 * ends:.1f} %"]
         for way in [*WAYS, None]:
-            found = [midpoint(r, way) for r in records]
-            rise, accuracy = (np.mean([f[m] for f in found]) for m in ("rise", "accuracy"))
+            rise, accuracy = (column(records, way, m).mean() for m in ("rise", "accuracy"))
             cells.append(f"{rise:z.3f}, {100 * accuracy:.1f} %")
-        kept = (np.mean([r[line]["kept"] for r in records]) for line in ("naive", "matched"))
-        cells.append(" / ".join(f"{100 * k:.0f} %" for k in kept))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def format_scale(
+    pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of `sweep`
+    over: str,  # what it goes over
+) -> str:  # Markdown: means over the pairs
+    "The table of what was wrong with the scale of the midpoints"
+    lines = [
+        f"| {over} | hidden units with weights | deviation kept, by layer: naive | matched "
+        "| temperature: naive | matched |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for value, records in pairs.items():
+        cells = [f"{value:g}", f"{100 * np.mean([r['alive'] for r in records]):.0f} %"]
+        for line in ("naive", "matched"):
+            kept = np.mean([r[line]["kept"] for r in records], axis=0)
+            cells.append(", ".join(f"{100 * k:.0f} %" for k in kept))
+        warm = (np.mean([r[line]["temperature"] for r in records]) for line in ("naive", "matched"))
+        cells += [f"{t:.2f}" for t in warm]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -234,3 +226,135 @@ def format_record(
     width, decay = _setting(record)
     head = f"{record['family']}, pair {record['seed']}: rise of the test loss, test accuracy"
     return f"{head}\n\n{format_sweep({decay: [record]}, f'weight decay, {width} units')}"
+
+# %% ../../nbs/experiments/baselines.ipynb #c3d05929
+def _worst(verdicts: Sequence[str]) -> str:
+    return max(verdicts, key=VERDICTS.index)
+
+
+def _percent(values: np.ndarray) -> str:
+    "Mean and spread of accuracies"
+    return f"{mean_and_spread(100 * values, 1)} %"
+
+
+def decays_that_count(
+    pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of a sweep over weight decays
+    points: float = 0.01,  # of mean test accuracy that the ends may lose
+) -> list[float]:
+    "The weight decays that leave the networks themselves as good"
+    ends = {d: column(rs, None, "accuracy") + column(rs, None, "lost") for d, rs in pairs.items()}
+    return [d for d in pairs if d > 0 and ends[d].mean() >= ends[0].mean() - points]
+
+
+def decay_finding(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+) -> Finding:
+    "Rule 1"
+    way, verdicts, said = ("naive", "as it is"), [], []
+    for data in data_of(records):
+        pairs = sweep(records, data, "weight decay")
+        plain = column(pairs[0], way)
+        left = {d: (column(pairs[d], way) / plain).max() for d in decays_that_count(pairs)}
+        best = min(left, key=left.get, default=0)
+        least = left.get(best, 1)
+        verdicts.append("reproduced" if least < 0.5 else "partly" if least < 1 else "not")
+        said.append(
+            f"{data}: {mean_and_spread(plain, 3)} without decay, "
+            f"{mean_and_spread(column(pairs[best], way), 3)} at {best:g}, the best that counts"
+        )
+    return Finding(
+        "Weight decay lowers the barrier of the plain average",
+        "arXiv 2402.05966, 2510.04686",
+        "decay makes the collapse milder; merging is best at a middle one (from the abstracts)",
+        f"rise of the test loss at the naive midpoint, {'; '.join(said)}",
+        _worst(verdicts),
+    )
+
+
+def temperature_finding(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+) -> Finding:
+    "Rule 2"
+    naive, way, verdicts, said = ("naive", "as it is"), ("naive", "tempered"), [], []
+    for data in data_of(records):
+        pairs = sweep(records, data, "weight decay")[0]
+        left, lost = (column(pairs, way) / column(pairs, naive)).max(), column(pairs, way, "lost")
+        good = left < 0.1 and lost.max() <= 0.01
+        verdicts.append("reproduced" if good else "partly" if left < 0.5 else "not")
+        said.append(f"{data}: at most {100 * left:.0f} % and {_percent(lost)}")
+    return Finding(
+        "A wide network needs a temperature, and no permutation",
+        "arXiv 2510.08023",
+        "widening alone connects networks, with a calibrated temperature (from the abstract)",
+        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(said)}",
+        _worst(verdicts),
+    )
+
+
+def repair_finding(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+) -> Finding:
+    "Rule 3"
+    verdicts, said = [], []
+    ways = ("naive", "repaired"), ("matched", "as it is"), ("matched", "repaired")
+    for data in data_of(records):
+        pairs = sweep(records, data, "weight decay")[0]
+        repaired, matched, both = (column(pairs, way, "accuracy") for way in ways)
+        helps = (both > repaired).all(), (both > matched).all()
+        verdicts.append("reproduced" if all(helps) else "partly" if helps[0] else "not")
+        said.append(f"{data}: {', '.join(map(_percent, (repaired, matched, both)))}")
+    return Finding(
+        "Matching and repair do more together than either alone",
+        "REPAIR, arXiv 2211.08403",
+        "alignment alone is not enough; with repair 60 to 100 % of the barrier goes",
+        f"accuracy repaired, matched, both, {'; '.join(said)}",
+        _worst(verdicts),
+    )
+
+
+def narrow_findings(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    narrow: int = 32,  # units: up to there the paper's claim is asked about
+) -> list[Finding]:
+    "Rules 4 and 5"
+    naive, matched, mended = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
+    found = []
+    for data in data_of(records):
+        pairs = {w: rs for w, rs in sweep(records, data, "width").items() if w <= narrow}
+        if not pairs:
+            continue
+        first, *_ = pairs.items()
+        lost = [column(first[1], way, "lost") for way in (matched, mended)]
+        fails = [(x > 0.1).all() for x in lost]
+        accuracy = {
+            w: [column(rs, x, "accuracy") for x in (naive, matched)] for w, rs in pairs.items()
+        }
+        gain = {w: after - before for w, (before, after) in accuracy.items()}
+        every, mean = (all(f(g) > 0 for g in gain.values()) for f in (np.min, np.mean))
+        gained = "; ".join(f"{mean_and_spread(100 * g, 1)} at {w} units" for w, g in gain.items())
+        found += [
+            Finding(
+                f"Narrow networks cannot be matched: MLPs on {data}",
+                "§5.3, Figure 4",
+                "high barriers at small widths (from the figure, VGG16 and ResNet20)",
+                f"the matched midpoint loses {_percent(lost[0])} accuracy at {first[0]} units, "
+                f"repaired {_percent(lost[1])}",
+                "reproduced" if all(fails) else "partly" if fails[0] else "not",
+            ),
+            Finding(
+                f"Where matching fails, it helps: MLPs on {data}",
+                "beyond §5.3",
+                "not asked",
+                f"points of accuracy that matching gains: {gained}",
+                "reproduced" if every else "partly" if mean else "not",
+            ),
+        ]
+    return found
+
+
+def findings(
+    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+) -> list[Finding]:
+    "One for each rule"
+    wide = decay_finding, temperature_finding, repair_finding
+    return [*(rule(records) for rule in wide), *narrow_findings(records)]
