@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'WAYS', 'Merge', 'merge_pair', 'run', 'midpoint', 'column', 'sweep', 'data_of', 'format_sweep',
-           'format_scale', 'format_record', 'decays_that_count', 'decay_finding', 'temperature_finding',
-           'repair_finding', 'narrow_findings', 'findings']
+__all__ = ['PRESETS', 'WAYS', 'Merge', 'merge_pair', 'run', 'midpoint', 'column', 'sweep', 'format_sweep', 'format_scale',
+           'format_record', 'decays_that_count', 'decay_finding', 'temperature_finding', 'repair_finding',
+           'narrow_findings', 'findings']
 
 # %% ../../nbs/experiments/baselines.ipynb #57a2ff66
 import dataclasses
@@ -70,7 +70,7 @@ _WIDTHS = (8, 16, 32, 64, 128)
 
 PRESETS = {
     "smoke": Families(
-        _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (4,), (0,), 16, statistics=200)
+        _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200)
     ),
     "cpu": Families(
         _sweeps("mnist", TrainConfig(10), (0.0, 1e-4, 1e-3, 1e-2), _WIDTHS)
@@ -174,9 +174,7 @@ def sweep(
     return found
 
 
-def data_of(
-    records: Sequence[Mapping[str, Any]],
-) -> list[str]:
+def _data_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
     "The data sets of records, each once"
     return sorted({r["config"]["network"]["data"] for r in records})
 
@@ -191,7 +189,7 @@ def format_sweep(
     for value, records in pairs.items():
         ends = np.mean([e["test"]["accuracy"] for r in records for e in r["ends"]])
         cells = [f"{value:g}", f"{100 * ends:.1f} %"]
-        for way in [*WAYS, None]:
+        for way in (*WAYS, None):
             rise, accuracy = (column(records, way, m).mean() for m in ("rise", "accuracy"))
             cells.append(f"{rise:z.3f}, {100 * accuracy:.1f} %")
         lines.append(f"| {' | '.join(cells)} |")
@@ -213,8 +211,8 @@ def format_scale(
         for line in ("naive", "matched"):
             kept = np.mean([r[line]["kept"] for r in records], axis=0)
             cells.append(", ".join(f"{100 * k:.0f} %" for k in kept))
-        warm = (np.mean([r[line]["temperature"] for r in records]) for line in ("naive", "matched"))
-        cells += [f"{t:.2f}" for t in warm]
+        warm = [[r[line]["temperature"] for r in records] for line in ("naive", "matched")]
+        cells += [f"{t:.2f}" for t in np.mean(warm, 1)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -223,9 +221,8 @@ def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
     "What the command prints of a record"
-    width, decay = _setting(record)
     head = f"{record['family']}, pair {record['seed']}: rise of the test loss, test accuracy"
-    return f"{head}\n\n{format_sweep({decay: [record]}, f'weight decay, {width} units')}"
+    return f"{head}\n\n{format_sweep({_setting(record)[1]: [record]}, 'weight decay')}"
 
 # %% ../../nbs/experiments/baselines.ipynb #c3d05929
 def _worst(verdicts: Sequence[str]) -> str:
@@ -251,7 +248,7 @@ def decay_finding(
 ) -> Finding:
     "Rule 1"
     way, verdicts, said = ("naive", "as it is"), [], []
-    for data in data_of(records):
+    for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")
         plain = column(pairs[0], way)
         left = {d: (column(pairs[d], way) / plain).max() for d in decays_that_count(pairs)}
@@ -276,7 +273,7 @@ def temperature_finding(
 ) -> Finding:
     "Rule 2"
     naive, way, verdicts, said = ("naive", "as it is"), ("naive", "tempered"), [], []
-    for data in data_of(records):
+    for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")[0]
         left, lost = (column(pairs, way) / column(pairs, naive)).max(), column(pairs, way, "lost")
         good = left < 0.1 and lost.max() <= 0.01
@@ -297,7 +294,7 @@ def repair_finding(
     "Rule 3"
     verdicts, said = [], []
     ways = ("naive", "repaired"), ("matched", "as it is"), ("matched", "repaired")
-    for data in data_of(records):
+    for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")[0]
         repaired, matched, both = (column(pairs, way, "accuracy") for way in ways)
         helps = (both > repaired).all(), (both > matched).all()
@@ -319,7 +316,7 @@ def narrow_findings(
     "Rules 4 and 5"
     naive, matched, mended = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
     found = []
-    for data in data_of(records):
+    for data in _data_of(records):
         pairs = {w: rs for w, rs in sweep(records, data, "width").items() if w <= narrow}
         if not pairs:
             continue
