@@ -38,6 +38,7 @@ EXPERIMENTS = {  # name → module
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
+    "negative-results": "git_rebasin.experiments.negative_results",
 }
 
 
