@@ -42,6 +42,8 @@ EXPERIMENTS = {  # name → module
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
     "baselines": "git_rebasin.experiments.baselines",
+    "negative-results": "git_rebasin.experiments.negative_results",
+    "run-times": "git_rebasin.experiments.run_times",
 }
 
 
