@@ -10,6 +10,8 @@ __all__ = ['mlp_permutation_spec', 'vgg16_permutation_spec', 'vgg11_permutation_
            'resnet50_permutation_spec']
 
 # %% ../nbs/api/20_builders.ipynb #d4fe5d13
+from collections.abc import Sequence
+
 from .spec import PermutationSpec
 
 # %% ../nbs/api/20_builders.ipynb #e558cbdb
@@ -106,13 +108,15 @@ def _bottleneck(name: str, reads: str, writes: str, inner: str) -> dict[str, tup
     return rows
 
 
-def resnet50_permutation_spec() -> PermutationSpec:  # P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
+def resnet50_permutation_spec(
+    blocks: Sequence[int] = (3, 4, 6, 3),  # of each group
+) -> PermutationSpec:  # P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
     "Spec of a ResNet50's variables, with the published names (arXiv 2209.04836, §5)"
     rows = _conv_block("layers_0/ConvBlock_0", None, "P_stem")
     reads = "P_stem"
-    for g, blocks in enumerate((3, 4, 6, 3)):
-        for b in range(blocks):
+    for g, count in enumerate(blocks):
+        for b in range(count):
             name, writes = f"blockgroups_{g}/blocks_{b}", f"P_bg{g}"
             rows |= _bottleneck(name, reads, writes, inner=f"P_bg{g}_{b}_inner")
             reads = writes
-    return PermutationSpec.from_axes_to_perm(rows | _dense("params/dense", "P_bg3", None))
+    return PermutationSpec.from_axes_to_perm(rows | _dense("params/dense", reads, None))

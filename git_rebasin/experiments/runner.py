@@ -35,11 +35,15 @@ EXPERIMENTS = {  # name → module
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
+    "imagenet-resnet50": "git_rebasin.experiments.imagenet_resnet50",
     "merging-many": "git_rebasin.experiments.merging_many",
     "split-data": "git_rebasin.experiments.split_data",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
+    "baselines": "git_rebasin.experiments.baselines",
+    "negative-results": "git_rebasin.experiments.negative_results",
+    "run-times": "git_rebasin.experiments.run_times",
 }
 
 

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
@@ -105,24 +104,51 @@ def open_stream(
     dataset = dataset.select_columns([known.image, known.label]).with_format("arrow")
     return ImageStream(name, dataset, known.image, known.label, size, len(known.mean), source)
 
-# %% ../../nbs/zoo/10_stream.ipynb #ae2e5c46
+# %% ../../nbs/zoo/10_stream.ipynb #a682c387
+def _encoded(
+    stream: ImageStream,
+    dataset: Any,  # the stream's, or one file of it
+) -> Iterator[tuple[bytes, int]]:  # images as they are stored, and labels
+    for table in dataset.iter(batch_size=100):
+        images = table[stream.image].combine_chunks().field("bytes").to_pylist()
+        yield from zip(images, table[stream.label].to_pylist(), strict=True)
+
+
+def _shuffled(
+    stream: ImageStream,
+    rng: np.random.Generator,
+    buffer: int,  # images that wait to be drawn
+) -> Iterator[tuple[bytes, int]]:
+    "The same in a random order"
+    waiting, files = [], stream.dataset.num_shards
+    for k in rng.permutation(files).tolist():
+        for item in _encoded(stream, stream.dataset.shard(files, k)):
+            if len(waiting) < buffer:
+                waiting.append(item)
+                continue
+            drawn = int(rng.integers(buffer))
+            yield waiting[drawn]
+            waiting[drawn] = item
+    yield from (waiting[k] for k in rng.permutation(len(waiting)).tolist())
+
+
 def _batches(
     stream: ImageStream,
-    dataset: Any,  # the stream's, in its order or shuffled
-    batch_size: int,
+    items: Iterator[tuple[bytes, int]],
+    batch_size: int,  # the last batch may be smaller
     draw: Callable[[int], np.random.Generator | None],  # number of an image → its random numbers
-) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"; the last may be smaller
+) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
     "Decode batch by batch"
     read = partial(read_image, size=stream.size, channels=stream.channels)
     numbers = count()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for table in dataset.iter(batch_size=batch_size):
-            encoded = table[stream.image].combine_chunks().field("bytes").to_pylist()
+        while batch := list(islice(items, batch_size)):
+            encoded, labels = zip(*batch, strict=True)
             work = [pool.submit(read, data, rng=draw(next(numbers))) for data in encoded]
             images = np.stack([job.result() for job in work])
-            yield {"images": images, "labels": table[stream.label].to_numpy().astype(np.int32)}
+            yield {"images": images, "labels": np.array(labels, np.int32)}
 
-
+# %% ../../nbs/zoo/10_stream.ipynb #70c3d1da
 def training_batches(
     stream: ImageStream,
     key: Array,  # a JAX random key
@@ -133,10 +159,9 @@ def training_batches(
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
     "The batches of an epoch: shuffled, cropped and mirrored as key and epoch say"
     words = [*key_words(key), epoch]
-    seed = int(np.random.default_rng(words).integers(2**31))
-    shuffled = stream.dataset.shuffle(seed=seed, buffer_size=buffer)
+    items = _shuffled(stream, np.random.default_rng(words), buffer)
     draw = lambda number: np.random.default_rng([*words, number])
-    for batch in _batches(stream, shuffled, batch_size, draw):
+    for batch in _batches(stream, items, batch_size, draw):
         if len(batch["labels"]) == batch_size:
             yield batch
 
@@ -146,18 +171,13 @@ def judged_batches(
     batch_size: int,  # images; the last batch may be smaller
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
     "All images in their order, the middle of each"
-    return _batches(stream, stream.dataset, batch_size, lambda number: None)
+    return _batches(stream, _encoded(stream, stream.dataset), batch_size, lambda number: None)
 
-# %% ../../nbs/zoo/10_stream.ipynb #0095df45
+# %% ../../nbs/zoo/10_stream.ipynb #6bd1fd5f
 def describe_order(
     stream: ImageStream,
     key: Array,  # of `training_batches`
     buffer: int,
 ) -> str:
-    "What decides the training batches of a stream, as text"
-    import datasets
-
-    return (
-        f"{stream.source}; {stream.size} pixels, key {key_words(key)}, buffer {buffer}, datasets "
-        f"{datasets.__version__}"
-    )
+    "What decides the training batches of a stream"
+    return f"{stream.source}; {stream.size} pixels, key {key_words(key)}, buffer {buffer}"
