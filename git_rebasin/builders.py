@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['mlp_permutation_spec', 'vgg16_permutation_spec', 'resnet20_permutation_spec', 'resnet50_permutation_spec']
+__all__ = ['mlp_permutation_spec', 'vgg16_permutation_spec', 'vgg11_permutation_spec', 'resnet20_permutation_spec',
+           'resnet50_permutation_spec']
 
 # %% ../nbs/api/20_builders.ipynb #d4fe5d13
+from collections.abc import Sequence
+
 from .spec import PermutationSpec
 
 # %% ../nbs/api/20_builders.ipynb #e558cbdb
@@ -56,6 +59,15 @@ def vgg16_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_12, P_De
     rows |= _dense("Dense_2", "P_Dense_1", None)
     return PermutationSpec.from_axes_to_perm(rows)
 
+# %% ../nbs/api/20_builders.ipynb #8dcfc500
+def vgg11_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_7
+    "Spec of the VGG11 of OT fusion, with flax's names (arXiv 1910.05653)"
+    groups = [None, *(f"P_Conv_{i}" for i in range(8))]
+    rows = {}
+    for i in range(8):
+        rows |= _conv(f"Conv_{i}", groups[i], groups[i + 1])
+    return PermutationSpec.from_axes_to_perm(rows | {"Dense_0/kernel": (groups[-1], None)})
+
 # %% ../nbs/api/20_builders.ipynb #f5e054fc
 def _block(name: str, reads: str, writes: str, inner: str) -> dict[str, tuple]:
     "A block of ResNet20: from one stream to another, or back to the same"
@@ -96,13 +108,15 @@ def _bottleneck(name: str, reads: str, writes: str, inner: str) -> dict[str, tup
     return rows
 
 
-def resnet50_permutation_spec() -> PermutationSpec:  # P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
+def resnet50_permutation_spec(
+    blocks: Sequence[int] = (3, 4, 6, 3),  # of each group
+) -> PermutationSpec:  # P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
     "Spec of a ResNet50's variables, with the published names (arXiv 2209.04836, §5)"
     rows = _conv_block("layers_0/ConvBlock_0", None, "P_stem")
     reads = "P_stem"
-    for g, blocks in enumerate((3, 4, 6, 3)):
-        for b in range(blocks):
+    for g, count in enumerate(blocks):
+        for b in range(count):
             name, writes = f"blockgroups_{g}/blocks_{b}", f"P_bg{g}"
             rows |= _bottleneck(name, reads, writes, inner=f"P_bg{g}_{b}_inner")
             reads = writes
-    return PermutationSpec.from_axes_to_perm(rows | _dense("params/dense", "P_bg3", None))
+    return PermutationSpec.from_axes_to_perm(rows | _dense("params/dense", reads, None))

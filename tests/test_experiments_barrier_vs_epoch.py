@@ -14,6 +14,7 @@ import pytest
 from git_rebasin.experiments.barrier_vs_epoch import (
     PRESETS,
     Film,
+    film,
     finding,
     findings,
     follow_pair,
@@ -133,16 +134,43 @@ def test_the_verdict_follows_the_barriers():
     assert [f.verdict for f in both] == ["reproduced", "not"] and "cifar10" in both[1].claim
 
 
+# %% 77731016
+def test_the_film_has_a_frame_for_each_epoch():
+    import io
+
+    from PIL import Image
+
+
+    def at(epoch, height):
+        curves = {"train": {"loss": [0.1, height, 0.1]}}
+        return {"epoch": epoch, "naive": {"curves": curves}, "matched": {"curves": curves}}
+
+
+    long = {"lambdas": [0, 0.5, 1], "epochs": [at(k, 1.0 - 0.1 * k) for k in range(4)]}
+    short = {"lambdas": [0, 0.5, 1], "epochs": [at(k, 0.5) for k in range(2)]}
+    with Image.open(io.BytesIO(film({"long": [long], "short": [short]}, rate=2))) as picture:
+        assert picture.n_frames == 4 and picture.info["duration"] == 500
+        sizes, frames = picture.size, []
+        for k in range(4):
+            picture.seek(k)
+            frames.append(np.asarray(picture.convert("L")))
+    # Colours are rounded to a palette, frame by frame: what moves, changes by more.
+    moved = [np.abs(frames[k].astype(int) - frames[k + 1].astype(int)) > 64 for k in range(3)]
+    assert all(m.any() for m in moved)
+    right = [m[:, sizes[0] // 2 :].any() for m in moved]
+    assert right == [True, False, False]  # the shorter one stays at its last epoch
+
+
 # %% 636134cd
 def test_the_paper_preset_is_the_papers():
     for name, batch in (("mnist", 500), ("cifar10", 100)):
-        film = PRESETS["paper"].each[name].pair
-        training = film.network.training
+        pairs = PRESETS["paper"].each[name].pair
+        training = pairs.network.training
         assert (training.epochs, training.batch_size, training.learning_rate) == (100, batch, 1e-3)
         assert training.optimizer == "adam" and training.schedule == "constant"
-        assert film.epochs == tuple(range(101)) and film.lambdas == 25 and film.judged is None
-        assert film.network.size == (512, 512, 512) and film.network.augment == (name == "cifar10")
+        assert pairs.epochs == tuple(range(101)) and pairs.lambdas == 25 and pairs.judged is None
+        assert pairs.network.size == (512, 512, 512) and pairs.network.augment == (name == "cifar10")
         # `cpu` is the beginning of the same training, but for the augmentation.
         short = PRESETS["cpu"].each[name].pair.network
         assert dataclasses.replace(short.training, epochs=100) == training
-        assert set(PRESETS["cpu"].each[name].pair.epochs) <= set(film.epochs)
+        assert set(PRESETS["cpu"].each[name].pair.epochs) <= set(pairs.epochs)

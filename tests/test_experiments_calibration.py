@@ -13,6 +13,7 @@ from git_rebasin.experiments.calibration import (
     judge,
     judged_cells,
     log_probabilities,
+    plot_reliability,
     reliability,
     tempered,
 )
@@ -38,6 +39,20 @@ def test_an_ensemble_says_the_mean_probability():
     assert judged["accuracy"] == 0.5
     np.testing.assert_allclose(judged["loss"], -np.mean(np.log([0.7, 0.2])), rtol=1e-5)
     assert judged_cells(judged)[1] == "50.00 %" and len(judged_cells(judged)) == 3
+
+
+# %% 62081095
+def test_a_picture_has_a_point_for_each_bin_that_was_said():
+    import matplotlib.pyplot as plt
+
+    judged = {"A": judge(np.log(np.array([[0.9, 0.1], [0.7, 0.3]])), np.array([0, 1]))}
+    ax = plt.figure().add_subplot()
+    plot_reliability(ax, judged, {"A": "k"}, marker="s")
+    _, curve = ax.lines
+    found = np.column_stack(curve.get_data())
+    np.testing.assert_allclose(found[[1, 3, 7, 9]], [[0.1, 0], [0.3, 1], [0.7, 0], [0.9, 1]])
+    assert np.isnan(found[[0, 2]]).all() and curve.get_label() == "A" and curve.get_marker() == "s"
+    plt.close(ax.figure)
 
 
 # %% a3e737fe

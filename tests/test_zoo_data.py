@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import subprocess
 import sys
-from git_rebasin.zoo.data import DataNotFoundError, batches, digits, load, to_float
+from git_rebasin.zoo.data import DataNotFoundError, batches, digits, find_split, load, to_float
 
 
 # %% 148d3994
@@ -32,7 +32,11 @@ def test_missing_data_says_what_was_tried():
     assert isinstance(e.value, DataNotFoundError) and "set GIT_REBASIN_DATA" in str(e.value)
     assert "cifar10/**/test-*.parquet" in str(e.value)
     with pytest.raises(ValueError, match="choose one of mnist, fashion_mnist"):
+        load("emnist")
+    with pytest.raises(ValueError, match=r"imagenet is more than fits in memory: see zoo\.stream"):
         load("imagenet")
+    with pytest.raises(FileNotFoundError, match=r"imagenet/\*\*/validation-(.|\n)*is gated: accept"):
+        find_split("imagenet", "test", path="/nowhere")
     with pytest.raises(ValueError, match="choose 'train' or 'test'"):
         digits("validation")
 

@@ -169,6 +169,19 @@ def test_any_width_of_resnet50():
         assert jax.tree.all(same)
 
 
+# %% afe7f91f
+def test_a_smaller_relative_of_resnet50():
+    variables = describe(init_resnet50, width_multiplier=1 / 16, num_classes=3, blocks=(1, 2))
+    flat = flatten(variables["params"])
+    assert {path.split("/Conv")[0] for path in flat if "/blocks_" in path and "Skip" not in path} == {
+        "blockgroups_0/blocks_0",
+        "blockgroups_1/blocks_0",
+        "blockgroups_1/blocks_1",
+    }
+    images = jax.ShapeDtypeStruct((5, 28, 28, 3), "uint8")
+    assert jax.eval_shape(resnet50_apply, variables, images).shape == (5, 3)
+
+
 # %% afb197f4
 def test_resnet50_by_hand():
     def block(params, stats, name, x, strides=1):

@@ -29,6 +29,13 @@ from git_rebasin.zoo.train import (
 )
 
 
+# %% d67cf1a8
+def test_halving_after_each_tenth():
+    rate = learning_rate_schedule(TrainConfig(300, 128, "sgd", 0.05, schedule="halving"), 390)
+    for epoch, want in ((0, 0.05), (29.9, 0.05), (30.1, 0.025), (60.1, 0.0125), (299, 0.05 / 2**9)):
+        assert np.isclose(rate(round(epoch * 390)), want)
+
+
 # %% 9435ba5f
 def test_schedules_of_the_paper():
     rate = learning_rate_schedule(PAPER_CONFIGS["resnet20"], 500)
@@ -200,22 +207,30 @@ def test_several_devices_share_each_batch():
 import jax, numpy as np
 from test_zoo_train import small_run
 from git_rebasin.zoo import train as module
+from git_rebasin.zoo.data import batches
+from git_rebasin.zoo.train_stream import train_stream
 
 args = small_run()
 shared = module.train(*args)
-assert len(jax.devices()) == 4 and module._mesh(50).size == 2 and module._mesh(21) is None
-mesh = module._mesh(50)
-everywhere = module.NamedSharding(mesh, module.P())
-carry = jax.device_put((shared.params, shared.opt_state, None), everywhere)
-data = jax.device_put(args[3].arrays, everywhere)
-options = {"loss_fn": args[1], "augment": None, "config": args[4], "mesh": mesh}
-lowered = module._epoch.lower(carry, data, args[0], 0, **options)
+mesh = module.local_mesh(50)
+assert len(jax.devices()) == 4 and mesh.size == 2 and module.local_mesh(21) is None
+carry = module.everywhere((shared.params, shared.opt_state, None), mesh)
+data = module.everywhere(args[3].arrays, mesh)
+stepper = module.Stepper(args[1], None, args[4], 4, mesh)
+lowered = module._epoch.lower(carry, data, args[0], 0, stepper=stepper)
 assert "all-reduce" in lowered.compile().as_text()
 assert all(len(x.devices()) == 1 for x in jax.tree.leaves(shared.params))
-module._mesh = lambda size: None
+given = lambda epoch: batches(args[0], args[3], 50, epoch=epoch)
+streamed = train_stream(*args[:3], given, args[4], steps_per_epoch=4)
+batch = module.spread({"x": np.arange(50)}, mesh)["x"]
+assert [len(s.data) for s in batch.addressable_shards] == [25, 25]
+odd = module.spread({"x": np.arange(7)}, mesh)["x"]
+assert [len(s.data) for s in odd.addressable_shards] == [7, 7]
+module.local_mesh = lambda size: None
 alone = module.train(*args)
-for x, y in zip(jax.tree.leaves(shared.params), jax.tree.leaves(alone.params), strict=True):
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+for other in (shared, streamed):
+    for x, y in zip(jax.tree.leaves(other.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 """
     folder = Path(git_rebasin.__file__).parents[1] / "tests"
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

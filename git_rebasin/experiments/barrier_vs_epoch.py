@@ -7,11 +7,12 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'Film', 'keep_snapshot', 'train_with_snapshots', 'weights_after', 'match_epochs', 'follow_pair', 'run',
-           'barriers', 'format_epochs', 'format_record', 'onset', 'finding', 'findings']
+           'barriers', 'format_epochs', 'format_record', 'film', 'onset', 'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #c1ec4df4
 import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -251,6 +252,40 @@ def format_record(
 ) -> str:
     "What the command prints of a record"
     return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_epochs([record])}"
+
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #592a0d88
+def film(
+    families: Mapping[str, Sequence[Mapping[str, Any]]],  # of `by_family`; shown: the first pair
+    rate: float = 3.0,  # frames a second, one for each epoch that was looked at
+) -> bytes:  # an animated GIF
+    "The training loss on the naive and on the matched line, epoch after epoch"
+    from matplotlib import pyplot as plt
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    size = {"figsize": (4.2 * len(families), 3.5), "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(families), squeeze=False, **size)
+    pairs = [these[0] for these in families.values()]
+    for ax, pair in zip(axes[0], pairs, strict=True):
+        highest = max(max(row["naive"]["curves"]["train"]["loss"]) for row in pair["epochs"])
+        ax.set(xlabel="λ", xlim=(0, 1), ylim=(0, 1.05 * highest))
+        for way, color in (("naive", "#666666"), ("matched", "#0072b2")):
+            ax.plot([], [], color=color, label=way)
+    axes[0][0].set_ylabel("cross entropy (nats)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+    def draw(frame: int) -> None:
+        for ax, (name, pair) in zip(axes[0], zip(families, pairs, strict=True), strict=True):
+            row = pair["epochs"][min(frame, len(pair["epochs"]) - 1)]
+            for line, way in zip(ax.lines, ("naive", "matched"), strict=True):
+                line.set_data(pair["lambdas"], row[way]["curves"]["train"]["loss"])
+            ax.set_title(f"{name}, epoch {row['epoch']}")
+
+    frames = max(len(pair["epochs"]) for pair in pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "film.gif"
+        FuncAnimation(figure, draw, frames).save(file, PillowWriter(rate), dpi=80)
+        plt.close(figure)
+        return file.read_bytes()
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #bdf49467
 def onset(

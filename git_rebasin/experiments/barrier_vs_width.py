@@ -57,7 +57,7 @@ def _widths(
 
 
 _SMOKE = Width(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
-_MLP = Width(NetworkConfig("mlp", "mnist", TrainConfig(10)), lambdas=11)
+_MLP = Width(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
 _SHORT = TrainConfig(2, 100, learning_rate=1e-3, schedule="warmup_cosine", warmup_epochs=0.25)
 _VGG16 = Width(NetworkConfig("vgg16", "cifar10", _SHORT, shrink=2), lambdas=9, judged=2000)
 _PAPER = {

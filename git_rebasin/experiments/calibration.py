@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble', 'tempered', 'best_temperature']
+__all__ = ['COLORS', 'reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble', 'tempered', 'best_temperature',
+           'plot_reliability']
 
 # %% ../../nbs/experiments/06_calibration.ipynb #cb4b7c59
 from collections.abc import Callable, Mapping, Sequence
@@ -115,3 +116,22 @@ def best_temperature(
         return -np.mean(tempered(logs, 1 / sureness)[np.arange(len(labels)), labels])
 
     return 1 / float(minimize_scalar(loss, bounds=(1 / most, most), method="bounded").x)
+
+# %% ../../nbs/experiments/06_calibration.ipynb #c9f172db
+COLORS = {"plain mean": "#999999", "merged": "#0072b2", "ensemble": "#d55e00"}
+
+
+def plot_reliability(
+    ax: Any,  # matplotlib axes
+    judged: Mapping[str, Mapping[str, Any]],  # name → what `judge` says
+    colors: Mapping[str, str],  # name → its colour; those that are not named are left out
+    **line: Any,  # for `Axes.plot`
+) -> None:
+    "Draw how often what was given a probability is so"
+    ax.plot([0, 1], [0, 1], ":", color="#333333", lw=1)
+    for name, color in colors.items():
+        r = judged[name]["reliability"]
+        points = (np.array(r[part], dtype=float) for part in ("probability", "frequency"))
+        ax.plot(*points, **{"marker": "o", "ms": 3, "lw": 1.2, **line}, color=color, label=name)
+    ax.set(xlabel="probability said", xlim=(0, 1), ylim=(0, 1))
+    ax.spines[["top", "right"]].set_visible(False)

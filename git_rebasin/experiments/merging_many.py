@@ -48,14 +48,14 @@ class Merging:
 _MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
 _FIVE = Merging(_MNIST, checkpoints="mnist-mlp/checkpoints/paper")
 _SMOKE = Merging(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)), 3, share=0.5)
-_HALVES = NetworkConfig("mlp", "mnist", TrainConfig(30))
+_HALVES = NetworkConfig("mlp", "mnist", TrainConfig(20))
 
 PRESETS = {
     "smoke": Families({"halves": Preset(_SMOKE, (0,))}),
     "cpu": Families(
         {
             "five": Preset(_FIVE, (0, 1, 2)),
-            "halves": Preset(Merging(_HALVES, 16, share=0.5), (0,)),
+            "halves": Preset(Merging(_HALVES, 16, share=0.5), (0, 1, 2)),
         }
     ),
     "paper": Families(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'NetworkConfig', 'network_of', 'Architecture', 'network_spec', 'init_network', 'network_fn',
-           'load_splits', 'training_loss', 'checkpoint_file', 'initial_params', 'train_network', 'train_pair',
-           'pair_facts', 'pair_problem', 'match_networks']
+           'load_splits', 'training_loss', 'params_and_state', 'with_state', 'checkpoint_file', 'initial_params',
+           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'match_networks']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -28,6 +28,8 @@ from jaxtyping import Array, Float, PyTree
 from git_rebasin.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
+    resnet50_permutation_spec,
+    vgg11_permutation_spec,
     vgg16_permutation_spec,
 )
 from .compare import Problem, Way, compare_ways, in_batches, stream
@@ -36,16 +38,22 @@ from ..spec import PermutationSpec
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
 from ..zoo.mlp import init_mlp, mlp_apply
-from ..zoo.resnet import init_resnet20, resnet20_apply
+from git_rebasin.zoo.resnet import (
+    init_resnet20,
+    init_resnet50,
+    resnet20_apply,
+    resnet50_apply,
+    resnet50_loss,
+)
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
-from ..zoo.vgg import init_vgg16, vgg16_apply
+from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
 class NetworkConfig:
     "A network, its data, and how it is trained"
 
-    network: str  # "mlp", "vgg16" or "resnet20"
+    network: str  # one of `ARCHITECTURES`
     data: str  # name of a data set
     training: TrainConfig  # how each network is trained
     size: tuple[int, ...] | float = (512, 512, 512)  # units of an MLP's layers; else a multiplier
@@ -68,12 +76,23 @@ class Architecture:
     init: Callable[..., PyTree]  # (key, shape of an image, size, num_classes=) → parameters
     apply: Callable[[PyTree, Array], Array]  # (params, images) → logits
     spec: Callable[..., PermutationSpec]
+    loss: Callable | None = None  # (params, state, batch) → …, where BatchNorm has state
 
 
 ARCHITECTURES = {
     "mlp": Architecture(init_mlp, mlp_apply, mlp_permutation_spec),
+    "vgg11": Architecture(init_vgg11, vgg11_apply, vgg11_permutation_spec),
     "vgg16": Architecture(init_vgg16, vgg16_apply, vgg16_permutation_spec),
     "resnet20": Architecture(init_resnet20, resnet20_apply, resnet20_permutation_spec),
+    "resnet50": Architecture(
+        init_resnet50, resnet50_apply, resnet50_permutation_spec, resnet50_loss
+    ),
+    "resnet5": Architecture(  # the same with a single block, to try things with
+        partial(init_resnet50, blocks=(1,)),
+        resnet50_apply,
+        partial(resnet50_permutation_spec, (1,)),
+        resnet50_loss,
+    ),
 }
 
 
@@ -155,8 +174,10 @@ def _by_products(apply: Callable, params: PyTree, images: Any) -> Any:
 
 def training_loss(
     config: NetworkConfig,
-) -> Callable:  # (params, batch) → (loss, metrics)
+) -> Callable:  # as `train` takes it, with state or without
     "The loss that a network is trained by"
+    if (loss := ARCHITECTURES[config.network].loss) is not None:
+        return loss
     apply = ARCHITECTURES[config.network].apply
     products = config.network != "mlp" and jax.default_backend() == "cpu"
     return classifier_loss(_product_fn(apply) if products else apply)
@@ -165,6 +186,26 @@ def training_loss(
 @cache  # one object here too: `train` compiles an epoch for each loss
 def _product_fn(apply: Callable) -> Callable:
     return partial(_by_products, apply)
+
+# %% ../../nbs/experiments/04_networks.ipynb #393d2511
+def params_and_state(
+    config: NetworkConfig,
+    variables: PyTree,  # of a network
+) -> tuple[PyTree, PyTree | None]:
+    "What of a network is trained, and the state beside it"
+    if ARCHITECTURES[config.network].loss is None:
+        return variables, None
+    return variables["params"], variables["batch_stats"]
+
+
+def with_state(
+    result: TrainResult,
+) -> TrainResult:
+    "The same, with the state among its parameters"
+    if result.state is None:
+        return result
+    variables = {"params": result.params, "batch_stats": result.state}
+    return dataclasses.replace(result, params=variables)
 
 # %% ../../nbs/experiments/04_networks.ipynb #aff5c10d
 def checkpoint_file(
@@ -193,16 +234,19 @@ def train_network(
     callback: Callable[[dict], None] | None = None,  # called with each epoch's record
 ) -> TrainResult:  # trained parameters and the history of their training
     "Train one network, or take it from its checkpoint"
-    return train(
+    params, state = params_and_state(config, initial_params(config, seed, data))
+    result = train(
         jax.random.fold_in(jax.random.key(seed), 1),
         training_loss(config),
-        initial_params(config, seed, data),
+        params,
         data,
         config.training,
+        state=state,
         augment=augment_images if config.augment else None,
         checkpoint=checkpoint_file(folder, seed),
         callback=callback,
     )
+    return with_state(result)
 
 
 def train_pair(

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['IMAGES', 'NetworkPlan', 'plan_network', 'networks_of', 'plans_of', 'format_plans']
+__all__ = ['IMAGES', 'NetworkPlan', 'batch_shapes', 'steps_per_epoch', 'plan_network', 'networks_of', 'plans_of', 'format_plans']
 
 # %% ../../nbs/experiments/05_plan.ipynb #15139b75
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from git_rebasin.experiments.networks import (
     init_network,
     network_of,
     network_spec,
+    params_and_state,
     training_loss,
 )
 from .pair import PairConfig
@@ -38,6 +40,7 @@ IMAGES = {  # data set → shape of an image, training images, classes
     "cifar10": ((32, 32, 3), 50_000, 10),
     "cifar100": ((32, 32, 3), 50_000, 100),
     "digits": ((8, 8, 1), 1_437, 10),
+    "imagenet": ((224, 224, 3), 1_281_167, 1000),  # as it is streamed
 }
 
 # %% ../../nbs/experiments/05_plan.ipynb #124b4de8
@@ -62,39 +65,59 @@ def _bytes(tree: PyTree) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def batch_shapes(
+    config: NetworkConfig,
+) -> dict[str, jax.ShapeDtypeStruct]:  # "images" and "labels"
+    "A batch of training data"
+    (h, w, c), size = IMAGES[config.data][0], config.training.batch_size
+    shape = (size, h // config.shrink, w // config.shrink, c)
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return {"images": jax.ShapeDtypeStruct(shape, jnp.uint8), "labels": labels}
+
+
+def steps_per_epoch(
+    config: NetworkConfig,
+) -> int:
+    "Batches of an epoch"
+    examples = IMAGES[config.data][1]
+    return min(examples, config.examples or examples) // config.training.batch_size
+
+
+@cache  # several experiments train the same networks
 def plan_network(
     config: NetworkConfig,
 ) -> NetworkPlan:
     "Trace one training step of a network from shapes alone"
-    (h, w, c), examples, classes = IMAGES[config.data]
-    shape, size = (h // config.shrink, w // config.shrink, c), config.training.batch_size
-    steps = min(examples, config.examples or examples) // size
-    params = jax.eval_shape(
+    batch, steps = batch_shapes(config), steps_per_epoch(config)
+    shape, classes = batch["images"].shape[1:], IMAGES[config.data][2]
+    variables = jax.eval_shape(
         lambda key: init_network(config, key, shape, classes), jax.random.key(0)
     )
-    batch = {
-        "images": jax.ShapeDtypeStruct((size, *shape), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
+    params, state = params_and_state(config, variables)
     optimizer, loss = make_optimizer(config.training, steps), training_loss(config)
-    carry = params, jax.eval_shape(optimizer.init, params), None
-    step = training_step(loss, optimizer)
+    carry = params, jax.eval_shape(optimizer.init, params), state
+    step = training_step(loss, optimizer, stateful=state is not None)
     if config.augment:
         batch = jax.eval_shape(augment_images, jax.random.key(0), batch)
-    after, _ = jax.eval_shape(step, carry, batch)
-    if jax.tree.map(lambda x: (x.shape, x.dtype), after) != jax.tree.map(
-        lambda x: (x.shape, x.dtype), carry
-    ):
+    traced = jax.jit(step).trace(carry, batch)
+    if _kinds(traced.out_info[0]) != _kinds(carry):
         raise ValueError(f"a training step of {config} changes the shapes of what it trains")
-    saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0], p)[1], params, batch)
+    more = () if state is None else (state,)
+    saved = jax.eval_shape(
+        lambda p, *rest: jax.vjp(lambda q: loss(q, *rest)[0], p)[1], params, *more, batch
+    )
     return NetworkPlan(
         config,
         sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
-        network_spec(config).bind(params).log10_symmetries,
+        network_spec(config).bind(variables).log10_symmetries,
         config.training.epochs * steps,
-        float(jax.jit(step).lower(carry, batch).cost_analysis()["flops"]),
+        float(traced.lower().cost_analysis()["flops"]),
         _bytes((carry, params, saved, batch)),
     )
+
+
+def _kinds(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 # %% ../../nbs/experiments/05_plan.ipynb #1322ea39
 def networks_of(

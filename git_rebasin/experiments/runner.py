@@ -30,15 +30,20 @@ EXPERIMENTS = {  # name → module
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
     "loss-contour": "git_rebasin.experiments.loss_contour",
+    "otfusion": "git_rebasin.experiments.otfusion",
+    "single-pass": "git_rebasin.experiments.single_pass",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
+    "imagenet-resnet50": "git_rebasin.experiments.imagenet_resnet50",
     "merging-many": "git_rebasin.experiments.merging_many",
     "split-data": "git_rebasin.experiments.split_data",
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
     "baselines": "git_rebasin.experiments.baselines",
+    "negative-results": "git_rebasin.experiments.negative_results",
+    "run-times": "git_rebasin.experiments.run_times",
 }
 
 

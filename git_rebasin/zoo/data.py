@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SOURCES', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'digits', 'Source', 'Split', 'DataNotFoundError', 'load',
-           'to_float', 'epoch_order', 'batches']
+__all__ = ['SOURCES', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'digits', 'Source', 'Split', 'DataNotFoundError',
+           'find_split', 'load', 'to_float', 'epoch_order', 'batches']
 
 # %% ../../nbs/zoo/00_data.ipynb #ad13a578
 import io
@@ -40,6 +40,9 @@ class Source:
     label: str  # column of the labels
     mean: tuple[float, ...]  # of the training pixels in [0, 1], for each channel
     std: tuple[float, ...]  # their standard deviation, for each channel
+    test: str = "test"  # what the hub calls the split that networks are judged on
+    gated: bool = False  # whether the hub asks who wants it
+    in_memory: bool = True  # whether it fits there; if not, it is streamed (`zoo.stream`)
 
 
 SOURCES = {
@@ -54,6 +57,12 @@ SOURCES = {
         "uoft-cs/cifar100", "img", "fine_label", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     ),
     "digits": Source(None, "image", "label", (0.3054,), (0.3753,)),
+    "imagenet": Source(
+        *("ILSVRC/imagenet-1k", "image", "label", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        test="validation",
+        gated=True,
+        in_memory=False,
+    ),
 }
 
 # %% ../../nbs/zoo/00_data.ipynb #762af69a
@@ -134,15 +143,16 @@ def _hub_reachable(
 
 def _from_hub(
     hub: str,  # name on the hub
-    split: str,  # "train" or "test"
-) -> Any:  # a `datasets.Dataset`
+    split: str,  # as the hub calls it
+    **options: Any,  # of `load_dataset`
+) -> Any:  # a `datasets.Dataset`, or with `streaming=True` a `datasets.IterableDataset`
     "A split from the hub, or from the cache of its client"
     from datasets import load_dataset
 
     reachable = _hub_reachable()
     with _quiet(offline=not reachable):
         try:
-            return load_dataset(hub, split=split)
+            return load_dataset(hub, split=split, **options)
         except Exception as e:
             text = "" if reachable else "the network or the hub cannot be reached, and "
             raise OSError(f"{text}{type(e).__name__}: {e}") from e
@@ -218,7 +228,7 @@ def _folders(
 def _find(
     root: Path,  # a folder of data sets
     name: str,  # the data set
-    split: str,  # "train" or "test"
+    split: str,  # as the hub calls it
 ) -> tuple[list[Path], str]:  # its parquet files, and what to say if there are none
     "The parquet files of a split"
     if not root.is_dir():
@@ -231,26 +241,62 @@ def _find(
 # %% ../../nbs/zoo/00_data.ipynb #16c801d6
 def _how_to_get(name: str, split: str, tried: Sequence[str]) -> str:
     "The text of a `DataNotFoundError`"
-    hub = SOURCES[name].hub
+    known = SOURCES[name]
     return "\n".join(
         (
             f"the {split} split of {name} was not found. Tried:",
             *(f"  - {line}" for line in tried),
             f"To get it: set GIT_REBASIN_DATA to a folder that holds {name}/ with the hub's files, "
             f"{name}/**/{split}-*.parquet"
-            + (f", or go on-line to fetch {hub} from the hub." if hub else "."),
+            + (f", or go on-line to fetch {known.hub} from the hub." if known.hub else "."),
+            *([f"{known.hub} is gated: {_GATED}"] if known.gated else []),
         )
     )
 
 
-def _split(name: str, split: str, dataset: Any, origin: str) -> Split:
-    "A `Split` from a data set of `datasets`"
-    known = SOURCES[name]
-    images, labels, classes = _read(dataset, known)
-    origin = f"{known.hub or name}, {origin}"
-    return Split(name, split, images, labels, classes, known.mean, known.std, origin)
+_GATED = "accept its terms on its page there, then log in with `hf auth login`, or set HF_TOKEN."
+
+# %% ../../nbs/zoo/00_data.ipynb #ccbf6f90
+def find_split(
+    name: str,  # one of `SOURCES`
+    split: str = "train",  # "train" or "test"
+    *,
+    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    **options: Any,  # of `load_dataset`, where the hub has it; local files are always streamed
+) -> tuple[Any, str, str]:  # from `datasets`; its place for records, and for errors
+    "Open a data set in a local folder, the package or the hub"
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r} of {name}: choose 'train' or 'test'")
+    tried, known = [], SOURCES[name]
+    split = known.test if split == "test" else split
+    for origin, label, root in _folders(name, path):
+        files, problem = _find(root, name, split)
+        if files:
+            place = f"{label}: cannot read {files[0].parent}"
+            with _explained(name, place):
+                return _from_files(files), f"{known.hub or name}, {origin}", place
+        tried.append(f"{label} {problem}")
+    if path is None and known.hub:
+        tried = tried or ["GIT_REBASIN_DATA is not set"]
+        try:
+            found = _from_hub(known.hub, split, **options)
+            return found, f"{known.hub}, the hub", f"cannot read {known.hub} of the hub"
+        except OSError as e:
+            tried.append(f"the hub's {known.hub}: {e}")
+    raise DataNotFoundError(_how_to_get(name, split, tried))
 
 
+@contextmanager
+def _explained(name: str, place: str) -> Iterator[None]:
+    "Say of any error which files it is about"
+    try:
+        yield
+    except Exception as e:
+        raise ValueError(f"{place} ({e}): fetch {name} again") from e
+
+# %% ../../nbs/zoo/00_data.ipynb #164501cd
 def load(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
@@ -258,27 +304,12 @@ def load(
     path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
 ) -> Split:  # the whole split, in memory
     "Load a data set from a local folder, the package or the hub"
-    if name not in SOURCES:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r} of {name}: choose 'train' or 'test'")
-    tried = []
-    for origin, label, root in _folders(name, path):
-        files, problem = _find(root, name, split)
-        if files:
-            try:
-                return _split(name, split, _from_files(files), origin)
-            except Exception as e:
-                text = f"{label}: cannot read {files[0].parent} ({e}): fetch {name} again"
-                raise ValueError(text) from e
-        tried.append(f"{label} {problem}")
-    if path is None and (hub := SOURCES[name].hub):
-        tried = tried or ["GIT_REBASIN_DATA is not set"]
-        try:
-            return _split(name, split, _from_hub(hub, split), "the hub")
-        except OSError as e:
-            tried.append(f"the hub's {hub}: {e}")
-    raise DataNotFoundError(_how_to_get(name, split, tried))
+    if name in SOURCES and not SOURCES[name].in_memory:
+        raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
+    (dataset, source, place), known = find_split(name, split, path=path), SOURCES[name]
+    with _explained(name, place):
+        arrays = _read(dataset, known)
+    return Split(name, split, *arrays, known.mean, known.std, source)
 
 # %% ../../nbs/zoo/00_data.ipynb #c781f58f
 mnist: Callable[..., Split] = partial(load, "mnist")

@@ -166,6 +166,7 @@ class ResNet50(nn.Module):
 
     width: int = 64  # channels of the stem; the groups have 4×, 8×, 16× and 32×
     num_classes: int = 1000  # number of logits
+    blocks: tuple[int, ...] = (3, 4, 6, 3)  # of each group; fewer make a smaller network
     train: bool = False  # normalise with the statistics of the batch, not the running averages
 
     @nn.compact
@@ -175,7 +176,7 @@ class ResNet50(nn.Module):
     ) -> Float[Array, "n classes"]:  # logits
         x = nn.relu(_Within(self.width, 7, 2, self.train, name="layers_0")(images))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for g, blocks in enumerate((3, 4, 6, 3)):
+        for g, blocks in enumerate(self.blocks):
             group, strides = 2**g * self.width, 1 if g == 0 else 2
             x = _BottleneckGroup(group, blocks, strides, self.train, name=f"blockgroups_{g}")(x)
         return nn.Dense(self.num_classes, name="dense")(x.mean((1, 2)))
@@ -187,9 +188,10 @@ def init_resnet50(
     *,
     width_multiplier: float = 1,  # 1: a stem of 64 channels, groups of 256 to 2048
     num_classes: int = 1000,  # number of logits
+    blocks: Sequence[int] = (3, 4, 6, 3),  # of each group; fewer make a smaller network
 ) -> dict[str, Any]:  # {"params": {"layers_0": …, …}, "batch_stats": {"layers_0": …, …}}
     "Variables of a `ResNet50`, freshly drawn"
-    module = ResNet50(scaled_width(64, width_multiplier), num_classes)
+    module = ResNet50(scaled_width(64, width_multiplier), num_classes, tuple(blocks))
     flat = flatten(fresh_variables(key, module, input_shape[-1]))
     last = [path for path in flat if path.endswith("ConvBlock_2/BatchNorm_0/scale")]
     return unflatten(flat | {path: 0 * flat[path] for path in last})
@@ -198,7 +200,9 @@ def init_resnet50(
 def _resnet50(params: Mapping[str, Any], train: bool) -> ResNet50:
     "The module of some parameters"
     stem, dense = params["layers_0"]["ConvBlock_0"]["Conv_0"], params["dense"]
-    return ResNet50(stem["kernel"].shape[-1], dense["kernel"].shape[-1], train)
+    groups = [params[f"blockgroups_{g}"] for g in range(len(params) - 2)]
+    sizes = tuple(map(len, groups))
+    return ResNet50(stem["kernel"].shape[-1], dense["kernel"].shape[-1], sizes, train)
 
 
 def resnet50_apply(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PAPER_CONFIGS', 'TrainConfig', 'learning_rate_schedule', 'make_optimizer', 'classifier_loss', 'evaluate',
-           'training_step', 'TrainingDivergedError', 'TrainResult', 'train', 'tqdm_callback', 'CheckpointError']
+           'training_step', 'local_mesh', 'everywhere', 'spread', 'Stepper', 'TrainingDivergedError', 'TrainResult',
+           'Loop', 'train', 'tqdm_callback', 'CheckpointError']
 
 # %% ../../nbs/zoo/02_train.ipynb #8a2f5f29
 import math
@@ -48,11 +49,13 @@ class TrainConfig:
     learning_rate: float = 1e-3  # the highest, where there is a schedule
     momentum: float = 0.9  # of SGD; Adam's are optax's defaults
     weight_decay: float = 0.0  # added to the gradient ("adam", "sgd"), or apart from it ("adamw")
-    schedule: str = "constant"  # "constant" or "warmup_cosine"
+    schedule: str = (
+        "constant"  # "constant", "warmup_cosine", or "halving": ten times alike, each half
+    )
     warmup_epochs: float = 0.0  # of "warmup_cosine": linear from 1e-6 to the learning rate
 
     def __post_init__(self):
-        known = {"optimizer": "adam adamw sgd", "schedule": "constant warmup_cosine"}
+        known = {"optimizer": "adam adamw sgd", "schedule": "constant warmup_cosine halving"}
         for name, values in known.items():
             if (value := getattr(self, name)) not in values.split():
                 raise ValueError(f"{name}={value!r} is unknown: choose one of {values.split()}")
@@ -78,6 +81,9 @@ def learning_rate_schedule(
     "The learning rate at each step (arXiv 2209.04836, appendix)"
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
+    if config.schedule == "halving":
+        tenth = round(config.epochs * steps_per_epoch / 10)
+        return optax.exponential_decay(config.learning_rate, tenth, 0.5, staircase=True)
     warmup, total = (round(n * steps_per_epoch) for n in (config.warmup_epochs, config.epochs))
     return optax.warmup_cosine_decay_schedule(1e-6, config.learning_rate, warmup, total)
 
@@ -168,30 +174,64 @@ def training_step(
     return step
 
 # %% ../../nbs/zoo/02_train.ipynb #cc71f01e
-def _mesh(batch_size: int) -> Mesh | None:
+def local_mesh(
+    batch_size: int,  # examples
+) -> Mesh | None:
     "As many local devices as a batch divides among; None where that is one"
     devices = jax.local_devices()
     devices = devices[: math.gcd(batch_size, len(devices))]
     return Mesh(np.array(devices), ("batch",)) if len(devices) > 1 else None
 
 
-@partial(jax.jit, static_argnames=("loss_fn", "augment", "config", "mesh"), donate_argnames="carry")
-def _epoch(carry, data, key, epoch, *, loss_fn, augment, config, mesh):
+def everywhere(
+    tree: PyTree,  # such as parameters
+    mesh: Mesh | None,  # of `local_mesh`
+) -> PyTree:
+    "A copy for each device"
+    return jax.device_put(tree, mesh and NamedSharding(mesh, P()))
+
+
+def spread(
+    batch: PyTree[Shaped[Array | np.ndarray, "n ..."]],
+    mesh: Mesh | None,  # of `local_mesh`
+) -> PyTree:
+    "A part of a batch for each device; a copy where it does not divide"
+    if mesh is None or len(jax.tree.leaves(batch)[0]) % mesh.size:
+        return everywhere(batch, mesh)
+    return jax.device_put(batch, NamedSharding(mesh, P("batch")))
+
+
+@dataclass(frozen=True)
+class Stepper:
+    "One step of an epoch, with all that is fixed when it is compiled"
+
+    loss_fn: Callable
+    augment: Callable | None
+    config: TrainConfig
+    steps: int  # of an epoch
+    mesh: Mesh | None
+
+    def __call__(self, carry, batch, key, epoch, number):
+        "((params, opt_state, state) after the step, metrics)"
+        augment_key = jax.random.fold_in(jax.random.fold_in(key, epoch), 1)
+        if self.augment is not None:
+            batch = self.augment(jax.random.fold_in(augment_key, number), batch)
+        if self.mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, P("batch")))
+        optimizer = make_optimizer(self.config, self.steps)
+        return training_step(self.loss_fn, optimizer, carry[2] is not None)(carry, batch)
+
+
+@partial(jax.jit, static_argnames="stepper", donate_argnames="carry")
+def _epoch(carry, data, key, epoch, *, stepper):
     "Train for one epoch: ((params, opt_state, state), {metric: (steps,)})"
-    size = len(jax.tree.leaves(data)[0])
-    steps = size // config.batch_size
-    order = epoch_order(key, epoch, size)[: steps * config.batch_size].reshape(steps, -1)
-    augment_key = jax.random.fold_in(jax.random.fold_in(key, epoch), 1)
-    step = training_step(loss_fn, make_optimizer(config, steps), stateful=carry[2] is not None)
+    size, steps = len(jax.tree.leaves(data)[0]), stepper.steps
+    order = epoch_order(key, epoch, size)[: steps * stepper.config.batch_size].reshape(steps, -1)
 
     def next_step(carry, number_and_index):
         number, index = number_and_index
         batch = jax.tree.map(lambda x: x[index], data)
-        if augment is not None:
-            batch = augment(jax.random.fold_in(augment_key, number), batch)
-        if mesh is not None:
-            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("batch")))
-        return step(carry, batch)
+        return stepper(carry, batch, key, epoch, number)
 
     return jax.lax.scan(next_step, carry, (jnp.arange(steps), order))
 
@@ -244,6 +284,52 @@ def _record(
     return {"epoch": epoch} | {n: float(np.mean(metrics[n], dtype=np.float64)) for n in names}
 
 
+@dataclass(frozen=True)
+class Loop:
+    "What goes on around the epochs, wherever their batches come from"
+
+    config: TrainConfig
+    checkpoint: str | Path | None
+    save_every: int
+    eval_fn: Callable | None
+    callback: Callable | None
+
+    def run(
+        self,
+        run_epoch: Callable,  # (carry, epoch) → (carry, {metric: (steps,)})
+        stepper: Stepper,
+        trees: tuple[PyTree, PyTree],  # parameters and state to begin with, or None
+        decides: Callable[[], dict[str, str]],  # the fingerprint of the run
+    ) -> TrainResult:
+        "Train from the first epoch, or from the checkpoint"
+        (params, state), parts = _copy(trees), ("params", "opt_state", "state")
+        optimizer, history, run = make_optimizer(self.config, stepper.steps), [], {}
+        carry = (params, _copy(optimizer.init(params)), state)
+        if self.checkpoint is not None:
+            run, begin = decides(), dict(zip(parts, carry, strict=True))
+            if Path(self.checkpoint).exists():
+                found, history = load_checkpoint(self.checkpoint, begin, run)
+                carry = tuple(found[part] for part in parts)
+        resumed_from, carry = len(history), everywhere(carry, stepper.mesh)
+        for epoch in range(resumed_from, self.config.epochs):
+            start = time.perf_counter()
+            carry, metrics = run_epoch(carry, epoch)
+            record = _record(epoch + 1, jax.device_get(metrics), self.config)
+            seconds = time.perf_counter() - start
+            if self.eval_fn is not None:
+                given = _copy(carry[:1] if state is None else carry[::2])
+                record |= {name: float(x) for name, x in self.eval_fn(*given).items()}
+            history.append(record | {"seconds": seconds})
+            last = epoch + 1 == self.config.epochs
+            if self.checkpoint is not None and (last or (epoch + 1) % self.save_every == 0):
+                kept = dict(zip(parts, carry, strict=True))
+                save_checkpoint(self.checkpoint, kept, history, run)
+            if self.callback is not None:
+                self.callback(dict(history[-1]))
+        carry = jax.device_put(carry, stepper.mesh and stepper.mesh.devices[0])
+        return TrainResult(carry[0], carry[2], carry[1], tuple(history), resumed_from)
+
+# %% ../../nbs/zoo/02_train.ipynb #a2121e41
 def train(
     key: jax.Array,  # decides the order of examples and the augmentation, nothing else
     loss_fn: Callable,  # (params, batch) → (loss, metrics)
@@ -260,33 +346,13 @@ def train(
 ) -> TrainResult:
     "Train a model; the same arguments give the same bits, however often it was interrupted"
     data = data.arrays if isinstance(data, Split) else data
-    steps, trees = _check_data(data, config.batch_size), _copy((params, state))
-    carry = trees[0], _copy(make_optimizer(config, steps).init(trees[0])), trees[1]
-    parts, history, run = ("params", "opt_state", "state"), [], {}
-    if checkpoint is not None:
-        run = fingerprint(key, config, params=params, state=state, data=data)
-        if Path(checkpoint).exists():
-            found, history = load_checkpoint(checkpoint, dict(zip(parts, carry, strict=True)), run)
-            carry = tuple(found[part] for part in parts)
-    resumed_from, mesh = len(history), _mesh(config.batch_size)
-    data, carry = jax.device_put((data, carry), mesh and NamedSharding(mesh, P()))
-    static = {"loss_fn": loss_fn, "augment": augment, "config": config, "mesh": mesh}
-    for epoch in range(resumed_from, config.epochs):
-        start = time.perf_counter()
-        carry, metrics = _epoch(carry, data, key, epoch, **static)
-        record = _record(epoch + 1, jax.device_get(metrics), config)
-        seconds = time.perf_counter() - start
-        if eval_fn is not None:
-            given = _copy(carry[:1] if state is None else carry[::2])
-            record |= {name: float(value) for name, value in eval_fn(*given).items()}
-        history.append(record | {"seconds": seconds})
-        last = epoch + 1 == config.epochs
-        if checkpoint is not None and (last or (epoch + 1) % save_every == 0):
-            save_checkpoint(checkpoint, dict(zip(parts, carry, strict=True)), history, run)
-        if callback is not None:
-            callback(dict(history[-1]))
-    carry = jax.device_put(carry, mesh and mesh.devices[0])
-    return TrainResult(carry[0], carry[2], carry[1], tuple(history), resumed_from)
+    steps, mesh = _check_data(data, config.batch_size), local_mesh(config.batch_size)
+    stepper = Stepper(loss_fn, augment, config, steps, mesh)
+    decides = partial(fingerprint, key, config, params=params, state=state, data=data)
+    placed = everywhere(data, mesh)
+    run_epoch = lambda carry, epoch: _epoch(carry, placed, key, epoch, stepper=stepper)
+    loop = Loop(config, checkpoint, save_every, eval_fn, callback)
+    return loop.run(run_epoch, stepper, (params, state), decides)
 
 # %% ../../nbs/zoo/02_train.ipynb #81c2f786
 def tqdm_callback(
