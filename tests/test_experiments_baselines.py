@@ -58,9 +58,9 @@ def test_the_smoke_preset_runs_resumes_and_repeats():
     assert all(0.5 < share <= 1 for record in records for share in record["alive"])
     for record in records:
         for line in ("naive", "matched"):
-            plain, warm = (record[line][way] for way in MENDED[:2])
-            assert warm["train"]["loss"] <= plain["train"]["loss"]  # the best temperature
-            assert warm["test"]["accuracy"] == plain["test"]["accuracy"]  # and no other choices
+            cold, warm = (record[line][way] for way in MENDED[:2])
+            assert warm["train"]["loss"] <= cold["train"]["loss"]  # the best temperature
+            assert warm["test"]["accuracy"] == cold["test"]["accuracy"]  # and no other choices
             assert len(record[line]["kept"]) == 3 and record[line]["temperature"] > 0
     assert records[0]["naive"] != records[0]["matched"]
 

@@ -261,7 +261,7 @@ def decay_finding(
     return Finding(
         "Weight decay lowers the barrier of the plain average",
         "arXiv 2402.05966, 2510.04686",
-        "decay makes the collapse milder; merging is best at a middle one (from the abstracts)",
+        "a milder collapse, after matching; merging is best at a middle decay (from the abstracts)",
         f"rise of the test loss at the naive midpoint, {'; '.join(said)}",
         _worst(verdicts),
     )
