@@ -255,8 +255,8 @@ def decay_finding(
         least = left.get(best, 1)
         verdicts.append("reproduced" if least < 0.5 else "partly" if least < 1 else "not")
         said.append(
-            f"{data}: {mean_and_spread(plain, 3)} without decay, "
-            f"{mean_and_spread(column(pairs[best], way), 3)} at {best:g}, the best that counts"
+            f"{data}: {mean_and_spread(plain, 3)} without decay, at best "
+            f"{mean_and_spread(column(pairs[best], way), 3)} (at {best:g})"
         )
     return Finding(
         "Weight decay lowers the barrier of the plain average",
