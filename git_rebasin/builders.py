@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['mlp_permutation_spec', 'vgg16_permutation_spec', 'resnet20_permutation_spec', 'resnet50_permutation_spec']
+__all__ = ['mlp_permutation_spec', 'vgg16_permutation_spec', 'vgg11_permutation_spec', 'resnet20_permutation_spec',
+           'resnet50_permutation_spec']
 
 # %% ../nbs/api/20_builders.ipynb #d4fe5d13
 from collections.abc import Sequence
@@ -57,6 +58,15 @@ def vgg16_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_12, P_De
     rows |= _dense("Dense_1", "P_Dense_0", "P_Dense_1")
     rows |= _dense("Dense_2", "P_Dense_1", None)
     return PermutationSpec.from_axes_to_perm(rows)
+
+# %% ../nbs/api/20_builders.ipynb #8dcfc500
+def vgg11_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_7
+    "Spec of the VGG11 of OT fusion, with flax's names (arXiv 1910.05653)"
+    groups = [None, *(f"P_Conv_{i}" for i in range(8))]
+    rows = {}
+    for i in range(8):
+        rows |= _conv(f"Conv_{i}", groups[i], groups[i + 1])
+    return PermutationSpec.from_axes_to_perm(rows | {"Dense_0/kernel": (groups[-1], None)})
 
 # %% ../nbs/api/20_builders.ipynb #f5e054fc
 def _block(name: str, reads: str, writes: str, inner: str) -> dict[str, tuple]:

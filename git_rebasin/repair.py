@@ -32,7 +32,8 @@ def correction(
     std: Float[Array, "*units"],  # σ*
 ) -> dict[str, Float[Array, "*units"]]:  # {"scale", "shift"}
     "What gives units another mean and deviation (REPAIR, §4)"
-    dead, now = jnp.asarray(moments.constant), jnp.sqrt(jnp.asarray(moments.var, jnp.float32))
+    now = jnp.sqrt(jnp.asarray(moments.var, jnp.float32))
+    dead = jnp.asarray(moments.constant) | (now == 0)  # or it varies by less than float32 can hold
     scale = jnp.where(dead, 1, std / jnp.where(dead, 1, now))
     return {"scale": scale, "shift": mean - scale * jnp.asarray(moments.mean, jnp.float32)}
 

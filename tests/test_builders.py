@@ -4,6 +4,7 @@ from git_rebasin.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
     resnet50_permutation_spec,
+    vgg11_permutation_spec,
     vgg16_permutation_spec,
 )
 
@@ -18,7 +19,7 @@ from git_rebasin.check import check_permutation_spec
 from git_rebasin.spec import PermutationSpec, PermutationSpecError
 from git_rebasin.zoo.mlp import init_mlp, mlp_apply
 from git_rebasin.zoo.resnet import init_resnet20, init_resnet50, resnet20_apply, resnet50_apply
-from git_rebasin.zoo.vgg import init_vgg16, vgg16_apply
+from git_rebasin.zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 
 def some_images(side, channels=3):
@@ -66,6 +67,19 @@ def test_a_wrong_row_of_vgg16_is_found():
     wrong = with_row(vgg16_permutation_spec(), "LayerNorm_7/scale", None)
     with pytest.raises(PermutationSpecError, match="permuting group 'P_Conv_7' changes"):
         check_permutation_spec(wrong, vgg16_apply, params, some_images(8))
+
+
+# %% f67e0d08
+def test_the_vgg11_spec_is_right():
+    assert sizes(vgg11_permutation_spec, init_vgg11) == {
+        f"P_Conv_{i}": n for i, n in enumerate([64, 128, 256, 256, 512, 512, 512, 512])
+    }
+    for multiplier, side in ((1 / 16, 8), (3 / 64, 32)):
+        params = init_vgg11(jax.random.key(0), width_multiplier=multiplier)
+        check_permutation_spec(vgg11_permutation_spec(), vgg11_apply, params, some_images(side))
+    wrong = with_row(vgg11_permutation_spec(), "Conv_3/kernel", None, None, None, "P_Conv_3")
+    with pytest.raises(PermutationSpecError, match="permuting group 'P_Conv_2' changes"):
+        check_permutation_spec(wrong, vgg11_apply, params, some_images(8))
 
 
 # %% 74d248af

@@ -29,7 +29,7 @@ from git_rebasin.experiments.networks import (
     with_state,
 )
 
-TINY = {"mlp": (6, 5), "vgg16": 1 / 32, "resnet20": 1 / 4}
+TINY = {"mlp": (6, 5), "vgg11": 1 / 32, "vgg16": 1 / 32, "resnet20": 1 / 4}
 
 
 # %% 9ade7a11

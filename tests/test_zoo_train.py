@@ -29,6 +29,13 @@ from git_rebasin.zoo.train import (
 )
 
 
+# %% d67cf1a8
+def test_halving_after_each_tenth():
+    rate = learning_rate_schedule(TrainConfig(300, 128, "sgd", 0.05, schedule="halving"), 390)
+    for epoch, want in ((0, 0.05), (29.9, 0.05), (30.1, 0.025), (60.1, 0.0125), (299, 0.05 / 2**9)):
+        assert np.isclose(rate(round(epoch * 390)), want)
+
+
 # %% 9435ba5f
 def test_schedules_of_the_paper():
     rate = learning_rate_schedule(PAPER_CONFIGS["resnet20"], 500)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.zoo.data import digits
-from git_rebasin.zoo.vgg import init_vgg16, vgg16_apply
+from git_rebasin.zoo.vgg import VGG11, init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 
 def vgg16_shapes(**settings):
@@ -111,3 +111,48 @@ def test_it_trains():
     assert losses[-1] < 0.7 * losses[0]
     means = jax.tree.leaves(result.opt_state[0].mu)  # of the gradients: each array has had some
     assert all(np.isfinite(x).all() and np.any(x) for x in means)
+
+
+# %% 5afafb5b
+def test_vgg11_has_the_published_shapes_and_no_biases():
+    shapes = jax.eval_shape(init_vgg11, jax.random.key(0))
+    channels = [3, 64, 128, 256, 256, 512, 512, 512, 512]
+    rows = {f"Conv_{i}": (3, 3, *channels[i : i + 2]) for i in range(8)} | {"Dense_0": (512, 10)}
+    assert {name: layer["kernel"].shape for name, layer in shapes.items()} == rows
+    assert all(list(layer) == ["kernel"] for layer in shapes.values())
+
+
+# %% eaaf250e
+def test_vgg11_by_hand():
+    params = init_vgg11(jax.random.key(3), width_multiplier=1 / 16)
+
+
+    @jax.jit
+    def by_hand(params, x):
+        for i in range(8):
+            kernel, axes = params[f"Conv_{i}"]["kernel"], ("NHWC", "HWIO", "NHWC")
+            padding = ((1, 1), (1, 1))
+            x = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=axes)
+            x = jax.nn.relu(x)
+            if i in (0, 1, 3, 5, 7):
+                n, h, w, c = x.shape
+                x = x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+        return x.reshape(len(x), -1) @ params["Dense_0"]["kernel"]
+
+
+    found = jax.jit(vgg11_apply)(params, some_images(32))
+    np.testing.assert_allclose(found, by_hand(params, some_images(32)), rtol=1e-3, atol=1e-4)
+    # Without biases it is homogeneous, so every layer that is scaled by 2 doubles the outputs.
+    twice = jax.tree.map(lambda x: 2 * x, params)
+    again = jax.jit(vgg11_apply)(twice, some_images(32))
+    np.testing.assert_allclose(again, 2**9 * found, rtol=1e-4, atol=1e-4)
+
+
+# %% 664a262f
+def test_activations_of_vgg11_keep_their_size():
+    params = init_vgg11(jax.random.key(1), width_multiplier=1 / 2)
+    images = jax.random.normal(jax.random.key(2), (4, 32, 32, 3))
+    _, inside = VGG11(32).apply({"params": params}, images, capture_intermediates=True)
+    for i in range(8):
+        square = np.square(inside["intermediates"][f"Conv_{i}"]["__call__"][0]).mean()
+        assert 0.2 < square < 20  # one that halves eight times would be 0.004

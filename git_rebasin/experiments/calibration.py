@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COLORS', 'reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble', 'plot_reliability']
+__all__ = ['COLORS', 'reliability', 'log_probabilities', 'judge', 'judged_cells', 'ensemble', 'tempered', 'best_temperature',
+           'plot_reliability']
 
 # %% ../../nbs/experiments/06_calibration.ipynb #cb4b7c59
 from collections.abc import Callable, Mapping, Sequence
@@ -51,12 +52,13 @@ def _binned(probabilities, right, bins: int) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/experiments/06_calibration.ipynb #0d527844
 def log_probabilities(
-    config: NetworkConfig,
+    network: NetworkConfig | Callable,  # or the function that it computes: (params, batch) → logits
     params: PyTree,
     data: Split,
 ) -> Float[np.ndarray, "n classes"]:
     "What a network says of all images"
-    fn = partial(_log_softmax, network_fn(config), params)
+    fn = network if callable(network) else network_fn(network)
+    fn = partial(_log_softmax, fn, params)
     return np.concatenate([fn(batch) for batch in in_batches(data.arrays, 5000)])
 
 
@@ -91,7 +93,31 @@ def ensemble(
     "The logarithm of the mean probability"
     return np.asarray(jax.nn.logsumexp(jnp.stack(logs), axis=0)) - np.float32(np.log(len(logs)))
 
-# %% ../../nbs/experiments/06_calibration.ipynb #b55eb310
+# %% ../../nbs/experiments/06_calibration.ipynb #2af4c352
+def tempered(
+    logs: Float[np.ndarray, "n classes"],  # of `log_probabilities`
+    temperature: float,  # 1: as they are; above: less sure; below: more so
+) -> Float[np.ndarray, "n classes"]:
+    "What would have been said, had the logits been divided by the temperature"
+    from scipy.special import log_softmax
+
+    return log_softmax(logs.astype(np.float64) / temperature, axis=1)
+
+
+def best_temperature(
+    logs: Float[np.ndarray, "n classes"],  # of `log_probabilities`
+    labels: Int[np.ndarray, " n"],
+    most: float = 100.0,  # it is sought between this and its inverse
+) -> float:
+    "The temperature of the lowest mean loss"
+    from scipy.optimize import minimize_scalar
+
+    def loss(sureness: float) -> float:  # in which it is convex
+        return -np.mean(tempered(logs, 1 / sureness)[np.arange(len(labels)), labels])
+
+    return 1 / float(minimize_scalar(loss, bounds=(1 / most, most), method="bounded").x)
+
+# %% ../../nbs/experiments/06_calibration.ipynb #c9f172db
 COLORS = {"plain mean": "#999999", "merged": "#0072b2", "ensemble": "#d55e00"}
 
 

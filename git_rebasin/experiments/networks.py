@@ -29,6 +29,7 @@ from git_rebasin.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
     resnet50_permutation_spec,
+    vgg11_permutation_spec,
     vgg16_permutation_spec,
 )
 from .compare import Problem, Way, compare_ways, in_batches, stream
@@ -45,7 +46,7 @@ from git_rebasin.zoo.resnet import (
     resnet50_loss,
 )
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
-from ..zoo.vgg import init_vgg16, vgg16_apply
+from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Architecture:
 
 ARCHITECTURES = {
     "mlp": Architecture(init_mlp, mlp_apply, mlp_permutation_spec),
+    "vgg11": Architecture(init_vgg11, vgg11_apply, vgg11_permutation_spec),
     "vgg16": Architecture(init_vgg16, vgg16_apply, vgg16_permutation_spec),
     "resnet20": Architecture(init_resnet20, resnet20_apply, resnet20_permutation_spec),
     "resnet50": Architecture(

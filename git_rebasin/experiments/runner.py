@@ -30,6 +30,8 @@ EXPERIMENTS = {  # name → module
     "weight-matching-starts": "git_rebasin.experiments.weight_matching_starts",
     "mlp-matchers": "git_rebasin.experiments.mlp_matchers",
     "loss-contour": "git_rebasin.experiments.loss_contour",
+    "otfusion": "git_rebasin.experiments.otfusion",
+    "single-pass": "git_rebasin.experiments.single_pass",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
@@ -39,6 +41,9 @@ EXPERIMENTS = {  # name → module
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
+    "baselines": "git_rebasin.experiments.baselines",
+    "negative-results": "git_rebasin.experiments.negative_results",
+    "run-times": "git_rebasin.experiments.run_times",
 }
 
 

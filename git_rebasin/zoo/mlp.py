@@ -10,7 +10,8 @@ __all__ = ['MLP', 'init_mlp', 'mlp_apply']
 
 # %% ../../nbs/zoo/01_mlp.ipynb #8e486f99
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -46,8 +47,13 @@ def init_mlp(
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
     "Parameters of an `MLP`, freshly drawn"
-    init = jax.jit(MLP(tuple(features), num_classes).init)
-    return init(key, jnp.zeros((1, math.prod(input_shape))))["params"]
+    images = jnp.zeros((1, math.prod(input_shape)))
+    return _init(MLP(tuple(features), num_classes))(key, images)["params"]
+
+
+@cache  # compiled once for all networks of one size
+def _init(network: MLP) -> Callable:
+    return jax.jit(network.init)
 
 # %% ../../nbs/zoo/01_mlp.ipynb #c23e5f57
 def mlp_apply(

@@ -49,11 +49,13 @@ class TrainConfig:
     learning_rate: float = 1e-3  # the highest, where there is a schedule
     momentum: float = 0.9  # of SGD; Adam's are optax's defaults
     weight_decay: float = 0.0  # added to the gradient ("adam", "sgd"), or apart from it ("adamw")
-    schedule: str = "constant"  # "constant" or "warmup_cosine"
+    schedule: str = (
+        "constant"  # "constant", "warmup_cosine", or "halving": ten times alike, each half
+    )
     warmup_epochs: float = 0.0  # of "warmup_cosine": linear from 1e-6 to the learning rate
 
     def __post_init__(self):
-        known = {"optimizer": "adam adamw sgd", "schedule": "constant warmup_cosine"}
+        known = {"optimizer": "adam adamw sgd", "schedule": "constant warmup_cosine halving"}
         for name, values in known.items():
             if (value := getattr(self, name)) not in values.split():
                 raise ValueError(f"{name}={value!r} is unknown: choose one of {values.split()}")
@@ -79,6 +81,9 @@ def learning_rate_schedule(
     "The learning rate at each step (arXiv 2209.04836, appendix)"
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
+    if config.schedule == "halving":
+        tenth = round(config.epochs * steps_per_epoch / 10)
+        return optax.exponential_decay(config.learning_rate, tenth, 0.5, staircase=True)
     warmup, total = (round(n * steps_per_epoch) for n in (config.warmup_epochs, config.epochs))
     return optax.warmup_cosine_decay_schedule(1e-6, config.learning_rate, warmup, total)
 
