@@ -49,9 +49,7 @@ class TrainConfig:
     learning_rate: float = 1e-3  # the highest, where there is a schedule
     momentum: float = 0.9  # of SGD; Adam's are optax's defaults
     weight_decay: float = 0.0  # added to the gradient ("adam", "sgd"), or apart from it ("adamw")
-    schedule: str = (
-        "constant"  # "constant", "warmup_cosine", or "halving": ten times alike, each half
-    )
+    schedule: str = "constant"  # or "warmup_cosine", or "halving": ten times alike, each half
     warmup_epochs: float = 0.0  # of "warmup_cosine": linear from 1e-6 to the learning rate
 
     def __post_init__(self):
@@ -196,9 +194,8 @@ def spread(
     mesh: Mesh | None,  # of `local_mesh`
 ) -> PyTree:
     "A part of a batch for each device; a copy where it does not divide"
-    if mesh is None or len(jax.tree.leaves(batch)[0]) % mesh.size:
-        return everywhere(batch, mesh)
-    return jax.device_put(batch, NamedSharding(mesh, P("batch")))
+    divides = mesh is not None and len(jax.tree.leaves(batch)[0]) % mesh.size == 0
+    return jax.device_put(batch, mesh and NamedSharding(mesh, P("batch" if divides else None)))
 
 
 @dataclass(frozen=True)
@@ -322,8 +319,7 @@ class Loop:
             history.append(record | {"seconds": seconds})
             last = epoch + 1 == self.config.epochs
             if self.checkpoint is not None and (last or (epoch + 1) % self.save_every == 0):
-                kept = dict(zip(parts, carry, strict=True))
-                save_checkpoint(self.checkpoint, kept, history, run)
+                save_checkpoint(self.checkpoint, dict(zip(parts, carry, strict=True)), history, run)
             if self.callback is not None:
                 self.callback(dict(history[-1]))
         carry = jax.device_put(carry, stepper.mesh and stepper.mesh.devices[0])
