@@ -49,7 +49,7 @@ class TrainConfig:
     learning_rate: float = 1e-3  # the highest, where there is a schedule
     momentum: float = 0.9  # of SGD; Adam's are optax's defaults
     weight_decay: float = 0.0  # added to the gradient ("adam", "sgd"), or apart from it ("adamw")
-    schedule: str = "constant"  # or "warmup_cosine", or "halving": ten times alike, each half
+    schedule: str = "constant"  # "constant", "warmup_cosine" or "halving" (after each tenth)
     warmup_epochs: float = 0.0  # of "warmup_cosine": linear from 1e-6 to the learning rate
 
     def __post_init__(self):
@@ -60,8 +60,7 @@ class TrainConfig:
         if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"epochs={self.epochs}, batch_size={self.batch_size}, warmup_epochs="
-                f"{self.warmup_epochs}: the first two must be at least 1, and the warm-up must fit "
-                "in the epochs"
+                f"{self.warmup_epochs}: the first two must be ≥ 1, the warm-up must fit in `epochs`"
             )
 
 # %% ../../nbs/zoo/02_train.ipynb #18ffee19
@@ -77,12 +76,11 @@ def learning_rate_schedule(
     steps_per_epoch: int,  # batches an epoch
 ) -> Callable[[Int[Array, ""]], Float[Array, ""]]:  # step → learning rate
     "The learning rate at each step (arXiv 2209.04836, appendix)"
+    warmup, total = (round(n * steps_per_epoch) for n in (config.warmup_epochs, config.epochs))
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
     if config.schedule == "halving":
-        tenth = round(config.epochs * steps_per_epoch / 10)
-        return optax.exponential_decay(config.learning_rate, tenth, 0.5, staircase=True)
-    warmup, total = (round(n * steps_per_epoch) for n in (config.warmup_epochs, config.epochs))
+        return optax.exponential_decay(config.learning_rate, total / 10, 0.5, staircase=True)
     return optax.warmup_cosine_decay_schedule(1e-6, config.learning_rate, warmup, total)
 
 
@@ -194,8 +192,9 @@ def spread(
     mesh: Mesh | None,  # of `local_mesh`
 ) -> PyTree:
     "A part of a batch for each device; a copy where it does not divide"
-    divides = mesh is not None and len(jax.tree.leaves(batch)[0]) % mesh.size == 0
-    return jax.device_put(batch, mesh and NamedSharding(mesh, P("batch" if divides else None)))
+    if mesh is None or len(jax.tree.leaves(batch)[0]) % mesh.size:
+        return everywhere(batch, mesh)
+    return jax.device_put(batch, NamedSharding(mesh, P("batch")))
 
 
 @dataclass(frozen=True)
@@ -319,7 +318,8 @@ class Loop:
             history.append(record | {"seconds": seconds})
             last = epoch + 1 == self.config.epochs
             if self.checkpoint is not None and (last or (epoch + 1) % self.save_every == 0):
-                save_checkpoint(self.checkpoint, dict(zip(parts, carry, strict=True)), history, run)
+                kept = dict(zip(parts, carry, strict=True))
+                save_checkpoint(self.checkpoint, kept, history, run)
             if self.callback is not None:
                 self.callback(dict(history[-1]))
         carry = jax.device_put(carry, stepper.mesh and stepper.mesh.devices[0])
