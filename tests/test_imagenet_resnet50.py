@@ -2,8 +2,11 @@
 
 import json
 
+import jax
 import numpy as np
+from test_zoo_stream import write_imagenet
 
+from git_rebasin.cli import main
 from git_rebasin.experiments.imagenet_resnet50 import (
     PRESETS,
     STATISTICS,
@@ -11,6 +14,8 @@ from git_rebasin.experiments.imagenet_resnet50 import (
     match_pair,
     run,
 )
+from git_rebasin.experiments.plan import batch_shapes
+from git_rebasin.zoo.stream import open_stream, training_batches
 
 
 def test_the_smoke_preset_streams_trains_matches_and_resumes(tmp_path):
@@ -33,3 +38,34 @@ def test_the_smoke_preset_streams_trains_matches_and_resumes(tmp_path):
     assert len(set(losses)) == 4  # both the permutation and the statistics matter
     assert record["output_change"] < 1e-3 and record["match"]["converged"]
     assert format_record(record).count("recomputed") == 2
+
+
+def test_imagenet_comes_in_the_shapes_that_were_planned(tmp_path):
+    write_imagenet(tmp_path, 6)
+    config = PRESETS["paper"].pair
+    stream = open_stream("imagenet", size=config.pixels, path=tmp_path)
+    batch = next(training_batches(stream, jax.random.key(0), 0, 4, buffer=config.buffer))
+    for name, planned in batch_shapes(config.network).items():
+        assert batch[name].shape[1:] == planned.shape[1:] and batch[name].dtype == planned.dtype
+
+
+def test_imagenet_is_missed_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    write_imagenet(tmp_path / "data", 6)
+    for file in (tmp_path / "data").rglob("validation*"):
+        file.unlink()
+    monkeypatch.setenv("GIT_REBASIN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("git_rebasin.zoo.data._from_hub", _refuse)
+    arguments = ["experiment", "imagenet-resnet50", "--preset", "paper", "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "has no validation*.parquet" in said and "log in with `hf auth login`" in said
+    assert not (tmp_path / "imagenet-resnet50").exists()
+
+
+def _refuse(*args, **options):
+    raise OSError("no network here")
+
+
+def test_the_command_knows_that_cpu_is_another_experiments(capsys):
+    assert main(["experiment", "imagenet-resnet50", "--preset", "cpu", "--dry-run"]) == 0
+    assert "the networks are given" in capsys.readouterr().out

@@ -85,5 +85,5 @@ def test_streams_that_end_or_change_are_refused():
     with pytest.raises(ValueError, match="batch 5 of epoch 1 has 20 examples, but batch_size is 50"):
         train_stream(key, loss_fn, params, some, config, steps_per_epoch=5)
     none = lambda epoch: list(some(epoch))[:3]
-    with pytest.raises(ValueError, match="ended after 3 batches, but steps_per_epoch is 4: lower it"):
-        train_stream(key, loss_fn, params, none, config, steps_per_epoch=4)
+    with pytest.raises(ValueError, match="ended after 3 batches, but steps_per_epoch is 5: lower it"):
+        train_stream(key, loss_fn, params, none, config, steps_per_epoch=5)

@@ -51,7 +51,13 @@ from ..permutation import apply_permutation
 from ..spec import PermutationSpec
 from ..tree import lerp
 from ..weight_matching import weight_matching
-from ..zoo.stream import describe_order, judged_batches, open_stream, training_batches
+from git_rebasin.zoo.stream import (
+    ImageStream,
+    describe_order,
+    judged_batches,
+    open_stream,
+    training_batches,
+)
 from ..zoo.train import TrainConfig, TrainResult, everywhere, local_mesh, spread
 from ..zoo.train_stream import train_stream
 
@@ -89,14 +95,14 @@ RECORDS = "real-resnets"  # the experiment whose records of `cpu` are this one's
 def train_network_on_stream(
     config: StreamedPair,
     seed: int,  # decides the initial weights, the order of the images and their crops
+    stream: ImageStream,  # of training images
     folder: Path,  # where its checkpoint is, or will be
     callback: Callable[[dict], None] | None = None,  # called with each epoch's record
 ) -> TrainResult:  # its parameters are all variables, statistics included
     "Train one network, or take it from its checkpoint"
     network, size = config.network, config.network.training.batch_size
     (_, _, channels), _, classes = IMAGES[network.data]
-    stream, key = open_stream(network.data, size=config.pixels), jax.random.key(seed)
-    first, order = (jax.random.fold_in(key, k) for k in (0, 1))
+    first, order = (jax.random.fold_in(jax.random.key(seed), k) for k in (0, 1))
     shape = (config.pixels, config.pixels, channels)
     params, state = params_and_state(network, init_network(network, first, shape, classes))
     result = train_stream(
@@ -177,8 +183,9 @@ def match_pair(
 ) -> dict[str, Any]:  # what the record says
     "Train a pair, or take it from its checkpoints, match it, and walk both lines"
     tell, network = callback or (lambda stage, record: None), config.network
+    train, test = (open_stream(network.data, s, size=config.pixels) for s in ("train", "test"))
     trained = {
-        name: train_network_on_stream(config, s, folder, partial(tell, f"train {name}"))
+        name: train_network_on_stream(config, s, train, folder, partial(tell, f"train {name}"))
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
     start, key = time.perf_counter(), jax.random.key(seed)
@@ -186,7 +193,6 @@ def match_pair(
     spec = network_spec(network)
     match = match_weights(key, spec, a, b)
     moved = apply_permutation(spec, match.perm, b)
-    train, test = (open_stream(network.data, s, size=config.pixels) for s in ("train", "test"))
     size, order = network.training.batch_size, jax.random.fold_in(key, 2)
     some = training_batches(train, order, 0, size, buffer=config.buffer)
     statistics = list(islice(some, config.statistics))
