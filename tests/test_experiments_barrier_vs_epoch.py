@@ -27,7 +27,7 @@ from git_rebasin.experiments.barrier_vs_epoch import (
 from git_rebasin.experiments.networks import NetworkConfig, load_splits, train_network
 from git_rebasin.io import load_params
 from git_rebasin.tree import flatten
-from git_rebasin.zoo.train import TrainConfig
+from git_rebasin.zoo.train import TrainConfig, TrainResult
 
 
 def same(one, two):
@@ -93,12 +93,12 @@ def test_after_no_epoch_the_weights_are_those_that_training_begins_with():
 
 
     def no_training(key, loss_fn, params, *rest, **options):
-        return params
+        return TrainResult(params, None, None, ())
 
 
     with mock.patch("git_rebasin.experiments.networks.train", no_training):
         begun = train_network(config.network, 4, data, Path("nowhere"))
-    assert same(weights_after(config, 4, 0, data, Path("nowhere")), begun)
+    assert same(weights_after(config, 4, 0, data, Path("nowhere")), begun.params)
 
 
 # %% e2d0998c
