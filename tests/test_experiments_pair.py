@@ -99,6 +99,21 @@ def test_a_permutation_that_changes_outputs_is_an_error():
         output_change(mlp_apply, got.params_b, nan, images)
 
 
+# %% 35e58e28
+def test_what_rounding_does_is_measured_where_it_is_much():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=512).astype(np.float32)
+    w[-1] -= w.sum(dtype=np.float64) - 1e-4  # the sum nearly cancels
+    model, other = {"w": w}, {"w": w[rng.permutation(512)]}
+    added = lambda params, images: images @ params["w"]
+    images = np.ones((1, 512), np.float32)
+    assert 1e-4 < output_change(added, model, other, images) < 0.1
+    with pytest.raises(ArithmeticError, match="more than rounding explains"):
+        output_change(added, model, {"w": other["w"] * np.float32(3)}, images)
+    whole = {"w": w, "step": np.int32(3)}  # what is no float stays
+    assert output_change(added, whole, {**other, "step": np.int32(3)}, images) > 1e-4
+
+
 # %% 6a7ea51c
 def test_tables_line_up():
     values = {"loss": 0.5, "accuracy": 0.987, "barrier": None}
