@@ -315,16 +315,18 @@ def finding(
     verdict = "partly" if end < 0.5 < initial else "not"
     if initial > 0.5 and all(e is not None and e <= last / 2 for e in onsets):
         verdict = "reproduced"
-    when = ", ".join("never" if e is None else str(e) for e in onsets)
+    when = ", ".join("–" if e is None else str(e) for e in onsets)
+    low = "never below a tenth of the naive one"
+    if any(e is not None for e in onsets):
+        low = f"{low.removeprefix('never ')} from epoch {when} on"
     first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
     return Finding(
         f"MLPs on {records[0]['family']} become connected early in training, not at initialisation",
         "§5.2, Figure 3",
         "matched barrier falls from the first epoch to about zero at 25 (from the figure)",
         f"matched training barrier {mean_and_spread([m[first] for m in matched], 3)} after the "
-        f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last}; below a tenth "
-        f"of the naive one from epoch {when} on; the initial permutation leaves at least "
-        f"{100 * initial:.0f} %",
+        f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last}; {low}; "
+        f"the initial permutation leaves at least {100 * initial:.0f} %",
         verdict,
     )
 
