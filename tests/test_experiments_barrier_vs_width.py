@@ -56,6 +56,9 @@ def test_the_verdict_follows_the_barriers():
     assert findings(records_with(1.0, 0.8, 0.3, 1.1))[0].verdict == "not"
     # The worst pair decides.
     assert findings(good + records_with(1.0, 0.8, 0.3, 0.3, seed=1))[0].verdict == "partly"
+    # A width that is still being run is left out.
+    begun = by_width(good + records_with(1.0, 0.8, 0.3, seed=1))["mlp"]
+    assert {width: len(pairs) for width, pairs in begun.items()} == {1: 2, 2: 2, 4: 2}
     vgg = [record_with(w, b, "vgg16") for w, b in ((0.125, 1.0), (0.25, 0.6), (0.5, 0.2))]
     both = findings(good + vgg)
     assert [f.verdict for f in both] == ["reproduced", "reproduced"]

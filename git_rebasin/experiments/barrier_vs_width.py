@@ -117,12 +117,18 @@ def width_of(
 def by_width(
     records: Sequence[Mapping[str, Any]],  # of any architectures
 ) -> dict[str, dict[float, list[Mapping[str, Any]]]]:  # architecture → width, ascending → its pairs
-    "The records of each architecture, from the narrowest to the widest"
+    "The records of each architecture, narrow to wide, but for widths of which pairs are missing"
     found: dict[str, dict[float, list]] = {}
     for record in sorted(records, key=lambda r: (width_of(r), r["seed"])):
         widths = found.setdefault(record["config"]["network"]["network"], {})
         widths.setdefault(width_of(record), []).append(record)
-    return dict(sorted(found.items()))
+    return {name: _complete(widths) for name, widths in sorted(found.items())}
+
+
+def _complete(widths: Mapping[float, Sequence]) -> dict[float, Sequence]:
+    "Those widths that have as many pairs as any other"
+    pairs = max(map(len, widths.values()))
+    return {width: records for width, records in widths.items() if len(records) == pairs}
 
 
 def barriers(
