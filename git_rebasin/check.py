@@ -115,7 +115,7 @@ def _randomised(seed: int, spec: PermutationSpec, params: PyTree, loudness: floa
     return unflatten(noisy, like=params)
 
 
-def _nudged(seed: int, eps: float, params: PyTree) -> PyTree:
+def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
     "The tree with every float entry moved by one unit in the last place, up or down at random"
     rng = np.random.default_rng(seed)
     return jax.tree.map(
@@ -135,7 +135,7 @@ def _try(
     theta = _randomised(seeds[0], spec, params, _LOUDNESS[t % len(_LOUDNESS)])
     draw = _restless(random_permutation(jax.random.fold_in(key, 0), spec))
     want, one = _outputs(run, theta, args), identity_permutation(spec)
-    rounding = _deviation(want, _outputs(run, _nudged(seeds[1], eps, theta), args))
+    rounding = _deviation(want, _outputs(run, nudged(seeds[1], eps, theta), args))
 
     def change(perm):
         return _deviation(want, _outputs(run, apply_permutation(spec, one | perm, theta), args))

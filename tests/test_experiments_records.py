@@ -2,7 +2,13 @@
 
 import json
 import re
-from git_rebasin.experiments.records import provenance, read_record, read_records, write_record
+from git_rebasin.experiments.records import (
+    made_on,
+    provenance,
+    read_record,
+    read_records,
+    write_record,
+)
 
 
 # %% 6a0bb0f4
@@ -13,6 +19,9 @@ def test_provenance_names_versions_and_machine():
     assert where["versions"]["jax"] == jax.__version__ and where["cores"] >= 1 and where["processor"]
     assert where["revision"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", where["revision"])
     assert json.loads(json.dumps(where)) == where
+    where |= {"device": "4 × TPU v5e", "processor": "some", "cores": 2}
+    said = made_on({"provenance": where})
+    assert said == f"4 × TPU v5e (some, 2 cores), jax {jax.__version__}"
 
 
 # %% 205d4a59

@@ -96,11 +96,13 @@ def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
 
 # %% 1ce4b854
 def test_records_are_sorted_by_their_family():
-    from git_rebasin.experiments.runner import by_family
+    from git_rebasin.experiments.runner import by_family, complete
 
     rows = [{"family": name, "k": k} for k, name in enumerate(("b", "a", "b"))]
     assert by_family(rows) == {"b": [rows[0], rows[2]], "a": [rows[1]]}
     assert list(by_family(iter(rows))) == ["b", "a"]
+    assert complete(by_family(rows)) == {"b": [rows[0], rows[2]]}
+    assert complete(by_family(rows[:2])) == by_family(rows[:2])
 
 
 # %% 1f42091b

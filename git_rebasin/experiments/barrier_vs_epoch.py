@@ -316,9 +316,9 @@ def finding(
     if initial > 0.5 and all(e is not None and e <= last / 2 for e in onsets):
         verdict = "reproduced"
     when = ", ".join("–" if e is None else str(e) for e in onsets)
-    low = "never below a tenth of the naive one"
-    if any(e is not None for e in onsets):
-        low = f"{low.removeprefix('never ')} from epoch {when} on"
+    low = "below a tenth of the naive one"
+    ever = any(e is not None for e in onsets)
+    low = f"{low} from epoch {when} on" if ever else f"never {low}"
     first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
     return Finding(
         f"MLPs on {records[0]['family']} become connected early in training, not at initialisation",

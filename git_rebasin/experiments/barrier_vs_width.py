@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'Width', 'match_pair', 'run', 'width_of', 'by_width', 'barriers', 'format_widths', 'format_record',
+__all__ = ['WAYS', 'PRESETS', 'match_pair', 'run', 'width_of', 'by_width', 'barriers', 'format_widths', 'format_record',
            'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,16 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .networks import NetworkConfig, match_networks
-from .runner import Families, Finding, Preset, run_families
+from .networks import Lines, NetworkConfig, match_lines
+from .runner import Families, Finding, Preset, complete, run_families
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #c221bed8
 WAYS = ("none", "weights")  # as in `ways_to_match`
 
 
-@dataclass(frozen=True)
-class Width:
-    "A pair of networks of one width, and how the lines between them are walked"
-
-    network: NetworkConfig
-    lambdas: int = 25  # points on a line, an odd number: ½ is one of them
-    judged: int | None = 10_000  # lines are evaluated on the first images of a split; None: on all
-
-
 def _widths(
-    config: Width,  # whose network has any width
+    config: Lines,  # whose network has any width
     sizes: Sequence[float],  # units of each hidden layer of an MLP; else multipliers
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> dict[str, Preset]:
@@ -56,12 +47,12 @@ def _widths(
     return found
 
 
-_SMOKE = Width(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
-_MLP = Width(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
+_SMOKE = Lines(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
+_MLP = Lines(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
 _SHORT = TrainConfig(2, 100, learning_rate=1e-3, schedule="warmup_cosine", warmup_epochs=0.25)
-_VGG16 = Width(NetworkConfig("vgg16", "cifar10", _SHORT, shrink=2), lambdas=9, judged=2000)
+_VGG16 = Lines(NetworkConfig("vgg16", "cifar10", _SHORT, shrink=2), lambdas=9, judged=2000)
 _PAPER = {
-    name: Width(NetworkConfig(name, "cifar10", PAPER_CONFIGS[name], augment=True), judged=None)
+    name: Lines(NetworkConfig(name, "cifar10", PAPER_CONFIGS[name], augment=True), judged=None)
     for name in ("vgg16", "resnet20")
 }
 
@@ -77,24 +68,8 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #068da11d
-def match_pair(
-    config: Width,
-    seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it by its weights"
-    every = ways_to_match(Effort())
-    return match_networks(
-        config.network,
-        {name: every[name] for name in WAYS},
-        seed,
-        folder=folder,
-        callback=callback,
-        lambdas=config.lambdas,
-        judged=config.judged,
-    )
+_EVERY = ways_to_match(Effort())
+match_pair: Callable[..., dict[str, Any]] = partial(match_lines, {w: _EVERY[w] for w in WAYS})
 
 
 def run(
@@ -122,13 +97,7 @@ def by_width(
     for record in sorted(records, key=lambda r: (width_of(r), r["seed"])):
         widths = found.setdefault(record["config"]["network"]["network"], {})
         widths.setdefault(width_of(record), []).append(record)
-    return {name: _complete(widths) for name, widths in sorted(found.items())}
-
-
-def _complete(widths: Mapping[float, Sequence]) -> dict[float, Sequence]:
-    "Those widths that have as many pairs as any other"
-    pairs = max(map(len, widths.values()))
-    return {width: records for width, records in widths.items() if len(records) == pairs}
+    return {name: complete(widths) for name, widths in sorted(found.items())}
 
 
 def barriers(

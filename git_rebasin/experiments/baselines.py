@@ -32,7 +32,14 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
-from .runner import VERDICTS, Families, Finding, Preset, run_families
+from git_rebasin.experiments.runner import (
+    VERDICTS,
+    Families,
+    Finding,
+    Preset,
+    complete,
+    run_families,
+)
 from ..permutation import apply_permutation
 from ..weight_matching import weight_matching
 from ..zoo.train import TrainConfig
@@ -130,11 +137,10 @@ WAYS = [(line, mended) for line in ("naive", "matched") for mended in MENDED]
 def midpoint(
     record: Mapping[str, Any],  # of a pair
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
-    split: str = "test",
-) -> dict[str, float]:
+) -> dict[str, float]:  # on test images
     "Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'"
-    found = (record["ensemble"] if way is None else record[way[0]][way[1]])[split]
-    loss, accuracy = (np.mean([e[split][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
+    found = (record["ensemble"] if way is None else record[way[0]][way[1]])["test"]
+    loss, accuracy = (np.mean([e["test"][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
     return {
         "rise": found["loss"] - float(loss),
         "accuracy": found["accuracy"],
@@ -169,8 +175,7 @@ def sweep(
         width, decay = _setting(record)
         if (width == full) if over == "weight decay" else (decay == 0):
             found.setdefault(decay if over == "weight decay" else width, []).append(record)
-    whole = max(map(len, found.values()))  # a family that is still being run is left out
-    return {value: records for value, records in found.items() if len(records) == whole}
+    return complete(found)
 
 
 def _data_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -235,11 +240,10 @@ def _percent(values: np.ndarray) -> str:
 
 def decays_that_count(
     pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of a sweep over weight decays
-    points: float = 0.01,  # of mean test accuracy that the ends may lose
 ) -> list[float]:
-    "The weight decays that leave the networks themselves as good"
+    "The weight decays that leave the networks themselves as good, but for a point of accuracy"
     ends = {d: column(rs, None, "accuracy") + column(rs, None, "lost") for d, rs in pairs.items()}
-    return [d for d in pairs if d > 0 and ends[d].mean() >= ends[0].mean() - points]
+    return [d for d in pairs if d > 0 and ends[d].mean() >= ends[0].mean() - 0.01]
 
 
 def decay_finding(
@@ -310,22 +314,18 @@ def repair_finding(
 
 def narrow_findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-    narrow: int = 32,  # units: up to there the paper's claim is asked about
 ) -> list[Finding]:
     "Rules 4 and 5"
     naive, matched, mended = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
     found = []
     for data in _data_of(records):
-        pairs = {w: rs for w, rs in sweep(records, data, "width").items() if w <= narrow}
+        pairs = {w: rs for w, rs in sweep(records, data, "width").items() if w <= 32}
         if not pairs:
             continue
         first, *_ = pairs.items()
         lost = [column(first[1], way, "lost") for way in (matched, mended)]
         fails = [(x > 0.1).all() for x in lost]
-        accuracy = {
-            w: [column(rs, x, "accuracy") for x in (naive, matched)] for w, rs in pairs.items()
-        }
-        gain = {w: after - before for w, (before, after) in accuracy.items()}
+        gain = {w: column(r, naive, "lost") - column(r, matched, "lost") for w, r in pairs.items()}
         every, mean = (all(f(g) > 0 for g in gain.values()) for f in (np.min, np.mean))
         gained = "; ".join(f"{mean_and_spread(100 * g, 1)} at {w} units" for w, g in gain.items())
         found += [

@@ -22,7 +22,7 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .networks import NetworkConfig, match_networks
+from .networks import Lines, NetworkConfig, match_lines
 from git_rebasin.experiments.runner import (
     Families,
     Finding,
@@ -37,12 +37,9 @@ WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `w
 
 
 @dataclass(frozen=True)
-class Matchers:
+class Matchers(Lines):
     "A pair of networks, and how the paper's matchers are compared on it"
 
-    network: NetworkConfig
-    lambdas: int = 25  # points on a line, an odd number: ½ is one of them
-    judged: int = 10_000  # lines are evaluated on the first so many images of each split
     effort: Effort = field(default_factory=partial(Effort, straight_through=240))
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
@@ -86,15 +83,8 @@ def match_pair(
 ) -> dict[str, Any]:  # what the record says
     "Train a pair, or take it from its checkpoints, and match it in each of the paper's ways"
     every = ways_to_match(config.effort)
-    return match_networks(
-        config.network,
-        {name: every[name] for name in WAYS},
-        seed,
-        folder=folder,
-        callback=callback,
-        lambdas=config.lambdas,
-        judged=config.judged,
-    )
+    ways = {name: every[name] for name in WAYS}
+    return match_lines(ways, config, seed, folder=folder, callback=callback)
 
 
 def run(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['NEAR', 'FAILURES', 'PRESETS', 'steepest_descent_matching', 'mean_gradient', 'largest_gain_matching', 'Trial',
+__all__ = ['NEAR', 'FAILURES', 'PRESETS', 'steepest_descent_matching', 'mean_gradient', 'largest_gain_matching',
            'judge_direction', 'try_pair', 'run', 'column', 'dips', 'format_directions', 'format_record', 'shares_left',
            'finding_of_steepest_descent', 'finding_of_failure', 'finding_of_largest_gain', 'findings']
 
@@ -14,7 +14,6 @@ __all__ = ['NEAR', 'FAILURES', 'PRESETS', 'steepest_descent_matching', 'mean_gra
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from git_rebasin.experiments.compare import (
     ways_to_match,
 )
 from git_rebasin.experiments.networks import (
+    Lines,
     NetworkConfig,
     load_splits,
     pair_facts,
@@ -120,15 +120,6 @@ def _take_the_best(search: Search) -> float:
     return gain
 
 # %% ../../nbs/experiments/negative_results.ipynb #e3febb70
-@dataclass(frozen=True)
-class Trial:
-    "A pair of networks on which the matchers are tried"
-
-    network: NetworkConfig
-    lambdas: int = 11  # points on a line, an odd number: ½ is one of them
-    judged: int | None = 5000  # gradients and lines: of the first images of a split; None: of all
-
-
 NEAR = (0.001, 0.003, 0.01, 0.03)  # points near A, where a dip would be
 
 FAILURES = {  # family → what is said to fail, and the family that it is compared with
@@ -158,13 +149,13 @@ def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> Families:
         for name, (training, size) in _KINDS.items()
     }
     kinds |= {"early": NetworkConfig("mlp", "mnist", TrainConfig(1)), "cifar10": cifar}
-    return Families({name: Preset(Trial(n, **options), (0, 1, 2)) for name, n in kinds.items()})
+    return Families({name: Preset(Lines(n, **options), (0, 1, 2)) for name, n in kinds.items()})
 
 
 _SMOKE = NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24))
 PRESETS = {
-    "smoke": Families({"digits": Preset(Trial(_SMOKE, lambdas=3, judged=None), (0,))}),
-    "cpu": _families(8, NetworkConfig("mlp", "cifar10", TrainConfig(5))),
+    "smoke": Families({"digits": Preset(Lines(_SMOKE, lambdas=3, judged=None), (0,))}),
+    "cpu": _families(8, NetworkConfig("mlp", "cifar10", TrainConfig(5)), lambdas=11, judged=5000),
     "paper": _families(
         100,
         NetworkConfig("mlp", "cifar10", TrainConfig(100, 100), augment=True),
@@ -200,7 +191,7 @@ def judge_direction(
 
 
 def try_pair(
-    config: Trial,
+    config: Lines,
     seed: int,  # which pair
     *,
     folder: Path,  # where checkpoints are kept and looked for

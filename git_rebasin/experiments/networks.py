@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'NetworkConfig', 'network_of', 'Architecture', 'network_spec', 'init_network', 'network_fn',
            'load_splits', 'training_loss', 'params_and_state', 'with_state', 'checkpoint_file', 'initial_params',
-           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'match_networks']
+           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'Lines', 'match_lines', 'match_networks']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -303,6 +303,29 @@ def pair_problem(
     )
 
 # %% ../../nbs/experiments/04_networks.ipynb #962b296b
+@dataclass(frozen=True)
+class Lines:
+    "A pair of networks, and how the lines between them are walked"
+
+    network: NetworkConfig
+    lambdas: int = 25  # points on a line, an odd number: ½ is one of them
+    judged: int | None = 10_000  # lines are evaluated on the first images of a split; None: on all
+
+
+def match_lines(
+    ways: Mapping[str, Way],  # of matching
+    config: Lines,
+    seed: int,  # which pair
+    *,
+    folder: Path,  # where checkpoints are kept and looked for
+    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
+) -> dict[str, Any]:  # what the record says
+    "`match_networks` as a configuration says"
+    options = {"lambdas": config.lambdas, "judged": config.judged}
+    told = {"folder": folder, "callback": callback}
+    return match_networks(config.network, ways, seed, **told, **options)
+
+
 def match_networks(
     config: NetworkConfig,
     ways: Mapping[str, Way],  # of matching

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PUBLISHED', 'PRESETS', 'PAPER', 'PASSES', 'STARTS', 'Fusion', 'match_pair', 'run', 'accuracies',
-           'format_accuracies', 'format_record', 'findings_of', 'findings']
+__all__ = ['WAYS', 'PUBLISHED', 'PRESETS', 'match_pair', 'PAPER', 'PASSES', 'STARTS', 'run', 'accuracies', 'format_accuracies',
+           'format_record', 'findings_of', 'findings']
 
 # %% ../../nbs/experiments/otfusion.ipynb #89c9ef10
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .networks import NetworkConfig, match_networks
+from .networks import Lines, NetworkConfig, match_lines
 from .runner import Families, Finding, Preset, by_family, run_families
 from .single_pass import single_pass_matching
 from ..match import Match
@@ -58,15 +57,6 @@ WAYS = {  # in the order of the table
 }
 
 
-@dataclass(frozen=True)
-class Fusion:
-    "A pair of networks, and how the lines between them are walked"
-
-    network: NetworkConfig
-    lambdas: int = 5  # points on a line, an odd number: ½ is one of them
-    judged: int | None = 10_000  # lines are evaluated on the first images of a split; None: on all
-
-
 PUBLISHED = TrainConfig(300, 128, "sgd", 0.05, 0.9, 5e-4, "halving")  # OT fusion's of VGG11
 
 
@@ -74,14 +64,14 @@ def _small(data: str, epochs: int, weight_decay: float) -> Preset:
     "Pairs of a quarter of the width, on images of half the height and width"
     rate = "adamw", 2e-3, 0.9, weight_decay, "warmup_cosine", 0.25
     network = NetworkConfig("vgg11", data, TrainConfig(epochs, 100, *rate), 1 / 4, shrink=2)
-    return Preset(Fusion(network, judged=5000), (0, 1, 2))
+    return Preset(Lines(network, lambdas=5, judged=5000), (0, 1, 2))
 
 
 PRESETS = {
     "smoke": Families(  # an MLP: a VGG11 takes seconds to compile
         {
             "digits": Preset(
-                Fusion(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8, 8)), lambdas=3), (0,)
+                Lines(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8, 8)), lambdas=3), (0,)
             )
         }
     ),
@@ -89,7 +79,7 @@ PRESETS = {
     "paper": Families(
         {
             "CIFAR-10 VGG11": Preset(
-                Fusion(
+                Lines(
                     NetworkConfig("vgg11", "cifar10", PUBLISHED, 1, augment=True),
                     lambdas=25,
                     judged=None,
@@ -101,23 +91,7 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/otfusion.ipynb #05675921
-def match_pair(
-    config: Fusion,
-    seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it in all ways"
-    return match_networks(
-        config.network,
-        WAYS,
-        seed,
-        folder=folder,
-        callback=callback,
-        lambdas=config.lambdas,
-        judged=config.judged,
-    )
+match_pair: Callable[..., dict[str, Any]] = partial(match_lines, WAYS)
 
 
 def run(

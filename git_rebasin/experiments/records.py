@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['provenance', 'write_record', 'read_record', 'read_records']
+__all__ = ['provenance', 'device_of', 'made_on', 'write_record', 'read_record', 'read_records']
 
 # %% ../../nbs/experiments/00_records.ipynb #ccfcab32
 import json
@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
         else os.cpu_count(),
         "revision": _revision(),
     }
+
+# %% ../../nbs/experiments/00_records.ipynb #35180fd7
+def device_of(
+    record: Mapping[str, Any],  # with its provenance
+) -> str:
+    "Where a record was made"
+    made = record["provenance"]
+    return f"{made['device']} ({made['processor']}, {made['cores']} cores)"
+
+
+def made_on(
+    record: Mapping[str, Any],  # with its provenance
+) -> str:
+    "Where a record was made, and by which JAX"
+    return f"{device_of(record)}, jax {record['provenance']['versions']['jax']}"
 
 # %% ../../nbs/experiments/00_records.ipynb #42f95806
 def write_record(

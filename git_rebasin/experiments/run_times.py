@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'ACTIVATIONS', 'LEARNED', 'MATCHERS', 'PAPER_SECONDS', 'PRESETS', 'Timing', 'draw_network', 'timed_problem',
-           'recover', 'time_matchers', 'run', 'label', 'device', 'paper_seconds', 'middle_seconds', 'format_times',
+           'recover', 'time_matchers', 'run', 'label', 'paper_seconds', 'middle_seconds', 'format_times',
            'format_record', 'finding_of_order', 'finding_of_seconds', 'finding_of_recovery', 'findings']
 
 # %% ../../nbs/experiments/run_times.ipynb #414f1de7
@@ -23,7 +23,6 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..builders import resnet50_permutation_spec
 from .compare import Effort, Problem, run_way, ways_to_match
 from git_rebasin.experiments.networks import (
     NetworkConfig,
@@ -33,12 +32,12 @@ from git_rebasin.experiments.networks import (
 )
 from .pair import model_seeds
 from .plan import IMAGES
+from .records import device_of
 from .runner import Families, Finding, Preset, run_families
 from ..permutation import apply_permutation, random_permutation
 from ..tree import flatten
 from ..weight_matching import weight_matching
 from ..zoo.data import Split, load
-from ..zoo.resnet import init_resnet50
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/run_times.ipynb #a28b32c7
@@ -55,7 +54,7 @@ PAPER_SECONDS = {  # of weight matching: appendix A.5, on a p3.2xlarge with a V1
 class Timing:
     "An architecture, and what is timed on it"
 
-    network: str  # "mlp", "vgg16", "resnet20" or "resnet50"
+    network: str  # one of `ARCHITECTURES`
     size: tuple[int, ...] | float  # units of an MLP's layers; else a multiplier of the width
     data: str = "cifar10"  # name of a data set
     matchers: tuple[str, ...] = MATCHERS  # as in `ways_to_match`; ResNet50 has the first only
@@ -67,6 +66,7 @@ class Timing:
 
 _MLP = Timing("mlp", (512, 512, 512), "mnist", batch_size=500, batches=120, steps=120)
 _ALONE = (WEIGHTS,)
+_RESNET50 = Timing("resnet50", 1.0, "imagenet", _ALONE)
 
 
 def _each(*timings: Timing) -> Families:
@@ -88,13 +88,13 @@ PRESETS = {
         Timing("vgg16", 1.0, matchers=_ALONE),
         Timing("resnet20", 2.0),
         Timing("resnet20", 16.0, matchers=_ALONE),
-        Timing("resnet50", 1.0, matchers=_ALONE),
+        _RESNET50,
     ),
     "paper": _each(
         _MLP,
         _paper("vgg16", 1.0),
         _paper("resnet20", 32.0),
-        Timing("resnet50", 1.0, matchers=_ALONE),
+        _RESNET50,
     ),
 }
 
@@ -105,8 +105,6 @@ def draw_network(
 ) -> PyTree:
     "An untrained network"
     key, (shape, _, classes) = jax.random.key(seed), IMAGES[config.data]
-    if config.network == "resnet50":
-        return init_resnet50(key, width_multiplier=config.size)
     return init_network(_network(config), key, shape, classes)
 
 
@@ -122,9 +120,7 @@ def timed_problem(
     "Two untrained networks, and the data to match them by"
     both = [draw_network(config, s) for s in model_seeds(seed)]
     if data is None:
-        wide = config.network == "resnet50"
-        spec = resnet50_permutation_spec() if wide else network_spec(_network(config))
-        return Problem(spec, *both, None, None, {})
+        return Problem(network_spec(_network(config)), *both, None, None, {})
     options = {"batch_size": config.batch_size}
     return pair_problem(_network(config), *both, {"train": data}, **options)
 
@@ -193,12 +189,6 @@ def label(record: Mapping[str, Any]) -> str:
     return f"{names[network]} {width}"
 
 
-def device(record: Mapping[str, Any]) -> str:
-    "Where a record was made"
-    made = record["provenance"]
-    return f"{made['device']} ({made['processor']}, {made['cores']} cores)"
-
-
 def paper_seconds(record: Mapping[str, Any]) -> float | None:
     "What the paper says of weight matching for this architecture and width"
     size = record["config"]["size"]
@@ -244,7 +234,7 @@ def format_times(
 
 def format_record(record: Mapping[str, Any]) -> str:
     "What the command prints of a record"
-    return f"{device(record)}\n\n{format_times([record])}"
+    return f"{device_of(record)}\n\n{format_times([record])}"
 
 # %% ../../nbs/experiments/run_times.ipynb #33a0c544
 def finding_of_order(

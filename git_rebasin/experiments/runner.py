@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'VERDICTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families',
-           'default_preset', 'kept_or_run', 'by_family', 'Finding', 'format_findings']
+           'default_preset', 'kept_or_run', 'by_family', 'complete', 'Finding', 'format_findings']
 
 # %% ../../nbs/experiments/02_runner.ipynb #6bcde85b
 import dataclasses
@@ -193,6 +193,14 @@ def by_family(
     for record in records:
         families.setdefault(record["family"], []).append(record)
     return families
+
+
+def complete(
+    groups: Mapping[Any, Sequence[Mapping[str, Any]]],  # of records, one for each pair
+) -> dict[Any, Sequence[Mapping[str, Any]]]:
+    "The groups that have as many pairs as any other: not those that are still being run"
+    pairs = max(map(len, groups.values()))
+    return {name: records for name, records in groups.items() if len(records) == pairs}
 
 # %% ../../nbs/experiments/02_runner.ipynb #8be68b98
 VERDICTS = ("reproduced", "partly", "not")

@@ -29,12 +29,12 @@ def _one_step(carry, batch, key, epoch, number, *, stepper):
 
 def _streamed_epoch(carry, epoch: int, *, key, batches: Callable, stepper: Stepper):
     "The same as `_epoch`, with batches from the host"
-    found, wanted = [], (stepper.steps, stepper.config.batch_size)
+    found, wanted = [], stepper.config.batch_size
     for number, batch in enumerate(islice(batches(epoch), stepper.steps)):
-        if (size := len(jax.tree.leaves(batch)[0])) != stepper.config.batch_size:
+        if (size := len(jax.tree.leaves(batch)[0])) != wanted:
             raise ValueError(
                 f"batch {number + 1} of epoch {epoch + 1} has {size} examples, but batch_size is "
-                f"{stepper.config.batch_size}: leave out batches of another size"
+                f"{wanted}: leave out batches of another size"
             )
         batch = spread(batch, stepper.mesh)
         carry, metrics = _one_step(carry, batch, key, epoch, number, stepper=stepper)
@@ -43,7 +43,7 @@ def _streamed_epoch(carry, epoch: int, *, key, batches: Callable, stepper: Stepp
     if len(found) < stepper.steps:
         raise ValueError(
             f"epoch {epoch + 1} of the stream ended after {len(found)} batches, but "
-            f"steps_per_epoch is {wanted[0]}: lower it, or batch_size={wanted[1]}"
+            f"steps_per_epoch is {stepper.steps}: lower it, or batch_size={wanted}"
         )
     return carry, {name: np.stack([m[name] for m in jax.device_get(found)]) for name in found[0]}
 
