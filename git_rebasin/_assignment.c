@@ -20,6 +20,10 @@
    assignment problems", Computing 38, 1987. D. F. Crouse, "On implementing 2D rectangular
    assignment algorithms", IEEE Transactions on Aerospace and Electronic Systems 52, 2016.
 
+   W. Of a problem much like one that was solved before, its permutation and prices are taken up
+   instead of step 1. A row whose column has not the least slack any more loses it, and steps 2 and
+   3 give it another: the fewer rows, the less is left to do.
+
    Scores in float32 are solved in float32, where a register holds twice as many numbers, and then
    repaired in float64: rows whose column has not the least slack in float64 lose it, and step 3
    gives them another, in few steps as the prices are almost right. What float32 rounds away thus
@@ -92,6 +96,11 @@ static matching new_matching(char **memory, index_t n)
 #define JOIN(a, b, c) JOIN_(a, b, c)
 #define NAME(function) JOIN(function, SCORE, WORK)
 
+#define SCORE double
+#define WORK double
+#define BITS int64_t
+#include "_assignment.c"
+
 #define SCORE float
 #define WORK float
 #define BITS int32_t
@@ -102,11 +111,6 @@ static matching new_matching(char **memory, index_t n)
 #define BITS int32_t
 #include "_assignment.c"
 
-#define SCORE double
-#define WORK double
-#define BITS int64_t
-#include "_assignment.c"
-
 /* The bytes that the problems of one size need, one after the other: at most 5 arrays of indices,
    5 of floats and 5 of doubles, each rounded up to a cache line. */
 static size_t bytes_needed(size_t n)
@@ -114,31 +118,40 @@ static size_t bytes_needed(size_t n)
     return ALIGN + 5 * ((n * 4 + ALIGN) + (n * 4 + ALIGN) + (n * 8 + ALIGN));
 }
 
-static int solve_float(char *memory, const float *score, index_t n, index_t *out)
+/* Solve one problem. Where there are prices, they are replaced by those of the solution; if `warm`,
+   they and the permutation are those of a problem that was much the same. */
+static int solve_float(char *memory, const float *score, index_t n, index_t *out, double *price,
+                       int warm)
 {
     matching m = new_matching(&memory, n);
     state_float_float narrow = new_state_float_float(&memory, score, n);
     state_float_double wide = new_state_float_double(&memory, score, n);
-    if (!reduce_columns_float_float(&m, &narrow)) return 0;
+    if (!(warm && resume_float_float(&m, &narrow, out, price)) &&
+        !reduce_columns_float_float(&m, &narrow))
+        return 0;
     match_float_float(&m, &narrow);
     for (index_t j = 0; j < n; j++) wide.price[j] = narrow.price[j];
     repair_float_double(&m, &wide);
-    memcpy(out, m.unit, (size_t)n * sizeof(index_t));
+    finish_float_double(&m, &wide, out, price);
     return 1;
 }
 
-static int solve_double(char *memory, const double *score, index_t n, index_t *out)
+static int solve_double(char *memory, const double *score, index_t n, index_t *out, double *price,
+                        int warm)
 {
     matching m = new_matching(&memory, n);
     state_double_double state = new_state_double_double(&memory, score, n);
-    if (!reduce_columns_double_double(&m, &state)) return 0;
+    if (!(warm && resume_double_double(&m, &state, out, price)) &&
+        !reduce_columns_double_double(&m, &state))
+        return 0;
     match_double_double(&m, &state);
-    memcpy(out, m.unit, (size_t)n * sizeof(index_t));
+    finish_double_double(&m, &state, out, price);
     return 1;
 }
 
 /* Solve problems one after the other; returns how many, before one that is refused or the end. */
-static Py_ssize_t solve_all(char *memory, const Py_buffer *scores, const Py_buffer *out)
+static Py_ssize_t solve_all(char *memory, const Py_buffer *scores, const Py_buffer *out,
+                            const Py_buffer *prices, int warm)
 {
     Py_ssize_t count = scores->shape[0], n = scores->shape[1], k = 0;
     uintptr_t address = (uintptr_t)memory;
@@ -146,9 +159,10 @@ static Py_ssize_t solve_all(char *memory, const Py_buffer *scores, const Py_buff
     for (; k < count && n > 0; k++) {
         const char *score = (const char *)scores->buf + (size_t)k * n * n * scores->itemsize;
         index_t *unit = (index_t *)out->buf + (size_t)k * n;
+        double *price = prices->buf ? (double *)prices->buf + (size_t)k * n : NULL;
         if (!(scores->itemsize == 4
-                  ? solve_float(memory, (const float *)score, (index_t)n, unit)
-                  : solve_double(memory, (const double *)score, (index_t)n, unit)))
+                  ? solve_float(memory, (const float *)score, (index_t)n, unit, price, warm)
+                  : solve_double(memory, (const double *)score, (index_t)n, unit, price, warm)))
             break;
     }
     return n > 0 ? k : count;
@@ -163,7 +177,7 @@ static int has_format(const Py_buffer *buffer, const char *formats, Py_ssize_t i
     return format[0] && !format[1] && strchr(formats, format[0]) && buffer->itemsize == itemsize;
 }
 
-static int check(const Py_buffer *scores, const Py_buffer *out)
+static int check(const Py_buffer *scores, const Py_buffer *out, const Py_buffer *prices)
 {
     if (!has_format(scores, "f", 4) && !has_format(scores, "d", 8)) {
         PyErr_SetString(PyExc_TypeError, "scores must be an array of float32 or float64");
@@ -181,6 +195,15 @@ static int check(const Py_buffer *scores, const Py_buffer *out)
         PyErr_SetString(PyExc_ValueError, "out must have the shape (problems, n)");
         return 0;
     }
+    if (prices->buf && !has_format(prices, "d", 8)) {
+        PyErr_SetString(PyExc_TypeError, "prices must be an array of float64");
+        return 0;
+    }
+    if (prices->buf && (prices->ndim != 2 || prices->shape[0] != scores->shape[0] ||
+                        prices->shape[1] != scores->shape[1])) {
+        PyErr_SetString(PyExc_ValueError, "prices must have the shape (problems, n)");
+        return 0;
+    }
     if (scores->shape[1] > INT32_MAX / (2 * ROUNDS)) {
         PyErr_SetString(PyExc_ValueError, "the scores have too many columns");
         return 0;
@@ -188,30 +211,34 @@ static int check(const Py_buffer *scores, const Py_buffer *out)
     return 1;
 }
 
+static int borrow(PyObject *array, Py_buffer *buffer, int writable)
+{
+    int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+    return PyObject_GetBuffer(array, buffer, flags) == 0;
+}
+
 static PyObject *solve(PyObject *module, PyObject *args)
 {
-    PyObject *given, *wanted, *result = NULL;
-    Py_buffer scores, out;
+    PyObject *given, *wanted, *priced = Py_None, *result = NULL;
+    Py_buffer scores = {0}, out = {0}, prices = {0};
+    int warm = 0;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OO:solve", &given, &wanted)) return NULL;
-    if (PyObject_GetBuffer(given, &scores, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)) return NULL;
-    if (PyObject_GetBuffer(wanted, &out, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)) {
-        PyBuffer_Release(&scores);
-        return NULL;
-    }
-    if (check(&scores, &out)) {
+    if (!PyArg_ParseTuple(args, "OO|Op:solve", &given, &wanted, &priced, &warm)) return NULL;
+    if (borrow(given, &scores, 0) && borrow(wanted, &out, 1) &&
+        (priced == Py_None || borrow(priced, &prices, 1)) && check(&scores, &out, &prices)) {
         char *memory = malloc(bytes_needed((size_t)scores.shape[1]));
         if (!memory) {
             PyErr_NoMemory();
         } else {
             Py_ssize_t solved;
             Py_BEGIN_ALLOW_THREADS
-            solved = solve_all(memory, &scores, &out);
+            solved = solve_all(memory, &scores, &out, &prices, warm && prices.buf);
             Py_END_ALLOW_THREADS
             free(memory);
             result = PyLong_FromSsize_t(solved);
         }
     }
+    PyBuffer_Release(&prices); /* without effect on one that was not got */
     PyBuffer_Release(&out);
     PyBuffer_Release(&scores);
     return result;
@@ -219,8 +246,10 @@ static PyObject *solve(PyObject *module, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"solve", solve, METH_VARARGS,
-     "solve(scores, out)\n--\n\n"
-     "Write to out[k], of int32, the permutation of the largest sum of scores[k, i, out[k, i]].\n\n"
+     "solve(scores, out, prices=None, warm=False)\n--\n\n"
+     "Write to out[k], of int32, the permutation of the largest sum of scores[k, i, out[k, i]],\n"
+     "and to prices[k], of float64, the prices of its units that prove it. If warm, both are read\n"
+     "before: as the solution of problems that were much the same.\n\n"
      "Returns how many problems are solved: all, or those before the first that is not finite or\n"
      "has its largest magnitude outside of 2**-60 to 2**60 (float32) or 2**-500 to 2**500\n"
      "(float64)."},
@@ -278,8 +307,20 @@ INLINE const SCORE *NAME(row)(const NAME(state) *s, index_t i)
 
 /* ---- loops over columns */
 
-/* Raise prices to the scores of a row, and note for whom. Returns the largest magnitude among the
-   scores: read as integers, as these put infinities and NaN last. */
+/* The largest magnitude, read as an integer, as that puts infinities and NaN last. */
+VECTORISED BITS NAME(magnitude)(const SCORE *restrict value, index_t n)
+{
+    BITS top = 0;
+    for (index_t j = 0; j < n; j++) {
+        BITS bits;
+        memcpy(&bits, &value[j], sizeof bits);
+        bits &= sizeof bits == 4 ? (BITS)INT32_MAX : (BITS)INT64_MAX; /* no sign */
+        top = bits > top ? bits : top;
+    }
+    return top;
+}
+
+/* Raise prices to the scores of a row, and note for whom. Returns the magnitude of the scores. */
 VECTORISED BITS NAME(bid)(const SCORE *restrict score, WORK *restrict price,
                           index_t *restrict place, index_t i, index_t n)
 {
@@ -420,12 +461,21 @@ static void NAME(augment_all)(matching *m, NAME(state) *s, index_t count)
 
 /* ---- the steps */
 
+/* Whether scores of such a magnitude are finite and can be computed with. */
+static inline int NAME(in_range)(BITS top)
+{
+    BITS large, small;
+    SCORE bounds[2] = {LARGE, SMALL};
+    memcpy(&large, &bounds[0], sizeof large);
+    memcpy(&small, &bounds[1], sizeof small);
+    return top <= large && (top == 0 || top >= small);
+}
+
 /* Step 1. Returns whether all scores are finite and of a size that can be computed with. */
 static inline int NAME(reduce_columns)(matching *m, NAME(state) *s)
 {
     index_t n = s->n;
-    BITS top = 0, large, small;
-    SCORE bounds[2] = {LARGE, SMALL};
+    BITS top = 0;
     for (index_t j = 0; j < n; j++) {
         s->price[j] = -FAR;
         m->place[j] = 0;
@@ -435,9 +485,7 @@ static inline int NAME(reduce_columns)(matching *m, NAME(state) *s)
         BITS bits = NAME(bid)(NAME(row)(s, i), s->price, m->place, i, n);
         top = bits > top ? bits : top;
     }
-    memcpy(&large, &bounds[0], sizeof large);
-    memcpy(&small, &bounds[1], sizeof small);
-    if (top > large || (top != 0 && top < small)) return 0;
+    if (!NAME(in_range)(top)) return 0;
     for (index_t j = n - 1; j >= 0; j--) {
         index_t i = m->place[j];
         if (m->unit[i] < 0)
@@ -484,8 +532,8 @@ static inline void NAME(match)(matching *m, NAME(state) *s)
     NAME(augment_all)(m, s, count);
 }
 
-/* Make a matching one of best pairs again, for other prices or more digits of them. */
-static inline void NAME(repair)(matching *m, NAME(state) *s)
+/* Take from rows the columns that have not their least slack. Returns how many rows `todo` has. */
+static inline index_t NAME(release)(matching *m, NAME(state) *s)
 {
     index_t count = 0;
     for (index_t i = 0; i < s->n; i++) {
@@ -496,7 +544,53 @@ static inline void NAME(repair)(matching *m, NAME(state) *s)
             m->todo[count++] = i;
         }
     }
-    NAME(augment_all)(m, s, count);
+    return count;
+}
+
+/* Make a matching one of best pairs again, for other prices or more digits of them. */
+static inline void NAME(repair)(matching *m, NAME(state) *s)
+{
+    NAME(augment_all)(m, s, NAME(release)(m, s));
+}
+
+/* Step W, in place of step 1. Returns whether it was taken: if the scores are in range, `unit` is a
+   permutation, the prices are not so much larger than the scores that digits would be lost, and
+   half of the rows keep their column, as otherwise step 1 is the quicker start. */
+static inline int NAME(resume)(matching *m, NAME(state) *s, const index_t *unit,
+                               const double *price)
+{
+    index_t n = s->n;
+    BITS top = 0;
+    int64_t most = magnitude_double_double(price, n);
+    SCORE score;
+    double largest;
+    for (index_t i = 0; i < n; i++) {
+        BITS bits = NAME(magnitude)(NAME(row)(s, i), n);
+        top = bits > top ? bits : top;
+    }
+    memcpy(&score, &top, sizeof score);
+    memcpy(&largest, &most, sizeof largest);
+    if (!NAME(in_range)(top) || !in_range_double_double(most) || largest > 8.0 * (double)score)
+        return 0;
+    for (index_t j = 0; j < n; j++) {
+        s->price[j] = (WORK)price[j];
+        m->place[j] = -1;
+    }
+    for (index_t i = 0; i < n; i++) {
+        index_t j = m->unit[i] = unit[i];
+        if (j < 0 || j >= n || m->place[j] >= 0) return 0;
+        m->place[j] = i;
+    }
+    return NAME(release)(m, s) <= n / 2;
+}
+
+/* The result: the permutation, and the prices that prove it. */
+static inline void NAME(finish)(const matching *m, const NAME(state) *s, index_t *unit,
+                                double *price)
+{
+    memcpy(unit, m->unit, (size_t)s->n * sizeof(index_t));
+    if (!price) return;
+    for (index_t j = 0; j < s->n; j++) price[j] = (double)s->price[j];
 }
 
 #undef FAR

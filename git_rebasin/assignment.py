@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment']
+__all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment', 'RepeatedAssignment']
 
 # %% ../nbs/api/40_assignment.ipynb #15c5615f
 import math
@@ -86,6 +86,12 @@ def _check_shape(scores: np.ndarray, square: bool) -> None:
         raise TypeError(f"the scores are {scores.dtype}, which have no order: give real numbers")
 
 
+def _computable(scores: np.ndarray) -> np.ndarray:
+    "The scores in the precision in which they are solved, one after the other in memory"
+    narrow = scores.dtype == np.float32 or scores.dtype.itemsize <= 2
+    return np.require(scores, np.float32 if narrow else np.float64, ["C", "ALIGNED"])
+
+
 def linear_assignments(
     scores: Float[np.ndarray, "*batch n n"],  # any number of problems: scores[..., i, j]
     *,
@@ -94,8 +100,7 @@ def linear_assignments(
     "For each problem the permutation π with the largest Σᵢ scores[..., i, π(i)]"
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim >= 2)
-    narrow = scores.dtype == np.float32 or scores.dtype.itemsize <= 2
-    values = np.require(scores, np.float32 if narrow else np.float64, ["C", "ALIGNED"])
+    values = _computable(scores)
     n, problems = scores.shape[-1], math.prod(scores.shape[:-2])
     out = np.empty(scores.shape[:-1], np.int32)
     if not _solver(backend)(values.reshape(problems, n, n), out.reshape(problems, n)):
@@ -113,3 +118,32 @@ def linear_assignment(
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim == 2)
     return linear_assignments(scores, backend=backend)
+
+# %% ../nbs/api/40_assignment.ipynb #c0a5b970
+class RepeatedAssignment:
+    "One assignment problem whose scores change: each answer starts from the one before it"
+
+    def __init__(
+        self,
+        backend: str | None = None,  # "c" or "scipy", which starts anew; default: the one in use
+    ):
+        self.backend = backend
+        self._answer: tuple[np.ndarray, np.ndarray] | None = None  # the permutation, and prices
+
+    def solve(
+        self,
+        scores: Float[np.ndarray, "n n"],  # as `linear_assignment` takes them; n may change
+    ) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
+        "The permutation π with the largest Σᵢ scores[i, π(i)]"
+        scores = np.asarray(scores)
+        _check_shape(scores, square=scores.ndim == 2)
+        values, n = _computable(scores), len(scores)
+        if _solver(self.backend) is not _solve_c:
+            return linear_assignment(values, backend=self.backend)
+        warm = self._answer is not None and len(self._answer[0]) == n
+        perm, prices = self._answer if warm else (np.empty(n, np.int32), np.empty(n))
+        self._answer = None
+        if _assignment.solve(values[None], perm[None], prices[None], warm) == 0:
+            return linear_assignment(values, backend=self.backend)  # scaled, or refused
+        self._answer = perm, prices
+        return perm.copy()

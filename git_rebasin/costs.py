@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .assignment import RepeatedAssignment
 from .blocks import Block
 from .permutation import Permutation, permute_block, permute_named, take_units
 from .spec import PermutationSpec
@@ -201,6 +202,7 @@ class GroupCosts:
         rows = math.prod(spec.sizes[h] for h in self.moving) * self.n
         self.shape = (math.prod(spec.sizes[h] for h in self.fixed), rows, rows)
         self.matrix, self.drift = None, 0.0
+        self.assignment = RepeatedAssignment()  # of the matrix, where there is only one
         self.scale = sum(t.energy for t in terms)  # an upper bound of what they can be worth
 
     def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from .assignment import linear_assignment, linear_assignments
+from .assignment import linear_assignments
 from .costs import Costs, GroupCosts, Term
 from .match import Match, bind_models
 from git_rebasin.permutation import (
@@ -75,7 +75,8 @@ def solve_tree(
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
     "The best permutations of a tree of groups, all others held still"
     if len(tree) == 1 and tree[0] not in spec.families:
-        return {tree[0]: linear_assignment(groups[tree[0]].matrix[0])}
+        own = groups[tree[0]]
+        return {tree[0]: own.assignment.solve(own.matrix[0])}
     found: dict[str, np.ndarray] = {}
     _best(groups, tree[0], tree, found)
     perm: dict[str, np.ndarray] = {}

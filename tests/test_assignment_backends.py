@@ -22,7 +22,12 @@ from scipy.optimize import linear_sum_assignment
 
 from git_rebasin import assignment
 import git_rebasin.permutation as permutations
-from git_rebasin.assignment import assignment_backend, linear_assignment, linear_assignments
+from git_rebasin.assignment import (
+    RepeatedAssignment,
+    assignment_backend,
+    linear_assignment,
+    linear_assignments,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = assignment._assignment is not None
@@ -261,6 +266,85 @@ def test_threads(backend):
         np.testing.assert_array_equal(a, b)
 
 
+# ---- the same problem again
+
+
+def drifting(rng, kind, n, dtype):
+    """A problem whose scores change: a little, not at all, in level, in size, and altogether."""
+    scores = kind(rng, n)
+    yield scores.astype(dtype)
+    for share in (1e-6, 1e-3, 0.1, 0.0):
+        with np.errstate(over="ignore"):
+            scores = scores * (1 + share * rng.uniform(-1, 0, size=scores.shape))
+        yield scores.astype(dtype)
+    yield scores.astype(dtype) / 2
+    yield (scores[rng.permutation(n)] / 4).astype(dtype)
+    yield (scores / 1024 - 0.5 * np.abs(scores).max(initial=0.0)).astype(dtype)
+    yield kind(rng, n).astype(dtype)
+
+
+@each_backend
+@each_kind
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_answers_to_a_changing_problem_are_best(backend, kind, dtype):
+    for n in SIZES:
+        problem = RepeatedAssignment(backend)
+        for scores in drifting(np.random.default_rng([n, KINDS.index(kind)]), kind, n, dtype):
+            before = scores.copy()
+            found, expected = problem.solve(scores), oracle(scores)
+            assert_best(scores, found, expected)
+            np.testing.assert_array_equal(scores, before)
+
+
+@each_backend
+def test_a_changing_problem_may_change_its_size_and_be_refused_once(backend):
+    problem, rng = RepeatedAssignment(backend), np.random.default_rng(0)
+    for n, scale in [(5, 1.0), (70, 1.0), (70, 1e30), (70, 1e-30), (70, 0.0), (70, 1.0), (3, 1.0)]:
+        scores = scale * rng.normal(size=(n, n))
+        assert_best(scores, problem.solve(scores), oracle(scores))
+        bad = scores.copy()
+        bad[1, 2] = np.nan
+        with pytest.raises(ValueError, match=r"scores\[1, 2\] is nan"):
+            problem.solve(bad)
+        assert_best(scores, problem.solve(scores), oracle(scores))
+    with pytest.raises(ValueError, match="as many units as places"):
+        problem.solve(np.zeros((2, 3, 3)))
+
+
+@each_backend
+def test_an_answer_is_the_callers(backend):
+    problem, scores = RepeatedAssignment(backend), normal(np.random.default_rng(0), 30)
+    found = problem.solve(scores)
+    kept = found.copy()
+    found[:] = 0
+    np.testing.assert_array_equal(problem.solve(scores), kept)
+
+
+@each_backend
+@each_kind
+def test_the_same_scores_again_have_the_same_answer(backend, kind):
+    problem, scores = RepeatedAssignment(backend), kind(np.random.default_rng(0), 80)
+    found = problem.solve(scores)
+    for _ in range(3):
+        np.testing.assert_array_equal(problem.solve(scores), found)
+
+
+@needs_c
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_whatever_the_extension_is_to_start_from(dtype):
+    n = 70
+    scores = planted(np.random.default_rng(0), n).astype(dtype)
+    expected, every = oracle(scores), np.arange(n, dtype=np.int32)
+    starts = [every, every * 0, every - 1, every + 1, every[::-1] * 1000, expected.astype("i4")]
+    prices = [0.0, -3.0, np.nan, np.inf, -np.inf, 1e300, 5e-324, float(scores.max())]
+    for unit, price in itertools.product(starts, prices):
+        out, given = unit.copy()[None], np.full((1, n), price)
+        assert assignment._assignment.solve(scores[None], out, given, True) == 1
+        np.testing.assert_array_equal(out[0], expected)
+        slack = given - scores  # the proof, of another: every place has its least slack
+        assert np.all(slack[every, out[0]] <= slack.min(1) + 1e-9 * np.abs(scores).max())
+
+
 # ---- errors
 
 
@@ -316,6 +400,9 @@ def test_the_extension_checks_what_it_is_given():
         ((scores, bytes(24)), (TypeError, ValueError, BufferError)),
         ((scores,), TypeError),
         ((None, out), TypeError),
+        ((scores, out, np.zeros((2, 3), "f4"), True), TypeError),
+        ((scores, out, np.zeros((2, 2)), True), ValueError),
+        ((scores, out, np.zeros(6), True), ValueError),
     ]:
         with pytest.raises(error):
             solve(*bad)
