@@ -68,5 +68,7 @@ def test_verdicts_follow_losses_and_calibration():
     assert halves_verdict(judged | {"merged": said(0.1, 0.975, 0.022)}) == 1
     assert halves_verdict(judged | {"plain mean": said(2, 0.6, 0.1)}) == 1
     assert halves_verdict(judged | {"merged": said(0.1, 0.975, 0.03)}) == 0
-    records = [{"family": "five", "judged": {"test": judged}}]
-    assert [f.verdict for f in findings(records)] == ["reproduced"]
+    config = {"network": {"training": {"epochs": 7}}}
+    records = [{"family": f, "config": config, "judged": {"test": judged}} for f in ("five", "halves")]
+    assert [f.verdict for f in findings(records)] == ["reproduced", "reproduced"]
+    assert ", 7 epochs, " in findings(records)[1].claim
