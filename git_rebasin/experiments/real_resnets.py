@@ -170,6 +170,7 @@ def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Mat
         key,
         problem.spec,
         *both,
+        steps=config.sinkhorn_steps,
         init=start.similarity,
         temperature=config.temperature,
         forward="hard",
