@@ -56,7 +56,6 @@ PRESETS = {
         {
             "five": Preset(_FIVE, (0, 1, 2)),
             "halves": Preset(Merging(_HALVES, 16, share=0.5), (0, 1, 2)),
-            "halves-100": Preset(Merging(_MNIST, 16, share=0.5), (0, 1, 2)),
         }
     ),
     "paper": Families(
@@ -198,7 +197,6 @@ _CLAIMS = {
         halves_verdict,
     ),
 }
-_CLAIMS["halves-100"] = _CLAIMS["halves"]
 
 
 def findings(
