@@ -69,6 +69,7 @@ class Config:
     straight_through_rate: float = 3e-4  # Adam's, on weights; falls to 0 as a cosine
     sinkhorn_rate: float = 3e-3  # Adam's, on logits; the same
     temperature: float = 0.1  # of the relaxation
+    start: str = "correlation"  # or "inner": the similarity of activations that both start from
 
 
 _SMOKE = Config(None, "digits", ("weights", "activations, correlation"), 32, 64, 64, batch=16)
@@ -77,7 +78,7 @@ PRESETS = {
     "smoke": Families({"random": Preset(_SMOKE, (0,))}),
     "cpu": Families(
         {
-            "resnet20": Preset(Config("cifar10-resnet20"), (0,)),
+            "resnet20": Preset(Config("cifar10-resnet20", start="inner"), (0,)),
             "resnet56": Preset(
                 Config("cifar10-resnet56", steps=100, sinkhorn_steps=500, batch=64), (0,)
             ),
@@ -163,6 +164,11 @@ def _straight_through(config: Config, problem: Problem, key: Array, start: Match
     return straight_through_matching(key, problem.spec, *both, init=start.perm, **learning)
 
 
+def _logits(match: Match) -> dict[str, np.ndarray]:
+    "Inner products of activations, at the scale of correlations: a row's largest is 1 on average"
+    return {g: (s / s.max(-1).mean()).astype(np.float32) for g, s in match.similarity.items()}
+
+
 def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Match:
     learning = _learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
     both = problem.params_a, problem.params_b
@@ -171,7 +177,7 @@ def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Mat
         problem.spec,
         *both,
         steps=config.sinkhorn_steps,
-        init=start.similarity,
+        init=_logits(start) if config.start == "inner" else start.similarity,
         temperature=config.temperature,
         forward="hard",
         eval_every=max(1, config.sinkhorn_steps // 25),
@@ -187,7 +193,7 @@ def ways_of(
     ways = {name: common[name] for name in ("none", "weights", "Frank–Wolfe")}
     for kind in ("inner", "correlation"):
         ways[f"activations, {kind}"] = Way(partial(_by_activations, config, kind))
-    start = "activations, correlation"
+    start = f"activations, {config.start}"
     ways["straight-through"] = Way(partial(_straight_through, config), start)
     ways["Sinkhorn"] = Way(partial(_sinkhorn, config), start)
     return ways if config.ways is None else {n: ways[n] for n in ("none", *config.ways)}
