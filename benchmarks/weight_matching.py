@@ -46,7 +46,7 @@ from scipy.optimize import linear_sum_assignment
 
 import git_rebasin.builders as builders
 from git_rebasin import random_permutation, weight_matching
-from git_rebasin.assignment import assignment_backend
+from git_rebasin.assignment import RepeatedAssignment, assignment_backend
 from git_rebasin.experiments.records import provenance, write_record
 from git_rebasin.permutation import permute_block
 from git_rebasin.spec import PermutationSpec
@@ -251,9 +251,10 @@ def bind(spec: PermutationSpec, shapes: dict) -> PermutationSpec:
 @contextlib.contextmanager
 def clocked_assignments(contender: str) -> Iterator[list[float]]:
     """A list that gets the seconds of every assignment which a contender solves meanwhile."""
-    ours = contender != "baseline"
-    module = sys.modules["git_rebasin.weight_matching" if ours else __name__]
-    names = ["linear_assignment", "linear_assignments"] if ours else ["linear_sum_assignment"]
+    ours = sys.modules["git_rebasin.weight_matching"]
+    places = [(ours, "linear_assignments"), (RepeatedAssignment, "solve")]
+    if contender == "baseline":
+        places = [(sys.modules[__name__], "linear_sum_assignment")]
     spent: list[float] = []
 
     def clocked(solver):
@@ -266,10 +267,9 @@ def clocked_assignments(contender: str) -> Iterator[list[float]]:
         return solve_and_note
 
     with contextlib.ExitStack() as stack:
-        for name in names:
-            if hasattr(module, name):
-                new = clocked(getattr(module, name))
-                stack.enter_context(mock.patch.object(module, name, new))
+        for owner, name in places:
+            new = clocked(getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, new))
         yield spent
 
 
