@@ -16,13 +16,13 @@
    3. Augmentation. For each row still left, Dijkstra's algorithm over slacks finds the cheapest
       chain of exchanges that ends at a column without a row.
 
+   A warm start takes the place of step 1: the permutation and prices of a problem that was much the
+   same. A row whose column has not the least slack any more loses it, and steps 2 and 3 give it
+   another.
+
    R. Jonker, A. Volgenant, "A shortest augmenting path algorithm for dense and sparse linear
    assignment problems", Computing 38, 1987. D. F. Crouse, "On implementing 2D rectangular
    assignment algorithms", IEEE Transactions on Aerospace and Electronic Systems 52, 2016.
-
-   W. Of a problem much like one that was solved before, its permutation and prices are taken up
-   instead of step 1. A row whose column has not the least slack any more loses it, and steps 2 and
-   3 give it another: the fewer rows, the less is left to do.
 
    Scores in float32 are solved in float32, where a register holds twice as many numbers, and then
    repaired in float64: rows whose column has not the least slack in float64 lose it, and step 3
@@ -307,14 +307,20 @@ INLINE const SCORE *NAME(row)(const NAME(state) *s, index_t i)
 
 /* ---- loops over columns */
 
-/* The largest magnitude, read as an integer, as that puts infinities and NaN last. */
+/* A magnitude, read as an integer, as that puts infinities and NaN last. */
+INLINE BITS NAME(bits)(const SCORE *value)
+{
+    BITS bits;
+    memcpy(&bits, value, sizeof bits);
+    return bits & (sizeof bits == 4 ? (BITS)INT32_MAX : (BITS)INT64_MAX); /* no sign */
+}
+
+/* The largest magnitude. */
 VECTORISED BITS NAME(magnitude)(const SCORE *restrict value, index_t n)
 {
     BITS top = 0;
     for (index_t j = 0; j < n; j++) {
-        BITS bits;
-        memcpy(&bits, &value[j], sizeof bits);
-        bits &= sizeof bits == 4 ? (BITS)INT32_MAX : (BITS)INT64_MAX; /* no sign */
+        BITS bits = NAME(bits)(value + j);
         top = bits > top ? bits : top;
     }
     return top;
@@ -326,10 +332,8 @@ VECTORISED BITS NAME(bid)(const SCORE *restrict score, WORK *restrict price,
 {
     BITS top = 0;
     for (index_t j = 0; j < n; j++) {
-        BITS bits;
+        BITS bits = NAME(bits)(score + j);
         WORK value = (WORK)score[j], old = price[j];
-        memcpy(&bits, &score[j], sizeof bits);
-        bits &= sizeof bits == 4 ? (BITS)INT32_MAX : (BITS)INT64_MAX; /* no sign */
         top = bits > top ? bits : top;
         place[j] = value > old ? i : place[j];
         price[j] = value > old ? value : old;
@@ -553,8 +557,8 @@ static inline void NAME(repair)(matching *m, NAME(state) *s)
     NAME(augment_all)(m, s, NAME(release)(m, s));
 }
 
-/* Step W, in place of step 1. Returns whether it was taken: if the scores are in range, `unit` is a
-   permutation, the prices are not so much larger than the scores that digits would be lost, and
+/* A warm start, in place of step 1. Returns whether it was taken: if the scores are in range, `unit`
+   is a permutation, the prices are not so much larger than the scores that digits would be lost, and
    half of the rows keep their column, as otherwise step 1 is the quicker start. */
 static inline int NAME(resume)(matching *m, NAME(state) *s, const index_t *unit,
                                const double *price)
