@@ -557,9 +557,9 @@ static inline void NAME(repair)(matching *m, NAME(state) *s)
     NAME(augment_all)(m, s, NAME(release)(m, s));
 }
 
-/* A warm start, in place of step 1. Returns whether it was taken: if the scores are in range, `unit`
-   is a permutation, the prices are not so much larger than the scores that digits would be lost, and
-   half of the rows keep their column, as otherwise step 1 is the quicker start. */
+/* A warm start, in place of step 1. Returns whether it was taken: if the scores are in range,
+   `unit` is a permutation, the prices are not so much larger than the scores that digits would be
+   lost, and half of the rows keep their column, as otherwise step 1 is the quicker start. */
 static inline int NAME(resume)(matching *m, NAME(state) *s, const index_t *unit,
                                const double *price)
 {
