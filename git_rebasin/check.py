@@ -24,7 +24,7 @@ from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, is_array, unflatten
 
 # %% ../nbs/api/12_check.ipynb #b3b38658
-def _is_float(x) -> bool:
+def is_float(x) -> bool:
     return is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
@@ -38,12 +38,12 @@ def _jittered(rng: np.random.Generator, w: np.ndarray, loudness: float) -> np.nd
     return np.abs(noisy) if w.size and w.min() > 0 else noisy
 
 
-def _double(tree: PyTree) -> PyTree:
+def as_double(tree: PyTree) -> PyTree:
     "The tree with its float leaves in float64"
-    return jax.tree.map(lambda x: np.asarray(x).astype(np.float64) if _is_float(x) else x, tree)
+    return jax.tree.map(lambda x: np.asarray(x).astype(np.float64) if is_float(x) else x, tree)
 
 # %% ../nbs/api/12_check.ipynb #09800963
-def _in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, float]:
+def in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, float]:
     "The function in float64, and the machine epsilon of what cannot be computed so"
     closed, _ = trace_arrays(fn, params, *args)
 
@@ -70,7 +70,7 @@ def _coarsest_eps(jaxpr) -> float:
     return max(found)
 
 
-def _outputs(run: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
+def outputs_of(run: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
     "What the function returns, in float64 where it is floats"
     outs = [np.asarray(x) for x in run(params, *args)]
     if not outs:
@@ -86,7 +86,7 @@ def _outputs(run: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
     return outs
 
 
-def _deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
+def deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
     "The largest change of an output, over the largest size in that array"
 
     def one(x, y):
@@ -105,11 +105,15 @@ def _restless(perm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {g: np.roll(p, 1, axis=-1) if still[g] else p for g, p in perm.items()}
 
 
-def _randomised(seed: int, spec: PermutationSpec, params: PyTree, loudness: float) -> PyTree:
+_LOUDNESS = (0.3, 10.0)  # noise of constant leaves, over their size: odd trials shout
+
+
+def randomised(seed: int, spec: PermutationSpec, params: PyTree, trial: int) -> PyTree:
     "The tree with noise in every float leaf that the spec names, in float64"
     flat, rng = flatten(params), np.random.default_rng(seed)
+    loudness = _LOUDNESS[trial % len(_LOUDNESS)]
     noisy = {
-        p: _jittered(rng, w, loudness) if _is_float(w) and p in spec.axes_to_perm else w
+        p: _jittered(rng, w, loudness) if is_float(w) and p in spec.axes_to_perm else w
         for p, w in flat.items()
     }
     return unflatten(noisy, like=params)
@@ -119,29 +123,33 @@ def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
     "The tree with every float entry moved by one unit in the last place, up or down at random"
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda x: x * (1 + eps * rng.choice((-1, 1), np.shape(x))) if _is_float(x) else x, params
+        lambda x: x * (1 + eps * rng.choice((-1, 1), np.shape(x))) if is_float(x) else x, params
     )
 
+
+def rounding(run: Callable, seed: int, eps: float, params: PyTree, args: tuple) -> float:
+    "How far outputs may move, over the largest one, by rounding alone"
+    want = outputs_of(run, params, args)
+    moved = deviation(want, outputs_of(run, nudged(seed, eps, params), args))
+    return 5 * moved + 4 * max(eps, 25 * np.finfo(np.float64).eps)
+
 # %% ../nbs/api/12_check.ipynb #97e69097
-_LOUDNESS = (0.3, 10.0)  # noise of constant leaves, over their size: odd trials shout
-
-
 def _try(
     run: Callable, spec: PermutationSpec, params: PyTree, args: tuple, eps: float, key, t: int
 ):
     "One trial: the change by each group, by all together, and what rounding explains"
     key = jax.random.fold_in(key, t)
     seeds = np.asarray(jax.random.randint(key, (2,), 0, 2**31 - 1))
-    theta = _randomised(seeds[0], spec, params, _LOUDNESS[t % len(_LOUDNESS)])
+    theta = randomised(seeds[0], spec, params, t)
     draw = _restless(random_permutation(jax.random.fold_in(key, 0), spec))
-    want, one = _outputs(run, theta, args), identity_permutation(spec)
-    rounding = _deviation(want, _outputs(run, nudged(seeds[1], eps, theta), args))
+    want, one = outputs_of(run, theta, args), identity_permutation(spec)
+    tolerance = rounding(run, seeds[1], eps, theta, args)
 
     def change(perm):
-        return _deviation(want, _outputs(run, apply_permutation(spec, one | perm, theta), args))
+        return deviation(want, outputs_of(run, apply_permutation(spec, one | perm, theta), args))
 
     alone = {group: change({group: p}) for group, p in draw.items()}
-    return alone, change(draw), 5 * rounding + 4 * max(eps, 25 * np.finfo(np.float64).eps)
+    return alone, change(draw), tolerance
 
 # %% ../nbs/api/12_check.ipynb #5d660f4a
 def check_permutation_spec(
@@ -155,9 +163,9 @@ def check_permutation_spec(
     "Raise `PermutationSpecError`, naming the guilty group, unless the spec leaves `fn` unchanged"
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}
-    run, eps = _in_double(fn, params, args)
+    run, eps = in_double(fn, params, args)
     with jax.enable_x64(True):
-        args = _double(args)
+        args = as_double(args)
         for t in range(trials):
             alone, together, tolerance = _try(run, spec, params, args, eps, key, t)
             _raise_if_changed(alone, together, tolerance)

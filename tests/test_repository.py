@@ -29,6 +29,7 @@ LAYERS = [
         *("match", "costs", "moments", "soft"),
         *("weight_matching", "activation_matching", "straight_through"),
         *("sinkhorn", "merge", "frank_wolfe"),
+        *("scaling", "learn_scaling"),
     ],
     ["batch_norm", "batch_stats", "repair", "interpolate"],
     ["plot"],
