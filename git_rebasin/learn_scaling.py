@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['LearnedScaling', 'learn_scaling']
 
-# %% ../nbs/api/59_learn_scaling.ipynb #df66a7ff
+# %% ../nbs/api/59_learn_scaling.ipynb #230610ff
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .match import bind_models, merged_loss
 from .scaling import Factors, Scalings, apply_scaling, check_factors
 from .tree import flatten
 
-# %% ../nbs/api/59_learn_scaling.ipynb #485d8c13
+# %% ../nbs/api/59_learn_scaling.ipynb #929cc5a8
 @dataclass(frozen=True, eq=False, repr=False)
 class LearnedScaling:
     "Factors of model B, with the losses on the way"
@@ -39,7 +39,7 @@ class LearnedScaling:
         loss = f", loss {min(self.eval_losses):.6g}" if self.eval_losses else ""
         return f"LearnedScaling(after {self.best_step} of {len(self.losses)} steps{loss})"
 
-# %% ../nbs/api/59_learn_scaling.ipynb #b2f1e1b1
+# %% ../nbs/api/59_learn_scaling.ipynb #848d1e91
 class _Learner:
     "The two functions of a run, each compiled once: a step of the factors, and the loss"
 
@@ -80,7 +80,7 @@ class _Best:
                 return
         self.factors, self.step = factors, step
 
-# %% ../nbs/api/59_learn_scaling.ipynb #5b80f39c
+# %% ../nbs/api/59_learn_scaling.ipynb #5c812052
 def learn_scaling(
     scalings: Scalings,  # what `find_scalings` gave
     params_a: PyTree,  # model A, which stays

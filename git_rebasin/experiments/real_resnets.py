@@ -207,7 +207,7 @@ def ways_of(
     ways["Sinkhorn"] = Way(partial(_sinkhorn, config), start)
     return ways if config.ways is None else {n: ways[n] for n in ("none", *config.ways)}
 
-# %% ../../nbs/experiments/real_resnets.ipynb #686e75e0
+# %% ../../nbs/experiments/real_resnets.ipynb #8cbcef5d
 def rescale(
     config: Config,
     problem: Problem,
@@ -241,7 +241,10 @@ def merge_and_mend(
         "repair": mean_metrics(judge, repaired.params, problem.judged["test"]),
     }
 
-# %% ../../nbs/experiments/real_resnets.ipynb #a0cb2f8a
+# %% ../../nbs/experiments/real_resnets.ipynb #ec4ec131
+_RESCALED = ", rescaled"  # what is added to a way's name
+
+
 def _row(way: str, seconds: float, problem: Problem, b: PyTree, images: Sequence) -> dict:
     "A row of the table"
     row = {"way": way, "seconds": round(seconds, 2)}
@@ -254,7 +257,7 @@ def _rescaled_row(
     "A row with B's units rescaled as well, and what that changes of B"
     begin = time.perf_counter()
     new = rescale(config, problem, b, key)
-    row = _row(f"{way}, rescaled", before + time.perf_counter() - begin, problem, new, images)
+    row = _row(f"{way}{_RESCALED}", before + time.perf_counter() - begin, problem, new, images)
     change = output_change(network, b, new, problem.judged["test"][0])
     return row | {"output_change": change, "b": problem.evaluate(new)["test"]}
 
@@ -340,14 +343,16 @@ def finding(
 ) -> Finding:
     "What became of a pair"
     accuracy, way, kind = best_midpoint(record)
+    ordered = [row for row in record["rows"] if not row["way"].endswith(_RESCALED)]
+    alone, _, _ = best_midpoint({"rows": ordered})
     worse = min(end["accuracy"] for end in record["ends"])
     naive = next(row for row in record["rows"] if row["way"] == "none")["mended"]["as it is"]
     return Finding(
         f"{record['family']} of the usual width, trained by different people, can be merged",
         "beyond §5.3 and Figure 4",
         "merging needs width; at the usual one a high barrier (from the figure)",
-        f"{100 * accuracy:.1f} % ({way}, {kind}); ends at least {100 * worse:.1f} %, naive "
-        f"{100 * naive['accuracy']:.1f} %",
+        f"{100 * accuracy:.1f} % ({way}, {kind}), {100 * alone:.1f} % by permutations alone; ends "
+        f"at least {100 * worse:.1f} %, naive {100 * naive['accuracy']:.1f} %",
         "reproduced" if accuracy >= worse - 0.05 else "partly" if accuracy >= 0.65 else "not",
     )
 
