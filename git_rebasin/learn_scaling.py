@@ -8,23 +8,24 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['LearnedScaling', 'learn_scaling']
 
-# %% ../nbs/api/59_learn_scaling.ipynb #230610ff
+# %% ../nbs/api/59_learn_scaling.ipynb #ce16e041
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .match import bind_models, merged_loss
 from .scaling import Factors, Scalings, apply_scaling, check_factors
 from .tree import flatten
 
-# %% ../nbs/api/59_learn_scaling.ipynb #929cc5a8
+# %% ../nbs/api/59_learn_scaling.ipynb #52d1c56d
 @dataclass(frozen=True, eq=False, repr=False)
 class LearnedScaling:
     "Factors of model B, with the losses on the way"
@@ -39,28 +40,30 @@ class LearnedScaling:
         loss = f", loss {min(self.eval_losses):.6g}" if self.eval_losses else ""
         return f"LearnedScaling(after {self.best_step} of {len(self.losses)} steps{loss})"
 
-# %% ../nbs/api/59_learn_scaling.ipynb #848d1e91
+# %% ../nbs/api/59_learn_scaling.ipynb #68af71e6
 class _Learner:
     "The two functions of a run, each compiled once: a step of the factors, and the loss"
 
-    def __init__(self, scalings: Scalings, a: Mapping, b: Mapping, loss: Callable, optimizer, lam):
+    def __init__(self, scalings: Scalings, a: Mapping, b: Mapping, loss: Callable, optimizer):
         self.a, self.b = jax.tree.map(jnp.asarray, (a, b))
 
-        def merged(factors, a, b, batch):
+        def merged(factors, a, b, lam, batch):
             return loss(a, apply_scaling(scalings, factors, b), lam, batch)
 
-        def step(factors, state, a, b, batch):
-            value, slope = jax.value_and_grad(merged)(factors, a, b, batch)
+        def step(factors, state, a, b, lam, batch):
+            value, slope = jax.value_and_grad(merged)(factors, a, b, lam, batch)
             updates, state = optimizer.update(slope, state, factors)
             return jax.tree.map(jnp.add, factors, updates), state, value
 
         self._step, self._merged = jax.jit(step), jax.jit(merged)
 
-    def step(self, factors, state, batch):
-        return self._step(factors, state, self.a, self.b, batch)
+    def step(self, factors, state, lam: float, batch):
+        return self._step(factors, state, self.a, self.b, jnp.float32(lam), batch)
 
-    def loss(self, batches: Sequence, factors) -> float:
-        return float(np.mean([float(self._merged(factors, self.a, self.b, x)) for x in batches]))
+    def loss(self, places: Sequence[float], batches: Sequence, factors) -> float:
+        "The mean over places on the line and over batches"
+        every = itertools.product(map(jnp.float32, places), batches)
+        return float(np.mean([float(self._merged(factors, self.a, self.b, *at)) for at in every]))
 
 
 class _Best:
@@ -80,8 +83,9 @@ class _Best:
                 return
         self.factors, self.step = factors, step
 
-# %% ../nbs/api/59_learn_scaling.ipynb #5c812052
+# %% ../nbs/api/59_learn_scaling.ipynb #a6ce08fe
 def learn_scaling(
+    key: Array,  # a JAX random key: the points on the line, where they are random
     scalings: Scalings,  # what `find_scalings` gave
     params_a: PyTree,  # model A, which stays
     params_b: PyTree,  # model B, permuted already, which is rescaled; neither is changed
@@ -90,8 +94,9 @@ def learn_scaling(
     optimizer: Any,  # of the logarithms: `init` and `update` as in optax, say optax.adam(0.05)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     init: Factors | None = None,  # where to start; None: where all factors are one
-    lam: float = 0.5,  # λ: where between A and B the loss is taken
-    eval_batches: Sequence[Any] | None = None,  # on which factors are compared; None: keep the last
+    lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
+    eval_batches: Sequence[Any] | None = None,  # on which factors are compared, at λ (where it is
+    #   random, at ¼, ½ and ¾); None: the last ones are kept
     eval_every: int = 10,  # steps from one comparison to the next
     callback: Callable[[int, float], None] | None = None,  # given (step, loss) after each, from 1
 ) -> LearnedScaling:
@@ -104,13 +109,15 @@ def learn_scaling(
     start = scalings.nothing() if init is None else init
     check_factors(scalings, start)
     loss = merged_loss(loss_fn, params_a)
-    learner = _Learner(scalings, flatten(params_a), flatten(params_b), loss, optimizer, lam)
+    learner = _Learner(scalings, flatten(params_a), flatten(params_b), loss, optimizer)
     factors = {g: jnp.asarray(start[g], jnp.float32) for g in scalings.shapes}
     state, losses = optimizer.init(factors), []
-    judged = None if eval_batches is None else partial(learner.loss, _some(list(eval_batches)))
-    best = _Best(factors, judged)
+    places = (0.25, 0.5, 0.75) if lam == "uniform" else (lam,)
+    judged = None if eval_batches is None else _some(list(eval_batches))
+    best = _Best(factors, judged and partial(learner.loss, places, judged))
     for step, batch in enumerate(batches, 1):
-        factors, state, value = learner.step(factors, state, batch)
+        here = jax.random.uniform(jax.random.fold_in(key, step)) if lam == "uniform" else lam
+        factors, state, value = learner.step(factors, state, here, batch)
         losses.append(_finite(float(value), step))
         if callback is not None:
             callback(step, losses[-1])

@@ -51,8 +51,3 @@ def test_the_verdict_is_of_the_best_midpoint():
     assert best_midpoint(pair(0.7)) == (0.7, "weights", "as it is")
     assert [finding(pair(a)).verdict for a in (0.86, 0.7, 0.6)] == ["reproduced", "partly", "not"]
     assert "naive 10.0 %" in finding(pair(0.7)).ours
-    both = pair(0.7)
-    row = {"way": "weights, rescaled", "mended": {kind: {"accuracy": 0.88} for kind in MENDED}}
-    both["rows"].append(row)
-    assert finding(both).verdict == "reproduced"
-    assert "88.0 % (weights, rescaled, reset), 70.0 % by permutations alone" in finding(both).ours

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'ways_of', 'rescale',
-           'merge_and_mend', 'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding', 'findings']
+__all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'ways_of', 'merge_and_mend',
+           'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding', 'findings']
 
 # %% ../../nbs/experiments/real_resnets.ipynb #50c6d355
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,15 +37,12 @@ from git_rebasin.experiments.compare import (
     stream,
     ways_to_match,
 )
-from .pair import output_change
 from .records import read_record, write_record
 from .runner import Families, Finding, Preset, run_families
 from ..infer import infer_permutation_spec
-from ..learn_scaling import learn_scaling
 from ..match import Match
 from ..permutation import apply_permutation
 from ..repair import repair
-from ..scaling import apply_scaling, find_scalings
 from ..sinkhorn import sinkhorn_matching
 from ..straight_through import straight_through_matching
 from ..tree import lerp
@@ -74,14 +70,9 @@ class Config:
     sinkhorn_rate: float = 3e-3  # Adam's, on logits; the same
     temperature: float = 0.1  # of the relaxation
     start: str = "correlation"  # or "inner": the similarity of activations that both start from
-    rescaled: tuple[str, ...] = ("none", "activations, inner", "Sinkhorn")  # ways that B's units
-    #   are rescaled after, as well
-    scaling_steps: int = 400
-    scaling_rate: float = 0.05  # Adam's, on logarithms of factors; falls to 0 as a cosine
 
 
-_WAYS = ("weights", "activations, correlation")
-_SMOKE = Config(None, "digits", _WAYS, 32, 64, 64, batch=16, rescaled=_WAYS[:1], scaling_steps=2)
+_SMOKE = Config(None, "digits", ("weights", "activations, correlation"), 32, 64, 64, batch=16)
 
 PRESETS = {
     "smoke": Families({"random": Preset(_SMOKE, (0,))}),
@@ -207,31 +198,17 @@ def ways_of(
     ways["Sinkhorn"] = Way(partial(_sinkhorn, config), start)
     return ways if config.ways is None else {n: ways[n] for n in ("none", *config.ways)}
 
-# %% ../../nbs/experiments/real_resnets.ipynb #8cbcef5d
-def rescale(
-    config: Config,
-    problem: Problem,
-    b: PyTree,  # model B, permuted
-    key: Array,  # a JAX random key: which images are learned from
-) -> PyTree:  # model B, its units rescaled
-    "The sizes of B's units for the best midpoint"
-    images = next(iter(problem.batches(key, 1)))
-    scalings = find_scalings(problem.spec, network, b, {"images": images["images"][:16]})
-    learning = _learning(config, problem, key, config.scaling_rate, config.scaling_steps)
-    learned = learn_scaling(scalings, problem.params_a, b, eval_every=40, **learning)
-    return apply_scaling(scalings, learned.factors, b)
-
 # %% ../../nbs/experiments/real_resnets.ipynb #85a0b45c
 MENDED = ("as it is", "reset", "repair")
 
 
 def merge_and_mend(
     problem: Problem,
-    b: PyTree,  # model B, permuted
+    perm: Mapping[str, np.ndarray],  # of model B
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
 ) -> dict[str, dict[str, float]]:  # as in `MENDED` → loss and accuracy on the test images
     "The midpoint of A and a permuted B, without and with mended statistics"
-    a = problem.params_a
+    a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
     merged = lerp(a, b, 0.5)
     repaired = repair(network, merged, [a, b], images)
     judge = jax.jit(lambda params, batch: classify(repaired.fn(params, batch), batch))
@@ -240,26 +217,6 @@ def merge_and_mend(
         "reset": problem.evaluate(reset_batch_stats(network, merged, images))["test"],
         "repair": mean_metrics(judge, repaired.params, problem.judged["test"]),
     }
-
-# %% ../../nbs/experiments/real_resnets.ipynb #ec4ec131
-_RESCALED = ", rescaled"  # what is added to a way's name
-
-
-def _row(way: str, seconds: float, problem: Problem, b: PyTree, images: Sequence) -> dict:
-    "A row of the table"
-    row = {"way": way, "seconds": round(seconds, 2)}
-    return row | {"mended": merge_and_mend(problem, b, images)}
-
-
-def _rescaled_row(
-    config: Config, way: str, before: float, problem: Problem, b: PyTree, images: Sequence, key
-) -> dict:
-    "A row with B's units rescaled as well, and what that changes of B"
-    begin = time.perf_counter()
-    new = rescale(config, problem, b, key)
-    row = _row(f"{way}{_RESCALED}", before + time.perf_counter() - begin, problem, new, images)
-    change = output_change(network, b, new, problem.judged["test"][0])
-    return row | {"output_change": change, "b": problem.evaluate(new)["test"]}
 
 # %% ../../nbs/experiments/real_resnets.ipynb #5e15e93c
 def _short(key: Array, config: Config) -> str:
@@ -279,21 +236,18 @@ def compare_merges(
     tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
     rows, matches, ways = [], {}, ways_of(config)
     starts = {way.start for way in ways.values()}
-    for k, (name, way) in enumerate(ways.items()):
-        kept = folder / f"{k}-{_short(key, config)}.json"
-        found = read_record(kept)["rows"] if kept.exists() else []
-        if not found or name in starts:
+    for name, way in ways.items():
+        kept = folder / f"{len(rows)}-{_short(key, config)}.json"
+        row = read_record(kept) if kept.exists() else None
+        if row is None or name in starts:
             start = matches.get(way.start, (None, 0.0))
             matches[name] = match, seconds = run_way(problem, way, key, *start)
-        if not found:
-            b = apply_permutation(problem.spec, match.perm, problem.params_b)
-            found = [_row(name, seconds, problem, b, images)]
-            if name in config.rescaled:
-                found.append(_rescaled_row(config, name, seconds, problem, b, images, key))
-            write_record(kept, {"rows": found})
-        rows += found
-        for row in found:
-            tell("match and merge", row["mended"]["reset"])
+        if row is None:
+            row = {"way": name, "seconds": round(seconds, 2)}
+            row |= {"mended": merge_and_mend(problem, match.perm, images)}
+            write_record(kept, row)
+        rows.append(row)
+        tell("match and merge", row["mended"]["reset"])
     return {
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],
@@ -343,16 +297,14 @@ def finding(
 ) -> Finding:
     "What became of a pair"
     accuracy, way, kind = best_midpoint(record)
-    ordered = [row for row in record["rows"] if not row["way"].endswith(_RESCALED)]
-    alone, _, _ = best_midpoint({"rows": ordered})
     worse = min(end["accuracy"] for end in record["ends"])
     naive = next(row for row in record["rows"] if row["way"] == "none")["mended"]["as it is"]
     return Finding(
         f"{record['family']} of the usual width, trained by different people, can be merged",
         "beyond §5.3 and Figure 4",
         "merging needs width; at the usual one a high barrier (from the figure)",
-        f"{100 * accuracy:.1f} % ({way}, {kind}), {100 * alone:.1f} % by permutations alone; ends "
-        f"at least {100 * worse:.1f} %, naive {100 * naive['accuracy']:.1f} %",
+        f"{100 * accuracy:.1f} % ({way}, {kind}); ends at least {100 * worse:.1f} %, naive "
+        f"{100 * naive['accuracy']:.1f} %",
         "reproduced" if accuracy >= worse - 0.05 else "partly" if accuracy >= 0.65 else "not",
     )
 
