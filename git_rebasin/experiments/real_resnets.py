@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'after_relu', 'ways_of', 'merge_and_mend',
-           'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding', 'findings']
+__all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'by_activations', 'after_relu', 'learning',
+           'ways_of', 'merge_and_mend', 'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding',
+           'findings']
 
 # %% ../../nbs/experiments/real_resnets.ipynb #50c6d355
 import dataclasses
@@ -127,7 +128,7 @@ def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
     return classify(with_batch_stats(network)(params, batch), batch)["loss"]
 
 
-def _by_activations(config: Config, similarity: str, problem: Problem, key: Array, start) -> Match:
+def by_activations(config: Config, similarity: str, problem: Problem, key: Array, start) -> Match:
     both, n = (problem.params_a, problem.params_b), max(1, config.activations // config.batch)
     return activation_matching(
         key,
@@ -146,7 +147,7 @@ def after_relu(name: str) -> bool:
     return ": max at" in name
 
 
-def _learning(config: Config, problem: Problem, key: Array, rate: float, steps: int) -> dict:
+def learning(config: Config, problem: Problem, key: Array, rate: float, steps: int) -> dict:
     "What both learners are given"
     schedule = optax.cosine_decay_schedule(rate, steps)
     held, size = jax.random.fold_in(key, 1), max(1, 2000 // config.batch)
@@ -159,9 +160,9 @@ def _learning(config: Config, problem: Problem, key: Array, rate: float, steps: 
 
 
 def _straight_through(config: Config, problem: Problem, key: Array, start: Match) -> Match:
-    learning = _learning(config, problem, key, config.straight_through_rate, config.steps)
+    how = learning(config, problem, key, config.straight_through_rate, config.steps)
     both = problem.params_a, problem.params_b
-    return straight_through_matching(key, problem.spec, *both, init=start.perm, **learning)
+    return straight_through_matching(key, problem.spec, *both, init=start.perm, **how)
 
 
 def _logits(match: Match) -> dict[str, np.ndarray]:
@@ -170,7 +171,7 @@ def _logits(match: Match) -> dict[str, np.ndarray]:
 
 
 def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Match:
-    learning = _learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
+    how = learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
     both = problem.params_a, problem.params_b
     return sinkhorn_matching(
         key,
@@ -181,7 +182,7 @@ def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Mat
         temperature=config.temperature,
         forward="hard",
         eval_every=max(1, config.sinkhorn_steps // 25),
-        **learning,
+        **how,
     )
 
 
@@ -192,7 +193,7 @@ def ways_of(
     common = ways_to_match(Effort())
     ways = {name: common[name] for name in ("none", "weights", "Frank–Wolfe")}
     for kind in ("inner", "correlation"):
-        ways[f"activations, {kind}"] = Way(partial(_by_activations, config, kind))
+        ways[f"activations, {kind}"] = Way(partial(by_activations, config, kind))
     start = f"activations, {config.start}"
     ways["straight-through"] = Way(partial(_straight_through, config), start)
     ways["Sinkhorn"] = Way(partial(_sinkhorn, config), start)

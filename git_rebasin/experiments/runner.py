@@ -41,6 +41,7 @@ EXPERIMENTS = {  # name → module
     "how-to-choose": "git_rebasin.experiments.how_to_choose",
     "modadd-transformers": "git_rebasin.experiments.modadd_transformers",
     "real-resnets": "git_rebasin.experiments.real_resnets",
+    "rescaled-resnets": "git_rebasin.experiments.rescaled_resnets",
     "baselines": "git_rebasin.experiments.baselines",
     "negative-results": "git_rebasin.experiments.negative_results",
     "run-times": "git_rebasin.experiments.run_times",
