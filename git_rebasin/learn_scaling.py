@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['LearnedScaling', 'learn_scaling']
 
-# %% ../nbs/api/59_learn_scaling.ipynb #ce16e041
+# %% ../nbs/api/59_learn_scaling.ipynb #850e7e73
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from .match import bind_models, merged_loss
 from .scaling import Factors, Scalings, apply_scaling, check_factors
 from .tree import flatten
 
-# %% ../nbs/api/59_learn_scaling.ipynb #52d1c56d
+# %% ../nbs/api/59_learn_scaling.ipynb #d4e53d6d
 @dataclass(frozen=True, eq=False, repr=False)
 class LearnedScaling:
     "Factors of model B, with the losses on the way"
@@ -40,7 +40,7 @@ class LearnedScaling:
         loss = f", loss {min(self.eval_losses):.6g}" if self.eval_losses else ""
         return f"LearnedScaling(after {self.best_step} of {len(self.losses)} steps{loss})"
 
-# %% ../nbs/api/59_learn_scaling.ipynb #68af71e6
+# %% ../nbs/api/59_learn_scaling.ipynb #a4a3da84
 class _Learner:
     "The two functions of a run, each compiled once: a step of the factors, and the loss"
 
@@ -83,7 +83,7 @@ class _Best:
                 return
         self.factors, self.step = factors, step
 
-# %% ../nbs/api/59_learn_scaling.ipynb #a6ce08fe
+# %% ../nbs/api/59_learn_scaling.ipynb #3e74722f
 def learn_scaling(
     key: Array,  # a JAX random key: the points on the line, where they are random
     scalings: Scalings,  # what `find_scalings` gave

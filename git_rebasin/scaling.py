@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Factors', 'Scalings', 'find_scalings', 'apply_scaling', 'check_factors']
 
-# %% ../nbs/api/58_scaling.ipynb #6378ac36
+# %% ../nbs/api/58_scaling.ipynb #39f367b3
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ from git_rebasin.check import (
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, unflatten
 
-# %% ../nbs/api/58_scaling.ipynb #94f18724
+# %% ../nbs/api/58_scaling.ipynb #9cdb0083
 Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
 
 
@@ -65,7 +65,7 @@ class Scalings:
     def _repr_markdown_(self) -> str:
         return "\n".join(_markdown_lines(self))
 
-# %% ../nbs/api/58_scaling.ipynb #2ac83e7a
+# %% ../nbs/api/58_scaling.ipynb #99fd27b2
 def carriers(spec: PermutationSpec, group: str) -> list[tuple[int, int]]:
     "Where a group is: the number of a block of the spec, and an axis of the block's view"
     return [(i, k) for i, block in enumerate(spec.blocks) for k in block.axes_of(group)]
@@ -92,7 +92,7 @@ def _powers(paths: Sequence[str], exponents: Sequence[int]) -> str:
     }
     return ", ".join(powers.values())
 
-# %% ../nbs/api/58_scaling.ipynb #8babad2f
+# %% ../nbs/api/58_scaling.ipynb #33b95d02
 def _products(run: Callable, params: PyTree, args: tuple, seed: int) -> Callable[[], dict]:
     "A function that draws a loss, and gives the weights times its gradients: path → array"
     rng = np.random.default_rng(seed)
@@ -124,15 +124,14 @@ def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
 
 def _equations(spec: PermutationSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
     "A row for each unit and loss, a column for each axis that carries the group"
-    columns = []
+    columns, rows = [], len(products) * math.prod(spec.perm_shapes[group])
     for i, axis in carriers(spec, group):
         block = spec.blocks[i]
         own = [_column(p, block, axis) for p in products if block.path in p]
-        columns.append(np.concatenate(own or [np.zeros(0)]))
-    rows = max(len(c) for c in columns)
-    return np.stack([np.resize(c, rows) if len(c) else np.zeros(rows) for c in columns], axis=1)
+        columns.append(np.concatenate(own) if own else np.zeros(rows))  # integers have no gradient
+    return np.stack(columns, axis=1)
 
-# %% ../nbs/api/58_scaling.ipynb #749d7709
+# %% ../nbs/api/58_scaling.ipynb #700c6e94
 def _null_space(equations: Float[np.ndarray, "rows carriers"]) -> Int[np.ndarray, "found carriers"]:
     "Integers that solve all equations, in a sparse basis; arrays without any influence get zero"
     size = np.linalg.norm(equations, axis=0)
@@ -175,10 +174,11 @@ def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found c
         row //= np.gcd.reduce(entries) * np.sign(entries[0])
     return np.array(sorted(rows, key=lambda row: np.flatnonzero(row).tolist())).reshape(rows.shape)
 
-# %% ../nbs/api/58_scaling.ipynb #d58003dd
+# %% ../nbs/api/58_scaling.ipynb #7e66e5ff
 def find_scalings(
     spec: PermutationSpec,  # which axes move together
-    fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
+    fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; `jax.vjp` of it
+    #   must be possible
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: Array | None = None,  # seed of the noise; default: key 0
@@ -216,7 +216,7 @@ def _normalised(equations: np.ndarray) -> np.ndarray:
     "The largest entry is one, so that all trials count"
     return equations / (np.abs(equations).max(initial=0.0) or 1.0)
 
-# %% ../nbs/api/58_scaling.ipynb #6c1a80e0
+# %% ../nbs/api/58_scaling.ipynb #99fd5863
 def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tuple, seed: int):
     "Random factors from ½ to 2, at random weights, must change nothing"
     rng, theta = np.random.default_rng(seed), randomised(seed, scalings.spec, params, 0)
@@ -234,7 +234,7 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
                 "different gradients, or units that no input reaches."
             )
 
-# %% ../nbs/api/58_scaling.ipynb #d16dbf63
+# %% ../nbs/api/58_scaling.ipynb #29b0ed4b
 def apply_scaling(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
