@@ -189,7 +189,8 @@ def finding(
     accuracy = _row_of(record, "as trained")["line"]["accuracy"]
     worse = min(accuracy[0], accuracy[-1])
     return Finding(
-        f"{record['family']} of the usual width stay good on the line if units are rescaled too",
+        f"Two {record['family']}s of the usual width keep their accuracy on the line between them "
+        "if units are permuted and rescaled",
         "beyond the paper",
         "not looked at",
         f"lowest on the line {100 * here:.1f} %, {100 * alone:.1f} % by the permutation alone, "
