@@ -12,8 +12,6 @@ __all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss
 
 # %% ../../nbs/experiments/real_resnets.ipynb #50c6d355
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +37,7 @@ from git_rebasin.experiments.compare import (
     ways_to_match,
 )
 from .records import read_record, write_record
-from .runner import Families, Finding, Preset, run_families
+from .runner import Families, Finding, Preset, row_file, run_families
 from ..infer import infer_permutation_spec
 from ..match import Match
 from ..permutation import apply_permutation
@@ -48,7 +46,6 @@ from ..sinkhorn import sinkhorn_matching
 from ..straight_through import straight_through_matching
 from ..tree import lerp
 from ..weight_matching import key_words
-from ..zoo.checkpoint import fingerprint
 from ..zoo.cifar_resnet import init_cifar_resnet
 from ..zoo.data import Split, load
 from ..zoo.public import load_public, public_pair, public_resnet_apply
@@ -219,11 +216,6 @@ def merge_and_mend(
         "repair": mean_metrics(judge, repaired.params, problem.judged["test"]),
     }
 
-# %% ../../nbs/experiments/real_resnets.ipynb #5e15e93c
-def _short(key: Array, config: Config) -> str:
-    "A short text that differs for another run"
-    return hashlib.sha256(json.dumps(fingerprint(key, config)).encode()).hexdigest()[:12]
-
 # %% ../../nbs/experiments/real_resnets.ipynb #23b2726e
 def compare_merges(
     config: Config,
@@ -238,7 +230,7 @@ def compare_merges(
     rows, matches, ways = [], {}, ways_of(config)
     starts = {way.start for way in ways.values()}
     for name, way in ways.items():
-        kept = folder / f"{len(rows)}-{_short(key, config)}.json"
+        kept = row_file(folder, len(rows), key, config)
         row = read_record(kept) if kept.exists() else None
         if row is None or name in starts:
             start = matches.get(way.start, (None, 0.0))

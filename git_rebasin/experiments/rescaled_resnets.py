@@ -10,8 +10,6 @@ __all__ = ['PRESETS', 'LINES', 'Config', 'rescale', 'walk', 'shares', 'compare_l
            'finding', 'findings']
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #d915fb45
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +25,11 @@ from . import real_resnets
 from .compare import Problem
 from .pair import output_change
 from .records import read_record, write_record
-from .runner import Families, Finding, Preset, run_families
+from .runner import Families, Finding, Preset, row_file, run_families
 from ..learn_scaling import learn_scaling
 from ..permutation import apply_permutation
 from ..scaling import apply_scaling, find_scalings
 from ..tree import lerp
-from ..zoo.checkpoint import fingerprint
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #683ca7a6
 @dataclass(frozen=True)
@@ -121,10 +118,9 @@ def compare_lines(
     tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
     match = real_resnets.by_activations(config.pair, config.similarity, problem, key, None)
     permuted = apply_permutation(problem.spec, match.perm, problem.params_b)
-    text = json.dumps(fingerprint(key, config)).encode()
     rows = []
     for name, (moved, lam) in LINES.items():
-        kept = folder / f"{len(rows)}-{hashlib.sha256(text).hexdigest()[:12]}.json"
+        kept = row_file(folder, len(rows), key, config)
         if not kept.exists():
             b = permuted if moved else problem.params_b
             write_record(kept, {"b": name} | _row(config, problem, b, images, key, lam))

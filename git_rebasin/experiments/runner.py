@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['EXPERIMENTS', 'VERDICTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'Families', 'run_families',
-           'default_preset', 'kept_or_run', 'by_family', 'complete', 'Finding', 'format_findings']
+__all__ = ['EXPERIMENTS', 'VERDICTS', 'load_experiment', 'Preset', 'choose_preset', 'run_pairs', 'row_file', 'Families',
+           'run_families', 'default_preset', 'kept_or_run', 'by_family', 'complete', 'Finding', 'format_findings']
 
 # %% ../../nbs/experiments/02_runner.ipynb #6bcde85b
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from types import ModuleType
 from typing import Any
 
 import jax
+from jaxtyping import Array
 
 from .pair import PairConfig, run_pair
 from .records import provenance, read_record, write_record
+from ..zoo.checkpoint import fingerprint
 
 # %% ../../nbs/experiments/02_runner.ipynb #d0ab20ec
 EXPERIMENTS = {  # name → module
@@ -135,6 +138,17 @@ def run_pairs(
 
 def _record_of_pair(config: PairConfig, seed: int, **options) -> dict:
     return run_pair(config, seed, **options).record()
+
+# %% ../../nbs/experiments/02_runner.ipynb #aa261f25
+def row_file(
+    folder: Path,  # the experiment's, for this pair
+    number: int,  # of the row
+    key: Array,  # the random key of the run
+    config: Any,  # its configuration
+) -> Path:
+    "Where a row is kept: another file for another key, or another configuration"
+    text = json.dumps(fingerprint(key, config)).encode()
+    return folder / f"{number}-{hashlib.sha256(text).hexdigest()[:12]}.json"
 
 # %% ../../nbs/experiments/02_runner.ipynb #af3a1e11
 @dataclass(frozen=True)
