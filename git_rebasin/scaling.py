@@ -273,8 +273,11 @@ def _along(block, axis: int, x):
     return x.transpose(np.argsort(axes).tolist()).reshape(shape)
 
 
-def check_factors(scalings: Scalings, factors: Factors) -> None:
-    "Every group that can be scaled has factors, in its shape"
+def check_factors(
+    scalings: Scalings,  # what `find_scalings` gave
+    factors: Factors,  # group → the logarithms of its factors
+) -> None:
+    "Raise `PermutationSpecError` unless every group that can be rescaled has factors of its shape"
     shapes = scalings.shapes
     for group in sorted(shapes.keys() ^ factors.keys()):
         place = "can be rescaled and has none" if group in shapes else "cannot be rescaled"
