@@ -95,8 +95,7 @@ def learn_scaling(
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     init: Factors | None = None,  # where to start; None: where all factors are one
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
-    eval_batches: Sequence[Any] | None = None,  # on which factors are compared, at λ (where it is
-    #   random, at ¼, ½ and ¾); None: the last ones are kept
+    eval_batches: Sequence[Any] | None = None,  # to compare factors on; None: keep the last ones
     eval_every: int = 10,  # steps from one comparison to the next
     callback: Callable[[int, float], None] | None = None,  # given (step, loss) after each, from 1
 ) -> LearnedScaling:

@@ -177,8 +177,7 @@ def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found c
 # %% ../nbs/api/58_scaling.ipynb #7e66e5ff
 def find_scalings(
     spec: PermutationSpec,  # which axes move together
-    fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; `jax.vjp` of it
-    #   must be possible
+    fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; for `jax.vjp`
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: Array | None = None,  # seed of the noise; default: key 0

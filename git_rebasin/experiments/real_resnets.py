@@ -126,6 +126,7 @@ def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
 
 
 def by_activations(config: Config, similarity: str, problem: Problem, key: Array, start) -> Match:
+    "The match by what the ReLUs pass on, with its similarities"
     both, n = (problem.params_a, problem.params_b), max(1, config.activations // config.batch)
     return activation_matching(
         key,
@@ -145,7 +146,7 @@ def after_relu(name: str) -> bool:
 
 
 def learning(config: Config, problem: Problem, key: Array, rate: float, steps: int) -> dict:
-    "What both learners are given"
+    "What all that learn are given: the loss, an optimizer, images to learn from and to judge by"
     schedule = optax.cosine_decay_schedule(rate, steps)
     held, size = jax.random.fold_in(key, 1), max(1, 2000 // config.batch)
     return {
