@@ -127,9 +127,10 @@ def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
     )
 
 
-def rounding(run: Callable, seed: int, eps: float, params: PyTree, args: tuple) -> float:
-    "How far outputs may move, over the largest one, by rounding alone"
-    want = outputs_of(run, params, args)
+def rounding(
+    run: Callable, want: list, seed: int, eps: float, params: PyTree, args: tuple
+) -> float:
+    "How far the outputs may move, over the largest one, by rounding alone"
     moved = deviation(want, outputs_of(run, nudged(seed, eps, params), args))
     return 5 * moved + 4 * max(eps, 25 * np.finfo(np.float64).eps)
 
@@ -143,7 +144,7 @@ def _try(
     theta = randomised(seeds[0], spec, params, t)
     draw = _restless(random_permutation(jax.random.fold_in(key, 0), spec))
     want, one = outputs_of(run, theta, args), identity_permutation(spec)
-    tolerance = rounding(run, seeds[1], eps, theta, args)
+    tolerance = rounding(run, want, seeds[1], eps, theta, args)
 
     def change(perm):
         return deviation(want, outputs_of(run, apply_permutation(spec, one | perm, theta), args))

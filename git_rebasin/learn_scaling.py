@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .match import bind_models, merged_loss
+from .match import bind_models, finite_loss, merged_loss, some
 from .scaling import Factors, Scalings, apply_scaling, check_factors
 from .tree import flatten
 
@@ -84,6 +84,9 @@ class _Best:
         self.factors, self.step = factors, step
 
 # %% ../nbs/api/59_learn_scaling.ipynb #3e74722f
+_NOT_FINITE = ": give the optimizer a smaller learning rate, and look at loss_fn and at that batch"
+
+
 def learn_scaling(
     key: Array,  # a JAX random key: the points on the line, where they are random
     scalings: Scalings,  # what `find_scalings` gave
@@ -112,36 +115,19 @@ def learn_scaling(
     factors = {g: jnp.asarray(start[g], jnp.float32) for g in scalings.shapes}
     state, losses = optimizer.init(factors), []
     places = (0.25, 0.5, 0.75) if lam == "uniform" else (lam,)
-    judged = None if eval_batches is None else _some(list(eval_batches))
+    judged = None if eval_batches is None else some(list(eval_batches))
     best = _Best(factors, judged and partial(learner.loss, places, judged))
     for step, batch in enumerate(batches, 1):
         here = jax.random.uniform(jax.random.fold_in(key, step)) if lam == "uniform" else lam
         factors, state, value = learner.step(factors, state, here, batch)
-        losses.append(_finite(float(value), step))
+        losses.append(finite_loss(float(value), step, _NOT_FINITE))
         if callback is not None:
             callback(step, losses[-1])
         if step % eval_every == 0:
             best.consider(factors, step)
-    _some(losses)
+    some(losses)
     if len(losses) % eval_every:
         best.consider(factors, len(losses))
     found = {g: np.asarray(x) for g, x in best.factors.items()}
     tried = tuple(best.steps), tuple(best.losses)
     return LearnedScaling(found, tuple(losses), *tried, best.step)
-
-
-def _some(found: list) -> list:
-    "What came of batches, which must be some"
-    if not found:
-        raise ValueError("there is no batch: they are empty, or an iterator that was used up")
-    return found
-
-
-def _finite(loss: float, step: int) -> float:
-    "A step's loss, if it is a number"
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss between the models is {loss} at step {step}: give the optimizer a smaller "
-            "learning rate, and look at loss_fn and at that batch"
-        )
-    return loss

@@ -100,11 +100,14 @@ def take_units(w, index, axis: int, hosts: tuple[int, ...] = ()):
             fast = _gather is not None and last and w.size > 4096 and w.flags.c_contiguous
             return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
         return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
-    axes = (*hosts, axis)
-    index = index.transpose(np.argsort(axes).tolist())
-    shape = [w.shape[k] if k in axes else 1 for k in range(w.ndim)]
     along = np.take_along_axis if plain else jnp.take_along_axis
-    return along(w, index.reshape(shape), axis=axis)
+    return along(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+
+
+def along_axes(x, axes: tuple[int, ...], shape: tuple[int, ...]):
+    "An array whose axes are those of a shape, in any order, laid out to broadcast against it"
+    sizes = [n if k in axes else 1 for k, n in enumerate(shape)]
+    return x.transpose(np.argsort(axes).tolist()).reshape(sizes)
 
 
 def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collection[int] = ()):

@@ -31,6 +31,7 @@ from git_rebasin.check import (
     randomised,
     rounding,
 )
+from .permutation import along_axes
 from .spec import PermutationSpec, PermutationSpecError
 from .tree import flatten, unflatten
 
@@ -86,7 +87,7 @@ def _markdown_lines(scalings: Scalings) -> Iterable[str]:
 def _powers(paths: Sequence[str], exponents: Sequence[int]) -> str:
     "The arrays with a positive exponent, each named once"
     powers = {
-        p: f"{p}" if e == 1 else f"{p} (power {e})"
+        p: p if e == 1 else f"{p} (power {e})"
         for p, e in zip(paths, exponents, strict=True)
         if e > 0
     }
@@ -219,11 +220,11 @@ def _normalised(equations: np.ndarray) -> np.ndarray:
 def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tuple, seed: int):
     "Random factors from ½ to 2, at random weights, must change nothing"
     rng, theta = np.random.default_rng(seed), randomised(seed, scalings.spec, params, 0)
-    want, tolerance = outputs_of(run, theta, args), rounding(run, seed, eps, theta, args)
+    want = outputs_of(run, theta, args)
+    tolerance = rounding(run, want, seed, eps, theta, args)
     drawn = {g: rng.uniform(-1, 1, s) * math.log(2) for g, s in scalings.shapes.items()}
-    none = {g: np.zeros(s) for g, s in scalings.shapes.items()}
     for groups in (*([g] for g in drawn), list(drawn)):
-        factors = none | {g: drawn[g] for g in groups}
+        factors = scalings.nothing() | {g: drawn[g] for g in groups}
         change = deviation(want, outputs_of(run, apply_scaling(scalings, factors, theta), args))
         if change > tolerance:
             raise PermutationSpecError(
@@ -267,9 +268,7 @@ def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:
 
 def _along(block, axis: int, x):
     "Numbers of units, in an array that broadcasts against a block's view"
-    axes = (*block.hosts[axis], axis)
-    shape = [n if k in axes else 1 for k, n in enumerate(block.shape)]
-    return x.transpose(np.argsort(axes).tolist()).reshape(shape)
+    return along_axes(x, (*block.hosts[axis], axis), block.shape)
 
 
 def check_factors(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .match import Match, bind_models, merged_loss
+from .match import Match, bind_models, merged_loss, some
 from .permutation import Permutation, apply_permutation, same_permutation
 from git_rebasin.soft import (
     Soft,
@@ -164,10 +164,7 @@ def sinkhorn_matching(
 # %% ../nbs/api/55_sinkhorn.ipynb #219e238f
 def _listed(batches: Iterable[Any] | None) -> list:
     "The batches, so that they can be taken again"
-    batches = [None] if batches is None else list(batches)
-    if not batches:
-        raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
-    return batches
+    return [None] if batches is None else some(list(batches))
 
 
 def _start(spec: PermutationSpec, init, confidence: float, temperature: float) -> dict:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .costs import Costs, GroupCosts
-from .match import Match, bind_models, merged_loss
+from .match import Match, bind_models, finite_loss, merged_loss, some
 from .permutation import Permutation, apply_permutation, same_permutation
 from .spec import PermutationSpec
 from .tree import flatten
@@ -195,6 +195,9 @@ class StraightThroughMatch(Match):
         )
 
 # %% ../nbs/api/52_straight_through.ipynb #508aa3f0
+_NOT_FINITE = ", though their weights are finite: look at loss_fn, and at that batch"
+
+
 def straight_through_matching(
     key: Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
@@ -222,25 +225,14 @@ def straight_through_matching(
     for step, batch in enumerate(itertools.islice(batches, max_steps)):
         if step > 0:
             project(search, descent.theta | descent.rest, [*words, step])
-        losses.append(_finite(descent.step(search.perm, batch), step))
+        losses.append(finite_loss(descent.step(search.perm, batch), step + 1, _NOT_FINITE))
         still = 0 if best.consider(search.perm, step, batch, losses[-1]) else still + 1
         if callback is not None:
             callback(len(losses), losses[-1])
         if still == patience:
             break
-    if not losses:
-        raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
+    some(losses)
     converged = patience is not None and still >= patience
     objective = tuple(-x for x in losses)
     found = best.perm, objective, converged, objective[0]
     return StraightThroughMatch(*found, best_step=best.step, best_loss=best.loss)
-
-
-def _finite(loss: float, step: int) -> float:
-    "A step's loss, if it is a number"
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss between the models is {loss} at step {step + 1}, though their weights are "
-            "finite: look at loss_fn, and at that batch"
-        )
-    return loss
