@@ -48,7 +48,7 @@ def classifiers(cfg):
     ]
 
 
-def extension(lib, name, stable_abi):
+def extension(name, stable_abi):
     """A compiled part. Without a compiler the package is installed all the same, and does without.
 
     Of -ffast-math only what vectorised minima need: with all of it, loading the extension would
@@ -62,8 +62,8 @@ def extension(lib, name, stable_abi):
         "-fno-signed-zeros",
     ]
     return setuptools.Extension(
-        f"{lib}.{name}",
-        [f"{lib}/{name}.c"],
+        name,
+        [f"{name.replace('.', '/')}.c"],
         extra_compile_args=["/O2"] if sys.platform == "win32" else gcc,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if stable_abi else [],
         py_limited_api=stable_abi,
@@ -91,7 +91,10 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=False,  # or setuptools takes the folders of data for packages
     package_data={lib: ["zoo/data_files/**"]},
-    ext_modules=[extension(lib, name, stable_abi) for name in ("_assignment", "_gather")],
+    ext_modules=[
+        extension(f"{lib}.{name}", stable_abi)
+        for name in ("matching._assignment", "symmetry._gather")
+    ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable_abi else {},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from git_rebasin.assignment import assignment_backend, linear_assignment
+from git_rebasin.matching.assignment import assignment_backend, linear_assignment
 
 SIZES = [64, 256, 512, 1024, 2048]
 

@@ -22,10 +22,11 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from git_rebasin.evaluate import trace_arrays
+from git_rebasin.architectures import cifar_resnet, transformer
 from git_rebasin.experiments.records import provenance, write_record
-from git_rebasin.infer import infer_permutation_spec
-from git_rebasin.zoo import cifar_resnet, mlp, resnet, transformer, vgg
+from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.jaxprs import trace_arrays
+from git_rebasin.zoo import mlp, resnet, vgg
 
 RECORD = Path(__file__).parent / "records" / "inference.json"
 RUNS = 3  # of each measurement; the median counts

@@ -26,8 +26,8 @@ from weight_matching import CASES, DEFAULT, bound, isolated, models, now, shuffl
 
 from git_rebasin import weight_matching
 from git_rebasin.experiments.records import provenance, read_record, write_record
-from git_rebasin.permutation import compose_permutations
-from git_rebasin.spec import PermutationSpec
+from git_rebasin.symmetry.permutation import compose_permutations
+from git_rebasin.symmetry.spec import PermutationSpec
 
 RECORD = Path(__file__).parent / "records" / "planted_recovery.json"
 STARTS = ["identity", "outward"]

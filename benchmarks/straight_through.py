@@ -26,11 +26,11 @@ import numpy as np
 import optax
 from weight_matching import blas, median, now, published
 
-from git_rebasin import straight_through as module
-from git_rebasin.builders import mlp_permutation_spec
 from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.matching import straight_through as module
+from git_rebasin.matching.weights import key_words, weight_matching
+from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.tree import flatten
-from git_rebasin.weight_matching import key_words, weight_matching
 from git_rebasin.zoo.data import batches, load
 from git_rebasin.zoo.mlp import init_mlp, mlp_apply
 from git_rebasin.zoo.train import TrainConfig, classifier_loss, train

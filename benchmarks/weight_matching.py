@@ -44,14 +44,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-import git_rebasin.builders as builders
+import git_rebasin.symmetry.builders as builders
 from git_rebasin import random_permutation, weight_matching
-from git_rebasin.assignment import RepeatedAssignment, assignment_backend
 from git_rebasin.experiments.records import provenance, write_record
-from git_rebasin.permutation import permute_block
-from git_rebasin.spec import PermutationSpec
+from git_rebasin.matching.assignment import RepeatedAssignment, assignment_backend
+from git_rebasin.matching.weights import sweep_order
+from git_rebasin.symmetry.permutation import permute_block
+from git_rebasin.symmetry.spec import PermutationSpec
 from git_rebasin.tree import flatten
-from git_rebasin.weight_matching import sweep_order
 
 RECORD = Path(__file__).parent / "records" / "weight_matching.json"
 KINDS = {"I": "independent", "P": "planted"}
@@ -251,7 +251,7 @@ def bind(spec: PermutationSpec, shapes: dict) -> PermutationSpec:
 @contextlib.contextmanager
 def clocked_assignments(contender: str) -> Iterator[list[float]]:
     """A list that gets the seconds of every assignment which a contender solves meanwhile."""
-    ours = sys.modules["git_rebasin.weight_matching"]
+    ours = sys.modules["git_rebasin.matching.weights"]
     places = [(ours, "linear_assignments"), (RepeatedAssignment, "solve")]
     if contender == "baseline":
         places = [(sys.modules[__name__], "linear_sum_assignment")]

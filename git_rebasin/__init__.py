@@ -5,29 +5,28 @@ The front door: everything that most people need is here; the modules have the r
 
 __version__ = "0.1.0"
 
-from git_rebasin import builders as builders  # tables for particular networks
-from git_rebasin.activation_matching import activation_matching
-from git_rebasin.batch_stats import reset_batch_stats
-from git_rebasin.check import check_permutation_spec
-from git_rebasin.frank_wolfe import frank_wolfe_matching
-from git_rebasin.infer import infer_permutation_spec
-from git_rebasin.interpolate import interpolate, loss_barrier
-from git_rebasin.io import load_params, save_params
-from git_rebasin.match import Match
-from git_rebasin.merge import merge_many
-from git_rebasin.permutation import (
+from git_rebasin.matching.activations import activation_matching
+from git_rebasin.statistics.batch_stats import reset_batch_stats
+from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
+from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.interpolation import interpolate, loss_barrier
+from git_rebasin.checkpoints.io import load_params, save_params
+from git_rebasin.matching.match import Match
+from git_rebasin.matching.merge import merge_many
+from git_rebasin.symmetry.permutation import (
     apply_permutation,
     identity_permutation,
     invert_permutation,
     random_permutation,
 )
 from git_rebasin.plot import plot_interpolation, plot_match, plot_spec
-from git_rebasin.repair import repair
-from git_rebasin.sinkhorn import sinkhorn_matching
-from git_rebasin.spec import PermutationSpec, PermutationSpecError
-from git_rebasin.straight_through import straight_through_matching
+from git_rebasin.statistics.repaired import repair
+from git_rebasin.matching.sinkhorn import sinkhorn_matching
+from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
+from git_rebasin.matching.straight_through import straight_through_matching
 from git_rebasin.tree import lerp
-from git_rebasin.weight_matching import weight_matching
+from git_rebasin.matching.weights import weight_matching
 
 __all__ = [
     "Match",
@@ -56,3 +55,7 @@ __all__ = [
     "straight_through_matching",
     "weight_matching",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__all__", "__doc__", "__file__", "__path__", "__version__"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from git_rebasin.cli import main
+from git_rebasin.cli.parser import main
 
 sys.exit(main())

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin import builders
+from git_rebasin.symmetry import builders
 from git_rebasin import weight_matching as match_weights
 from git_rebasin.experiments.records import read_record, write_record
 

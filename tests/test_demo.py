@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 
 from git_rebasin import apply_permutation, lerp, load_params
-from git_rebasin.builders import mlp_permutation_spec
+from git_rebasin.symmetry.builders import mlp_permutation_spec
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -6,18 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
-from git_rebasin.frank_wolfe import frank_wolfe_matching
-from git_rebasin.permutation import (
+from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
+from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
+from git_rebasin.symmetry.permutation import (
     apply_permutation,
     check_permutation,
     invert_permutation,
     random_permutation,
     same_permutation,
 )
-from git_rebasin.spec import PermutationSpec
+from git_rebasin.symmetry.spec import PermutationSpec
 from git_rebasin.tree import inner, norm
-from git_rebasin.weight_matching import weight_matching
+from git_rebasin.matching.weights import weight_matching
 
 ROWS = {
     "in": (None, "D"),

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from git_rebasin.checkpoints.io import load_params
 from git_rebasin.experiments.barrier_vs_epoch import (
     PRESETS,
     Film,
@@ -25,7 +26,6 @@ from git_rebasin.experiments.barrier_vs_epoch import (
     weights_after,
 )
 from git_rebasin.experiments.networks import NetworkConfig, load_splits, train_network
-from git_rebasin.io import load_params
 from git_rebasin.tree import flatten
 from git_rebasin.zoo.train import TrainConfig, TrainResult
 

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.experiments.compare import tries_of
-from git_rebasin.permutation import apply_permutation, random_permutation
+from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 
 
 # %% 1e1d2127

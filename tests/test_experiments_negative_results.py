@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin.builders import mlp_permutation_spec
 from git_rebasin.experiments.compare import Problem, in_batches
 from git_rebasin.experiments.negative_results import (
     FAILURES,
@@ -27,9 +26,10 @@ from git_rebasin.experiments.negative_results import (
     try_pair,
 )
 from git_rebasin.experiments.records import read_record
-from git_rebasin.permutation import apply_permutation
+from git_rebasin.matching.weights import weight_matching
+from git_rebasin.symmetry.builders import mlp_permutation_spec
+from git_rebasin.symmetry.permutation import apply_permutation
 from git_rebasin.tree import inner
-from git_rebasin.weight_matching import weight_matching
 from git_rebasin.zoo.mlp import mlp_apply
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import tempfile
 import time
 
-from git_rebasin.check import check_permutation_spec
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     _by_products,
@@ -28,6 +27,7 @@ from git_rebasin.experiments.networks import (
     training_loss,
     with_state,
 )
+from git_rebasin.symmetry.check import check_permutation_spec
 
 TINY = {"mlp": (6, 5), "vgg11": 1 / 32, "vgg16": 1 / 32, "resnet20": 1 / 4}
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin.interpolate import loss_barrier
+from git_rebasin.interpolation import loss_barrier
 from git_rebasin.zoo.data import load
 from git_rebasin.zoo.mlp import mlp_apply
 from git_rebasin.zoo.train import TrainConfig, evaluate

@@ -6,7 +6,6 @@ import tempfile
 
 import numpy as np
 
-from git_rebasin.builders import mlp_permutation_spec
 from git_rebasin.experiments.compare import Problem
 from git_rebasin.experiments.records import read_record
 from git_rebasin.experiments.run_times import (
@@ -22,6 +21,7 @@ from git_rebasin.experiments.run_times import (
     recover,
     run,
 )
+from git_rebasin.symmetry.builders import mlp_permutation_spec
 
 
 # %% a8d2caab

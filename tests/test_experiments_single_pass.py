@@ -6,11 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    vgg11_permutation_spec,
-)
 from git_rebasin.experiments.single_pass import (
     PRESETS,
     every_permutation,
@@ -23,7 +18,12 @@ from git_rebasin.experiments.single_pass import (
     run,
     single_pass_matching,
 )
-from git_rebasin.permutation import apply_permutation
+from git_rebasin.symmetry.builders import (
+    mlp_permutation_spec,
+    resnet20_permutation_spec,
+    vgg11_permutation_spec,
+)
+from git_rebasin.symmetry.permutation import apply_permutation
 from git_rebasin.tree import inner
 from git_rebasin.zoo.mlp import mlp_apply
 from git_rebasin.zoo.resnet import init_resnet20

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from test_zoo_stream import write_imagenet
 
-from git_rebasin.cli import main
+from git_rebasin.cli.parser import main
 from git_rebasin.experiments.imagenet_resnet50 import (
     PRESETS,
     STATISTICS,

@@ -2,10 +2,10 @@
 
 
 # %% 271450dc
-from git_rebasin.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
 from git_rebasin.inference.axes import Axis, Reason, concat, product, unify
 from git_rebasin.inference.rows import name_atoms, row_of
 from git_rebasin.inference.trace import Instance, Trace
+from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
 
 
 def rows(params, *seen, instances=()):

@@ -1,5 +1,5 @@
 """Inference on the public checkpoints, if they are there: set GIT_REBASIN_MODELS to a folder that
-has them (see the notebook zoo/08_public)."""
+has them (see the notebook zoo/06_public)."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from git_rebasin.infer import infer_permutation_spec
+from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.zoo.public import PublicModel, load_public, public_pair
 
 pytestmark = pytest.mark.skipif(

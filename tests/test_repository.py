@@ -16,26 +16,20 @@ import git_rebasin
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "git_rebasin"
 
-# The layers of the package, the lowest first. A module imports from its own layer and from those
-# above it in this table, never from one further down. A name with a dot at its end stands for all
-# modules of that subpackage.
+# The wings of the package, the first first. A module imports from its own wing and from those above
+# it in this table, never from one further down. A name with a dot at its end is a folder.
 LAYERS = [
-    ["tree", "io", "evaluate"],
-    ["entries", "blocks", "sizes", "spec", "report", "permutation", "check", "builders"],
+    ["tree", "jaxprs", "interpolation"],
+    ["checkpoints."],
+    ["symmetry."],
     ["inference."],
-    ["infer", "taps"],
-    ["assignment"],
-    [
-        *("match", "costs", "moments", "soft"),
-        *("weight_matching", "activation_matching", "straight_through"),
-        *("sinkhorn", "merge", "frank_wolfe"),
-        *("scaling", "learn_scaling"),
-    ],
-    ["batch_norm", "batch_stats", "repair", "interpolate"],
+    ["statistics."],
+    ["matching."],
+    ["architectures."],
     ["plot"],
     ["zoo."],
     ["experiments."],
-    ["cli"],
+    ["cli."],
 ]
 # A helper of one layer, or a function of the front door, is no reason to load what costs seconds.
 LAZY = ["flax", "optax", "datasets", "matplotlib", "pandas", "pyarrow", "orbax", "scipy.optimize"]

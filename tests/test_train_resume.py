@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from git_rebasin.io import load_metadata, load_params
+from git_rebasin.checkpoints.io import load_metadata, load_params
 
 RUN = """
 import sys

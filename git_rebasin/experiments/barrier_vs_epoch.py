@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..checkpoints.io import load_metadata, load_params, save_params
 from .compare import Problem, judge_permutation, mean_and_spread
 from git_rebasin.experiments.networks import (
     NetworkConfig,
@@ -37,9 +38,8 @@ from git_rebasin.experiments.networks import (
 )
 from .pair import model_seeds
 from .runner import Families, Finding, Preset, by_family, run_families
-from ..io import load_metadata, load_params, save_params
-from ..permutation import identity_permutation
-from ..weight_matching import weight_matching
+from ..matching.weights import weight_matching
+from ..symmetry.permutation import identity_permutation
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig, TrainResult
 

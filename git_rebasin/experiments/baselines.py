@@ -40,8 +40,8 @@ from git_rebasin.experiments.runner import (
     complete,
     run_families,
 )
-from ..permutation import apply_permutation
-from ..weight_matching import weight_matching
+from ..matching.weights import weight_matching
+from ..symmetry.permutation import apply_permutation
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52

@@ -23,17 +23,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from ..activation_matching import activation_matching
 from .pair import output_change
-from ..frank_wolfe import frank_wolfe_matching
-from ..interpolate import loss_barrier
-from ..match import Match
-from ..permutation import apply_permutation, identity_permutation
-from ..sinkhorn import sinkhorn_matching, squared_distance
-from ..spec import PermutationSpec
-from ..straight_through import straight_through_matching
+from ..interpolation import loss_barrier
+from ..matching.activations import activation_matching
+from ..matching.frank_wolfe import frank_wolfe_matching
+from ..matching.match import Match
+from ..matching.sinkhorn import sinkhorn_matching, squared_distance
+from ..matching.straight_through import straight_through_matching
+from ..matching.weights import weight_matching
+from ..symmetry.permutation import apply_permutation, identity_permutation
+from ..symmetry.spec import PermutationSpec
 from ..tree import inner, lerp, norm
-from ..weight_matching import weight_matching
 from ..zoo.data import batches
 
 # %% ../../nbs/experiments/03_compare.ipynb #c3a6fd8c

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..builders import mlp_permutation_spec
 from .runner import Families, Finding, Preset, run_families
-from ..interpolate import loss_barrier
-from ..permutation import apply_permutation
+from ..interpolation import loss_barrier
+from ..symmetry.builders import mlp_permutation_spec
+from ..symmetry.permutation import apply_permutation
 from ..tree import lerp
 
 # %% ../../nbs/experiments/counterexample.ipynb #5a4ab320

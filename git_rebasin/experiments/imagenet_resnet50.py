@@ -22,7 +22,6 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..batch_stats import reset_batch_stats
 from . import real_resnets
 from .compare import classify, middle
 from git_rebasin.experiments.networks import (
@@ -45,12 +44,13 @@ from git_rebasin.experiments.runner import (
     by_family,
     run_families,
 )
-from ..interpolate import loss_barrier
-from ..match import Match
-from ..permutation import apply_permutation
-from ..spec import PermutationSpec
+from ..interpolation import loss_barrier
+from ..matching.match import Match
+from ..matching.weights import weight_matching
+from ..statistics.batch_stats import reset_batch_stats
+from ..symmetry.permutation import apply_permutation
+from ..symmetry.spec import PermutationSpec
 from ..tree import lerp
-from ..weight_matching import weight_matching
 from git_rebasin.zoo.stream import (
     ImageStream,
     describe_order,

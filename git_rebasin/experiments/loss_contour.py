@@ -23,13 +23,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from ..activation_matching import activation_matching
-from git_rebasin.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    resnet50_permutation_spec,
-    vgg16_permutation_spec,
-)
 from .compare import Problem
 from git_rebasin.experiments.networks import (
     NetworkConfig,
@@ -39,10 +32,17 @@ from git_rebasin.experiments.networks import (
     train_pair,
 )
 from .runner import Families, Finding, Preset, run_families
-from ..permutation import Permutation, apply_permutation
-from ..spec import PermutationSpec
+from ..matching.activations import activation_matching
+from ..matching.weights import weight_matching
+from git_rebasin.symmetry.builders import (
+    mlp_permutation_spec,
+    resnet20_permutation_spec,
+    resnet50_permutation_spec,
+    vgg16_permutation_spec,
+)
+from ..symmetry.permutation import Permutation, apply_permutation
+from ..symmetry.spec import PermutationSpec
 from ..tree import flatten, inner, lerp
-from ..weight_matching import weight_matching
 from ..zoo.mlp import init_mlp
 from ..zoo.resnet import init_resnet20, init_resnet50
 from ..zoo.train import TrainConfig

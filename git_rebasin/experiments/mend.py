@@ -21,7 +21,7 @@ from git_rebasin.experiments.calibration import (
     log_probabilities,
     tempered,
 )
-from ..repair import Repaired, repair
+from ..statistics.repaired import Repaired, repair
 from ..tree import lerp
 from ..zoo.data import Split
 

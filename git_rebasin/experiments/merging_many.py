@@ -29,7 +29,7 @@ from git_rebasin.experiments.networks import (
     train_network,
 )
 from .runner import VERDICTS, Families, Finding, Preset, run_families
-from ..merge import merge_many
+from ..matching.merge import merge_many
 from ..tree import lerp
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig

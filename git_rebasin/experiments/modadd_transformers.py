@@ -22,8 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..activation_matching import activation_matching
-from ..entries import Compound, Entry, Fixed, Group, as_entry
+from ..architectures.transformer import init_transformer
 from git_rebasin.experiments.compare import (
     Effort,
     Problem,
@@ -36,18 +35,19 @@ from git_rebasin.experiments.compare import (
     ways_to_match,
 )
 from .runner import Families, Finding, Preset, run_families
-from ..infer import infer_permutation_spec
-from ..permutation import apply_permutation, random_permutation
-from ..soft import soften
-from ..spec import PermutationSpec
-from ..weight_matching import weight_matching
+from ..inference.infer import infer_permutation_spec
+from ..matching.activations import activation_matching
+from ..matching.soft import soften
+from ..matching.weights import weight_matching
+from ..symmetry.entries import Compound, Entry, Fixed, Group, as_entry
+from ..symmetry.permutation import apply_permutation, random_permutation
+from ..symmetry.spec import PermutationSpec
 from git_rebasin.zoo.public import (
     addition_table,
     load_public,
     public_pair,
     public_transformer_apply,
 )
-from ..zoo.transformer import init_transformer
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #367038df
 @dataclass(frozen=True)

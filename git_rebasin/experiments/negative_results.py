@@ -22,7 +22,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..costs import Costs
 from git_rebasin.experiments.compare import (
     Effort,
     Problem,
@@ -41,11 +40,12 @@ from git_rebasin.experiments.networks import (
     train_pair,
 )
 from .runner import Families, Finding, Preset, by_family, run_families
-from ..match import Match, bind_models
-from ..permutation import apply_permutation, identity_permutation
-from ..spec import PermutationSpec
+from ..matching.match import Match, bind_models
+from ..matching.scores import Costs
+from ..matching.weights import Search, weight_matching
+from ..symmetry.permutation import apply_permutation, identity_permutation
+from ..symmetry.spec import PermutationSpec
 from ..tree import inner, lerp, norm
-from ..weight_matching import Search, weight_matching
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/negative_results.ipynb #c51ec8c6

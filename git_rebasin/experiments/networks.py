@@ -25,16 +25,16 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
-from git_rebasin.builders import (
+from .compare import Problem, Way, compare_ways, in_batches, stream
+from .pair import PairConfig, model_seeds
+from git_rebasin.symmetry.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
     resnet50_permutation_spec,
     vgg11_permutation_spec,
     vgg16_permutation_spec,
 )
-from .compare import Problem, Way, compare_ways, in_batches, stream
-from .pair import PairConfig, model_seeds
-from ..spec import PermutationSpec
+from ..symmetry.spec import PermutationSpec
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
 from ..zoo.mlp import init_mlp, mlp_apply

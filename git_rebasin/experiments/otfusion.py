@@ -31,8 +31,8 @@ from git_rebasin.experiments.compare import (
 from .networks import Lines, NetworkConfig, match_lines
 from .runner import Families, Finding, Preset, by_family, run_families
 from .single_pass import single_pass_matching
-from ..match import Match
-from ..weight_matching import weight_matching
+from ..matching.match import Match
+from ..matching.weights import weight_matching
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/otfusion.ipynb #d5d9dd41

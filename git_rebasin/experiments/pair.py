@@ -20,14 +20,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..builders import mlp_permutation_spec
-from ..check import nudged
 from .records import provenance
-from ..interpolate import Interpolation, interpolate, loss_barrier
-from ..match import Match
-from ..permutation import apply_permutation
+from ..interpolation import Interpolation, interpolate, loss_barrier
+from ..matching.match import Match
+from ..matching.weights import weight_matching
+from ..symmetry.builders import mlp_permutation_spec
+from ..symmetry.check import nudged
+from ..symmetry.permutation import apply_permutation
 from ..tree import lerp
-from ..weight_matching import weight_matching
 from ..zoo.data import Split, load
 from ..zoo.mlp import init_mlp, mlp_apply
 from ..zoo.train import PAPER_CONFIGS, TrainConfig, TrainResult, classifier_loss, train

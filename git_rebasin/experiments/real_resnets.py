@@ -23,8 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..activation_matching import activation_matching
-from ..batch_stats import reset_batch_stats, with_batch_stats
+from ..architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.experiments.compare import (
     Effort,
     Problem,
@@ -38,15 +37,16 @@ from git_rebasin.experiments.compare import (
 )
 from .records import read_record, write_record
 from .runner import Families, Finding, Preset, row_file, run_families
-from ..infer import infer_permutation_spec
-from ..match import Match
-from ..permutation import apply_permutation
-from ..repair import repair
-from ..sinkhorn import sinkhorn_matching
-from ..straight_through import straight_through_matching
+from ..inference.infer import infer_permutation_spec
+from ..matching.activations import activation_matching
+from ..matching.match import Match
+from ..matching.sinkhorn import sinkhorn_matching
+from ..matching.straight_through import straight_through_matching
+from ..matching.weights import key_words
+from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
+from ..statistics.repaired import repair
+from ..symmetry.permutation import apply_permutation
 from ..tree import lerp
-from ..weight_matching import key_words
-from ..zoo.cifar_resnet import init_cifar_resnet
 from ..zoo.data import Split, load
 from ..zoo.public import load_public, public_pair, public_resnet_apply
 

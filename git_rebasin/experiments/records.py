@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 import git_rebasin
-from ..io import write_atomic
+from ..checkpoints.io import write_atomic
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")

@@ -20,15 +20,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..batch_stats import reset_batch_stats
 from . import real_resnets
 from .compare import Problem
 from .pair import output_change
 from .records import read_record, write_record
 from .runner import Families, Finding, Preset, row_file, run_families
-from ..learn_scaling import learn_scaling
-from ..permutation import apply_permutation
-from ..scaling import apply_scaling, find_scalings
+from ..matching.learn_scaling import learn_scaling
+from ..statistics.batch_stats import reset_batch_stats
+from ..symmetry.permutation import apply_permutation
+from ..symmetry.scaling import apply_scaling, find_scalings
 from ..tree import lerp
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #683ca7a6

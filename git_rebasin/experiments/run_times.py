@@ -34,9 +34,9 @@ from .pair import model_seeds
 from .plan import IMAGES
 from .records import device_of
 from .runner import Families, Finding, Preset, run_families
-from ..permutation import apply_permutation, random_permutation
+from ..matching.weights import weight_matching
+from ..symmetry.permutation import apply_permutation, random_permutation
 from ..tree import flatten
-from ..weight_matching import weight_matching
 from ..zoo.data import Split, load
 from ..zoo.train import TrainConfig
 

@@ -24,21 +24,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from ..assignment import linear_assignment
-from ..blocks import Block
-from ..builders import mlp_permutation_spec
 from .runner import Families, Finding, Preset, by_family, run_families
-from ..frank_wolfe import frank_wolfe_matching
-from ..match import Match, bind_models
-from git_rebasin.permutation import (
+from ..matching.assignment import linear_assignment
+from ..matching.frank_wolfe import frank_wolfe_matching
+from ..matching.match import Match, bind_models
+from ..matching.weights import weight_matching
+from ..symmetry.blocks import Block
+from ..symmetry.builders import mlp_permutation_spec
+from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
     identity_permutation,
     permute_block,
 )
-from ..spec import PermutationSpec
+from ..symmetry.spec import PermutationSpec
 from ..tree import lerp
-from ..weight_matching import weight_matching
 
 # %% ../../nbs/experiments/single_pass.ipynb #c37b074a
 def single_pass_matching(

@@ -35,9 +35,9 @@ from git_rebasin.experiments.runner import (
     by_family,
     run_families,
 )
-from ..permutation import apply_permutation
+from ..matching.weights import weight_matching
+from ..symmetry.permutation import apply_permutation
 from ..tree import lerp
-from ..weight_matching import weight_matching
 from ..zoo.data import Split
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 

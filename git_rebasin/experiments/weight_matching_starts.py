@@ -30,10 +30,10 @@ from git_rebasin.experiments.networks import (
 )
 from .pair import output_change
 from .runner import Families, Preset, run_families
-from ..interpolate import Interpolation, loss_barrier
-from ..permutation import apply_permutation
+from ..interpolation import Interpolation, loss_barrier
+from ..matching.weights import weight_matching
+from ..symmetry.permutation import apply_permutation
 from ..tree import lerp
-from ..weight_matching import weight_matching
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 

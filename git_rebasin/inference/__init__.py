@@ -1,0 +1,1 @@
+"""The symmetry of a function, read off its equations."""

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
 
-from ..evaluate import scan_counts
 from .axes import Axis, fixed_by
 from .shapes import sliced_along
 from .trace import Trace, Value, constant, rule, run
+from ..jaxprs import scan_counts
 
 # %% ../../nbs/inference/05_loops.ipynb #a8376fb8
 def _follow(

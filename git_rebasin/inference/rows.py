@@ -14,16 +14,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from git_rebasin.entries import (
-    Concat,
-    Coordinate,
-    Entry,
-    Fixed,
-    Group,
-    Part,
-    Product,
-    Split,
-)
 from .axes import Axis, atoms, factors, find, segments
 from git_rebasin.inference.groups import (
     Atoms,
@@ -36,6 +26,16 @@ from git_rebasin.inference.groups import (
     resolve_instances,
 )
 from .trace import Trace
+from git_rebasin.symmetry.entries import (
+    Concat,
+    Coordinate,
+    Entry,
+    Fixed,
+    Group,
+    Part,
+    Product,
+    Split,
+)
 
 Rows = Mapping[
     str, Sequence[Axis | None]

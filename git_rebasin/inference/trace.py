@@ -19,8 +19,8 @@ import jax.extend.core as jex
 import numpy as np
 from jax.extend import source_info_util
 
-from ..evaluate import inner_jaxpr
 from .axes import Axis, Reason, concat, fix, unify
+from ..jaxprs import inner_jaxpr
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)

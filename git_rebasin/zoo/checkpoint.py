@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, Shaped
 
-from ..io import load_metadata, load_params, save_params
+from ..checkpoints.io import load_metadata, load_params, save_params
 from ..tree import flatten, unflatten
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #6c7d81f1

@@ -1,0 +1,1 @@
+"""Public networks as plain functions over their key names."""

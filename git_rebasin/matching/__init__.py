@@ -1,0 +1,1 @@
+"""Two models or more in, permutations with their evidence out."""

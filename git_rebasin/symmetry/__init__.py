@@ -1,0 +1,1 @@
+"""What may move together, and how it moves."""
