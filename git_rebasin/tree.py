@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
+__all__ = ['Array', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
+
+# %% ../nbs/00_tree.ipynb #c01cc79f
+Array: TypeAlias = np.ndarray | jax.Array  # an array of numpy or of JAX
 
 # %% ../nbs/00_tree.ipynb #f9f1e504
 def _part(key) -> str:
