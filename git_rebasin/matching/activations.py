@@ -31,8 +31,8 @@ from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
     "For each axis of a block's view: the leaf's axis, places there, and the unit of each place"
-    if block.order is not None:  # coordinates: equal only as a whole
-        whole = (block.index, block.shape, block.unmerged, block.order)
+    if block.joint is not None:  # coordinates: equal only as a whole
+        whole = (block.index, block.shape, block.joint)
         return [(None, whole, k) for k in range(len(block.shape))]
     found, first = [], 0
     for axis, places in enumerate(block.index):
