@@ -23,20 +23,33 @@ from .tree import is_array, lerp
 # %% ../nbs/03_interpolation.ipynb #973d43cf
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    "Metrics along the line from model A (λ = 0) to model B (λ = 1)"
+    """Metrics along the line from model A (λ = 0) to model B (λ = 1)
+
+    Attributes:
+        lambdas (Float[np.ndarray, "points"]): the values of λ, in order, from 0 to 1
+        metrics (Mapping[str, Float[np.ndarray, "points"]]): name → its mean at each λ
+    """
 
     lambdas: Float[np.ndarray, "points"]  # the values of λ, in order, from 0 to 1
     metrics: Mapping[str, Float[np.ndarray, "points"]]  # name → its mean at each λ
 
     def __getitem__(self, name: str) -> Float[np.ndarray, "points"]:
-        "The values of one metric"
+        """The values of one metric
+
+        Returns:
+            Float[np.ndarray, "points"]
+        """
         if name not in self.metrics:
             raise KeyError(f"no metric {name!r} on this curve: it has {', '.join(self.metrics)}")
         return self.metrics[name]
 
     @property
     def midpoint(self) -> dict[str, float]:
-        "Each metric at λ = ½, interpolated linearly where ½ is not among the points"
+        """Each metric at λ = ½, interpolated linearly where ½ is not among the points
+
+        Returns:
+            dict[str, float]
+        """
         return {
             name: float(np.interp(0.5, self.lambdas, values))
             for name, values in self.metrics.items()
@@ -108,7 +121,22 @@ def interpolate(
     lambdas: int | Sequence[float] = 25,  # how many points (25 in the paper's figures), or which
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # the way from A to B: `lerp`, or `slerp`
 ) -> Interpolation:  # the metrics at each λ
-    "Evaluate metrics on the line between two models (paper §2)"
+    """Evaluate metrics on the line between two models
+
+    Args:
+        fn: (params, batch) → mean loss, or a dict of mean metrics
+        params_a: model A, at λ = 0
+        params_b: model B, at λ = 1: as a rule already permuted
+        batches: any pytrees with the examples on the first axis; read once
+        lambdas: how many points (25 in the paper's figures), or which
+        path: the way from A to B: `lerp`, or `slerp`
+
+    Returns:
+        Interpolation: the metrics at each λ
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
     grid = _lambda_grid(lambdas)
     _check_same_arrays(params_a, params_b)
 
@@ -137,7 +165,18 @@ def loss_barrier(
     curve: Interpolation | Float[np.ndarray, "points"],  # a curve, or the losses along it
     metric: str = "loss",  # which metric of the curve; larger must be worse
 ) -> float:  # max over λ of the loss, minus the mean of the two ends
-    "How far the loss rises above the mean of the two ends (paper §2)"
+    """How far the loss rises above the mean of the two ends
+
+    Args:
+        curve (Interpolation | Float[np.ndarray, "points"]): a curve, or the losses along it
+        metric: which metric of the curve; larger must be worse
+
+    Returns:
+        float: max over λ of the loss, minus the mean of the two ends
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
     losses = np.asarray(
         curve[metric] if isinstance(curve, Interpolation) else curve, dtype=np.float64
     )

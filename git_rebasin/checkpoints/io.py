@@ -26,7 +26,15 @@ def write_atomic(
     path: str | Path,  # where the file shall be; its folder is made where it is missing
     data: bytes,  # the whole contents
 ) -> Path:  # the path written
-    "Write a file whole or not at all"
+    """Write a file whole or not at all
+
+    Args:
+        path: where the file shall be; its folder is made where it is missing
+        data: the whole contents
+
+    Returns:
+        Path: the path written
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -74,7 +82,16 @@ def save_params(
     params: PyTree,  # parameters in any container
     metadata: Mapping[str, str] | None = None,  # what else the file shall say, as text
 ) -> Path:  # the path written
-    "Write a tree of arrays to a safetensors file, whole or not at all"
+    """Write a tree of arrays to a safetensors file, whole or not at all
+
+    Args:
+        path: the file to write, by custom with the suffix `.safetensors`
+        params: parameters in any container
+        metadata: what else the file shall say, as text
+
+    Returns:
+        Path: the path written
+    """
     from safetensors.numpy import save
 
     arrays = {p: np.asarray(x) for p, x in flatten(params).items()}
@@ -92,7 +109,15 @@ def load_params(
     *,
     flat: bool = False,  # give `{path: array}` rather than nested dicts
 ) -> PyTree[np.ndarray]:  # nested dicts of numpy arrays, in the dtypes of the file
-    "Read a tree of arrays from a safetensors file"
+    """Read a tree of arrays from a safetensors file
+
+    Args:
+        path: a safetensors file, of this package or any other
+        flat: give `{path: array}` rather than nested dicts
+
+    Returns:
+        PyTree[np.ndarray]: nested dicts of numpy arrays, in the dtypes of the file
+    """
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -108,7 +133,14 @@ def load_params(
 def load_metadata(
     path: str | Path,  # a safetensors file
 ) -> dict[str, str]:  # the text that was saved beside the arrays
-    "Read what `save_params` was given as `metadata`"
+    """Read what `save_params` was given as `metadata`
+
+    Args:
+        path: a safetensors file
+
+    Returns:
+        dict[str, str]: the text that was saved beside the arrays
+    """
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
         return json.loads(f.read(size)).get("__metadata__", {})

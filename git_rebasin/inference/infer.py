@@ -92,7 +92,16 @@ def trace_symmetry(
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
     args: Sequence[Any],  # its other arguments
 ) -> tuple[PermutationSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
-    "What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end"
+    """What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end
+
+    Args:
+        fn: fn(params, *args) → outputs
+        params: arrays, or `jax.ShapeDtypeStruct`
+        args: its other arguments
+
+    Returns:
+        tuple[PermutationSpec, Trace, Naming]: not verified; what was seen; what atoms are called
+    """
     (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
     others = arrays[len(flat) :]
     found = _follow(closed, flat, others, unroll=0)
@@ -119,7 +128,20 @@ def infer_permutation_spec(
     *args: Any,  # its other arguments, as a rule a batch of inputs
     verify: bool = True,  # try the spec with random weights; raises `PermutationSpecError`
 ) -> PermutationSpec:  # bound to the shapes of `params`, with the reason for every fixed axis
-    "The permutation symmetry of a network, from the function that computes it (paper §2)"
+    """The permutation symmetry of a network, from the function that computes it
+
+    Args:
+        fn: fn(params, *args) → outputs; any function that JAX can trace
+        params: any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
+        *args: its other arguments, as a rule a batch of inputs
+        verify: try the spec with random weights; raises `PermutationSpecError`
+
+    Returns:
+        PermutationSpec: bound to the shapes of `params`, with the reason for every fixed axis
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
     abstract = [p for p, leaf in flatten(params).items() if isinstance(leaf, jax.ShapeDtypeStruct)]
     if verify and (
         abstract or any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args))

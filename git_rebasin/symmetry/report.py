@@ -26,7 +26,13 @@ from .spec import PermutationSpec
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
 class AxisReport:
-    "One axis of one array"
+    """One axis of one array
+
+    Attributes:
+        entry: what it consists of, as the spec says; a dot where it is fixed
+        groups: the groups that move it
+        reason: why it, or a part of it, is fixed; empty if nobody knows
+    """
 
     path: str
     axis: int
@@ -67,7 +73,12 @@ def report(
     spec: PermutationSpec,  # bound to shapes
     which: Literal["all", "free", "fixed"] = "all",  # all axes, those that move, those that do not
 ) -> Report:
-    "Every axis of every array: what it moves with, or why it is fixed"
+    """Every axis of every array: what it moves with, or why it is fixed
+
+    Args:
+        spec: bound to shapes
+        which: all axes, those that move, those that do not
+    """
     if spec.shapes is None:
         raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
     if which not in ("all", "free", "fixed"):

@@ -82,7 +82,16 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
-    "Which axes of which arrays are permuted together (paper §2)"
+    """Which axes of which arrays are permuted together
+
+    Attributes:
+        axes_to_perm: path → for each axis a group, None, or an expression
+        shapes: path → shape, once bound
+        reasons: path → why an axis is fixed
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
 
     axes_to_perm: Mapping[str, tuple]  # path → for each axis a group, None, or an expression
     shapes: Mapping[str, tuple[int, ...]] | None = None  # path → shape, once bound
@@ -104,12 +113,20 @@ class PermutationSpec:
         cls,
         axes_to_perm: Mapping[str, tuple],  # path → one entry per axis
     ) -> PermutationSpec:
-        'A spec from the paper\'s kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`'
+        """A spec from the paper's kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`
+
+        Args:
+            axes_to_perm: path → one entry per axis
+        """
         return cls(axes_to_perm)
 
     @property
     def perm_to_axes(self) -> dict[str, list[tuple[str, int]]]:
-        "Group → every (path, axis) that it permutes, as a whole or in part"
+        """Group → every (path, axis) that it permutes, as a whole or in part
+
+        Returns:
+            dict[str, list[tuple[str, int]]]
+        """
         table: dict[str, list[tuple[str, int]]] = {}
         for path, row in self._rows.items():
             for one in plain_rows(row):
@@ -121,7 +138,11 @@ class PermutationSpec:
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
-        "Size of every named atom, groups and fixed axes, once bound to shapes"
+        """Size of every named atom, groups and fixed axes, once bound to shapes
+
+        Returns:
+            Mapping[str, int]
+        """
         _need_shapes(self)
         return MappingProxyType(solve_sizes(self._rows, self.shapes, self._declared[0]))
 
@@ -131,7 +152,11 @@ class PermutationSpec:
 
     @cached_property
     def groups(self) -> Mapping[str, int | None]:
-        "Group → number of units; None as long as the spec is not bound to shapes"
+        """Group → number of units; None as long as the spec is not bound to shapes
+
+        Returns:
+            Mapping[str, int | None]
+        """
         if self.shapes is None:
             return MappingProxyType(dict.fromkeys(self.perm_to_axes))
         present = (self._rows[path] for path in self.shapes)
@@ -140,13 +165,21 @@ class PermutationSpec:
 
     @cached_property
     def families(self) -> Mapping[str, tuple[str, ...]]:
-        "Family → the axes that it is within, the outermost first; plain groups are absent"
+        """Family → the axes that it is within, the outermost first; plain groups are absent
+
+        Returns:
+            Mapping[str, tuple[str, ...]]
+        """
         within = self._declared[1]
         return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
 
     @cached_property
     def perm_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        "Group → the shape of its permutation: sizes of the axes that it is within, then its own"
+        """Group → the shape of its permutation: sizes of the axes that it is within, then its own
+
+        Returns:
+            Mapping[str, tuple[int, ...]]
+        """
         hosts, sizes = self.families, self.sizes
         return MappingProxyType(
             {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
@@ -154,7 +187,14 @@ class PermutationSpec:
 
     @property
     def log10_symmetries(self) -> float:
-        "The decimal logarithm of the number of permutations (paper, Table 1)"
+        """The decimal logarithm of the number of permutations
+
+        Returns:
+            float
+
+        References:
+            Git Re-Basin (arXiv 2209.04836), Table 1
+        """
         each = (math.prod(s[:-1]) * math.lgamma(s[-1] + 1) for s in self.perm_shapes.values())
         return sum(each) / math.log(10)
 
@@ -164,7 +204,15 @@ class PermutationSpec:
         *,
         partial: bool = False,  # accept a tree that lacks some of the spec's arrays
     ) -> PermutationSpec:  # the same spec, with sizes and blocks
-        "Check the spec against a tree and note its shapes; raises `PermutationSpecError`"
+        """Check the spec against a tree and note its shapes; raises `PermutationSpecError`
+
+        Args:
+            params: arrays, or anything with their shapes (`jax.ShapeDtypeStruct`)
+            partial: accept a tree that lacks some of the spec's arrays
+
+        Returns:
+            PermutationSpec: the same spec, with sizes and blocks
+        """
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
         return self.bind_shapes(shapes, partial=partial)
 
@@ -174,7 +222,12 @@ class PermutationSpec:
         *,
         partial: bool = False,  # accept shapes that lack some of the spec's arrays
     ) -> PermutationSpec:
-        "`bind`, for a tree of which only paths and shapes are at hand"
+        """`bind`, for a tree of which only paths and shapes are at hand
+
+        Args:
+            shapes: path → shape
+            partial: accept shapes that lack some of the spec's arrays
+        """
         _check_paths(self.axes_to_perm, shapes, partial)
         _check_ranks(self._rows, shapes)
         here = {path: shapes[path] for path in self._rows if path in shapes}
@@ -190,7 +243,11 @@ class PermutationSpec:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        "The spec's normal form: parts of arrays, each of whose axes is one atom"
+        """The spec's normal form: parts of arrays, each of whose axes is one atom
+
+        Returns:
+            tuple[Block, ...]
+        """
         _need_shapes(self)
         return tuple(
             block
@@ -202,7 +259,14 @@ class PermutationSpec:
         self,
         which: str = "all",  # "all" axes, those that are "free", or those that are "fixed"
     ):  # a `git_rebasin.symmetry.report.Report`
-        "Every axis of every array: what it moves with, or why it is fixed"
+        """Every axis of every array: what it moves with, or why it is fixed
+
+        Args:
+            which: "all" axes, those that are "free", or those that are "fixed"
+
+        Returns:
+            a `git_rebasin.symmetry.report.Report`
+        """
         from git_rebasin.symmetry.report import report
 
         return report(self, which)
@@ -221,7 +285,11 @@ class PermutationSpec:
         cls,
         text: str,  # what `to_json` gave
     ) -> PermutationSpec:
-        "A spec from JSON text"
+        """A spec from JSON text
+
+        Args:
+            text: what `to_json` gave
+        """
         return _from_json(cls, text)
 
     def __eq__(self, other) -> bool:
