@@ -67,9 +67,15 @@ def plot_interpolation(
     Returns:
         Figure: the figure, with a panel for each metric
 
+    Raises:
+        ValueError: if there is no curve, or `axes` are not as many as the metrics
+        KeyError: if a curve lacks one of the `metrics`
+
     References:
         Git Re-Basin (arXiv 2209.04836), Figure 2
     """
+    # raises ValueError if there is no curve, or `axes` are not as many as the metrics
+    # raises KeyError if a curve lacks one of the `metrics`
     import matplotlib.pyplot as plt
 
     curves = {"loss": curves} if isinstance(curves, Interpolation) else dict(curves)

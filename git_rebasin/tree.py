@@ -62,7 +62,11 @@ def flatten(
 
     Returns:
         dict[str, Array]: path → array, in the tree's order
+
+    Raises:
+        ValueError: if two leaves have the same path
     """
+    # raises ValueError if two leaves have the same path
     flat: dict[str, Array] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not is_array(leaf):
@@ -109,7 +113,12 @@ def unflatten(
 
     Returns:
         PyTree: a new tree, of nested dicts unless `like` is given
+
+    Raises:
+        ValueError: if one path lies below another, or if `flat` and `like` name different arrays
     """
+    # raises ValueError if one path lies below another, or if `flat` and `like` name different
+    #   arrays
     if like is None:
         return _nested(flat)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
@@ -141,7 +150,7 @@ def lerp(
     params_b: PyTree,  # model B: the value at λ = 1, with the same structure and shapes
     lam: float | Float[Array, ""],  # λ, as a rule in [0, 1]
 ) -> PyTree:  # (1 − λ) A + λ B, in the dtypes of A
-    """Linear interpolation of two trees
+    """Interpolate linearly between two trees, leaf by leaf
 
     Args:
         params_a: model A: the value at λ = 0
@@ -150,7 +159,11 @@ def lerp(
 
     Returns:
         PyTree: (1 − λ) A + λ B, in the dtypes of A
+
+    Raises:
+        ValueError: if the trees differ in structure, or in shapes that do not broadcast
     """
+    # raises ValueError if the trees differ in structure, or in shapes that do not broadcast
     return jax.tree.map(lambda a, b: _combine(1 - lam, a, lam, b), params_a, params_b)
 
 # %% ../nbs/00_tree.ipynb #54f7e4ca
@@ -170,7 +183,11 @@ def inner(
 
     Returns:
         float: Σ aᵢ bᵢ over all float entries
+
+    Raises:
+        KeyError: if `b` lacks a path of `a`
     """
+    # raises KeyError if `b` lacks a path of `a`
     a, b = flatten(a), flatten(b)
     return float(sum(np.vdot(_float64(a[p]), _float64(b[p])) for p in a if _is_float(a[p])))
 
@@ -226,7 +243,7 @@ def slerp(
     params_b: PyTree,  # model B: the value at λ = 1, with the same structure and shapes
     lam: float | Float[Array, ""],  # λ, as a rule in [0, 1]
 ) -> PyTree:  # the point at λ on the great circle from A to B, in the dtypes of A
-    """Spherical linear interpolation of two trees as vectors
+    """Interpolate spherically between two trees, each taken as one vector
 
     Args:
         params_a: model A: the value at λ = 0
@@ -236,9 +253,13 @@ def slerp(
     Returns:
         PyTree: the point at λ on the great circle from A to B, in the dtypes of A
 
+    Raises:
+        ValueError: if the trees differ in structure, or in shapes that do not broadcast
+
     References:
         Shoemake 1985
     """
+    # raises ValueError if the trees differ in structure, or in shapes that do not broadcast
     omega, directed = _angle(params_a, params_b)
     usable = directed & (jnp.sin(omega) > 1e-5)
     sin = jnp.where(usable, jnp.sin(omega), 1)

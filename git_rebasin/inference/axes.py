@@ -125,7 +125,11 @@ def unify(
     Args:
         b: of the same size
         where: the equation that says so
+
+    Raises:
+        AssertionError: if the axes differ in size
     """
+    # raises AssertionError if the axes differ in size
     a, b = find(a), find(b)
     if a is b:
         return

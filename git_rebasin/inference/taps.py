@@ -101,7 +101,13 @@ class Taps:
 
         Returns:
             dict[str, Array]: name → value; in a scan its turns are the first axis
+
+        Raises:
+            ValueError: if the function computes other values for these arguments
+            KeyError: if there is no value of one of the `names`
         """
+        # raises ValueError if the function computes other values for these arguments
+        # raises KeyError if there is no value of one of the `names`
         wanted = self.chosen(names)
         closed, arrays = trace_arrays(self.fn, params, *args)
         evaluation = Evaluation(wanted={self.paths[name] for name in wanted})
@@ -116,7 +122,12 @@ class Taps:
         return {name: found[self.paths[name]] for name in wanted}
 
     def chosen(self, names: Collection[str] | None) -> list[str]:
-        "The values of these names, None for all; a `KeyError` if there is no such value"
+        """The values of these names, None for all
+
+        Raises:
+            KeyError: if there is no value of one of the `names`
+        """
+        # raises KeyError if there is no value of one of the `names`
         wanted = list(self.paths) if names is None else list(names)
         for name in wanted:
             if name not in self.paths:

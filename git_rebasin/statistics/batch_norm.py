@@ -279,7 +279,15 @@ def find_places(
         stats: path of mean → path of variance; None: find them
         variables: parameters and statistics, in any container
         batch: a batch of inputs
+
+    Raises:
+        ValueError: if no BatchNorm is recognised, or `stats` names a path that `variables` lacks
+        ValueError: if a mean and its variance are not combined with one value, or normalise several
     """
+    # raises ValueError if no BatchNorm is recognised, or `stats` names a path that `variables`
+    #   lacks
+    # raises ValueError if a mean and its variance are not combined with one value, or normalise
+    #   several
     closed, arrays = trace_arrays(fn, variables, batch)
     closed = jax.make_jaxpr(
         lambda *inputs: Evaluation().run(closed.jaxpr, closed.consts, inputs)[0]

@@ -206,7 +206,11 @@ def merge_batches(
 
     Returns:
         dict[Any, Moments | CrossMoments]: in float64
+
+    Raises:
+        ValueError: if there is no batch
     """
+    # raises ValueError if there is no batch
     total: dict[Any, Moments | CrossMoments] = {}
     count = 0
     for count, batch in enumerate(batches, 1):

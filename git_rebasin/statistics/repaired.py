@@ -76,7 +76,11 @@ class Corrected:
 
         Returns:
             Any: what `fn` returns
+
+        Raises:
+            ValueError: if the function computes other values for these arguments
         """
+        # raises ValueError if the function computes other values for these arguments
         return self.run(params["params"], params["corrections"], *args)[0]
 
     def run(
@@ -96,7 +100,11 @@ class Corrected:
 
         Returns:
             tuple[Any, dict[str, Array]]: the outputs; value → as it was before its correction
+
+        Raises:
+            ValueError: if the function computes other values for these arguments
         """
+        # raises ValueError if the function computes other values for these arguments
         edits = {self.paths[name]: partial(self._edit, name, known[name]) for name in known}
         evaluation = Evaluation(wanted=self.paths.values(), edits=edits)
         outputs, found = evaluate(self.fn, evaluation, params, *args)
@@ -208,32 +216,49 @@ class Repaired:
 
 def repair(
     fn: Callable[[PyTree, Any], Any],  # fn(params, batch) → outputs; any function
-    merged: PyTree,  # the merged model
+    merged: PyTree,  # the merged model, any tree of arrays
     models: Sequence[PyTree],  # what it was merged from, two or more, permuted already
     batches: Iterable[Any],  # what `fn` takes beside the parameters; read several times
     *,
-    weights: Sequence[float] | None = None,  # of the models in the merge; default: all the same
-    taps: Taps | None = None,  # of `fn`, if they are at hand
-    names: Collection[str] | None = None,  # which of the taps; default: `correctable(taps)`
-    passes: int = 1,  # 1: corrected batch by batch; so many values in a row are exact
+    weights: Sequence[float] | None = None,  # each model's share in the merge; default: equal ones
+    taps: Taps | None = None,  # `find_taps(fn, merged, batch)`, where it is known already
+    names: Collection[str] | None = None,  # the values to correct; default: `correctable(taps)`
+    passes: int = 1,  # over the data: so many values in a row, the first ones, are exact
     callback: Callable[[int, int], None] | None = None,  # given (pass, number of batches)
-) -> Repaired:
-    """Restore each unit's mean and deviation
+) -> Repaired:  # its `fn`, at its `params` and a batch, gives the repaired network's outputs
+    """Give a merged model's units the statistics of its models' units
 
     Args:
         fn: fn(params, batch) → outputs; any function
-        merged: the merged model
+        merged: the merged model, any tree of arrays
         models: what it was merged from, two or more, permuted already
         batches: what `fn` takes beside the parameters; read several times
-        weights: of the models in the merge; default: all the same
-        taps: of `fn`, if they are at hand
-        names: which of the taps; default: `correctable(taps)`
-        passes: 1: corrected batch by batch; so many values in a row are exact
+        weights: each model's share in the merge; default: equal ones
+        taps: `find_taps(fn, merged, batch)`, where it is known already
+        names: the values to correct; default: `correctable(taps)`
+        passes: over the data: so many values in a row, the first ones, are exact
         callback: given (pass, number of batches)
+
+    Returns:
+        Repaired: its `fn`, at its `params` and a batch, gives the repaired network's outputs
+
+    Raises:
+        ValueError: if `weights` are not one for each model with the sum 1, or `passes` < 1
+        ValueError: if the models and the merged one differ in paths or shapes
+        ValueError: if `batches` is empty or can be read only once
+        ValueError: if no product of `fn` carries a group, or `fn` computes other values for later
+            batches
+        KeyError: if `names` holds a name that `taps` lacks
 
     References:
         REPAIR, arXiv 2211.08403, §4
     """
+    # raises ValueError if `weights` are not one for each model with the sum 1, or `passes` < 1
+    # raises ValueError if the models and the merged one differ in paths or shapes
+    # raises ValueError if `batches` is empty or can be read only once
+    # raises ValueError if no product of `fn` carries a group, or `fn` computes other values for
+    #   later batches
+    # raises KeyError if `names` holds a name that `taps` lacks
     weights = _checked(merged, models, weights, batches, passes)
     first = next(iter(batches))
     taps = find_taps(fn, merged, first) if taps is None else taps
