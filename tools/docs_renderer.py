@@ -8,6 +8,7 @@ dataclass no fields, and it stops at some modules.
 """
 
 import ast
+import itertools
 import re
 import textwrap
 
@@ -32,7 +33,7 @@ from tools.signatures import (
     summary,
 )
 
-WIDTH = 88  # of a signature on one line
+WIDTH = 80  # of a signature on one line; a page shows 84
 # ---- as Markdown
 
 
@@ -95,8 +96,7 @@ def entities(text: str) -> str:
 def describe(src: Source, node: Definition, name: str) -> list[str]:
     """Signature, docstring and tables of a function or a class."""
     doc = ast.get_docstring(node) or ""
-    raised = [(code(row.name), prose(row.comment)) for row in raises(src, node)]
-    after = [markdown_table(["Raises", "When"], raised), sources(references(doc))]
+    after = [raised(raises(src, node)), sources(references(doc))]
     if isinstance(node, ast.FunctionDef):
         rows, result = list(parameters(src, node)), returned(src, node)
         returns = f"**Returns** {code(result.type)}: {prose(result.comment)}"
@@ -109,6 +109,14 @@ def describe(src: Source, node: Definition, name: str) -> list[str]:
     head = signature(f"class {name}", rows) if rows else plain
     listing = markdown_table(["Method", "Meaning"], listed)
     return [head, summary(doc), table("Field", rows), *after, listing]
+
+
+def raised(rows: list[Row]) -> str:
+    """A table of what is raised and when, each exception named once."""
+    named = ["", *(row.name for row in rows)]
+    names = [name if name != above else "" for above, name in itertools.pairwise(named)]
+    cells = [(code(name), prose(row.comment)) for name, row in zip(names, rows, strict=True)]
+    return markdown_table(["Raises", "When"], cells)
 
 
 def sources(cited: list[str]) -> str:
