@@ -23,7 +23,7 @@ from .scores import GroupCosts
 from .weights import group_trees, solve_trees
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
@@ -31,21 +31,21 @@ Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices,
 
 
 def soft_shapes(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, tuple[int, ...]]:  # group → the shape of its matrices
     "Sizes of the fixed axes that a group is within, then twice its places with their hosts'"
     return {g: (*fixed, math.prod(rows), math.prod(rows)) for g, fixed, rows in _layouts(spec)}
 
 
 def uniform(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
     "The mean of all permutations: every position takes the same share of every unit"
     return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
 
 
 def soften(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:  # of zeros and ones
     "The matrices of a permutation"
@@ -57,10 +57,8 @@ def soften(
     return soft
 
 # %% ../../nbs/matching/08_soft.ipynb #9e674df1
-def _layouts(spec: PermutationSpec):
+def _layouts(spec: BoundSpec):
     "Each group with the sizes of its fixed hosts, and of its moving hosts and its own"
-    if spec.shapes is None:
-        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
     for group in spec.groups:
         hosts = spec.families.get(group, ())
         moving = [spec.sizes[h] for h in hosts if h in spec.groups]
@@ -123,7 +121,7 @@ def _kept(dtype):
 
 
 def check_soft(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
 ) -> None:
     "Every group has matrices of its sizes"
@@ -143,7 +141,7 @@ def check_soft(
 
 # %% ../../nbs/matching/08_soft.ipynb #3ce65831
 def harden(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Soft,  # for each group, what each pair of place and unit is worth
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
     "The permutation that maximises the inner product of its matrices with the scores, exactly"
@@ -229,7 +227,7 @@ def _from_pairs(pairs, fixed: tuple[int, ...], rows: tuple[int, ...]):
     return pairs.transpose(np.argsort(_pair_order(fixed, rows)).tolist()).reshape(*fixed, n, n)
 
 
-def _beside(pairs, host: str, group: str, spec: PermutationSpec):
+def _beside(pairs, host: str, group: str, spec: BoundSpec):
     "A host's matrices, with an axis of one for each fixed axis that only the group is within"
     within = [h for h in spec.families[group] if h not in spec.groups]
     missing = [k for k, h in enumerate(within) if h not in spec.families.get(host, ())]
