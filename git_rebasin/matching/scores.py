@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from .assignment import RepeatedAssignment
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, permute_named, take_units
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec
 
 # %% ../../nbs/matching/02_scores.ipynb #2960853a
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class GroupCosts:
 
     max_drift = 8.0  # how much may be added up, in units of the whole matrix, before it is rebuilt
 
-    def __init__(self, group: str, spec: PermutationSpec, terms: list[Term]):
+    def __init__(self, group: str, spec: BoundSpec, terms: list[Term]):
         self.group, self.terms = group, terms
         self.families, self.sizes = spec.families, spec.sizes
         hosts = spec.families.get(group, ())
@@ -306,7 +306,7 @@ class Costs:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, by path
         b: Mapping[str, Array],  # model B
         *,

@@ -23,7 +23,7 @@ from .scores import GroupCosts
 from .weights import group_trees, solve_trees
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
@@ -31,12 +31,12 @@ Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices,
 
 
 def soft_shapes(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, tuple[int, ...]]:  # group → the shape of its matrices
     """Sizes of the fixed axes that a group is within, then twice its places with their hosts'
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
 
     Returns:
         dict[str, tuple[int, ...]]: group → the shape of its matrices
@@ -45,12 +45,12 @@ def soft_shapes(
 
 
 def uniform(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
     """The mean of all permutations: every position takes the same share of every unit
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
 
     Returns:
         dict[str, Float[np.ndarray, "*fixed rows rows"]]
@@ -59,13 +59,13 @@ def uniform(
 
 
 def soften(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:  # of zeros and ones
     """The matrices of a permutation
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         perm: for each group, the unit that each position takes
 
     Returns:
@@ -79,10 +79,8 @@ def soften(
     return soft
 
 # %% ../../nbs/matching/08_soft.ipynb #9e674df1
-def _layouts(spec: PermutationSpec):
+def _layouts(spec: BoundSpec):
     "Each group with the sizes of its fixed hosts, and of its moving hosts and its own"
-    if spec.shapes is None:
-        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
     for group in spec.groups:
         hosts = spec.families.get(group, ())
         moving = [spec.sizes[h] for h in hosts if h in spec.groups]
@@ -170,13 +168,13 @@ def _kept(dtype):
 
 
 def check_soft(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
 ) -> None:
     """Every group has matrices of its sizes
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         soft: for each group, its matrices
     """
     shapes = soft_shapes(spec)
@@ -195,13 +193,13 @@ def check_soft(
 
 # %% ../../nbs/matching/08_soft.ipynb #3ce65831
 def harden(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Soft,  # for each group, what each pair of place and unit is worth
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
     """The permutation that maximises the inner product of its matrices with the scores, exactly
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         scores: for each group, what each pair of place and unit is worth
 
     Returns:
@@ -322,7 +320,7 @@ def _from_pairs(pairs, fixed: tuple[int, ...], rows: tuple[int, ...]):
     return pairs.transpose(np.argsort(_pair_order(fixed, rows)).tolist()).reshape(*fixed, n, n)
 
 
-def _beside(pairs, host: str, group: str, spec: PermutationSpec):
+def _beside(pairs, host: str, group: str, spec: BoundSpec):
     "A host's matrices, with an axis of one for each fixed axis that only the group is within"
     within = [h for h in spec.families[group] if h not in spec.groups]
     missing = [k for k, h in enumerate(within) if h not in spec.families.get(host, ())]

@@ -25,7 +25,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 
 # %% ../../nbs/matching/05_weights.ipynb #264b7ae9
 def group_trees(
@@ -131,7 +131,7 @@ _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can
 class Search:
     "The state of the search: where every group is, and its cost matrices"
 
-    def __init__(self, spec: PermutationSpec, costs: Costs, perm: dict):
+    def __init__(self, spec: BoundSpec, costs: Costs, perm: dict):
         self.spec, self.costs, self.perm = spec, costs, perm
         self.trees = group_trees(self.costs.groups)
         # Trees whose matrices hold for all of their permutations, not only for small moves:
@@ -287,7 +287,7 @@ def weight_matching(
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/05_weights.ipynb #868d1a98
-def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:
+def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
         if init not in ("outward", "identity"):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from .blocks import Block
-from .spec import PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 try:
@@ -63,13 +63,13 @@ def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
 
 
 def check_permutation(
-    spec: PermutationSpec,  # a spec that is bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # what shall be a permutation of it
 ) -> None:
     """Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size
 
     Args:
-        spec: a spec that is bound to shapes
+        spec: which axes move together
         perm: what shall be a permutation of it
     """
     for group in perm:
@@ -294,11 +294,11 @@ def compose_permutations(
 def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[int, ...]]:
     "The shapes of the groups' permutations, from the spec or from a tree"
     bound = spec if params is None else spec.bind(params)
-    if bound.shapes is None:
-        raise PermutationSpecError(
-            "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
-        )
-    return bound.perm_shapes
+    if isinstance(bound, BoundSpec):
+        return bound.perm_shapes
+    raise PermutationSpecError(
+        "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
+    )
 
 
 def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tuple[str, ...]]:

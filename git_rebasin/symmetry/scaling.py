@@ -32,7 +32,7 @@ from git_rebasin.symmetry.check import (
     rounding,
 )
 from .permutation import along_axes
-from .spec import PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
@@ -44,11 +44,11 @@ class Scalings:
     """The rescalings of single units that leave a function as it is
 
     Attributes:
-        spec: bound to shapes
+        spec: which axes move together
         exponents (Mapping[str, Int[np.ndarray, "rescalings carriers"]]): group → a row for each
     """
 
-    spec: PermutationSpec  # bound to shapes
+    spec: BoundSpec  # which axes move together
     exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
 
     def __post_init__(self):
@@ -80,7 +80,7 @@ class Scalings:
         return "\n".join(_markdown_lines(self))
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #99fd27b2
-def carriers(spec: PermutationSpec, group: str) -> list[tuple[int, int]]:
+def carriers(spec: BoundSpec, group: str) -> list[tuple[int, int]]:
     "Where a group is: the number of a block of the spec, and an axis of the block's view"
     return [(i, k) for i, block in enumerate(spec.blocks) for k in block.axes_of(group)]
 
@@ -136,7 +136,7 @@ def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
     return sums.transpose(np.argsort(np.argsort(keep)).tolist()).ravel()
 
 
-def _equations(spec: PermutationSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
+def _equations(spec: BoundSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
     "A row for each unit and loss, a column for each axis that carries the group"
     columns, rows = [], len(products) * math.prod(spec.perm_shapes[group])
     for i, axis in carriers(spec, group):
@@ -231,7 +231,7 @@ def find_scalings(
     return scalings
 
 
-def _draws(spec: PermutationSpec, trials: int) -> int:
+def _draws(spec: BoundSpec, trials: int) -> int:
     "How many random losses give twice as many equations as there are unknowns"
     each = ((len(carriers(spec, g)), math.prod(s)) for g, s in spec.perm_shapes.items())
     return max((4, *(-(-2 * unknowns // (trials * units)) for unknowns, units in each)))
