@@ -19,7 +19,13 @@ from .spec import BoundSpec
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
 class AxisReport:
-    "One axis of one array"
+    """One axis of one array
+
+    Attributes:
+        entry: what it consists of, as the spec says; a dot where it is fixed
+        groups: the groups that move it
+        reason: why it, or a part of it, is fixed; empty if nobody knows
+    """
 
     path: str
     axis: int
@@ -60,7 +66,12 @@ def report(
     spec: BoundSpec,  # which axes move together
     which: Literal["all", "free", "fixed"] = "all",  # all axes, those that move, those that do not
 ) -> Report:
-    "Every axis of every array: what it moves with, or why it is fixed"
+    """Every axis of every array: what it moves with, or why it is fixed
+
+    Args:
+        spec: which axes move together
+        which: all axes, those that move, those that do not
+    """
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]
