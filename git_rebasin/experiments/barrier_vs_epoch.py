@@ -46,7 +46,13 @@ from ..zoo.train import TrainConfig, TrainResult
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #17ce666a
 @dataclass(frozen=True)
 class Film:
-    "A pair of networks, and when in their training it is matched"
+    """A pair of networks, and when in their training it is matched
+
+    Attributes:
+        epochs: after which of them; 0: the initial weights
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged: lines are evaluated on the first images of a split; None: on all
+    """
 
     network: NetworkConfig
     epochs: tuple[int, ...]  # after which of them; 0: the initial weights
@@ -111,7 +117,12 @@ def keep_snapshot(
     checkpoint: Path,  # of a training; there may be none yet
     epochs: Collection[int],  # those that are wanted
 ) -> None:
-    "Write the weights of a checkpoint to a file of their own, if its epoch is wanted"
+    """Write the weights of a checkpoint to a file of their own, if its epoch is wanted
+
+    Args:
+        checkpoint: of a training; there may be none yet
+        epochs: those that are wanted
+    """
     if not checkpoint.exists():
         return
     epoch = len(json.loads(load_metadata(checkpoint)["history"]))
@@ -126,7 +137,14 @@ def train_with_snapshots(
     folder: Path,  # where its checkpoint and its snapshots are, or will be
     callback: Callable[[dict], None] | None = None,  # called with each epoch's record
 ) -> TrainResult:
-    "Train one network, or take it from its checkpoint, and keep its weights along the way"
+    """Train one network, or take it from its checkpoint, and keep its weights along the way
+
+    Args:
+        seed: of the network
+        data: training data
+        folder: where its checkpoint and its snapshots are, or will be
+        callback: called with each epoch's record
+    """
     keep = partial(keep_snapshot, checkpoint_file(folder, seed), config.epochs)
 
     def keep_and_tell(record: dict) -> None:
@@ -145,7 +163,14 @@ def weights_after(
     data: Split,  # training data
     folder: Path,  # where the snapshots are
 ) -> PyTree:
-    "The weights of a network after an epoch of its training; after none, the initial ones"
+    """The weights of a network after an epoch of its training; after none, the initial ones
+
+    Args:
+        seed: of the network
+        epoch: one of the configuration's
+        data: training data
+        folder: where the snapshots are
+    """
     if epoch == 0:
         return initial_params(config.network, seed, data)
     checkpoint = checkpoint_file(folder, seed)
@@ -165,7 +190,17 @@ def match_epochs(
     folder: Path,  # where the snapshots are
     callback: Callable[[dict], None] | None = None,  # called with the row of each epoch
 ) -> list[dict[str, Any]]:  # a row for each epoch: "naive", "matched", "late"
-    "Match a pair after each epoch, and walk its lines"
+    """Match a pair after each epoch, and walk its lines
+
+    Args:
+        seed: which pair
+        splits: "train" and "test"
+        folder: where the snapshots are
+        callback: called with the row of each epoch
+
+    Returns:
+        list[dict[str, Any]]: a row for each epoch: "naive", "matched", "late"
+    """
 
     def problem_of(epoch: int) -> Problem:
         a, b = (weights_after(config, s, epoch, splits["train"], folder) for s in model_seeds(seed))
@@ -194,7 +229,16 @@ def follow_pair(
     folder: Path,  # where checkpoints and snapshots are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it after each epoch"
+    """Train a pair, or take it from its checkpoints, and match it after each epoch
+
+    Args:
+        seed: which pair
+        folder: where checkpoints and snapshots are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     tell = callback or (lambda stage, record: None)
     splits = load_splits(config.network)
     train = partial(train_with_snapshots, config, data=splits["train"], folder=folder)
@@ -213,7 +257,16 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Train and follow each pair of a preset that has no record yet"
+    """Train and follow each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_families("barrier-vs-epoch", PRESETS, preset, out, callback, run_one=follow_pair)
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #23760f9c
@@ -222,14 +275,29 @@ def barriers(
     way: str,  # "naive", "matched" or "late"
     split: str = "train",
 ) -> list[list[float]]:  # for each pair, one for each epoch of the configuration
-    "The barriers of all pairs through training"
+    """The barriers of all pairs through training
+
+    Args:
+        records: of pairs of one family
+        way: "naive", "matched" or "late"
+
+    Returns:
+        list[list[float]]: for each pair, one for each epoch of the configuration
+    """
     return [[row[way]["barrier"][split] for row in record["epochs"]] for record in records]
 
 
 def format_epochs(
     records: Sequence[Mapping[str, Any]],  # of pairs of one family
 ) -> str:  # Markdown
-    "The table of the epochs"
+    """The table of the epochs
+
+    Args:
+        records: of pairs of one family
+
+    Returns:
+        str: Markdown
+    """
     lines = [
         "| epoch | naive | matched | matched, test | its permutation on the last epoch "
         "| cosine, matched |",
@@ -250,7 +318,11 @@ def format_epochs(
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
-    "What the command prints of a record"
+    """What the command prints of a record
+
+    Args:
+        record: of a pair
+    """
     return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_epochs([record])}"
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #592a0d88
@@ -258,7 +330,15 @@ def film(
     families: Mapping[str, Sequence[Mapping[str, Any]]],  # of `by_family`; shown: the first pair
     rate: float = 3.0,  # frames a second, one for each epoch that was looked at
 ) -> bytes:  # an animated GIF
-    "The training loss on the naive and on the matched line, epoch after epoch"
+    """The training loss on the naive and on the matched line, epoch after epoch
+
+    Args:
+        families: of `by_family`; shown: the first pair
+        rate: frames a second, one for each epoch that was looked at
+
+    Returns:
+        bytes: an animated GIF
+    """
     from matplotlib import pyplot as plt
     from matplotlib.animation import FuncAnimation, PillowWriter
 
@@ -292,7 +372,15 @@ def onset(
     record: Mapping[str, Any],  # of a pair
     share: float = 0.1,  # of the naive training barrier
 ) -> int | None:  # an epoch, from 1 on; None if even the last leaves more
-    "From when on matching leaves less than a share of the naive barrier"
+    """From when on matching leaves less than a share of the naive barrier
+
+    Args:
+        record: of a pair
+        share: of the naive training barrier
+
+    Returns:
+        int | None: an epoch, from 1 on; None if even the last leaves more
+    """
     rows = [row for row in record["epochs"] if row["epoch"] > 0]
 
     def low(row: Mapping[str, Any]) -> bool:
@@ -306,7 +394,11 @@ def onset(
 def finding(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset, of one family
 ) -> Finding:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        records: of the `cpu` preset, of one family
+    """
     last = records[0]["epochs"][-1]["epoch"]
     naive, matched, late = (barriers(records, way) for way in ("naive", "matched", "late"))
     end = max(m[-1] / n[-1] for m, n in zip(matched, naive, strict=True))
@@ -334,5 +426,9 @@ def finding(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each data set"
+    """One for each data set
+
+    Args:
+        records: of the `cpu` preset
+    """
     return list(map(finding, by_family(records).values()))

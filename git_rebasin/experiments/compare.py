@@ -41,14 +41,33 @@ def classify(
     logits: Float[Array, "n classes"],
     batch: Mapping[str, Array],  # with "labels"
 ) -> dict[str, Float[Array, ""]]:  # means over the batch
-    "Cross entropy, in nats, and accuracy"
+    """Cross entropy, in nats, and accuracy
+
+    Args:
+        logits (Float[Array, "n classes"]):
+        batch: with "labels"
+
+    Returns:
+        dict[str, Float[Array, ""]]: means over the batch
+    """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
     return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["labels"]).mean()}
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    "Two networks, the data to match them by, and the data to judge a match by"
+    """Two networks, the data to match them by, and the data to judge a match by
+
+    Attributes:
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves
+        fn: (params, batch) → outputs
+        batches: (key, n) → n batches of training data
+        judged: split → the batches on which lines are evaluated
+        judge: (outputs, batch) → metrics
+        lambdas: points of a line, both ends included
+    """
 
     spec: PermutationSpec  # which axes move together
     params_a: PyTree  # model A, which stays
@@ -60,20 +79,35 @@ class Problem:
     lambdas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)  # points of a line, both ends included
 
     def loss(self, params: PyTree, batch: Any) -> Float[Array, ""]:
-        "The mean loss of a batch"
+        """The mean loss of a batch
+
+        Returns:
+            Float[Array, ""]
+        """
         return self.judge(self.fn(params, batch), batch)["loss"]
 
     def evaluate(
         self,
         *models: PyTree,  # one, or the members of an ensemble
     ) -> dict[str, dict[str, float]]:  # split → metric → mean
-        "How good a model is, or an ensemble"
+        """How good a model is, or an ensemble
+
+        Args:
+            *models: one, or the members of an ensemble
+
+        Returns:
+            dict[str, dict[str, float]]: split → metric → mean
+        """
         metrics = _metrics_of(self.fn, self.judge)
         return {split: mean_metrics(metrics, models, data) for split, data in self.judged.items()}
 
     @cached_property
     def ends(self) -> tuple[dict, dict]:
-        "How good the two models are: all lines share these points"
+        """How good the two models are: all lines share these points
+
+        Returns:
+            tuple[dict, dict]
+        """
         return self.evaluate(self.params_a), self.evaluate(self.params_b)
 
 
@@ -96,7 +130,13 @@ def mean_metrics(
     model: Any,  # whatever `metrics` takes
     data: Iterable[Any],  # batches
 ) -> dict[str, float]:
-    "The mean of each metric over all examples"
+    """The mean of each metric over all examples
+
+    Args:
+        metrics: (model, batch) → means over the batch
+        model: whatever `metrics` takes
+        data: batches
+    """
     sums: dict[str, float] = {}
     total = 0
     for batch in data:
@@ -111,7 +151,12 @@ def in_batches(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch
 ) -> list[dict[str, np.ndarray]]:
-    "All examples in their order"
+    """All examples in their order
+
+    Args:
+        data (Mapping[str, Shaped[np.ndarray, "n ..."]]): arrays of one length, by name
+        batch_size: examples a batch
+    """
     starts = range(0, len(next(iter(data.values()))), batch_size)
     return [{name: x[i : i + batch_size] for name, x in data.items()} for i in starts]
 
@@ -120,7 +165,15 @@ def stream(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch; fewer where there are not so many
 ) -> Callable[[Array, int], Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches
-    "Batches of one epoch after another, each shuffled by the key"
+    """Batches of one epoch after another, each shuffled by the key
+
+    Args:
+        data (Mapping[str, Shaped[np.ndarray, "n ..."]]): arrays of one length, by name
+        batch_size: examples a batch; fewer where there are not so many
+
+    Returns:
+        Callable[[Array, int], Iterator[dict[str, np.ndarray]]]: (key, n) → n batches
+    """
     size = min(batch_size, len(next(iter(data.values()))))
 
     def take(key: Array, n: int) -> Iterator[dict[str, np.ndarray]]:
@@ -134,7 +187,14 @@ def walk(
     problem: Problem,
     params_b: PyTree,  # model B, permuted or not
 ) -> dict[str, dict[str, list[float]]]:  # split → metric → its value at each λ
-    "The line from A to a model"
+    """The line from A to a model
+
+    Args:
+        params_b: model B, permuted or not
+
+    Returns:
+        dict[str, dict[str, list[float]]]: split → metric → its value at each λ
+    """
     a, b = problem.ends
     inner_points = problem.lambdas[1:-1]
     points = [problem.evaluate(lerp(problem.params_a, params_b, lam)) for lam in inner_points]
@@ -146,7 +206,14 @@ def judge_permutation(
     problem: Problem,
     perm: Mapping[str, np.ndarray],  # of model B
 ) -> dict[str, Any]:  # cosine, curves, barrier and the change of outputs, as JSON takes them
-    "Whether A and the permuted B are near in weights, and what lies between them"
+    """Whether A and the permuted B are near in weights, and what lies between them
+
+    Args:
+        perm: of model B
+
+    Returns:
+        dict[str, Any]: cosine, curves, barrier and the change of outputs, as JSON takes them
+    """
     a, b = problem.params_a, problem.params_b
     permuted = apply_permutation(problem.spec, perm, b)
     curves = walk(problem, permuted)
@@ -161,7 +228,13 @@ def judge_permutation(
 # %% ../../nbs/experiments/03_compare.ipynb #44e970a1
 @dataclass(frozen=True)
 class Way:
-    "A way of matching: a row of the comparison"
+    """A way of matching: a row of the comparison
+
+    Attributes:
+        match: (problem, key, where to start)
+        start: the way whose match it starts from
+        random: whether the key decides anything
+    """
 
     match: Callable[[Problem, Array, Match | None], Match]  # (problem, key, where to start)
     start: str | None = None  # the way whose match it starts from
@@ -170,7 +243,15 @@ class Way:
 
 @dataclass(frozen=True)
 class Effort:
-    "How much is done by the matchers that work by the batch or by the step"
+    """How much is done by the matchers that work by the batch or by the step
+
+    Attributes:
+        batches: of training data, for activation matching
+        straight_through: steps
+        straight_through_rate: learning rate of Adam
+        sinkhorn: steps
+        sinkhorn_rate: learning rate of Adam
+    """
 
     batches: int = 20  # of training data, for activation matching
     straight_through: int = 100  # steps
@@ -233,7 +314,11 @@ def _frank_wolfe(problem: Problem, key: Array, start: Match | None) -> Match:
 def ways_to_match(
     effort: Effort,
 ) -> dict[str, Way]:  # in the order of the table
-    "All ways of matching that the package has"
+    """All ways of matching that the package has
+
+    Returns:
+        dict[str, Way]: in the order of the table
+    """
     ways = {
         "none": Way(_stay, random=False),
         "weights": Way(partial(_by_weights, init="identity")),
@@ -257,7 +342,13 @@ def run_way(
     start: Match | None = None,  # the match of the way that it starts from
     before: float = 0.0,  # the seconds that this took
 ) -> tuple[Match, float]:
-    "A match, and the seconds that it and what it started from took"
+    """A match, and the seconds that it and what it started from took
+
+    Args:
+        key: a JAX random key
+        start: the match of the way that it starts from
+        before: the seconds that this took
+    """
     begin = time.perf_counter()
     match = way.match(problem, key, start)
     return match, before + time.perf_counter() - begin
@@ -269,7 +360,16 @@ def compare_ways(
     keys: Sequence[Array],  # a try of each random way for each of them
     callback: Callable[[dict], None] | None = None,  # called with each try
 ) -> dict[str, Any]:  # "lambdas", "ends", "ensemble", "permutations", and "tries" that number these
-    "Match a pair in all ways, with all keys, and judge what comes out"
+    """Match a pair in all ways, with all keys, and judge what comes out
+
+    Args:
+        ways: a way that another starts from comes before it
+        keys: a try of each random way for each of them
+        callback: called with each try
+
+    Returns:
+        dict[str, Any]: "lambdas", "ends", "ensemble", "permutations", and "tries" that number these
+    """
     tries, judged, found = [], {}, {}
     for name, way in ways.items():
         for k, key in enumerate(keys if way.random else keys[:1]):
@@ -303,7 +403,14 @@ def _start(ways: Mapping[str, Way], way: Way, found: Mapping, k: int) -> tuple[M
 def tries_of(
     records: Iterable[Mapping[str, Any]],  # of pairs, with what `compare_ways` gives
 ) -> dict[str, list[dict[str, Any]]]:  # way → its tries, each with what was judged of it
-    "The tries of all records, by their way"
+    """The tries of all records, by their way
+
+    Args:
+        records: of pairs, with what `compare_ways` gives
+
+    Returns:
+        dict[str, list[dict[str, Any]]]: way → its tries, each with what was judged of it
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for i, record in enumerate(records):
         for t in record["tries"]:
@@ -315,14 +422,25 @@ def tries_of(
 def middle(
     values: Sequence[float],  # along a line, of an odd number of points
 ) -> float:
-    "The value at the midpoint"
+    """The value at the midpoint
+
+    Args:
+        values: along a line, of an odd number of points
+    """
     return values[len(values) // 2]
 
 
 def rise(
     losses: Sequence[float],  # along a line, of an odd number of points
 ) -> float:  # below zero where the line sags
-    "How far the loss at the midpoint lies above the mean of the two ends"
+    """How far the loss at the midpoint lies above the mean of the two ends
+
+    Args:
+        losses: along a line, of an odd number of points
+
+    Returns:
+        float: below zero where the line sags
+    """
     return middle(losses) - (losses[0] + losses[-1]) / 2
 
 
@@ -340,7 +458,14 @@ def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
 def format_ways(
     records: Sequence[Mapping[str, Any]],  # of pairs of one kind
 ) -> str:  # Markdown
-    "The table of the ways, with the end points' ensemble below it"
+    """The table of the ways, with the end points' ensemble below it
+
+    Args:
+        records: of pairs of one kind
+
+    Returns:
+        str: Markdown
+    """
     splits = list(records[0]["ensemble"])
     heads = ["way", "cosine", *(f"{s} barrier" for s in splits)]
     heads += ["rise at ½", "accuracy at ½", "seconds", "converged"]

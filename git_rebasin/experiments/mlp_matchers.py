@@ -38,7 +38,11 @@ WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `w
 
 @dataclass(frozen=True)
 class Matchers(Lines):
-    "A pair of networks, and how the paper's matchers are compared on it"
+    """A pair of networks, and how the paper's matchers are compared on it
+
+    Attributes:
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     effort: Effort = field(default_factory=partial(Effort, straight_through=240))
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
@@ -81,7 +85,16 @@ def match_pair(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it in each of the paper's ways"
+    """Train a pair, or take it from its checkpoints, and match it in each of the paper's ways
+
+    Args:
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     every = ways_to_match(config.effort)
     ways = {name: every[name] for name in WAYS}
     return match_lines(ways, config, seed, folder=folder, callback=callback)
@@ -92,21 +105,41 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Train, match and walk each pair of a preset that has no record yet"
+    """Train, match and walk each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_families("mlp-matchers", PRESETS, preset, out, callback, run_one=match_pair)
 
 
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
-    "What the command prints of a record"
+    """What the command prints of a record
+
+    Args:
+        record: of a pair
+    """
     return f"{record['family']}, pair {record['seed']}\n\n{format_ways([record])}"
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #3f3bd730
 def shares_left(
     records: Sequence[Mapping[str, Any]],  # of pairs of one family
 ) -> dict[str, list[float]]:  # way → for each pair, the part of the training barrier that it leaves
-    "What each matcher leaves of the naive barrier"
+    """What each matcher leaves of the naive barrier
+
+    Args:
+        records: of pairs of one family
+
+    Returns:
+        dict[str, list[float]]: way → for each pair, the part of the training barrier that it leaves
+    """
     tries = tries_of(records)
     naive = [t["barrier"]["train"] for t in tries["none"]]
     return {
@@ -119,7 +152,11 @@ def shares_left(
 def finding(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset, of one family
 ) -> Finding:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        records: of the `cpu` preset, of one family
+    """
     left = {way: max(shares) for way, shares in shares_left(records).items()}
     tight = max(left["weights"], left["straight-through"])
     verdict = "partly" if max(left.values()) < 0.5 else "not"
@@ -138,5 +175,9 @@ def finding(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each data set"
+    """One for each data set
+
+    Args:
+        records: of the `cpu` preset
+    """
     return list(map(finding, by_family(records).values()))

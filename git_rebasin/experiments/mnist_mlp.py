@@ -30,5 +30,14 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Train, match and interpolate each pair of a preset that has no record yet"
+    """Train, match and interpolate each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_pairs("mnist-mlp", preset, choose_preset(PRESETS, preset), out, callback)

@@ -35,7 +35,14 @@ from ..zoo.train import PAPER_CONFIGS, TrainConfig, TrainResult, classifier_loss
 # %% ../../nbs/experiments/01_pair.ipynb #147eea5e
 @dataclass(frozen=True)
 class PairConfig:
-    "Two MLPs on one data set; the defaults are the paper's for MNIST (Figure 2, appendix)"
+    """Two MLPs on one data set; the defaults are the paper's for MNIST (Figure 2, appendix)
+
+    Attributes:
+        data: name of a data set
+        features: units of each hidden layer
+        training: how each network is trained
+        lambdas: points on the line between them
+    """
 
     data: str = "mnist"  # name of a data set
     features: tuple[int, ...] = (512, 512, 512)  # units of each hidden layer
@@ -46,13 +53,34 @@ class PairConfig:
 def model_seeds(
     seed: int,  # which pair
 ) -> tuple[int, int]:  # seeds of models A and B
-    "Each pair has two seeds of its own, so that no two pairs share a network"
+    """Each pair has two seeds of its own, so that no two pairs share a network
+
+    Args:
+        seed: which pair
+
+    Returns:
+        tuple[int, int]: seeds of models A and B
+    """
     return 2 * seed, 2 * seed + 1
 
 # %% ../../nbs/experiments/01_pair.ipynb #1d3aafc5
 @dataclass(frozen=True, eq=False)
 class Pair:
-    "Two trained networks, their match, and the curves between them"
+    """Two trained networks, their match, and the curves between them
+
+    Attributes:
+        config: what was run
+        seed: which pair
+        params_a: model A
+        params_b: model B, as trained
+        permuted_b: model B with its units in A's order
+        match: the permutation, with its evidence
+        curves: naive or matched → train or test → curve
+        output_change: of B's test outputs by the permutation, over their largest size
+        history: A or B → a record of each epoch of its training
+        source: where the data came from
+        seconds: stage → wall time; of training over all its interrupted runs
+    """
 
     config: PairConfig  # what was run
     seed: int  # which pair
@@ -68,7 +96,11 @@ class Pair:
 
     @property
     def merged(self) -> PyTree:
-        "The midpoint of A and the permuted B"
+        """The midpoint of A and the permuted B
+
+        Returns:
+            PyTree
+        """
         return lerp(self.params_a, self.permuted_b, 0.5)
 
     def barrier(self, way: str, split: str) -> float:
@@ -120,7 +152,18 @@ def train_model(
     checkpoint: Path | None = None,  # a file to resume from and to write
     callback: Callable[[dict], None] | None = None,  # called with each epoch's record
 ) -> TrainResult:  # trained parameters and the history of their training
-    "Train one MLP of a pair"
+    """Train one MLP of a pair
+
+    Args:
+        config: what to train, and how
+        seed: decides the initial weights and the order of the examples
+        data: training data
+        checkpoint: a file to resume from and to write
+        callback: called with each epoch's record
+
+    Returns:
+        TrainResult: trained parameters and the history of their training
+    """
     key = jax.random.key(seed)
     features, classes = config.features, len(data.classes)
     params = init_mlp(
@@ -141,7 +184,17 @@ def output_change(
     permuted: PyTree,  # the same model with its units reordered
     images: Any,  # a batch
 ) -> float:  # largest change of an output, over the largest output
-    "How far a permutation moved a model's outputs; raises where it is more than rounding"
+    """How far a permutation moved a model's outputs; raises where it is more than rounding
+
+    Args:
+        fn: fn(params, images) → outputs
+        params: a model
+        permuted: the same model with its units reordered
+        images: a batch
+
+    Returns:
+        float: largest change of an output, over the largest output
+    """
     before, after = (
         np.asarray(jax.jit(fn)(p, images), dtype=np.float64) for p in (params, permuted)
     )
@@ -204,7 +257,17 @@ def run_pair(
     folder: str | Path | None = None,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> Pair:  # everything that came out
-    "Train two networks apart, match them, verify the match, and walk the line between them"
+    """Train two networks apart, match them, verify the match, and walk the line between them
+
+    Args:
+        config: what to run
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        Pair: everything that came out
+    """
     tell = callback or (lambda stage, record: None)
     splits = {s: load(config.data, s) for s in ("train", "test")}
     trained = _train_both(config, seed, splits["train"], folder, tell)
@@ -227,7 +290,14 @@ def run_pair(
 def summary_rows(
     record: Mapping[str, Any],  # of a pair
 ) -> list[dict[str, Any]]:  # one row per network: its loss and accuracy, and its line's barrier
-    "The end points and the two midpoints of a record, on train and test data"
+    """The end points and the two midpoints of a record, on train and test data
+
+    Args:
+        record: of a pair
+
+    Returns:
+        list[dict[str, Any]]: one row per network: its loss and accuracy, and its line's barrier
+    """
     curves, lam = record["curves"], np.asarray(record["lambdas"])
 
     def row(name, way, at, barrier):
@@ -250,7 +320,14 @@ def summary_rows(
 def format_table(
     rows: list[dict[str, Any]],  # as `summary_rows` makes them
 ) -> str:  # Markdown, its columns padded to equal width
-    "Rows as a table that reads well as text and as Markdown: each cell is train / test"
+    """Rows as a table that reads well as text and as Markdown: each cell is train / test
+
+    Args:
+        rows: as `summary_rows` makes them
+
+    Returns:
+        str: Markdown, its columns padded to equal width
+    """
 
     def cell(row, metric):
         values = [row[f"{split} {metric}"] for split in ("train", "test")]

@@ -46,7 +46,15 @@ IMAGES = {  # data set → shape of an image, training images, classes
 # %% ../../nbs/experiments/05_plan.ipynb #124b4de8
 @dataclass(frozen=True)
 class NetworkPlan:
-    "What training one network takes"
+    """What training one network takes
+
+    Attributes:
+        parameters: numbers that are trained
+        log10_symmetries: of its spec
+        steps: of training
+        step_flops: floating-point operations of one
+        step_bytes: memory of one
+    """
 
     config: NetworkConfig
     parameters: int  # numbers that are trained
@@ -57,7 +65,11 @@ class NetworkPlan:
 
     @property
     def flops(self) -> float:
-        "Floating-point operations of the whole training"
+        """Floating-point operations of the whole training
+
+        Returns:
+            float
+        """
         return self.steps * self.step_flops
 
 
@@ -68,7 +80,11 @@ def _bytes(tree: PyTree) -> int:
 def batch_shapes(
     config: NetworkConfig,
 ) -> dict[str, jax.ShapeDtypeStruct]:  # "images" and "labels"
-    "A batch of training data"
+    """A batch of training data
+
+    Returns:
+        dict[str, jax.ShapeDtypeStruct]: "images" and "labels"
+    """
     (h, w, c), size = IMAGES[config.data][0], config.training.batch_size
     shape = (size, h // config.shrink, w // config.shrink, c)
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
@@ -123,7 +139,11 @@ def _kinds(tree: PyTree) -> PyTree:
 def networks_of(
     config: Any,  # an experiment's configuration
 ) -> Iterator[NetworkConfig]:
-    "The networks that a configuration would train"
+    """The networks that a configuration would train
+
+    Args:
+        config: an experiment's configuration
+    """
     if isinstance(config, NetworkConfig):
         yield config
     elif isinstance(config, PairConfig):
@@ -139,7 +159,14 @@ def networks_of(
 def plans_of(
     preset: Preset | Families,  # of an experiment
 ) -> list[tuple[str, int, NetworkPlan]]:  # family, how many networks of it, and the plan of one
-    "What a preset would train"
+    """What a preset would train
+
+    Args:
+        preset: of an experiment
+
+    Returns:
+        list[tuple[str, int, NetworkPlan]]: family, how many networks of it, and the plan of one
+    """
     families = preset.each if isinstance(preset, Families) else {"": preset}
     return [
         (name, getattr(part.pair, "models", 2) * len(part.seeds), plan_network(network))
@@ -151,7 +178,14 @@ def plans_of(
 def format_plans(
     plans: Sequence[tuple[str, int, NetworkPlan]],  # of `plans_of`
 ) -> str:  # Markdown
-    "The table of a dry run"
+    """The table of a dry run
+
+    Args:
+        plans: of `plans_of`
+
+    Returns:
+        str: Markdown
+    """
     if not plans:
         return "Nothing is trained: the networks are given."
     lines = [

@@ -54,7 +54,14 @@ EXPERIMENTS = {  # name → module
 def load_experiment(
     name: str,  # as in `EXPERIMENTS`
 ) -> ModuleType:  # with `PRESETS` and `run`
-    "The module of an experiment"
+    """The module of an experiment
+
+    Args:
+        name: as in `EXPERIMENTS`
+
+    Returns:
+        ModuleType: with `PRESETS` and `run`
+    """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}")
     return import_module(EXPERIMENTS[name])
@@ -62,7 +69,12 @@ def load_experiment(
 
 @dataclass(frozen=True)
 class Preset:
-    "One size of an experiment on pairs of networks"
+    """One size of an experiment on pairs of networks
+
+    Attributes:
+        pair: what is run for each pair; or an experiment's own kind of configuration
+        seeds: one pair each
+    """
 
     pair: PairConfig  # what is run for each pair; or an experiment's own kind of configuration
     seeds: tuple[int, ...]  # one pair each
@@ -72,7 +84,12 @@ def choose_preset(
     presets: Mapping[str, Preset],  # an experiment's
     name: str,  # the one that is wanted
 ) -> Preset:
-    "A preset by its name"
+    """A preset by its name
+
+    Args:
+        presets: an experiment's
+        name: the one that is wanted
+    """
     if name not in presets:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
     return presets[name]
@@ -117,7 +134,21 @@ def run_pairs(
     family: str | None = None,  # which kind of pairs, where an experiment has several
     checkpoints: Path | None = None,  # their folder, where it is another experiment's
 ) -> list[Path]:  # the records, one per pair
-    "Run each pair of a preset that has no record yet"
+    """Run each pair of a preset that has no record yet
+
+    Args:
+        name: the experiment
+        preset_name: which preset it is
+        preset: what to run
+        out: records go to `out/name/`, checkpoints to a folder below that
+        callback: called with (stage, record) on the way
+        run_one: (config, seed, folder=, callback=) → record
+        family: which kind of pairs, where an experiment has several
+        checkpoints: their folder, where it is another experiment's
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     folder, files = Path(out) / name, []
     kind = {} if family is None else {"family": family}
     own = folder.joinpath("checkpoints", preset_name, *kind.values())
@@ -146,20 +177,35 @@ def row_file(
     key: Array,  # the random key of the run
     config: Any,  # its configuration
 ) -> Path:
-    "Where a row is kept: another file for another key, or another configuration"
+    """Where a row is kept: another file for another key, or another configuration
+
+    Args:
+        folder: the experiment's, for this pair
+        number: of the row
+        key: the random key of the run
+        config: its configuration
+    """
     text = json.dumps(fingerprint(key, config)).encode()
     return folder / f"{number}-{hashlib.sha256(text).hexdigest()[:12]}.json"
 
 # %% ../../nbs/experiments/02_runner.ipynb #af3a1e11
 @dataclass(frozen=True)
 class Families:
-    "All families of a preset, each with the seeds of its pairs"
+    """All families of a preset, each with the seeds of its pairs
+
+    Attributes:
+        each: name → configuration and seeds
+    """
 
     each: Mapping[str, Preset]  # name → configuration and seeds
 
     @property
     def pair(self) -> Any:
-        "The first family's configuration: the command asks how many epochs its progress bar has"
+        """The first family's configuration: the command asks how many epochs its progress bar has
+
+        Returns:
+            Any
+        """
         return next(iter(self.each.values())).pair
 
 
@@ -172,7 +218,19 @@ def run_families(
     *,
     run_one: Callable[..., dict],  # (config, seed, folder=, callback=) → record
 ) -> list[Path]:  # the records, one per pair
-    "Run each pair of each family that has no record yet"
+    """Run each pair of each family that has no record yet
+
+    Args:
+        name: the experiment
+        presets: its presets
+        preset: which of them
+        out: where the records go
+        callback: called with (stage, record) on the way
+        run_one: (config, seed, folder=, callback=) → record
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     files = []
     for family, pairs in choose_preset(presets, preset).each.items():
         elsewhere = getattr(pairs.pair, "checkpoints", None)  # below `out`: another experiment's
@@ -184,7 +242,14 @@ def run_families(
 def default_preset(
     presets: Mapping[str, Any],  # an experiment's
 ) -> str:  # the name of one of them
-    "What to run here: the paper's configuration on an accelerator, the smaller one without"
+    """What to run here: the paper's configuration on an accelerator, the smaller one without
+
+    Args:
+        presets: an experiment's
+
+    Returns:
+        str: the name of one of them
+    """
     wanted = ("cpu", "smoke") if jax.default_backend() == "cpu" else ("paper", "cpu", "smoke")
     return next(name for name in wanted if name in presets)
 
@@ -194,7 +259,16 @@ def kept_or_run(
     presets: Mapping[str, Any],  # its presets
     folder: str | Path,  # where its records are, or will be
 ) -> list[dict[str, Any]]:  # in the order of their names
-    "The records that are kept with a page, or else those of a run that is made now"
+    """The records that are kept with a page, or else those of a run that is made now
+
+    Args:
+        run: of an experiment
+        presets: its presets
+        folder: where its records are, or will be
+
+    Returns:
+        list[dict[str, Any]]: in the order of their names
+    """
     files = sorted(Path(folder).glob("cpu-*.json"))
     files = files or sorted(run(default_preset(presets), Path(folder).parent))
     return [read_record(file) for file in files]
@@ -203,7 +277,14 @@ def kept_or_run(
 def by_family(
     records: Iterable[Mapping[str, Any]],  # of one experiment
 ) -> dict[str, list[Mapping[str, Any]]]:  # family → its records, in their order
-    "The records of each family"
+    """The records of each family
+
+    Args:
+        records: of one experiment
+
+    Returns:
+        dict[str, list[Mapping[str, Any]]]: family → its records, in their order
+    """
     families: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         families.setdefault(record["family"], []).append(record)
@@ -213,7 +294,11 @@ def by_family(
 def complete(
     groups: Mapping[Any, Sequence[Mapping[str, Any]]],  # of records, one for each pair
 ) -> dict[Any, Sequence[Mapping[str, Any]]]:
-    "The groups that have as many pairs as any other: not those that are still being run"
+    """The groups that have as many pairs as any other: not those that are still being run
+
+    Args:
+        groups: of records, one for each pair
+    """
     pairs = max(map(len, groups.values()))
     return {name: records for name, records in groups.items() if len(records) == pairs}
 
@@ -223,7 +308,15 @@ VERDICTS = ("reproduced", "partly", "not")
 
 @dataclass(frozen=True)
 class Finding:
-    "A claim beside what came out: a row of the table of experiments"
+    """A claim beside what came out: a row of the table of experiments
+
+    Attributes:
+        claim: in our words
+        source: where in the paper, or which later work
+        paper: what it reports
+        ours: what our records say
+        verdict: one of `VERDICTS`
+    """
 
     claim: str  # in our words
     source: str  # where in the paper, or which later work
@@ -239,7 +332,11 @@ class Finding:
 def format_findings(
     findings: Sequence[Finding],
 ) -> str:  # Markdown
-    "Claims, the paper's numbers, ours, and the verdicts"
+    """Claims, the paper's numbers, ours, and the verdicts
+
+    Returns:
+        str: Markdown
+    """
     lines = ["| claim | in the paper | paper | here | verdict |", "|---|---|---|---|---|"]
     for f in findings:
         lines.append(f"| {f.claim} | {f.source} | {f.paper} | {f.ours} | **{f.verdict}** |")

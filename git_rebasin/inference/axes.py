@@ -37,7 +37,12 @@ class Limit(enum.Enum):
 # %% ../../nbs/inference/00_axes.ipynb #6c03d856
 @dataclass(frozen=True)
 class Reason:
-    "Why an axis is limited"
+    """Why an axis is limited
+
+    Attributes:
+        what: in words
+        where: the primitive and the line of the program
+    """
 
     what: str  # in words
     where: str | None = None  # the primitive and the line of the program
@@ -65,7 +70,11 @@ class Axis:
 
     @property
     def fixed(self) -> bool:
-        "Whether this is an atom that cannot move"
+        """Whether this is an atom that cannot move
+
+        Returns:
+            bool
+        """
         return self.limit is Limit.FIXED
 
     def __repr__(self) -> str:
@@ -150,7 +159,16 @@ def unify(
     b: Axis,  # of the same size
     where: str | None = None,  # the equation that says so
 ) -> None:
-    "Make two axes move together: afterwards they consist of the same atoms, or are fixed"
+    """Make two axes move together: afterwards they consist of the same atoms, or are fixed
+
+    Args:
+        b: of the same size
+        where: the equation that says so
+
+    Raises:
+        AssertionError: if the axes differ in size
+    """
+    # raises AssertionError if the axes differ in size
     a, b = find(a), find(b)
     if a is b:
         return
@@ -213,7 +231,12 @@ def cut(
     n: int,  # 0 < n < its size
     where: str | None = None,  # the equation that cuts it
 ) -> tuple[Axis, Axis]:
-    "The first n entries of an axis, and the others; for all who hold it"
+    """The first n entries of an axis, and the others; for all who hold it
+
+    Args:
+        n: 0 < n < its size
+        where: the equation that cuts it
+    """
     axis = find(axis)
     if axis.kind == "atom":
         a, b = (Axis(m, axis.reason, limit=axis.limit) for m in (n, axis.size - n))

@@ -25,7 +25,13 @@ from ..jaxprs import inner_jaxpr
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)
 class Value:
-    "What is known of a value on the way"
+    """What is known of a value on the way
+
+    Attributes:
+        axes: what each axis consists of; None where it is uniform
+        const: the value itself, where it depends on no argument
+        frozen: whether it comes from outside of the function
+    """
 
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
@@ -34,7 +40,11 @@ class Value:
 
     @property
     def zero(self) -> bool:
-        "Whether it is known to be 0 everywhere, and so stays the same under any matrix"
+        """Whether it is known to be 0 everywhere, and so stays the same under any matrix
+
+        Returns:
+            bool
+        """
         return self.const is not None and not np.any(self.const)
 
     def without(self, gone: Collection[int]) -> Value:
@@ -45,7 +55,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Instance:
-    "An axis as it is in one segment of another: `query = qkv[0]` has its own units"
+    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
+
+    Attributes:
+        parent: the axis, of the array that was sliced
+        axis: the axis that was cut
+        segment: the segment that was taken
+        child: the first axis, in that segment
+    """
 
     parent: Axis  # the axis, of the array that was sliced
     axis: Axis  # the axis that was cut
@@ -63,7 +80,21 @@ _ACTS = {
 
 @dataclass
 class Trace:
-    "What was seen on the way"
+    """What was seen on the way
+
+    Attributes:
+        unroll: a scan of at most so many turns is followed turn by turn
+        apart: uniform segments: their neighbours differ
+        values: by path of the equation, with the axes of the loops around first; those of `while`
+            and `cond` are not kept
+        places: where they are computed
+        keep: whether values are kept
+        inside: axes of the loops around
+        path: of the equation at hand
+        where: its primitive, and its line in the program
+        used: variables that somebody reads, of the jaxpr at hand
+        stacks: scans over something that may move
+    """
 
     unroll: int = 0  # a scan of at most so many turns is followed turn by turn
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
@@ -131,7 +162,11 @@ RULES: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]] = {}
 def rule(
     *names: str,  # of primitives
 ) -> Callable:
-    "Put a function into the table"
+    """Put a function into the table
+
+    Args:
+        *names: of primitives
+    """
 
     def register(function):
         RULES.update(dict.fromkeys(names, function))
@@ -146,7 +181,11 @@ def unknown(
     inputs: list[Value],
     what: str | None = None,  # why nothing may move
 ) -> list[Value]:
-    "The rule of all that has no rule: nothing may move"
+    """The rule of all that has no rule: nothing may move
+
+    Args:
+        what: why nothing may move
+    """
     what = what or f"there is no rule for {eqn.primitive.name!r}"
     for value in inputs:
         for axis in value.axes:
@@ -159,7 +198,11 @@ def uniform(
     size: int,
     zero: bool,  # whether the entries are 0
 ) -> Axis:
-    "A term for entries that are all equal: they change places at will, and zeros mix at will"
+    """A term for entries that are all equal: they change places at will, and zeros mix at will
+
+    Args:
+        zero: whether the entries are 0
+    """
     if zero:
         return Axis(size)
     return Axis(size, Reason("its entries are equal"), limit=Limit.PERMUTATION)
@@ -169,7 +212,11 @@ def whole(
     value: Value,
     k: int,  # which axis
 ) -> Axis:
-    "An axis of a value as a term, also where it is uniform"
+    """An axis of a value as a term, also where it is uniform
+
+    Args:
+        k: which axis
+    """
     axis = value.axes[k]
     return uniform(value.shape[k], value.zero) if axis is None else axis
 
@@ -183,7 +230,12 @@ def constant(
     array,  # its value
     frozen: bool = False,  # whether it comes from outside of the function
 ) -> Value:
-    "A known array"
+    """A known array
+
+    Args:
+        array: its value
+        frozen: whether it comes from outside of the function
+    """
     if jax.dtypes.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.extended):
         return Value(array.shape, tuple(trace.fixed(n, "a random key") for n in array.shape))
     array = np.asarray(array)
@@ -236,7 +288,11 @@ def run(
     consts: Sequence[Value],
     inputs: Sequence[Value],
 ) -> list[Value]:  # the outputs
-    "Follow a jaxpr"
+    """Follow a jaxpr
+
+    Returns:
+        list[Value]: the outputs
+    """
     env: dict = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= zip(jaxpr.invars, inputs, strict=True)
 
