@@ -153,7 +153,16 @@ def fields(src: Source, node: ast.ClassDef) -> Iterator[Row]:
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and not item.target.id.startswith("_"):
             comment = src.comment(item.lineno, item.end_lineno).removesuffix(":")
-            yield Row(item.target.id, src.code(item.annotation), src.code(item.value), comment)
+            yield Row(item.target.id, src.code(item.annotation), _default(src, item.value), comment)
+
+
+def _default(src: Source, value: ast.expr | None) -> str:
+    """The default of a field, also where `field(...)` has it."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
+        given = {keyword.arg: src.code(keyword.value) for keyword in value.keywords}
+        factory = given.get("default_factory")
+        return given.get("default", "") if factory is None else f"{factory}()"
+    return src.code(value)
 
 
 def methods(node: ast.ClassDef) -> Iterator[tuple[str, str]]:

@@ -176,14 +176,14 @@ def apply_permutation(
         PyTree: the same kind of tree, reordered
 
     Raises:
-        PermutationSpecError: if the spec does not fit the tree, as in `PermutationSpec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
             each of a group's units once
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
-    # raises PermutationSpecError if the spec does not fit the tree, as in `PermutationSpec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
     bound = spec.bind(params, partial=partial)

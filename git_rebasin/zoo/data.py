@@ -307,7 +307,13 @@ def find_split(
 
     Returns:
         tuple[Any, str, str]: from `datasets`; its place for records, and for errors
+
+    Raises:
+        ValueError: if the data set or the split is unknown, or its files cannot be read
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, or its files cannot be read
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
     if split not in ("train", "test"):
@@ -355,7 +361,15 @@ def load(
 
     Returns:
         Split: the whole split, in memory
+
+    Raises:
+        ValueError: if the data set or the split is unknown, does not fit in memory, or cannot be
+            read
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, does not fit in memory, or cannot
+    #   be read
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name in SOURCES and not SOURCES[name].in_memory:
         raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
     (dataset, source, place), known = find_split(name, split, path=path), SOURCES[name]
