@@ -165,13 +165,12 @@ def _default(src: Source, value: ast.expr | None) -> str:
     return src.code(value)
 
 
-def methods(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """Public methods and properties that have a docstring, with its first line."""
+def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """Public methods and properties that have a docstring."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
-            if doc := ast.get_docstring(item):
-                name = item.name if is_property(item) else f"{item.name}()"
-                yield name, doc.splitlines()[0]
+            if ast.get_docstring(item):
+                yield item
 
 
 # ---- docstrings

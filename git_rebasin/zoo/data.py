@@ -294,7 +294,7 @@ def find_split(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
     **options: Any,  # of `load_dataset`, where the hub has it; local files are always streamed
 ) -> tuple[Any, str, str]:  # from `datasets`; its place for records, and for errors
     """Open a data set in a local folder, the package or the hub
@@ -302,7 +302,7 @@ def find_split(
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
         **options: of `load_dataset`, where the hub has it; local files are always streamed
 
     Returns:
@@ -350,14 +350,14 @@ def load(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 ) -> Split:  # the whole split, in memory
     """Load a data set from a local folder, the package or the hub
 
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 
     Returns:
         Split: the whole split, in memory
