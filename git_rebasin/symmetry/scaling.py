@@ -196,7 +196,7 @@ def find_scalings(
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: Array | None = None,  # seed of the noise; default: key 0
     trials: int = 2,  # random weights that gradients are looked at
-) -> Scalings:  # of those groups that have any; `PermutationSpecError` if one changes `fn`
+) -> Scalings:  # of those groups that have any
     """The rescalings of units that leave `fn` as it is, found from gradients, and tried
 
     Args:
@@ -208,8 +208,18 @@ def find_scalings(
         trials: random weights that gradients are looked at
 
     Returns:
-        Scalings: of those groups that have any; `PermutationSpecError` if one changes `fn`
+        Scalings: of those groups that have any
+
+    Raises:
+        PermutationSpecError: if rescaling units as the gradients say changes an output
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
+            computed in float64
     """
+    # raises PermutationSpecError if rescaling units as the gradients say changes an output
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
+    #   computed in float64
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
@@ -274,7 +284,11 @@ def apply_scaling(
 
     Returns:
         PyTree: the same kind of tree
+
+    Raises:
+        PermutationSpecError: if `factors` do not fit, as in `check_factors`
     """
+    # raises PermutationSpecError if `factors` do not fit, as in `check_factors`
     bound, flat = scalings.spec.bind(params), flatten(params)
     check_factors(scalings, factors)
     new = dict(flat)
@@ -309,12 +323,18 @@ def check_factors(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
 ) -> None:
-    """Raise `PermutationSpecError` unless every group that can be rescaled has factors of its shape
+    """Check that every group that can be rescaled has factors, of its shape
 
     Args:
         scalings: what `find_scalings` gave
         factors: group → the logarithms of its factors
+
+    Raises:
+        PermutationSpecError: if a group lacks factors, has none to take, or has factors of another
+            shape
     """
+    # raises PermutationSpecError if a group lacks factors, has none to take, or has factors of
+    #   another shape
     shapes = scalings.shapes
     for group in sorted(shapes.keys() ^ factors.keys()):
         place = "can be rescaled and has none" if group in shapes else "cannot be rescaled"
