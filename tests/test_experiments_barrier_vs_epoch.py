@@ -60,9 +60,9 @@ def test_an_interrupted_training_misses_no_snapshot():
         pass
 
 
-    def stop_after_two(record):
+    def stop_after_two(progress):
         "A callback that interrupts"
-        if record["epoch"] == 2:
+        if progress.step == 2:
             raise Stop
 
 

@@ -39,6 +39,7 @@ from git_rebasin.experiments.networks import (
 from .pair import model_seeds
 from .runner import Families, Finding, Preset, by_family, run_families
 from ..matching.weights import weight_matching
+from ..progress import Callback, Progress
 from ..symmetry.permutation import identity_permutation
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig, TrainResult
@@ -124,15 +125,15 @@ def train_with_snapshots(
     seed: int,  # of the network
     data: Split,  # training data
     folder: Path,  # where its checkpoint and its snapshots are, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    callback: Callback | None = None,  # called after each epoch
 ) -> TrainResult:
     "Train one network, or take it from its checkpoint, and keep its weights along the way"
     keep = partial(keep_snapshot, checkpoint_file(folder, seed), config.epochs)
 
-    def keep_and_tell(record: dict) -> None:
+    def keep_and_tell(progress: Progress) -> None:
         keep()
         if callback:
-            callback(record)
+            callback(progress)
 
     keep()
     return train_network(config.network, seed, data, folder, keep_and_tell)
@@ -199,7 +200,7 @@ def follow_pair(
     splits = load_splits(config.network)
     train = partial(train_with_snapshots, config, data=splits["train"], folder=folder)
     trained = {
-        name: train(seed=s, callback=partial(tell, f"train {name}"))
+        name: train(seed=s, callback=lambda p, n=name: tell(f"train {n}", dict(p.values)))
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
     start = time.perf_counter()

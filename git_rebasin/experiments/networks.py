@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .compare import Problem, Way, compare_ways, in_batches, stream
 from .pair import PairConfig, model_seeds
+from ..progress import Callback
 from git_rebasin.symmetry.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
@@ -231,7 +232,7 @@ def train_network(
     seed: int,  # decides the initial weights and the order of the examples
     data: Split,  # training data
     folder: Path,  # where its checkpoint is, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    callback: Callback | None = None,  # called after each epoch
 ) -> TrainResult:  # trained parameters and the history of their training
     "Train one network, or take it from its checkpoint"
     params, state = params_and_state(config, initial_params(config, seed, data))
@@ -259,7 +260,9 @@ def train_pair(
     "Train two networks apart"
     tell = callback or (lambda stage, record: None)
     return {
-        name: train_network(config, s, data, folder, partial(tell, f"train {name}"))
+        name: train_network(
+            config, s, data, folder, lambda p, n=name: tell(f"train {n}", dict(p.values))
+        )
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
 

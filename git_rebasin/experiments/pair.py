@@ -24,6 +24,7 @@ from .records import provenance
 from ..interpolation import Interpolation, interpolate, loss_barrier
 from ..matching.match import Match
 from ..matching.weights import weight_matching
+from ..progress import Callback
 from ..symmetry.builders import mlp_permutation_spec
 from ..symmetry.check import nudged
 from ..symmetry.permutation import apply_permutation
@@ -118,7 +119,7 @@ def train_model(
     data: Split,  # training data
     *,
     checkpoint: Path | None = None,  # a file to resume from and to write
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    callback: Callback | None = None,  # called after each epoch
 ) -> TrainResult:  # trained parameters and the history of their training
     "Train one MLP of a pair"
     key = jax.random.key(seed)
@@ -179,7 +180,7 @@ def _train_both(config: PairConfig, seed: int, data: Split, folder, tell) -> dic
     results = {}
     for name, model_seed in zip("AB", model_seeds(seed), strict=True):
         file = Path(folder) / f"model-{model_seed}.safetensors" if folder else None
-        told = lambda record, stage=f"train {name}": tell(stage, record)
+        told = lambda p, stage=f"train {name}": tell(stage, dict(p.values))
         results[name] = train_model(config, model_seed, data, checkpoint=file, callback=told)
     return results
 
