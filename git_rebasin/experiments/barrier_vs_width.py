@@ -77,14 +77,30 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per width and pair
-    "Train and match each pair of each width of a preset that has no record yet"
+    """Train and match each pair of each width of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per width and pair
+    """
     return run_families("barrier-vs-width", PRESETS, preset, out, callback, run_one=match_pair)
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #b2e1491a
 def width_of(
     record: Mapping[str, Any],  # of a pair
 ) -> float:  # units of a hidden layer of an MLP; else the multiplier
-    "How wide the networks of a record are"
+    """How wide the networks of a record are
+
+    Args:
+        record: of a pair
+
+    Returns:
+        float: units of a hidden layer of an MLP; else the multiplier
+    """
     size = record["config"]["network"]["size"]
     return size if isinstance(size, (int, float)) else size[0]
 
@@ -92,7 +108,14 @@ def width_of(
 def by_width(
     records: Sequence[Mapping[str, Any]],  # of any architectures
 ) -> dict[str, dict[float, list[Mapping[str, Any]]]]:  # architecture → width, ascending → its pairs
-    "The records of each architecture, narrow to wide, but for widths of which pairs are missing"
+    """The records of each architecture, narrow to wide, but for widths of which pairs are missing
+
+    Args:
+        records: of any architectures
+
+    Returns:
+        dict[str, dict[float, list[Mapping[str, Any]]]]: architecture → width, ascending → its pairs
+    """
     found: dict[str, dict[float, list]] = {}
     for record in sorted(records, key=lambda r: (width_of(r), r["seed"])):
         widths = found.setdefault(record["config"]["network"]["network"], {})
@@ -105,14 +128,29 @@ def barriers(
     way: str,  # one of `WAYS`
     split: str = "train",
 ) -> list[list[float]]:  # for each width, one for each pair
-    "The barriers of an architecture at each width"
+    """The barriers of an architecture at each width
+
+    Args:
+        widths: of one architecture
+        way: one of `WAYS`
+
+    Returns:
+        list[list[float]]: for each width, one for each pair
+    """
     return [[t["barrier"][split] for t in tries_of(r)[way]] for r in widths.values()]
 
 
 def format_widths(
     widths: Mapping[float, Sequence[Mapping[str, Any]]],  # of one architecture
 ) -> str:  # Markdown
-    "The table of an architecture"
+    """The table of an architecture
+
+    Args:
+        widths: of one architecture
+
+    Returns:
+        str: Markdown
+    """
     lines = [
         "| width | test accuracy of the ends | naive | matched | naive, test | matched, test "
         "| cosine, matched |",
@@ -131,7 +169,11 @@ def format_widths(
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
-    "What the command prints of a record"
+    """What the command prints of a record
+
+    Args:
+        record: of a pair
+    """
     (widths,) = by_width([record]).values()
     return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_widths(widths)}"
 
@@ -139,7 +181,11 @@ def format_record(
 def finding(
     widths: Mapping[float, Sequence[Mapping[str, Any]]],  # of one architecture, in `cpu`
 ) -> Finding:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        widths: of one architecture, in `cpu`
+    """
     from scipy.stats import spearmanr
 
     network = next(iter(widths.values()))[0]["config"]["network"]
@@ -163,5 +209,9 @@ def finding(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each architecture"
+    """One for each architecture
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [finding(widths) for widths in by_width(records).values()]

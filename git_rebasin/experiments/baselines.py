@@ -47,7 +47,12 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52
 @dataclass(frozen=True)
 class Merge:
-    "A pair of networks that is averaged, and what its averages are mended and judged by"
+    """A pair of networks that is averaged, and what its averages are mended and judged by
+
+    Attributes:
+        statistics: training images for repair
+        judged: the first images of a split judge the midpoints; None: all
+    """
 
     network: NetworkConfig
     statistics: int = 10_000  # training images for repair
@@ -103,7 +108,16 @@ def merge_pair(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints; average it, as it is and matched, and mend that"
+    """Train a pair, or take it from its checkpoints; average it, as it is and matched, and mend that
+
+    Args:
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     splits = load_splits(config.network)
     trained = train_pair(config.network, seed, splits["train"], folder, callback)
     start, spec, fn = time.perf_counter(), network_spec(config.network), network_fn(config.network)
@@ -127,7 +141,16 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per family and pair
-    "Train, average and mend each pair of a preset that has no record yet"
+    """Train, average and mend each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per family and pair
+    """
     return run_families("baselines", PRESETS, preset, out, callback, run_one=merge_pair)
 
 # %% ../../nbs/experiments/baselines.ipynb #31405f35
@@ -138,7 +161,15 @@ def midpoint(
     record: Mapping[str, Any],  # of a pair
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
 ) -> dict[str, float]:  # on test images
-    "Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'"
+    """Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'
+
+    Args:
+        record: of a pair
+        way: one of `WAYS`; None: the ensemble
+
+    Returns:
+        dict[str, float]: on test images
+    """
     found = (record["ensemble"] if way is None else record[way[0]][way[1]])["test"]
     loss, accuracy = (np.mean([e["test"][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
     return {
@@ -153,7 +184,16 @@ def column(
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
     of: str = "rise",  # what `midpoint` gives
 ) -> np.ndarray:  # one for each pair
-    "Something of the midpoints of all pairs"
+    """Something of the midpoints of all pairs
+
+    Args:
+        records: of pairs
+        way: one of `WAYS`; None: the ensemble
+        of: what `midpoint` gives
+
+    Returns:
+        np.ndarray: one for each pair
+    """
     return np.array([midpoint(record, way)[of] for record in records])
 
 
@@ -168,7 +208,15 @@ def sweep(
     data: str,
     over: str,  # "weight decay": at the full width; "width": without decay
 ) -> dict[float, list[Mapping[str, Any]]]:  # decay or width, ascending → its pairs, by seed
-    "The records of a data set along one axis"
+    """The records of a data set along one axis
+
+    Args:
+        records: of any families
+        over: "weight decay": at the full width; "width": without decay
+
+    Returns:
+        dict[float, list[Mapping[str, Any]]]: decay or width, ascending → its pairs, by seed
+    """
     these = [r for r in records if r["config"]["network"]["data"] == data]
     full, found = max(_setting(r)[0] for r in these), {}
     for record in sorted(these, key=lambda r: (_setting(r), r["seed"])):
@@ -187,7 +235,15 @@ def format_sweep(
     pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of `sweep`
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
-    "The table of a sweep: rise of the test loss and test accuracy at each midpoint"
+    """The table of a sweep: rise of the test loss and test accuracy at each midpoint
+
+    Args:
+        pairs: of `sweep`
+        over: what it goes over
+
+    Returns:
+        str: Markdown: means over the pairs
+    """
     names = [", ".join(way) for way in WAYS]
     lines = [f"| {over} | ends | {' | '.join(names)} | ensemble |", f"|--:|{'--:|' * 8}"]
     for value, records in pairs.items():
@@ -204,7 +260,15 @@ def format_scale(
     pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of `sweep`
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
-    "The table of what was wrong with the scale of the midpoints"
+    """The table of what was wrong with the scale of the midpoints
+
+    Args:
+        pairs: of `sweep`
+        over: what it goes over
+
+    Returns:
+        str: Markdown: means over the pairs
+    """
     lines = [
         f"| {over} | hidden units with weights | deviation kept, by layer: naive | matched "
         "| temperature: naive | matched |",
@@ -224,7 +288,11 @@ def format_scale(
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
-    "What the command prints of a record"
+    """What the command prints of a record
+
+    Args:
+        record: of a pair
+    """
     head = f"{record['family']}, pair {record['seed']}: rise of the test loss, test accuracy"
     return f"{head}\n\n{format_sweep({_setting(record)[1]: [record]}, 'weight decay')}"
 
@@ -241,7 +309,11 @@ def _percent(values: np.ndarray) -> str:
 def decays_that_count(
     pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of a sweep over weight decays
 ) -> list[float]:
-    "The weight decays that leave the networks themselves as good, but for a point of accuracy"
+    """The weight decays that leave the networks themselves as good, but for a point of accuracy
+
+    Args:
+        pairs: of a sweep over weight decays
+    """
     ends = {d: column(rs, None, "accuracy") + column(rs, None, "lost") for d, rs in pairs.items()}
     return [d for d in pairs if d > 0 and ends[d].mean() >= ends[0].mean() - 0.01]
 
@@ -249,7 +321,11 @@ def decays_that_count(
 def decay_finding(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> Finding:
-    "Rule 1"
+    """Rule 1
+
+    Args:
+        records: of the `cpu` preset
+    """
     way, verdicts, said = ("naive", "as it is"), [], []
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")
@@ -274,7 +350,11 @@ def decay_finding(
 def temperature_finding(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> Finding:
-    "Rule 2"
+    """Rule 2
+
+    Args:
+        records: of the `cpu` preset
+    """
     naive, way, verdicts, said = ("naive", "as it is"), ("naive", "tempered"), [], []
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")[0]
@@ -294,7 +374,11 @@ def temperature_finding(
 def repair_finding(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> Finding:
-    "Rule 3"
+    """Rule 3
+
+    Args:
+        records: of the `cpu` preset
+    """
     verdicts, said = [], []
     ways = ("naive", "repaired"), ("matched", "as it is"), ("matched", "repaired")
     for data in _data_of(records):
@@ -315,7 +399,11 @@ def repair_finding(
 def narrow_findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "Rules 4 and 5"
+    """Rules 4 and 5
+
+    Args:
+        records: of the `cpu` preset
+    """
     naive, matched, mended = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
     found = []
     for data in _data_of(records):
@@ -351,6 +439,10 @@ def narrow_findings(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each rule"
+    """One for each rule
+
+    Args:
+        records: of the `cpu` preset
+    """
     wide = decay_finding, temperature_finding, repair_finding
     return [*(rule(records) for rule in wide), *narrow_findings(records)]

@@ -37,7 +37,13 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/merging_many.ipynb #f1d5cebf
 @dataclass(frozen=True)
 class Merging:
-    "Several networks that are merged into one"
+    """Several networks that are merged into one
+
+    Attributes:
+        models: how many
+        share: of the training data that each of them sees, chosen by its seed
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     network: NetworkConfig
     models: int = 5  # how many
@@ -72,7 +78,16 @@ def part_of(
     share: float,  # of it
     seed: int,  # of the network that sees it
 ) -> Split:  # in the order of the data
-    "The random part of the data that one network sees"
+    """The random part of the data that one network sees
+
+    Args:
+        data: training data
+        share: of it
+        seed: of the network that sees it
+
+    Returns:
+        Split: in the order of the data
+    """
     if share == 1:
         return data
     key, size = jax.random.fold_in(jax.random.key(seed), 2), round(share * len(data))
@@ -96,7 +111,16 @@ def merge_set(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train some networks, merge them, and judge all of it"
+    """Train some networks, merge them, and judge all of it
+
+    Args:
+        seed: which set of networks
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     tell, n = callback or (lambda stage, record: None), config.models
     splits, seeds = load_splits(config.network), [n * seed + k for k in range(n)]
     models, start = [], time.perf_counter()
@@ -139,14 +163,30 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per set of networks
-    "Train and merge each set of networks that has no record yet"
+    """Train and merge each set of networks that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per set of networks
+    """
     return run_families("merging-many", PRESETS, preset, out, callback, run_one=merge_set)
 
 
 def format_record(
     record: Mapping[str, Any],  # of a set of networks
 ) -> str:  # Markdown
-    "Loss, accuracy and calibration of the networks and of what became of them"
+    """Loss, accuracy and calibration of the networks and of what became of them
+
+    Args:
+        record: of a set of networks
+
+    Returns:
+        str: Markdown
+    """
     heads = ["test loss", "test accuracy", "calibration error", "training loss"]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
     test, train = record["judged"]["test"], record["judged"]["train"]
@@ -162,7 +202,14 @@ def format_record(
 def five_verdict(
     judged: Mapping[str, Any],  # of the test images of a set
 ) -> int:  # 2: reproduced, 1: partly, 0: not
-    "Whether a merged network is better than those that it is made of"
+    """Whether a merged network is better than those that it is made of
+
+    Args:
+        judged: of the test images of a set
+
+    Returns:
+        int: 2: reproduced, 1: partly, 0: not
+    """
     losses = [each["loss"] for each in judged["each"]]
     accuracy = np.mean([each["accuracy"] for each in judged["each"]])
     if judged["merged"]["loss"] >= np.mean(losses):
@@ -174,7 +221,14 @@ def five_verdict(
 def halves_verdict(
     judged: Mapping[str, Any],  # of the test images of a set
 ) -> int:  # 2: reproduced, 1: partly, 0: not
-    "Whether a merged network is better calibrated than those that it is made of"
+    """Whether a merged network is better calibrated than those that it is made of
+
+    Args:
+        judged: of the test images of a set
+
+    Returns:
+        int: 2: reproduced, 1: partly, 0: not
+    """
     errors = [each["reliability"]["expected_error"] for each in judged["each"]]
     merged = judged["merged"]["reliability"]["expected_error"]
     if merged >= np.mean(errors):
@@ -202,7 +256,11 @@ _CLAIMS = {
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "The claims beside what came out"
+    """The claims beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
     found = []
     for family, (claim, source, paper, rule) in _CLAIMS.items():
         these = [r for r in records if r["family"] == family]

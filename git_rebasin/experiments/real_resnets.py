@@ -53,7 +53,21 @@ from ..zoo.public import load_public, public_pair, public_resnet_apply
 # %% ../../nbs/experiments/real_resnets.ipynb #0fdd0576
 @dataclass(frozen=True)
 class Config:
-    "A pair of ResNets, and how it is matched and mended"
+    """A pair of ResNets, and how it is matched and mended
+
+    Attributes:
+        models: kind of the public checkpoints; None: random ones, of depth 8
+        ways: of matching; None: all
+        activations: training images whose activations are compared
+        statistics: training images for statistics
+        evaluated: test images
+        steps: of the straight-through estimator
+        batch: images a step
+        straight_through_rate: Adam's, on weights; falls to 0 as a cosine
+        sinkhorn_rate: Adam's, on logits; the same
+        temperature: of the relaxation
+        start: or "inner": the similarity of activations that both start from
+    """
 
     models: str | None  # kind of the public checkpoints; None: random ones, of depth 8
     data: str = "cifar10"
@@ -86,7 +100,11 @@ PRESETS = {
 
 # %% ../../nbs/experiments/real_resnets.ipynb #94db1120
 def network(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n classes"]:
-    "The logits of a batch of images"
+    """The logits of a batch of images
+
+    Returns:
+        Float[Array, "n classes"]
+    """
     return public_resnet_apply(params, batch["images"])
 
 # %% ../../nbs/experiments/real_resnets.ipynb #194e1bc1
@@ -99,7 +117,11 @@ def _in_colour(split: Split) -> Split:
 def load_problem(
     config: Config,
 ) -> tuple[Problem, list[dict]]:  # and the training images for statistics
-    "The networks of a pair, their spec, and their data"
+    """The networks of a pair, their spec, and their data
+
+    Returns:
+        tuple[Problem, list[dict]]: and the training images for statistics
+    """
     if config.models is None:
         a, b = (init_cifar_resnet(jax.random.key(k), 8) for k in (0, 1))
     else:
@@ -121,7 +143,11 @@ def _mirrored(batches: Callable, key: Array, n: int) -> Iterator[dict[str, np.nd
 
 # %% ../../nbs/experiments/real_resnets.ipynb #e567c3bd
 def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
-    "The loss of a network that is normalised by the statistics of the batch"
+    """The loss of a network that is normalised by the statistics of the batch
+
+    Returns:
+        Float[Array, ""]
+    """
     return classify(with_batch_stats(network)(params, batch), batch)["loss"]
 
 
@@ -187,7 +213,11 @@ def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Mat
 def ways_of(
     config: Config,
 ) -> dict[str, Way]:  # in the order of the table
-    "The ways of matching that a configuration asks for"
+    """The ways of matching that a configuration asks for
+
+    Returns:
+        dict[str, Way]: in the order of the table
+    """
     common = ways_to_match(Effort())
     ways = {name: common[name] for name in ("none", "weights", "Frank–Wolfe")}
     for kind in ("inner", "correlation"):
@@ -206,7 +236,15 @@ def merge_and_mend(
     perm: Mapping[str, np.ndarray],  # of model B
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
 ) -> dict[str, dict[str, float]]:  # as in `MENDED` → loss and accuracy on the test images
-    "The midpoint of A and a permuted B, without and with mended statistics"
+    """The midpoint of A and a permuted B, without and with mended statistics
+
+    Args:
+        perm: of model B
+        images: batches of training images, for statistics
+
+    Returns:
+        dict[str, dict[str, float]]: as in `MENDED` → loss and accuracy on the test images
+    """
     a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
     merged = lerp(a, b, 0.5)
     repaired = repair(network, merged, [a, b], images)
@@ -225,7 +263,16 @@ def compare_merges(
     folder: Path,  # where matches are kept until the record is written
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Match a pair in all ways, and merge and mend it"
+    """Match a pair in all ways, and merge and mend it
+
+    Args:
+        seed: decides the random choices
+        folder: where matches are kept until the record is written
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     problem, images = load_problem(config)
     tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
     rows, matches, ways = [], {}, ways_of(config)
@@ -245,7 +292,7 @@ def compare_merges(
     return {
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],
-        "log10_symmetries": problem.spec.log10_symmetries,
+        "log10_symmetries": problem.spec.bind(problem.params_a).log10_symmetries,
         "rows": rows,
     }
 
@@ -255,14 +302,27 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair and seed
-    "Match, merge and mend each pair of a preset that has no record yet"
+    """Match, merge and mend each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke" or "cpu"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair and seed
+    """
     return run_families("real-resnets", PRESETS, preset, out, callback, run_one=compare_merges)
 
 
 def format_record(
     record: Mapping[str, Any],
 ) -> str:  # Markdown
-    "The table of a pair: test accuracy of the midpoint, for each way of matching and mending"
+    """The table of a pair: test accuracy of the midpoint, for each way of matching and mending
+
+    Returns:
+        str: Markdown
+    """
     ends = " and ".join(f"{100 * end['accuracy']:.2f} %" for end in record["ends"])
     both = f"{100 * record['ensemble']['accuracy']:.2f} %"
     lines = [f"{record['family']}: the ends have {ends}, their ensemble {both}.", ""]
@@ -278,7 +338,11 @@ def format_record(
 def best_midpoint(
     record: Mapping[str, Any],
 ) -> tuple[float, str, str]:  # accuracy, how it was matched, and how mended
-    "The best midpoint of a pair"
+    """The best midpoint of a pair
+
+    Returns:
+        tuple[float, str, str]: accuracy, how it was matched, and how mended
+    """
     return max(
         (row["mended"][kind]["accuracy"], row["way"], kind)
         for row in record["rows"]
@@ -289,7 +353,11 @@ def best_midpoint(
 def finding(
     record: Mapping[str, Any],  # of one pair
 ) -> Finding:
-    "What became of a pair"
+    """What became of a pair
+
+    Args:
+        record: of one pair
+    """
     accuracy, way, kind = best_midpoint(record)
     worse = min(end["accuracy"] for end in record["ends"])
     naive = next(row for row in record["rows"] if row["way"] == "none")["mended"]["as it is"]
@@ -306,5 +374,9 @@ def finding(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each pair"
+    """One for each pair
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [finding(record) for record in records]

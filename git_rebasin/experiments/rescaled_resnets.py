@@ -34,7 +34,14 @@ from ..tree import lerp
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #683ca7a6
 @dataclass(frozen=True)
 class Config:
-    "A pair of ResNets, and how the units of B are rescaled"
+    """A pair of ResNets, and how the units of B are rescaled
+
+    Attributes:
+        pair: the networks, their data, and how B is permuted
+        similarity: of activations
+        rate: Adam's, on logarithms of factors; falls to 0 as a cosine
+        points: of a line, the ends included; an odd number: ½ is one of them
+    """
 
     pair: real_resnets.Config  # the networks, their data, and how B is permuted
     similarity: str = "inner"  # of activations
@@ -58,7 +65,16 @@ def rescale(
     key: Array,  # a JAX random key: which images are learned from, and which points of the line
     lam: float | Literal["uniform"],  # the point of the line that is to be good, or all of them
 ) -> PyTree:  # model B, its units rescaled
-    "Learn the sizes of B's units"
+    """Learn the sizes of B's units
+
+    Args:
+        b: model B, permuted or not
+        key: a JAX random key: which images are learned from, and which points of the line
+        lam: the point of the line that is to be good, or all of them
+
+    Returns:
+        PyTree: model B, its units rescaled
+    """
     batch = next(iter(problem.batches(key, 1)))
     example = {"images": batch["images"][:16]}
     scalings = find_scalings(problem.spec, real_resnets.network, b, example)
@@ -73,7 +89,15 @@ def walk(
     b: PyTree,  # model B, in any order and at any sizes
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
 ) -> dict[str, list[float]]:  # metric → its value at each point, the ends included
-    "How good the networks on the line from A to B are, on the test images"
+    """How good the networks on the line from A to B are, on the test images
+
+    Args:
+        b: model B, in any order and at any sizes
+        images: batches of training images, for statistics
+
+    Returns:
+        dict[str, list[float]]: metric → its value at each point, the ends included
+    """
     found = [end["test"] for end in problem.ends]
     for lam in np.linspace(0, 1, config.points)[1:-1]:
         mixed = lerp(problem.params_a, b, float(lam))
@@ -86,7 +110,15 @@ def shares(
     a: Mapping[str, Array],  # model A
     b: Mapping[str, Array],  # model B
 ) -> dict[str, float]:  # quartiles over the units of all convolutions
-    "A's share of the weights: of each unit, the norm in A over the sum of the norms in both"
+    """A's share of the weights: of each unit, the norm in A over the sum of the norms in both
+
+    Args:
+        a: model A
+        b: model B
+
+    Returns:
+        dict[str, float]: quartiles over the units of all convolutions
+    """
     kernels = [path for path, w in a.items() if w.ndim == 4]
     norms = [
         np.concatenate([np.linalg.norm(np.reshape(w[p], (len(w[p]), -1)), axis=1) for p in kernels])
@@ -113,7 +145,16 @@ def compare_lines(
     folder: Path,  # where rows are kept until the record is written
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Walk from A to B, in its own order and in A's, at its own sizes and at learned ones"
+    """Walk from A to B, in its own order and in A's, at its own sizes and at learned ones
+
+    Args:
+        seed: decides the random choices
+        folder: where rows are kept until the record is written
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     problem, images = real_resnets.load_problem(config.pair)
     tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
     match = real_resnets.by_activations(config.pair, config.similarity, problem, key, None)
@@ -146,7 +187,16 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair and seed
-    "Walk the lines of each pair of a preset that has no record yet"
+    """Walk the lines of each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke" or "cpu"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair and seed
+    """
     return run_families("rescaled-resnets", PRESETS, preset, out, callback, run_one=compare_lines)
 
 
@@ -154,7 +204,11 @@ def lowest(
     record: Mapping[str, Any],
     name: str,  # as in `LINES`
 ) -> float:
-    "The lowest accuracy on a line"
+    """The lowest accuracy on a line
+
+    Args:
+        name: as in `LINES`
+    """
     return min(_row_of(record, name)["line"]["accuracy"])
 
 
@@ -166,7 +220,11 @@ def _row_of(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def format_record(
     record: Mapping[str, Any],
 ) -> str:  # Markdown
-    "The table of a pair: test accuracies on each line, and A's share of the weights"
+    """The table of a pair: test accuracies on each line, and A's share of the weights
+
+    Returns:
+        str: Markdown
+    """
     lines = ["| B is | at ½ | lowest on the line | A's share of the weights | seconds |"]
     lines += ["|---|--:|--:|--:|--:|"]
     for row in record["rows"]:
@@ -180,7 +238,11 @@ def format_record(
 def finding(
     record: Mapping[str, Any],  # of one pair
 ) -> Finding:
-    "What became of a pair"
+    """What became of a pair
+
+    Args:
+        record: of one pair
+    """
     here, alone = (lowest(record, name) for name in (list(LINES)[-1], "permuted"))
     accuracy = _row_of(record, "as trained")["line"]["accuracy"]
     worse = min(accuracy[0], accuracy[-1])
@@ -198,5 +260,9 @@ def finding(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each pair"
+    """One for each pair
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [finding(record) for record in records]
