@@ -5,14 +5,14 @@
 import numpy as np
 import pytest
 
-from git_rebasin.symmetry.entries import Concat, PermutationSpecError, Product, Split
+from git_rebasin.symmetry.entries import Concat, Product, Split
 from git_rebasin.symmetry.report import report
-from git_rebasin.symmetry.spec import PermutationSpec
+from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
-SPEC = PermutationSpec(
+SPEC = BoundSpec(
     {"w": (None, Product(2, "P")), "c": (Concat(1, "P"),), "s": Split(0, (1, "P"), (1, "Q"))},
-    {"w": (4, 6), "c": (4,), "s": (2, 3)},
     {"w": ("argument 0, axis 1", "argument 0, axis 2"), "c": (None,), "s": ("a | b", None)},
+    shapes={"w": (4, 6), "c": (4,), "s": (2, 3)},
 )
 
 
@@ -34,7 +34,7 @@ def test_tables_are_whole_and_line_up():
     text, table = str(report(SPEC)), report(SPEC)._repr_markdown_()
     assert len({line.index("argument") for line in text.splitlines() if "argument" in line}) == 1
     assert all(line.count("|") == 6 for line in table.splitlines()) and "a &#124; b" in table
-    with pytest.raises(PermutationSpecError, match="not bound"):
-        report(PermutationSpec({"w": ("P",)}))
+    with pytest.raises(AttributeError, match="report"):  # only bound to shapes has it sizes to tell
+        PermutationSpec({"w": ("P",)}).report()
     with pytest.raises(ValueError, match="'all', 'free' or 'fixed'"):
         report(SPEC, "none")

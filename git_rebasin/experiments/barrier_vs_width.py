@@ -73,7 +73,14 @@ def match_pair(config: LineConfig, seed: int, context: Context) -> Record:
 def width_of(
     record: Record,  # of a pair
 ) -> float:  # units of a hidden layer of an MLP; else the multiplier
-    "How wide the networks of a record are"
+    """How wide the networks of a record are
+
+    Args:
+        record: of a pair
+
+    Returns:
+        float: units of a hidden layer of an MLP; else the multiplier
+    """
     size = record["config"]["network"]["size"]
     return size if isinstance(size, (int, float)) else size[0]
 
@@ -81,7 +88,14 @@ def width_of(
 def by_width(
     records: Sequence[Record],  # of any architectures
 ) -> dict[str, dict[float, list[Record]]]:  # architecture → width, ascending → its pairs
-    "The records of each architecture, narrow to wide, but for widths of which pairs are missing"
+    """The records of each architecture, narrow to wide, but for widths of which pairs are missing
+
+    Args:
+        records: of any architectures
+
+    Returns:
+        dict[str, dict[float, list[Record]]]: architecture → width, ascending → its pairs
+    """
     architectures: dict[str, dict[float, list[Record]]] = {}
     for record in sorted(records, key=lambda r: (width_of(r), r["seed"])):
         name = record["config"]["network"]["network"]
@@ -95,14 +109,29 @@ def barriers(
     way: str,  # one of `WAYS`
     split: str = "train",
 ) -> list[list[float]]:  # for each width, one for each pair
-    "The barriers of an architecture at each width"
+    """The barriers of an architecture at each width
+
+    Args:
+        widths: of one architecture
+        way: one of `WAYS`
+
+    Returns:
+        list[list[float]]: for each width, one for each pair
+    """
     return [[t["barrier"][split] for t in tries_of(r)[way]] for r in widths.values()]
 
 
 def format_widths(
     widths: Mapping[float, Sequence[Record]],  # of one architecture
 ) -> str:  # Markdown
-    "The table of an architecture"
+    """The table of an architecture
+
+    Args:
+        widths: of one architecture
+
+    Returns:
+        str: Markdown
+    """
     heads = ["width", "test accuracy of the ends", "naive", "matched", "naive, test"]
     heads, rows = [*heads, "matched, test", "cosine, matched"], []
     columns = [barriers(widths, way, split) for split in ("train", "test") for way in WAYS]
@@ -118,14 +147,25 @@ def format_widths(
 def format_architectures(
     records: Sequence[Record],  # of any architectures
 ) -> str:  # Markdown
-    "The table of each architecture"
+    """The table of each architecture
+
+    Args:
+        records: of any architectures
+
+    Returns:
+        str: Markdown
+    """
     return "\n\n".join(map(format_widths, by_width(records).values()))
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #414b9b13
 def finding(
     widths: Mapping[float, Sequence[Record]],  # of one architecture, in `cpu`
 ) -> Finding:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        widths: of one architecture, in `cpu`
+    """
     from scipy.stats import spearmanr
 
     network = next(iter(widths.values()))[0]["config"]["network"]
@@ -149,7 +189,11 @@ def finding(
 def findings(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each architecture"
+    """One for each architecture
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [finding(widths) for widths in by_width(records).values()]
 
 

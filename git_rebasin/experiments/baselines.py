@@ -49,7 +49,12 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52
 @dataclass(frozen=True)
 class Merge:
-    "A pair of networks that is averaged, and what its averages are mended and judged by"
+    """A pair of networks that is averaged, and what its averages are mended and judged by
+
+    Attributes:
+        statistics: training images for repair
+        judged: the first images of a split judge the midpoints; None: all
+    """
 
     network: NetworkConfig
     statistics: int = 10_000  # training images for repair
@@ -99,7 +104,11 @@ def merge_pair(
     seed: int,  # which pair
     context: Context,
 ) -> Record:
-    "Train a pair, or take it from its checkpoints; average it, as it is and matched, and mend that"
+    """Train a pair, or take it from its checkpoints; average it, as it is and matched, and mend that
+
+    Args:
+        seed: which pair
+    """
     splits = load_splits(config.network)
     trained = train_pair(config.network, seed, splits["train"], context)
     start, spec, fn = time.perf_counter(), network_spec(config.network), network_fn(config.network)
@@ -125,7 +134,15 @@ def midpoint(
     record: Record,  # of a pair
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
 ) -> dict[str, float]:  # on test images
-    "Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'"
+    """Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'
+
+    Args:
+        record: of a pair
+        way: one of `WAYS`; None: the ensemble
+
+    Returns:
+        dict[str, float]: on test images
+    """
     mid = (record["ensemble"] if way is None else record[way[0]][way[1]])["test"]
     loss, accuracy = (np.mean([e["test"][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
     return {
@@ -140,7 +157,16 @@ def column(
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
     of: str = "rise",  # what `midpoint` gives
 ) -> np.ndarray:  # one for each pair
-    "One value of the midpoints of all pairs"
+    """One value of the midpoints of all pairs
+
+    Args:
+        records: of pairs
+        way: one of `WAYS`; None: the ensemble
+        of: what `midpoint` gives
+
+    Returns:
+        np.ndarray: one for each pair
+    """
     return np.array([midpoint(record, way)[of] for record in records])
 
 
@@ -155,7 +181,15 @@ def sweep(
     data: str,
     over: str,  # "weight decay": at the full width; "width": without decay
 ) -> dict[float, list[Record]]:  # decay or width, ascending → its pairs, by seed
-    "The records of a data set along one axis"
+    """The records of a data set along one axis
+
+    Args:
+        records: of any families
+        over: "weight decay": at the full width; "width": without decay
+
+    Returns:
+        dict[float, list[Record]]: decay or width, ascending → its pairs, by seed
+    """
     these = [r for r in records if r["config"]["network"]["data"] == data]
     full, pairs = max(_setting(r)[0] for r in these), {}
     for record in sorted(these, key=lambda r: (_setting(r), r["seed"])):
@@ -174,7 +208,15 @@ def format_sweep(
     pairs: Mapping[float, Sequence[Record]],  # of `sweep`
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
-    "The table of a sweep: rise of the test loss and test accuracy at each midpoint"
+    """The table of a sweep: rise of the test loss and test accuracy at each midpoint
+
+    Args:
+        pairs: of `sweep`
+        over: what it goes over
+
+    Returns:
+        str: Markdown: means over the pairs
+    """
     names = [", ".join(way) for way in WAYS]
     rows = []
     for value, records in pairs.items():
@@ -191,7 +233,15 @@ def format_scale(
     pairs: Mapping[float, Sequence[Record]],  # of `sweep`
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
-    "The table of what was wrong with the scale of the midpoints"
+    """The table of what was wrong with the scale of the midpoints
+
+    Args:
+        pairs: of `sweep`
+        over: what it goes over
+
+    Returns:
+        str: Markdown: means over the pairs
+    """
     heads = [over, "hidden units with weights", "deviation kept, by layer: naive", "matched"]
     heads, rows = [*heads, "temperature: naive", "matched"], []
     for value, records in pairs.items():
@@ -208,7 +258,14 @@ def format_scale(
 def format_decays(
     records: Sequence[Record],  # of one family, whose networks have one width and one decay
 ) -> str:  # Markdown
-    "The midpoints of a family, beside its weight decay"
+    """The midpoints of a family, beside its weight decay
+
+    Args:
+        records: of one family, whose networks have one width and one decay
+
+    Returns:
+        str: Markdown
+    """
     return format_sweep({_setting(records[0])[1]: records}, "weight decay")
 
 # %% ../../nbs/experiments/baselines.ipynb #c3d05929
@@ -224,7 +281,11 @@ def _percent(values: np.ndarray) -> str:
 def decays_that_count(
     pairs: Mapping[float, Sequence[Record]],  # of a sweep over weight decays
 ) -> list[float]:
-    "The weight decays that leave the networks themselves as good, but for a point of accuracy"
+    """The weight decays that leave the networks themselves as good, but for a point of accuracy
+
+    Args:
+        pairs: of a sweep over weight decays
+    """
     ends = {d: column(rs, None, "accuracy") + column(rs, None, "lost") for d, rs in pairs.items()}
     return [d for d in pairs if d > 0 and ends[d].mean() >= ends[0].mean() - 0.01]
 
@@ -232,7 +293,11 @@ def decays_that_count(
 def decay_finding(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> Finding:
-    "Rule 1"
+    """Rule 1
+
+    Args:
+        records: of the `cpu` preset
+    """
     way, verdicts, shown = ("naive", "as it is"), [], []
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")
@@ -257,7 +322,11 @@ def decay_finding(
 def temperature_finding(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> Finding:
-    "Rule 2"
+    """Rule 2
+
+    Args:
+        records: of the `cpu` preset
+    """
     naive, way, verdicts, shown = ("naive", "as it is"), ("naive", "tempered"), [], []
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")[0]
@@ -277,7 +346,11 @@ def temperature_finding(
 def repair_finding(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> Finding:
-    "Rule 3"
+    """Rule 3
+
+    Args:
+        records: of the `cpu` preset
+    """
     verdicts, shown = [], []
     ways = ("naive", "repaired"), ("matched", "as it is"), ("matched", "repaired")
     for data in _data_of(records):
@@ -298,7 +371,11 @@ def repair_finding(
 def narrow_findings(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
-    "Rules 4 and 5"
+    """Rules 4 and 5
+
+    Args:
+        records: of the `cpu` preset
+    """
     naive, matched, mended = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
     found = []
     for data in _data_of(records):
@@ -334,7 +411,11 @@ def narrow_findings(
 def findings(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each rule"
+    """One for each rule
+
+    Args:
+        records: of the `cpu` preset
+    """
     wide = decay_finding, temperature_finding, repair_finding
     return [*(rule(records) for rule in wide), *narrow_findings(records)]
 

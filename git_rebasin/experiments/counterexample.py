@@ -28,7 +28,11 @@ from ..tree import lerp
 
 # %% ../../nbs/experiments/counterexample.ipynb #5a4ab320
 def counterexample_pair() -> tuple[dict, dict]:
-    "The two networks of the paper's counterexample (arXiv 2209.04836, §4)"
+    """The two networks of the paper's counterexample
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §4
+    """
     a = _network([[1, 0], [0, -1]], [1, 0], [[-1, 0], [0, 1]], [1, 0])
     b = _network([[-1, 0], [0, 1]], [0, 1], [[1, 0], [0, -1]], [0, 1])
     return a, b
@@ -47,7 +51,15 @@ def counterexample_apply(
     points: Float[Array, "n 2"],
     slope: float = 0.01,  # of the leaky ReLU, on the left; 0: a ReLU
 ) -> Float[Array, " n"]:  # at least 0 where both coordinates are said to be positive
-    "What such a network computes"
+    """What such a network computes
+
+    Args:
+        points (Float[Array, "n 2"]):
+        slope: of the leaky ReLU, on the left; 0: a ReLU
+
+    Returns:
+        Float[Array, " n"]: at least 0 where both coordinates are said to be positive
+    """
     x = points
     for k in range(3):
         x = x @ params[f"Dense_{k}"]["kernel"] + params[f"Dense_{k}"]["bias"][None]
@@ -57,7 +69,13 @@ def counterexample_apply(
 # %% ../../nbs/experiments/counterexample.ipynb #a710d253
 @dataclass(frozen=True)
 class Counterexample:
-    "How the lines between the two networks are looked at"
+    """How the lines between the two networks are looked at
+
+    Attributes:
+        points: of the square, uniform
+        lambdas: on the line
+        slope: of the leaky ReLUs
+    """
 
     points: int = 1024  # of the square, uniform
     lambdas: int = 21  # on the line
@@ -89,7 +107,15 @@ def wrong(
     outputs: Float[Array, " n"],
     positive: Bool[Array, " n"],  # whether both coordinates are
 ) -> Float[Array, ""]:
-    "The paper's loss: the share of points on the wrong side"
+    """The paper's loss: the share of points on the wrong side
+
+    Args:
+        outputs (Float[Array, " n"]):
+        positive (Bool[Array, " n"]): whether both coordinates are
+
+    Returns:
+        Float[Array, ""]
+    """
     return ((outputs >= 0) != positive).mean()
 
 
@@ -97,7 +123,12 @@ def overlap(
     outputs: Float[np.ndarray, " n"],
     positive: Bool[np.ndarray, " n"],
 ) -> float:
-    "The smallest share of wrong points that any threshold leaves, wherever it is put"
+    """The smallest share of wrong points that any threshold leaves, wherever it is put
+
+    Args:
+        outputs (Float[np.ndarray, " n"]):
+        positive (Bool[np.ndarray, " n"]):
+    """
     order = np.argsort(outputs, kind="stable")
     values, right = np.asarray(outputs)[order], np.asarray(positive)[order]
     # With the threshold below the k-th value: the positives under it and the negatives above.
@@ -114,7 +145,16 @@ def all_alignments(
     folder: Path | None = None,  # nothing is kept
     callback: Callable[[str, dict], None] | None = None,  # called with ("alignment", {…})
 ) -> dict[str, Any]:  # what the record says
-    "Both losses on the lines between A and each alignment of B"
+    """Both losses on the lines between A and each alignment of B
+
+    Args:
+        seed: draws the points
+        folder: nothing is kept
+        callback: called with ("alignment", {…})
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     a, b = counterexample_pair()
     spec, key = mlp_permutation_spec(2), jax.random.key(seed)
     points = jax.random.uniform(key, (config.points, 2), minval=-1, maxval=1)
@@ -153,14 +193,27 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one for each draw of points
-    "Walk the lines of all alignments"
+    """Walk the lines of all alignments
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one for each draw of points
+    """
     return run_families("counterexample", PRESETS, preset, out, callback, run_one=all_alignments)
 
 
 def format_record(
     record: Mapping[str, Any],
 ) -> str:  # Markdown
-    "The table of the alignments"
+    """The table of the alignments
+
+    Returns:
+        str: Markdown
+    """
     lines = ["| B's units | barrier | barrier with the best threshold |", "|---|--:|--:|"]
     for name, found in record["alignments"].items():
         barriers = " | ".join(f"{100 * found['barrier'][k]:.1f} %" for k in ("wrong", "overlap"))
@@ -171,7 +224,11 @@ def format_record(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
     ends, least = {}, {"wrong": 1.0, "overlap": 1.0}
     for r in records:
         for found in r["alignments"].values():

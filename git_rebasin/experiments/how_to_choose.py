@@ -23,7 +23,16 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/how_to_choose.ipynb #963146bc
 @dataclass(frozen=True)
 class Comparison(PairConfig):
-    "A pair of MLPs, and how the ways of matching it are compared"
+    """A pair of MLPs, and how the ways of matching it are compared
+
+    Attributes:
+        lambdas: points on a line, an odd number: ½ is one of them
+        keys: tries of each way that is random
+        judged: lines are evaluated on the first so many images of each split
+        batch_size: of the data that matchers see
+        effort: how much they may do
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     lambdas: int = 7  # points on a line, an odd number: ½ is one of them
     keys: int = 3  # tries of each way that is random
@@ -58,7 +67,17 @@ def compare_pair(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it in all ways"
+    """Train a pair, or take it from its checkpoints, and match it in all ways
+
+    Args:
+        config: what to run
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     return match_networks(
         network_of(config),
         ways_to_match(config.effort),
@@ -77,12 +96,25 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Compare all ways on each pair of a preset that has no record yet"
+    """Compare all ways on each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke" or "cpu"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_families("how-to-choose", PRESETS, preset, out, callback, run_one=compare_pair)
 
 
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
-    "What the command prints of a record"
+    """What the command prints of a record
+
+    Args:
+        record: of a pair
+    """
     return f"{record['family']}, pair {record['seed']}\n\n{format_ways([record])}"

@@ -41,7 +41,7 @@ from git_rebasin.symmetry.builders import (
     vgg16_permutation_spec,
 )
 from ..symmetry.permutation import Permutation, apply_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec
 from ..tree import flatten, inner, lerp
 from ..zoo.mlp import init_mlp
 from ..zoo.resnet import init_resnet20, init_resnet50
@@ -81,7 +81,16 @@ def plane_through(
     b: PyTree,  # at (1, 0)
     c: PyTree,  # on the side where the second coordinate is positive
 ) -> Plane:
-    "The plane through three networks (arXiv 2209.04836, Figure 1)"
+    """The plane through three networks
+
+    Args:
+        a: at (0, 0)
+        b: at (1, 0)
+        c: on the side where the second coordinate is positive
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), Figure 1
+    """
     first, aside = _combine((1.0, -1.0), (b, a)), _combine((1.0, -1.0), (c, a))
     square = inner(first, first)
     share = inner(aside, first) / square if square else 0.0
@@ -94,7 +103,16 @@ def plane_through(
 # %% ../../nbs/experiments/loss_contour.ipynb #e92fd924
 @dataclass(frozen=True)
 class Contour:
-    "A pair of networks, and at which points of its plane it is evaluated"
+    """A pair of networks, and at which points of its plane it is evaluated
+
+    Attributes:
+        grid: points along each axis of a regular grid
+        sobol: so many scrambled Sobol points instead of the grid
+        span: of both axes
+        judged: losses are over the first so many test images
+        corner: so many units' correlations are kept in the record
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     network: NetworkConfig
     grid: int = 21  # points along each axis of a regular grid
@@ -120,7 +138,11 @@ PRESETS = {
 def plane_points(
     config: Contour,
 ) -> Float[np.ndarray, "points 2"]:
-    "Where a plane is evaluated"
+    """Where a plane is evaluated
+
+    Returns:
+        Float[np.ndarray, "points 2"]
+    """
     low, high = config.span
     if config.sobol:
         from scipy.stats import qmc
@@ -136,7 +158,15 @@ def unit_correlations(
     perm: Permutation,  # of B, to be looked at
     corner: int,  # so many units of A and of the permuted B are kept
 ) -> dict[str, dict[str, Any]]:  # group → means over its units; hundredths for the corner
-    "How alike the activations of units are that have the same place in A and in B"
+    """How alike the activations of units are that have the same place in A and in B
+
+    Args:
+        perm: of B, to be looked at
+        corner: so many units of A and of the permuted B are kept
+
+    Returns:
+        dict[str, dict[str, Any]]: group → means over its units; hundredths for the corner
+    """
     best = activation_matching(
         jax.random.key(0),
         problem.spec,
@@ -171,7 +201,12 @@ def walk_plane(
     permuted: PyTree,  # π(B)
     callback: Callable[[dict], None] | None = None,  # called with each point
 ) -> dict[str, Any]:
-    "The test loss at the points of a plane, at the three networks and half-way between them"
+    """The test loss at the points of a plane, at the three networks and half-way between them
+
+    Args:
+        permuted: π(B)
+        callback: called with each point
+    """
     a, b = problem.params_a, problem.params_b
     plane, losses = plane_through(a, b, permuted), []
     for x, y in plane_points(config).tolist():
@@ -200,7 +235,16 @@ def contour_pair(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, match it by weights and walk its plane"
+    """Train a pair, or take it from its checkpoints, match it by weights and walk its plane
+
+    Args:
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     tell = callback or (lambda stage, record: None)
     splits = load_splits(config.network)
     trained = train_pair(config.network, seed, splits["train"], folder, tell)
@@ -222,14 +266,30 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Walk the plane of each pair of a preset that has no record yet"
+    """Walk the plane of each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_families("loss-contour", PRESETS, preset, out, callback, run_one=contour_pair)
 
 
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:  # Markdown
-    "The losses of a pair, and its correlations"
+    """The losses of a pair, and its correlations
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
     lines = ["| weights | test loss | test accuracy |", "|---|--:|--:|"]
     named = record["ends"] | {f"middle of {n}": m for n, m in record["middles"].items()}
     for name, of in named.items():
@@ -247,7 +307,13 @@ PAPER_TABLE = {"MLP, 3 × 512": 3498, "VGG16": 35160, "ResNet50": 55109}  # powe
 
 @dataclass(frozen=True)
 class Symmetries:
-    "Decimal logarithms of the number of permutations of a network"
+    """Decimal logarithms of the number of permutations of a network
+
+    Attributes:
+        whole: each layer by itself and rounded down
+        alone: each layer by itself
+        tied: of the network: axes that must move together do
+    """
 
     whole: int  # each layer by itself and rounded down
     alone: float  # each layer by itself
@@ -255,9 +321,13 @@ class Symmetries:
 
 
 def count_symmetries(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> Symmetries:
-    "Count permutations as the paper's Table 1 does, and as the network allows"
+    """Count permutations as the paper's Table 1 does, and as the network allows
+
+    Args:
+        spec: which axes move together
+    """
     layers = [
         math.lgamma(shape[-1] + 1) / math.log(10)
         for path, shape in spec.shapes.items()
@@ -294,7 +364,11 @@ def symmetry_table() -> dict[str, Symmetries]:
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "The claims beside what came out"
+    """The claims beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [_plane_finding(records), _table_finding(symmetry_table())]
 
 

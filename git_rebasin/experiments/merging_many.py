@@ -45,7 +45,13 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/merging_many.ipynb #f1d5cebf
 @dataclass(frozen=True)
 class Merging:
-    "Several networks that are merged into one"
+    """Several networks that are merged into one
+
+    Attributes:
+        models: how many
+        share: of the training data that each of them sees, chosen by its seed
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     network: NetworkConfig
     models: int = 5  # how many
@@ -70,7 +76,16 @@ def part_of(
     share: float,  # of it
     seed: int,  # of the network that sees it
 ) -> Split:  # in the order of the data
-    "The random part of the data that one network sees"
+    """The random part of the data that one network sees
+
+    Args:
+        data: training data
+        share: of it
+        seed: of the network that sees it
+
+    Returns:
+        Split: in the order of the data
+    """
     if share == 1:
         return data
     key, size = jax.random.fold_in(jax.random.key(seed), 2), round(share * len(data))
@@ -92,7 +107,11 @@ def merge_set(
     seed: int,  # which set of networks
     context: Context,
 ) -> Record:
-    "Train some networks, merge them, and judge all of it"
+    """Train some networks, merge them, and judge all of it
+
+    Args:
+        seed: which set of networks
+    """
     n, splits = config.models, load_splits(config.network)
     seeds = [n * seed + k for k in range(n)]
     models, start = [], time.perf_counter()
@@ -133,7 +152,14 @@ def _judge_all(config: NetworkConfig, models, merged, data: Split) -> dict[str, 
 def format_set(
     record: Record,  # of a set of networks
 ) -> str:  # Markdown
-    "Loss, accuracy and calibration of the networks and of what became of them"
+    """Loss, accuracy and calibration of the networks and of what became of them
+
+    Args:
+        record: of a set of networks
+
+    Returns:
+        str: Markdown
+    """
     test, train = record["judged"]["test"], record["judged"]["train"]
 
     def row(name: str, test: Mapping[str, Any], train: Mapping[str, Any]) -> list[str]:
@@ -149,7 +175,14 @@ def format_set(
 def five_verdict(
     judged: Mapping[str, Any],  # of the test images of a set
 ) -> int:  # 2: reproduced, 1: partly, 0: not
-    "Whether a merged network is better than those that it is made of"
+    """Whether a merged network is better than those that it is made of
+
+    Args:
+        judged: of the test images of a set
+
+    Returns:
+        int: 2: reproduced, 1: partly, 0: not
+    """
     losses = [each["loss"] for each in judged["each"]]
     accuracy = np.mean([each["accuracy"] for each in judged["each"]])
     if judged["merged"]["loss"] >= np.mean(losses):
@@ -161,7 +194,14 @@ def five_verdict(
 def halves_verdict(
     judged: Mapping[str, Any],  # of the test images of a set
 ) -> int:  # 2: reproduced, 1: partly, 0: not
-    "Whether a merged network is better calibrated than those that it is made of"
+    """Whether a merged network is better calibrated than those that it is made of
+
+    Args:
+        judged: of the test images of a set
+
+    Returns:
+        int: 2: reproduced, 1: partly, 0: not
+    """
     errors = [each["reliability"]["expected_error"] for each in judged["each"]]
     merged = judged["merged"]["reliability"]["expected_error"]
     if merged >= np.mean(errors):
@@ -201,7 +241,11 @@ def _in_words(judged: Mapping[str, Any]) -> str:
 def findings(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
-    "The claims beside what came out"
+    """The claims beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
     findings, families = [], by_family(records)
     for family, (claim, source, paper, rule) in _CLAIMS.items():
         if these := families.get(family):

@@ -46,7 +46,7 @@ from ..matching.soft import soften
 from ..matching.weights import weight_matching
 from ..symmetry.entries import Compound, Entry, Fixed, Group, as_entry
 from ..symmetry.permutation import apply_permutation, random_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array
 from git_rebasin.zoo.public import (
     addition_table,
@@ -58,7 +58,17 @@ from git_rebasin.zoo.public import (
 # %% ../../nbs/experiments/modadd_transformers.ipynb #367038df
 @dataclass(frozen=True)
 class Addition:
-    "A pair of transformers that add, and how it is matched"
+    """A pair of transformers that add, and how it is matched
+
+    Attributes:
+        kind: of the public checkpoints; None for small networks of random weights
+        modulus: the numbers are below it
+        lambdas: points on a line, an odd number: ½ is one of them
+        keys: tries of each way that is random
+        ways: with heads that move; None: all
+        contrast: that stay
+        batch_size: of the data that matchers see
+    """
 
     kind: str | None  # of the public checkpoints; None for small networks of random weights
     modulus: int = 59  # the numbers are below it
@@ -96,7 +106,14 @@ def load_networks(
     config: Addition,
     seed: int,  # of random weights; public checkpoints need none
 ) -> dict[str, dict[str, Array]]:  # name → parameters, of A and then of B
-    "The two networks of a pair"
+    """The two networks of a pair
+
+    Args:
+        seed: of random weights; public checkpoints need none
+
+    Returns:
+        dict[str, dict[str, Array]]: name → parameters, of A and then of B
+    """
     if config.kind is not None:
         return {name: load_public(name).params for name in public_pair(config.kind)}
     init = partial(init_transformer, vocabulary=config.modulus, stream=8, heads=2, hidden=12)
@@ -112,7 +129,7 @@ def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n modulus"]
 # %% ../../nbs/experiments/modadd_transformers.ipynb #717e4970
 def transformer_spec(
     params: Mapping[str, Array],
-) -> PermutationSpec:
+) -> BoundSpec:
     "The symmetry of a transformer, from its function"
     tokens = np.zeros((2, 2), np.int32)
     return infer_permutation_spec(public_transformer_apply, params, tokens, verify=False)
@@ -129,7 +146,14 @@ def _stay(entry: Entry | str | None, names: set[str]) -> Entry:
 def without_hosts(
     spec: PermutationSpec,  # of plain groups and families
 ) -> PermutationSpec:  # not bound to shapes
-    "A spec whose families move within places that stay"
+    """A spec whose families move within places that stay
+
+    Args:
+        spec: of plain groups and families
+
+    Returns:
+        PermutationSpec: not bound to shapes
+    """
     hosts = {host for within in spec.families.values() for host in within}
     rows = spec.axes_to_perm.items()
     return PermutationSpec({p: tuple(_stay(entry, hosts) for entry in row) for p, row in rows})
@@ -138,7 +162,14 @@ def without_hosts(
 def spectrum(
     embedding: Float[Array, "stream modulus"],
 ) -> Float[np.ndarray, " frequencies"]:  # of the frequencies 1, …, (modulus − 1) / 2; sums to one
-    "The share of each frequency in an embedding of the numbers"
+    """The share of each frequency in an embedding of the numbers
+
+    Args:
+        embedding (Float[Array, "stream modulus"]):
+
+    Returns:
+        Float[np.ndarray, " frequencies"]: of the frequencies 1, …, (modulus − 1) / 2; sums to one
+    """
     waves = np.fft.rfft(np.asarray(embedding, np.float64), axis=1)[:, 1:]
     power = np.sum(np.abs(waves) ** 2, axis=0)
     return power / power.sum()
@@ -148,7 +179,14 @@ def unit_correlations(
     problem: Problem,
     batches: int,  # how many of its batches are seen
 ) -> dict[str, float]:  # group → mean correlation of its matched units
-    "How alike units of two networks are that are matched by correlation"
+    """How alike units of two networks are that are matched by correlation
+
+    Args:
+        batches: how many of its batches are seen
+
+    Returns:
+        dict[str, float]: group → mean correlation of its matched units
+    """
     key = jax.random.key(0)
     match = activation_matching(
         key,
@@ -165,7 +203,7 @@ def unit_correlations(
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #bcbc3d2e
 def _problem(
-    config: Addition, spec: PermutationSpec, params_a: PyTree, params_b: PyTree
+    config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTree
 ) -> Problem:
     "What a pair asks of the matchers"
     table = addition_table(config.modulus)
@@ -174,7 +212,7 @@ def _problem(
     return Problem(spec, *both, _fn, data, {"all": [table]}, lambdas=tuple(points))
 
 
-def _control(config: Addition, spec: PermutationSpec, params: PyTree) -> dict[str, Any]:
+def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any]:
     "A network and a shuffled copy of it, matched by weights"
     key = jax.random.key(0)
     copy = apply_permutation(spec, random_permutation(jax.random.fold_in(key, 1), spec), params)
@@ -191,7 +229,12 @@ def match_transformers(
     seed: int,  # which pair; decides the keys
     context: Context,
 ) -> Record:
-    "Match a pair of transformers in all ways, with and without the symmetry of the heads"
+    """Match a pair of transformers in all ways, with and without the symmetry of the heads
+
+    Args:
+        config: what to run
+        seed: which pair; decides the keys
+    """
     networks, start = load_networks(config, seed), time.perf_counter()
     a, b = networks.values()
     spec = transformer_spec(a)
@@ -216,7 +259,14 @@ def match_transformers(
 def format_specs(
     record: Record,  # of a pair
 ) -> str:  # Markdown
-    "The table of the ways on each of the two specs"
+    """The table of the ways on each of the two specs
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
     tables = (f"{name}:\n\n{format_ways([of])}" for name, of in record["specs"].items())
     return "\n\n".join([" and ".join(record["networks"]), *tables])
 
@@ -224,7 +274,14 @@ def format_specs(
 def shares_left(
     matches: Record,  # of `compare_ways`, with one spec
 ) -> dict[str, float]:  # way → share
-    "The largest share of the unmatched barrier that a try of each way leaves"
+    """The largest share of the unmatched barrier that a try of each way leaves
+
+    Args:
+        matches: of `compare_ways`, with one spec
+
+    Returns:
+        dict[str, float]: way → share
+    """
     tries = tries_of([matches])
     (naive,) = tries["none"]
     worst = {way: max(t["barrier"]["all"] for t in ts) for way, ts in tries.items()}
@@ -234,7 +291,11 @@ def shares_left(
 def finding(
     record: Record,  # of a pair
 ) -> Finding:
-    "What became of a pair"
+    """What became of a pair
+
+    Args:
+        record: of a pair
+    """
     moving = record["specs"]["heads move"]
     shares = shares_left(moving)
     best = min(shares, key=lambda way: shares[way])

@@ -54,7 +54,20 @@ def steepest_descent_matching(
     gradient: PyTree,  # of the loss, at model A
     params_b: PyTree,  # model B, which moves
 ) -> Match:  # its objective is the descent, over the gradient's norm
-    "The permutation of B towards which the loss of A falls most steeply (paper, equation 12)"
+    """The permutation of B towards which the loss of A falls most steeply
+
+    Args:
+        key: a JAX random key: the order in which the groups are visited
+        spec: which axes move together
+        gradient: of the loss, at model A
+        params_b: model B, which moves
+
+    Returns:
+        Match: its objective is the descent, over the gradient's norm
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), equation 12
+    """
     size = norm(gradient)
     if not size > 0:
         raise ValueError(
@@ -68,7 +81,11 @@ def mean_gradient(
     problem: Problem,
     split: str = "train",  # of the data by which lines are judged
 ) -> PyTree:
-    "The gradient of the mean loss at model A"
+    """The gradient of the mean loss at model A
+
+    Args:
+        split: of the data by which lines are judged
+    """
     total, count = None, 0
     for batch in problem.judged[split]:
         n = len(jax.tree.leaves(batch)[0])
@@ -94,7 +111,17 @@ def largest_gain_matching(
     *,
     max_steps: int = 1000,  # stop after so many, converged or not
 ) -> Match:  # a step counts as a sweep: all groups' problems are solved in it
-    "Weight matching that solves all groups' problems and takes the one with the largest gain"
+    """Weight matching that solves all groups' problems and takes the one with the largest gain
+
+    Args:
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves
+        max_steps: stop after so many, converged or not
+
+    Returns:
+        Match: a step counts as a sweep: all groups' problems are solved in it
+    """
     spec, a, b = bind_models(spec, params_a, params_b)
     search, gains = Search(spec, Costs(spec, a, b), identity_permutation(spec)), []
     while len(gains) < max_steps and (not gains or gains[-1] > 0):
@@ -179,7 +206,14 @@ def judge_direction(
     gradient: PyTree,  # of the training loss at A
     match: Match,
 ) -> dict[str, Any]:  # "slope", "near", "problems", and all of `judge_permutation`
-    "What lies in the direction of a permuted B: just beside A, and on the whole line"
+    """What lies in the direction of a permuted B: just beside A, and on the whole line
+
+    Args:
+        gradient: of the training loss at A
+
+    Returns:
+        dict[str, Any]: "slope", "near", "problems", and all of `judge_permutation`
+    """
     a = problem.params_a
     permuted = apply_permutation(problem.spec, match.perm, problem.params_b)
     near = [problem.evaluate(lerp(a, permuted, lam))["train"]["loss"] for lam in NEAR]
@@ -196,7 +230,11 @@ def try_pair(
     seed: int,  # which pair
     context: Context,
 ) -> Record:
-    "Train a pair, or take it from its checkpoints, and match it in all the ways of this page"
+    """Train a pair, or take it from its checkpoints, and match it in all the ways of this page
+
+    Args:
+        seed: which pair
+    """
     splits = load_splits(config.network)
     trained = train_pair(config.network, seed, splits["train"], context)
     start = time.perf_counter()
@@ -220,7 +258,17 @@ def column(
     value: str = "barrier",  # of what is known of it
     split: str | None = "train",  # where that is known for each split
 ) -> list[float]:  # one for each pair
-    "One value of a way of matching, of all pairs"
+    """One value of a way of matching, of all pairs
+
+    Args:
+        records: of pairs
+        way: of matching
+        value: of what is known of it
+        split: where that is known for each split
+
+    Returns:
+        list[float]: one for each pair
+    """
     found = [r["ways"][way][value] for r in records]
     return [x[split] for x in found] if isinstance(found[0], Mapping) else found
 
@@ -229,7 +277,15 @@ def dips(
     records: Sequence[Record],  # of pairs
     way: str,  # of matching
 ) -> list[float]:  # below zero where the loss falls at first
-    "The lowest training loss near A, less that of A"
+    """The lowest training loss near A, less that of A
+
+    Args:
+        records: of pairs
+        way: of matching
+
+    Returns:
+        list[float]: below zero where the loss falls at first
+    """
     pairs = [r["ways"][way] for r in records]
     return [min(w["near"]) - w["curves"]["train"]["loss"][0] for w in pairs]
 
@@ -237,7 +293,14 @@ def dips(
 def format_directions(
     records: Sequence[Record],  # of pairs of one family
 ) -> str:  # Markdown
-    "The table of the ways"
+    """The table of the ways
+
+    Args:
+        records: of pairs of one family
+
+    Returns:
+        str: Markdown
+    """
     heads, rows = ["way", "slope at A", "lowest near A", "cosine"], []
     for way in records[0]["ways"]:
         cells = [way, mean_and_spread(column(records, way, "slope"), 3)]
@@ -253,14 +316,25 @@ def shares_left(
     records: Sequence[Record],  # of pairs of one family
     way: str = "weights",
 ) -> list[float]:  # one for each pair
-    "What a way of matching leaves of the naive training barrier"
+    """What a way of matching leaves of the naive training barrier
+
+    Args:
+        records: of pairs of one family
+
+    Returns:
+        list[float]: one for each pair
+    """
     return [x / y for x, y in zip(column(records, way), column(records, "none"), strict=True)]
 
 
 def finding_of_steepest_descent(
     records: Sequence[Record],  # of pairs of all families
 ) -> Finding:
-    "The failed idea, and what came of it"
+    """The failed idea, and what came of it
+
+    Args:
+        records: of pairs of all families
+    """
     slopes, gentler = (column(records, w, "slope") for w in ("steepest descent", "weights"))
     steeper = sum(s < min(w, 0) for s, w in zip(slopes, gentler, strict=True))
     left, usual = shares_left(records, "steepest descent"), shares_left(records)
@@ -281,7 +355,12 @@ def finding_of_failure(
     family: str,  # one of `FAILURES`
     records: Mapping[str, Sequence[Record]],  # family → of its pairs
 ) -> Finding:
-    "A failure that the paper knows of, beside its control"
+    """A failure that the paper knows of, beside its control
+
+    Args:
+        family: one of `FAILURES`
+        records: family → of its pairs
+    """
     networks, control = FAILURES[family]
     left, good = shares_left(records[family]), shares_left(records[control])
     verdict = "partly" if min(left) > max(0.1, *good) else "not"
@@ -302,7 +381,11 @@ def finding_of_failure(
 def finding_of_largest_gain(
     records: Sequence[Record],  # of pairs of all families
 ) -> Finding:
-    "Another order of the groups, and what came of it"
+    """Another order of the groups, and what came of it
+
+    Args:
+        records: of pairs of all families
+    """
     ways, values = ("largest gain first", "weights"), ("cosine", "problems")
     rates = [np.divide(*(column(records, way, value) for way in ways)) for value in values]
     holds = sum((max(rates[0]) <= 1.01, min(rates[1]) > 1))
@@ -319,7 +402,11 @@ def finding_of_largest_gain(
 def findings(
     records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
-    "All of the page's"
+    """All of the page's
+
+    Args:
+        records: of the `cpu` preset
+    """
     families = by_family(records)
     failures = [f for f, (_, control) in FAILURES.items() if {f, control} <= families.keys()]
     return [

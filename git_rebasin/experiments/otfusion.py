@@ -99,14 +99,30 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Train and match each pair of a preset that has no record yet"
+    """Train and match each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_families("otfusion", PRESETS, preset, out, callback, run_one=match_pair)
 
 
 def accuracies(
     records: Sequence[Mapping[str, Any]],  # of pairs
 ) -> dict[str, list[float]]:  # way → for each pair; and "ends", "ensemble"
-    "Test accuracies of the midpoints, of the ends (the mean of both), and of the ensembles"
+    """Test accuracies of the midpoints, of the ends (the mean of both), and of the ensembles
+
+    Args:
+        records: of pairs
+
+    Returns:
+        dict[str, list[float]]: way → for each pair; and "ends", "ensemble"
+    """
     found = {
         way: [middle(t["curves"]["test"]["accuracy"]) for t in tries]
         for way, tries in tries_of(records).items()
@@ -124,7 +140,14 @@ PAPER = {  # data set → way → test accuracy in Table 2
 def format_accuracies(
     records: Sequence[Mapping[str, Any]],  # of pairs of one kind
 ) -> str:  # Markdown
-    "Each pair's test accuracies, beside the paper's"
+    """Each pair's test accuracies, beside the paper's
+
+    Args:
+        records: of pairs of one kind
+
+    Returns:
+        str: Markdown
+    """
     paper = PAPER.get(records[0]["config"]["network"]["data"], {})
     heads = ["midpoint", *(f"pair {r['seed']}" for r in records), "mean"]
     heads += ["the paper's"] if paper else []
@@ -141,7 +164,11 @@ def format_accuracies(
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:
-    "What the command prints of a record"
+    """What the command prints of a record
+
+    Args:
+        record: of a pair
+    """
     return (
         f"{record['family']}, pair {record['seed']}: test accuracy\n\n"
         f"{format_accuracies([record])}\n\n{format_ways([record])}"
@@ -155,7 +182,11 @@ STARTS = ("weights, outward", "weights, from the pass")
 def findings_of(
     records: Sequence[Mapping[str, Any]],  # of one family
 ) -> list[Finding]:
-    "The claims beside what came out on one data set"
+    """The claims beside what came out on one data set
+
+    Args:
+        records: of one family
+    """
     found = accuracies(records)
     passes, ours, none = np.array([found[p] for p in PASSES]), found["weights"], found["none"]
     ahead, gained = np.array(ours)[None] - passes, passes - np.array(none)[None]  # (pass, pair)
@@ -194,5 +225,9 @@ def findings_of(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "Three for each data set"
+    """Three for each data set
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [found for these in by_family(records).values() for found in findings_of(these)]

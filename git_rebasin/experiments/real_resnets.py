@@ -51,7 +51,21 @@ from ..zoo.public import load_public, public_pair, public_resnet_apply
 # %% ../../nbs/experiments/real_resnets.ipynb #0fdd0576
 @dataclass(frozen=True)
 class Config:
-    "A pair of ResNets, and how it is matched and its midpoint repaired"
+    """A pair of ResNets, and how it is matched and its midpoint repaired
+
+    Attributes:
+        models: kind of the public checkpoints; None: random ones, of depth 8
+        ways: of matching; None: all
+        activations: training images whose activations are compared
+        statistics: training images for statistics
+        evaluated: test images
+        steps: of the straight-through estimator
+        batch: images a step
+        straight_through_rate: Adam's, on weights; falls to 0 as a cosine
+        sinkhorn_rate: Adam's, on logits; the same
+        temperature: of the relaxation
+        start: or "inner": the similarity of activations that both start from
+    """
 
     models: str | None  # kind of the public checkpoints; None: random ones, of depth 8
     data: str = "cifar10"
@@ -80,7 +94,11 @@ PRESETS = {
 
 # %% ../../nbs/experiments/real_resnets.ipynb #94db1120
 def network(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n classes"]:
-    "The logits of a batch of images"
+    """The logits of a batch of images
+
+    Returns:
+        Float[Array, "n classes"]
+    """
     return public_resnet_apply(params, batch["images"])
 
 # %% ../../nbs/experiments/real_resnets.ipynb #194e1bc1
@@ -93,7 +111,11 @@ def _in_colour(split: Split) -> Split:
 def load_problem(
     config: Config,
 ) -> tuple[Problem, list[dict]]:  # and the training images for statistics
-    "The networks of a pair, their spec, and their data"
+    """The networks of a pair, their spec, and their data
+
+    Returns:
+        tuple[Problem, list[dict]]: and the training images for statistics
+    """
     if config.models is None:
         a, b = (init_cifar_resnet(jax.random.key(k), 8) for k in (0, 1))
     else:
@@ -115,7 +137,11 @@ def _mirrored(batches: Callable, key: jax.Array, n: int) -> Iterator[dict[str, n
 
 # %% ../../nbs/experiments/real_resnets.ipynb #e567c3bd
 def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
-    "The loss of a network that is normalised by the statistics of the batch"
+    """The loss of a network that is normalised by the statistics of the batch
+
+    Returns:
+        Float[Array, ""]
+    """
     return classify(with_batch_stats(network)(params, batch), batch)["loss"]
 
 
@@ -183,7 +209,11 @@ def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match) ->
 def ways_of(
     config: Config,
 ) -> dict[str, Way]:  # in the order of the table
-    "The ways of matching that a configuration asks for"
+    """The ways of matching that a configuration asks for
+
+    Returns:
+        dict[str, Way]: in the order of the table
+    """
     common = ways_to_match(Effort())
     ways = {name: common[name] for name in ("none", "weights", "Frank–Wolfe")}
     for kind in ("inner", "correlation"):
@@ -202,7 +232,15 @@ def merge_and_repair(
     perm: Mapping[str, np.ndarray],  # of model B
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
 ) -> dict[str, dict[str, float]]:  # as in `STATISTICS` → loss and accuracy on the test images
-    "How good the midpoint of A and a permuted B is, with each kind of statistics"
+    """How good the midpoint of A and a permuted B is, with each kind of statistics
+
+    Args:
+        perm: of model B
+        images: batches of training images, for statistics
+
+    Returns:
+        dict[str, dict[str, float]]: as in `STATISTICS` → loss and accuracy on the test images
+    """
     a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
     merged = lerp(a, b, 0.5)
     repaired = repair(network, merged, [a, b], images)
@@ -219,7 +257,12 @@ def compare_merges(
     seed: int,  # decides the random choices
     context: Context,  # its folder keeps rows until the record is written
 ) -> Record:
-    "Match a pair in all ways, merge it, and repair its midpoint"
+    """Match a pair in all ways, merge it, and repair its midpoint
+
+    Args:
+        seed: decides the random choices
+        context: its folder keeps rows until the record is written
+    """
     problem, images = load_problem(config)
     key, rows, matches, ways = jax.random.key(seed), [], {}, ways_of(config)
     starts = {way.start for way in ways.values()}
@@ -238,7 +281,7 @@ def compare_merges(
     return {
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],
-        "log10_symmetries": problem.spec.log10_symmetries,
+        "log10_symmetries": problem.spec.bind(problem.params_a).log10_symmetries,
         "rows": rows,
     }
 
@@ -246,7 +289,14 @@ def compare_merges(
 def format_midpoints(
     record: Record,  # of a pair
 ) -> str:  # Markdown
-    "Test accuracy of the midpoint, for each way of matching and each kind of statistics"
+    """Test accuracy of the midpoint, for each way of matching and each kind of statistics
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
     ends = " and ".join(f"{100 * end['accuracy']:.2f} %" for end in record["ends"])
     both = f"{100 * record['ensemble']['accuracy']:.2f} %"
     rows = []
@@ -261,7 +311,11 @@ def format_midpoints(
 def best_midpoint(
     record: Record,
 ) -> tuple[float, str, str]:  # accuracy, how it was matched, and with which statistics
-    "The best midpoint of a pair"
+    """The best midpoint of a pair
+
+    Returns:
+        tuple[float, str, str]: accuracy, how it was matched, and with which statistics
+    """
     return max(
         (row["mended"][kind]["accuracy"], row["way"], kind)
         for row in record["rows"]
@@ -272,7 +326,11 @@ def best_midpoint(
 def finding(
     record: Record,  # of one pair
 ) -> Finding:
-    "What became of a pair"
+    """What became of a pair
+
+    Args:
+        record: of one pair
+    """
     accuracy, way, kind = best_midpoint(record)
     worse = min(end["accuracy"] for end in record["ends"])
     naive = next(row for row in record["rows"] if row["way"] == "none")["mended"]["as it is"]

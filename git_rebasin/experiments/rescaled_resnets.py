@@ -41,7 +41,14 @@ from ..tree import Array, lerp
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #683ca7a6
 @dataclass(frozen=True)
 class Config:
-    "A pair of ResNets, and how the units of B are rescaled"
+    """A pair of ResNets, and how the units of B are rescaled
+
+    Attributes:
+        pair: the networks, their data, and how B is permuted
+        similarity: of activations
+        rate: Adam's, on logarithms of factors; falls to 0 as a cosine
+        points: of a line, the ends included; an odd number: ½ is one of them
+    """
 
     pair: real_resnets.Config  # the networks, their data, and how B is permuted
     similarity: str = "inner"  # of activations
@@ -65,7 +72,16 @@ def rescale(
     key: jax.Array,  # a JAX random key: which images are learned from, and which points of the line
     lam: float | Literal["uniform"],  # the point of the line that is to be good, or all of them
 ) -> PyTree:  # model B, its units rescaled
-    "Learn the sizes of B's units"
+    """Learn the sizes of B's units
+
+    Args:
+        b: model B, permuted or not
+        key: a JAX random key: which images are learned from, and which points of the line
+        lam: the point of the line that is to be good, or all of them
+
+    Returns:
+        PyTree: model B, its units rescaled
+    """
     batch = next(iter(problem.batches(key, 1)))
     example = {"images": batch["images"][:16]}
     scalings = find_scalings(problem.spec, real_resnets.network, b, example)
@@ -80,7 +96,15 @@ def walk(
     b: PyTree,  # model B, in any order and at any sizes
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
 ) -> dict[str, list[float]]:  # metric → its value at each point, the ends included
-    "How good the networks on the line from A to B are, on the test images"
+    """How good the networks on the line from A to B are, on the test images
+
+    Args:
+        b: model B, in any order and at any sizes
+        images: batches of training images, for statistics
+
+    Returns:
+        dict[str, list[float]]: metric → its value at each point, the ends included
+    """
     line = [end["test"] for end in problem.ends]
     for lam in np.linspace(0, 1, config.points)[1:-1]:
         mixed = lerp(problem.params_a, b, float(lam))
@@ -93,7 +117,15 @@ def shares(
     a: Mapping[str, Array],  # model A
     b: Mapping[str, Array],  # model B
 ) -> dict[str, float]:  # quartiles over the units of all convolutions
-    "A's share of the weights: of each unit, the norm in A over the sum of the norms in both"
+    """A's share of the weights: of each unit, the norm in A over the sum of the norms in both
+
+    Args:
+        a: model A
+        b: model B
+
+    Returns:
+        dict[str, float]: quartiles over the units of all convolutions
+    """
     kernels = [path for path, w in a.items() if w.ndim == 4]
     norms = [
         np.concatenate([np.linalg.norm(np.reshape(w[p], (len(w[p]), -1)), axis=1) for p in kernels])
@@ -118,7 +150,12 @@ def compare_lines(
     seed: int,  # decides the random choices
     context: Context,  # its folder keeps rows until the record is written
 ) -> Record:
-    "Walk from A to B, in its own order and in A's, at its own sizes and at learned ones"
+    """Walk from A to B, in its own order and in A's, at its own sizes and at learned ones
+
+    Args:
+        seed: decides the random choices
+        context: its folder keeps rows until the record is written
+    """
     problem, images = real_resnets.load_problem(config.pair)
     key = jax.random.key(seed)
     match = real_resnets.by_activations(config.pair, config.similarity, problem, key, None)
@@ -153,7 +190,11 @@ def lowest(
     record: Record,
     name: str,  # as in `LINES`
 ) -> float:
-    "The lowest accuracy on a line"
+    """The lowest accuracy on a line
+
+    Args:
+        name: as in `LINES`
+    """
     return min(_row_of(record, name)["line"]["accuracy"])
 
 
@@ -165,7 +206,14 @@ def _row_of(record: Record, name: str) -> Record:
 def format_lines(
     record: Record,  # of a pair
 ) -> str:  # Markdown
-    "Test accuracies on each line, and A's share of the weights"
+    """Test accuracies on each line, and A's share of the weights
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
     rows = []
     for row in record["rows"]:
         accuracy, share = row["line"]["accuracy"], list(row["share"].values())
@@ -180,7 +228,11 @@ def format_lines(
 def finding(
     record: Record,  # of one pair
 ) -> Finding:
-    "What became of a pair"
+    """What became of a pair
+
+    Args:
+        record: of one pair
+    """
     here, alone = (lowest(record, name) for name in (list(LINES)[-1], "permuted"))
     accuracy = _row_of(record, "as trained")["line"]["accuracy"]
     worse = min(accuracy[0], accuracy[-1])

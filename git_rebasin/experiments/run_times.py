@@ -52,7 +52,18 @@ PAPER_SECONDS = {  # of weight matching: appendix A.5, on a p3.2xlarge with a V1
 
 @dataclass(frozen=True)
 class Timing:
-    "An architecture, and what is timed on it"
+    """An architecture, and what is timed on it
+
+    Attributes:
+        network: one of `ARCHITECTURES`
+        size: units of an MLP's layers; else a multiplier of the width
+        data: name of a data set
+        matchers: as in `ways_to_match`; ResNet50 has the first only
+        batch_size: images
+        batches: that activation matching sees
+        steps: of the straight-through estimator
+        repeats: pairs of networks, and calls of each matcher after the first
+    """
 
     network: str  # one of `ARCHITECTURES`
     size: tuple[int, ...] | float  # units of an MLP's layers; else a multiplier of the width
@@ -103,7 +114,11 @@ def draw_network(
     config: Timing,
     seed: int,  # of the network
 ) -> PyTree:
-    "An untrained network"
+    """An untrained network
+
+    Args:
+        seed: of the network
+    """
     key, (shape, _, classes) = jax.random.key(seed), IMAGES[config.data]
     return init_network(_network(config), key, shape, classes)
 
@@ -117,7 +132,12 @@ def timed_problem(
     seed: int,  # which pair
     data: Split | None,  # training images; None: none of the matchers takes any
 ) -> Problem:
-    "Two untrained networks, and the data to match them by"
+    """Two untrained networks, and the data to match them by
+
+    Args:
+        seed: which pair
+        data: training images; None: none of the matchers takes any
+    """
     both = [draw_network(config, s) for s in model_seeds(seed)]
     if data is None:
         return Problem(network_spec(_network(config)), *both, None, None, {})
@@ -129,7 +149,14 @@ def recover(
     problem: Problem,
     seed: int,  # decides the permutation, and the order of the visits
 ) -> dict[str, Any]:  # "recovered", "sweeps" (the confirming one too), "seconds"
-    "Permute A's units at random, and find the order again by weight matching"
+    """Permute A's units at random, and find the order again by weight matching
+
+    Args:
+        seed: decides the permutation, and the order of the visits
+
+    Returns:
+        dict[str, Any]: "recovered", "sweeps" (the confirming one too), "seconds"
+    """
     a, keys = problem.params_a, jax.random.split(jax.random.key(seed))
     shuffled = apply_permutation(problem.spec, random_permutation(keys[0], problem.spec, a), a)
     start = time.perf_counter()
@@ -147,7 +174,16 @@ def time_matchers(
     folder: Path | None = None,  # not used: there are no checkpoints
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Time all matchers of an architecture, one pair after the other"
+    """Time all matchers of an architecture, one pair after the other
+
+    Args:
+        seed: of the first pair
+        folder: not used: there are no checkpoints
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     tell, load_before = callback or (lambda stage, record: None), os.getloadavg()[0]
     data = None if set(config.matchers) == {WEIGHTS} else load(config.data, "train")
     every = ways_to_match(Effort(batches=config.batches, straight_through=config.steps))
@@ -177,7 +213,16 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per architecture
-    "Time each architecture of a preset that has no record yet"
+    """Time each architecture of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per architecture
+    """
     return run_families("run-times", PRESETS, preset, out, callback, run_one=time_matchers)
 
 # %% ../../nbs/experiments/run_times.ipynb #96f33ab8
@@ -200,7 +245,14 @@ def middle_seconds(
     record: Mapping[str, Any],  # of one architecture
     matcher: str,
 ) -> float | None:  # None: it was not timed
-    "The median time of a matcher, after its first call"
+    """The median time of a matcher, after its first call
+
+    Args:
+        record: of one architecture
+
+    Returns:
+        float | None: None: it was not timed
+    """
     found = record["matchers"].get(matcher)
     return float(np.median(found["seconds"])) if found else None
 
@@ -212,7 +264,14 @@ def _digits(seconds: float | None) -> str:
 def format_times(
     records: Sequence[Mapping[str, Any]],  # of one device
 ) -> str:  # Markdown
-    "The table of architectures and matchers: the median, and the first call"
+    """The table of architectures and matchers: the median, and the first call
+
+    Args:
+        records: of one device
+
+    Returns:
+        str: Markdown
+    """
     lines = [
         "| architecture | parameters | groups | weight matching | activation matching | its images "
         "| straight-through | its steps | load | weight matching in the paper |",
@@ -240,7 +299,11 @@ def format_record(record: Mapping[str, Any]) -> str:
 def finding_of_order(
     records: Sequence[Mapping[str, Any]],  # of one device
 ) -> Finding:
-    "Which matcher is the fastest"
+    """Which matcher is the fastest
+
+    Args:
+        records: of one device
+    """
     ratios, costs = {}, {}
     for r in records:
         if set(MATCHERS) <= r["matchers"].keys():
@@ -266,7 +329,11 @@ def finding_of_order(
 def finding_of_seconds(
     records: Sequence[Mapping[str, Any]],  # of one device
 ) -> Finding:
-    "How long weight matching takes"
+    """How long weight matching takes
+
+    Args:
+        records: of one device
+    """
     times = {label(r): middle_seconds(r, WEIGHTS) for r in records}
     names = {"mlp": "MLP", "resnet50": "ResNet50", "resnet20": "ResNet20 × 32"}
     return Finding(
@@ -281,7 +348,11 @@ def finding_of_seconds(
 def finding_of_recovery(
     records: Sequence[Mapping[str, Any]],  # of one device
 ) -> Finding:
-    "Whether a known permutation is found, and in how many passes"
+    """Whether a known permutation is found, and in how many passes
+
+    Args:
+        records: of one device
+    """
     tries = [t for r in records for t in r["planted"]]
     passes = [t["sweeps"] - 1 for t in tries]
     found = sum(t["recovered"] for t in tries)
@@ -299,5 +370,9 @@ def finding_of_recovery(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "All of the page's"
+    """All of the page's
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [f(records) for f in (finding_of_order, finding_of_seconds, finding_of_recovery)]

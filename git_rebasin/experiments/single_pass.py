@@ -37,7 +37,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     permute_block,
 )
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import lerp
 
 # %% ../../nbs/experiments/single_pass.ipynb #c37b074a
@@ -48,7 +48,20 @@ def single_pass_matching(
     *,
     cost: Literal["inner", "distance"] = "inner",  # how what units read is compared
 ) -> Match:  # one pass, which nothing confirms: never converged
-    "Match each layer by what its units read of those before, once (arXiv 1910.05653)"
+    """Match each layer by what its units read of those before, once
+
+    Args:
+        spec: of a chain of layers, without families
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        cost: how what units read is compared
+
+    Returns:
+        Match: one pass, which nothing confirms: never converged
+
+    References:
+        arXiv 1910.05653
+    """
     spec, a, b = bind_models(spec, params_a, params_b)
     if spec.families:
         raise ValueError(f"group {next(iter(spec.families))!r} is within another: no chain")
@@ -63,7 +76,7 @@ def single_pass_matching(
     return Match(perm, (end,), False, start)
 
 
-def _worth(spec: PermutationSpec, a, b, perm: Permutation) -> float:
+def _worth(spec: BoundSpec, a, b, perm: Permutation) -> float:
     "⟨A, π(B)⟩, in the precision of the arrays"
     parts = ((x.of(a[x.path]), permute_block(x, b[x.path], perm)) for x in spec.blocks)
     return float(sum(np.vdot(*part) for part in parts))
@@ -73,7 +86,7 @@ def _exact(flat: Mapping[str, Array]) -> dict[str, np.ndarray]:
     return {path: np.asarray(w, np.float64) for path, w in flat.items()}
 
 
-def _chain(spec: PermutationSpec) -> Iterator[tuple[str, list[Block]]]:
+def _chain(spec: BoundSpec) -> Iterator[tuple[str, list[Block]]]:
     "Each group, after all groups that its units read, with the arrays by which they do"
     reads = {g: [x for x in spec.blocks if x.atoms[-1] == g] for g in spec.groups}
     waiting, placed = list(reads), {None}
@@ -110,7 +123,15 @@ def example_pair(
     hidden: int,  # layers: 1 or 2, of two units each
     epsilon: float,  # a power of ½, so that all weights are exact
 ) -> tuple[dict, dict]:  # A and B, which compute the same wherever the last input is 0
-    "Two networks for which steps by single layers are misled (our construction)"
+    """Two networks for which steps by single layers are misled (our construction)
+
+    Args:
+        hidden: layers: 1 or 2, of two units each
+        epsilon: a power of ½, so that all weights are exact
+
+    Returns:
+        tuple[dict, dict]: A and B, which compute the same wherever the last input is 0
+    """
     e = epsilon
     if hidden == 1:
         out = [[1 / e, 0], [0, 1 / e]]
@@ -137,15 +158,28 @@ def random_pair(
     width: int,  # inputs, units of each layer, and outputs
     words: Sequence[int],  # that numpy's generator is seeded with
 ) -> tuple[dict, dict]:
-    "Two networks of independent normal weights"
+    """Two networks of independent normal weights
+
+    Args:
+        hidden: layers
+        width: inputs, units of each layer, and outputs
+        words: that numpy's generator is seeded with
+    """
     draw = np.random.default_rng(words).standard_normal((2, hidden + 1, width, width))
     return _network(*draw[0]), _network(*draw[1])
 
 # %% ../../nbs/experiments/single_pass.ipynb #87b72d44
 def every_permutation(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> Iterator[dict[str, Int[np.ndarray, " n"]]]:
-    "All permutations of all groups, for networks so small that this is possible"
+    """All permutations of all groups, for networks so small that this is possible
+
+    Args:
+        spec: which axes move together
+
+    Returns:
+        Iterator[dict[str, Int[np.ndarray, " n"]]]
+    """
     each = [list(map(np.array, itertools.permutations(range(n)))) for n in spec.groups.values()]
     for orders in itertools.product(*each):
         yield dict(zip(spec.groups, orders, strict=True))
@@ -153,7 +187,15 @@ def every_permutation(
 # %% ../../nbs/experiments/single_pass.ipynb #3f1efb3a
 @dataclass(frozen=True)
 class Cases:
-    "Pairs of small networks, and with how many keys weight matching gets each"
+    """Pairs of small networks, and with how many keys weight matching gets each
+
+    Attributes:
+        hidden: hidden layers
+        epsilons: of the examples; none: random networks
+        draws: of random networks
+        width: of the layers of random networks
+        keys: for a way of matching that depends on one
+    """
 
     hidden: int  # hidden layers
     epsilons: tuple[float, ...] = ()  # of the examples; none: random networks
@@ -197,7 +239,14 @@ def midpoint_error(
     a: PyTree,
     b: PyTree,  # in the order that was found
 ) -> float:  # mean square
-    "How far the midpoint is from A, on inputs from [−1, 1] whose last is 0"
+    """How far the midpoint is from A, on inputs from [−1, 1] whose last is 0
+
+    Args:
+        b: in the order that was found
+
+    Returns:
+        float: mean square
+    """
     inputs = a["Dense_0"]["kernel"].shape[0]
     points = np.array(list(itertools.product(np.linspace(-1, 1, 9), repeat=inputs - 1)))
     points = np.pad(points, ((0, 0), (0, 1)))
@@ -220,7 +269,16 @@ def match_case(
     keys: Sequence[Array],  # JAX random keys
     judged: bool,  # whether the midpoints are compared with A
 ) -> dict[str, Any]:  # "best" and "ways": for each key the objective and the midpoint's error
-    "Match a pair in all ways, and by trying every permutation"
+    """Match a pair in all ways, and by trying every permutation
+
+    Args:
+        hidden: layers
+        keys: JAX random keys
+        judged: whether the midpoints are compared with A
+
+    Returns:
+        dict[str, Any]: "best" and "ways": for each key the objective and the midpoint's error
+    """
     spec, *both = bind_models(mlp_permutation_spec(hidden), a, b)
     worth, ways = partial(_worth, spec, *map(_exact, both)), {}
     for name, match in MATCHERS.items():
@@ -239,7 +297,16 @@ def match_cases(
     folder: Path | None = None,  # nothing is kept
     callback: Callable[[str, dict], None] | None = None,  # called with ("case", {…})
 ) -> dict[str, Any]:  # what the record says
-    "Match all pairs of a family"
+    """Match all pairs of a family
+
+    Args:
+        seed: of the keys, and of random networks
+        folder: nothing is kept
+        callback: called with ("case", {…})
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
     pairs = [example_pair(config.hidden, e) for e in config.epsilons]
     pairs += [random_pair(config.hidden, config.width, (seed, d)) for d in range(config.draws)]
@@ -256,7 +323,16 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one for each family and seed
-    "Match all small pairs"
+    """Match all small pairs
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one for each family and seed
+    """
     return run_families("single-pass", PRESETS, preset, out, callback, run_one=match_cases)
 
 
@@ -264,7 +340,15 @@ def shortfall(
     case: Mapping[str, Any],  # of a record
     way: str,  # one of `MATCHERS`
 ) -> list[float]:  # for each key; 1: the best
-    "By what factor the best objective is above the one that was reached"
+    """By what factor the best objective is above the one that was reached
+
+    Args:
+        case: of a record
+        way: one of `MATCHERS`
+
+    Returns:
+        list[float]: for each key; 1: the best
+    """
     return [case["best"] / value for value in case["ways"][way]["objective"]]
 
 
@@ -272,7 +356,15 @@ def reached(
     case: Mapping[str, Any],  # of a record
     way: str,  # one of `MATCHERS`
 ) -> list[bool]:  # for each key
-    "Whether a way reached the best objective, but for rounding"
+    """Whether a way reached the best objective, but for rounding
+
+    Args:
+        case: of a record
+        way: one of `MATCHERS`
+
+    Returns:
+        list[bool]: for each key
+    """
     values = case["ways"][way]["objective"]
     return [math.isclose(value, case["best"], rel_tol=1e-6) for value in values]
 
@@ -280,7 +372,14 @@ def reached(
 def format_cases(
     records: Sequence[Mapping[str, Any]],  # of one family
 ) -> str:  # Markdown
-    "How often the best was reached; of an example, what was at the smallest ε"
+    """How often the best was reached; of an example, what was at the smallest ε
+
+    Args:
+        records: of one family
+
+    Returns:
+        str: Markdown
+    """
     cases = [case for record in records for case in record["cases"]]
     smallest = records[0]["config"]["epsilons"][-1:]
     heads = ["way", "best reached"]
@@ -312,7 +411,11 @@ def _grows(factors: Sequence[float]) -> bool:
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each example"
+    """One for each example
+
+    Args:
+        records: of the `cpu` preset
+    """
     families = by_family(records)
     one, two = (families[f][0] for f in ("one-hidden-layer", "two-hidden-layers"))
     pass_ = [shortfall(case, "single pass")[0] for case in one["cases"]]

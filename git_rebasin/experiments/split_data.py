@@ -44,7 +44,14 @@ from ..zoo.train import PAPER_CONFIGS, TrainConfig
 # %% ../../nbs/experiments/split_data.ipynb #d4d07e14
 @dataclass(frozen=True)
 class SplitData:
-    "A pair of networks on two halves of the data"
+    """A pair of networks on two halves of the data
+
+    Attributes:
+        share: of the first classes that A sees, and of the others that B does
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged: lines are evaluated on the first so many images of each split
+        models: that are trained for each record: A, B, and one on all of the data
+    """
 
     network: NetworkConfig
     share: float = 0.2  # of the first classes that A sees, and of the others that B does
@@ -74,7 +81,16 @@ def biased_halves(
     #   others that the second has
     seed: int,  # decides which images
 ) -> tuple[Split, Split]:  # each in the order of the data
-    "Split the data into two disjoint parts that see the classes unequally"
+    """Split the data into two disjoint parts that see the classes unequally
+
+    Args:
+        share: of the first half of the classes that the first part has, and of the others that the
+            second has
+        seed: decides which images
+
+    Returns:
+        tuple[Split, Split]: each in the order of the data
+    """
     rng = np.random.default_rng([seed, 1])
     low = data.labels < len(data.classes) // 2
     first = np.zeros(len(data), dtype=bool)
@@ -91,7 +107,16 @@ def merge_halves(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train two networks on two halves of the data, merge them, and judge all of it"
+    """Train two networks on two halves of the data, merge them, and judge all of it
+
+    Args:
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     tell, splits = callback or (lambda stage, record: None), load_splits(config.network)
     parts = (*biased_halves(splits["train"], config.share, seed), splits["train"])
     begin, models = time.perf_counter(), {}
@@ -124,14 +149,30 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Train and merge each pair of a preset that has no record yet"
+    """Train and merge each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     return run_families("split-data", PRESETS, preset, out, callback, run_one=merge_halves)
 
 
 def format_record(
     record: Mapping[str, Any],  # of a pair
 ) -> str:  # Markdown
-    "Test loss, accuracy and calibration of both networks and of what became of them"
+    """Test loss, accuracy and calibration of both networks and of what became of them
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
     lines = ["| | test loss | test accuracy | calibration error |", "|---|--:|--:|--:|"]
     for name, judged in record["judged"].items():
         lines.append(f"| {name} | {' | '.join(judged_cells(judged))} |")
@@ -141,7 +182,14 @@ def format_record(
 def pair_verdict(
     judged: Mapping[str, Any],  # of a record
 ) -> int:  # 2: reproduced, 1: partly, 0: not
-    "Whether a merged network is better than its parents, and the plain mean is not"
+    """Whether a merged network is better than its parents, and the plain mean is not
+
+    Args:
+        judged: of a record
+
+    Returns:
+        int: 2: reproduced, 1: partly, 0: not
+    """
     losses = [judged[name]["loss"] for name in "AB"]
     errors = [judged[name]["reliability"]["expected_error"] for name in "AB"]
     merged = judged["merged"]
@@ -155,7 +203,11 @@ def pair_verdict(
 def findings(
     records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
 ) -> list[Finding]:
-    "One for each data set"
+    """One for each data set
+
+    Args:
+        records: of the `cpu` preset
+    """
     found = []
     for family, these in by_family(records).items():
         judged = [r["judged"] for r in these]

@@ -43,7 +43,14 @@ STARTS = ("identity", "outward")
 
 @dataclass(frozen=True)
 class Family(NetworkConfig):
-    "One kind of network on one data set, and how its pairs are compared"
+    """One kind of network on one data set, and how its pairs are compared
+
+    Attributes:
+        evaluated: losses are of the first so many images of each split
+        lambdas: points on a line, an odd number: ½ is one of them
+        keys: orders of visiting, for each start
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     evaluated: int = 10_000  # losses are of the first so many images of each split
     lambdas: int = 5  # points on a line, an odd number: ½ is one of them
@@ -92,7 +99,15 @@ def evaluate_on(
     params: PyTree,  # a network
     splits: Mapping[str, Split],  # train and test
 ) -> dict[str, dict[str, float]]:  # split → loss and accuracy
-    "How good a network is on the first images of each split"
+    """How good a network is on the first images of each split
+
+    Args:
+        params: a network
+        splits: train and test
+
+    Returns:
+        dict[str, dict[str, float]]: split → loss and accuracy
+    """
     apply, n = ARCHITECTURES[family.network].apply, family.evaluated
     return {s: evaluate(apply, params, x[:n], batch_size=500) for s, x in splits.items()}
 
@@ -104,7 +119,17 @@ def walk(
     splits: Mapping[str, Split],  # train and test
     ends: Mapping[str, dict],  # what `evaluate_on` says of A and B: all lines share it
 ) -> dict[str, Interpolation]:  # loss and accuracy on each split
-    "The line between two models"
+    """The line between two models
+
+    Args:
+        params_a: model A
+        params_b: model B, permuted or not
+        splits: train and test
+        ends: what `evaluate_on` says of A and B: all lines share it
+
+    Returns:
+        dict[str, Interpolation]: loss and accuracy on each split
+    """
     lambdas = np.linspace(0, 1, family.lambdas)
     inner = [lerp(params_a, params_b, lam) for lam in lambdas[1:-1].tolist()]
     points = [ends["A"], *(evaluate_on(family, p, splits) for p in inner), ends["B"]]
@@ -129,7 +154,19 @@ def match_from_each_start(
     ends: Mapping[str, dict],  # what `evaluate_on` says of A and B
     callback: Callable[[dict], None] | None = None,  # called with each match
 ) -> list[dict[str, Any]]:  # for each start and key: objective, sweeps, curves, …
-    "Match a pair from both starts with all keys, verify the matches and walk their lines"
+    """Match a pair from both starts with all keys, verify the matches and walk their lines
+
+    Args:
+        seed: which pair
+        params_a: model A
+        params_b: model B
+        splits: train and test
+        ends: what `evaluate_on` says of A and B
+        callback: called with each match
+
+    Returns:
+        list[dict[str, Any]]: for each start and key: objective, sweeps, curves, …
+    """
     spec, apply = network_spec(family), ARCHITECTURES[family.network].apply
     tries, known = [], {}
     for start in STARTS:
@@ -159,7 +196,17 @@ def compare_starts(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it from each start"
+    """Train a pair, or take it from its checkpoints, and match it from each start
+
+    Args:
+        family: what to run
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     splits = load_splits(family)
     tell = callback or (lambda stage, record: None)
     trained = train_pair(family, seed, splits["train"], folder, tell)
@@ -184,6 +231,15 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records, one per pair
-    "Compare the starts on each pair of a preset that has no record yet"
+    """Compare the starts on each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records, one per pair
+    """
     name = "weight-matching-starts"
     return run_families(name, PRESETS, preset, out, callback, run_one=compare_starts)

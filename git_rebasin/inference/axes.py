@@ -16,7 +16,12 @@ from dataclasses import dataclass, replace
 # %% ../../nbs/inference/00_axes.ipynb #6c03d856
 @dataclass(frozen=True)
 class Reason:
-    "Why an axis is fixed"
+    """Why an axis is fixed
+
+    Attributes:
+        what: in words
+        where: the primitive and the line of the program
+    """
 
     what: str  # in words
     where: str | None = None  # the primitive and the line of the program
@@ -115,7 +120,16 @@ def unify(
     b: Axis,  # of the same size
     where: str | None = None,  # the equation that says so
 ) -> None:
-    "Say that two axes move together: afterwards they consist of the same atoms, or are fixed"
+    """Say that two axes move together: afterwards they consist of the same atoms, or are fixed
+
+    Args:
+        b: of the same size
+        where: the equation that says so
+
+    Raises:
+        AssertionError: if the axes differ in size
+    """
+    # raises AssertionError if the axes differ in size
     a, b = find(a), find(b)
     if a is b:
         return
@@ -177,7 +191,12 @@ def cut(
     n: int,  # 0 < n < its size
     where: str | None = None,  # the equation that cuts it
 ) -> tuple[Axis, Axis]:
-    "The first n entries of an axis, and the others; for all who hold it"
+    """The first n entries of an axis, and the others; for all who hold it
+
+    Args:
+        n: 0 < n < its size
+        where: the equation that cuts it
+    """
     axis = find(axis)
     if axis.kind == "atom":
         a, b = Axis(n, axis.reason), Axis(axis.size - n, axis.reason)

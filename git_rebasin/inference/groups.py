@@ -25,7 +25,14 @@ def pieces(
     axis: Axis,
     known: dict,  # what was found before, by id
 ) -> tuple[Atoms, ...]:  # each the atoms of a product
-    "The parts of an axis that have one atom for each factor"
+    """The parts of an axis that have one atom for each factor
+
+    Args:
+        known: what was found before, by id
+
+    Returns:
+        tuple[Atoms, ...]: each the atoms of a product
+    """
     axis = find(axis)
     if id(axis) not in known:
         parts = [pieces(p, known) for p in axis.parts]
@@ -105,7 +112,11 @@ def resolve_instances(
     trace: Trace,
     params: Mapping[str, Sequence[Axis | None]],  # the axes of the arrays that a spec has rows for
 ) -> Table:
-    "Decide which atoms differ from segment to segment, and unify all others"
+    """Decide which atoms differ from segment to segment, and unify all others
+
+    Args:
+        params: the axes of the arrays that a spec has rows for
+    """
     records = list(trace.instances)
     while True:
         sources = _sources(records)
@@ -185,7 +196,11 @@ def renamed(
 def hosts_of(
     blocks: Iterable[Atoms],
 ) -> dict[int, dict[int, Axis]]:  # atom → the atoms that it is always with, by id
-    "For each atom that may move, all that it may be within"
+    """For each atom that may move, all that it may be within
+
+    Returns:
+        dict[int, dict[int, Axis]]: atom → the atoms that it is always with, by id
+    """
     hosts: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
@@ -201,7 +216,14 @@ def equal_segments(
     forms: Forms,
     skip: set[int],  # atoms that are not considered, by id
 ) -> list[list[Axis]]:  # classes of at least two
-    "Atoms that are segments of the same axes wherever they occur"
+    """Atoms that are segments of the same axes wherever they occur
+
+    Args:
+        skip: atoms that are not considered, by id
+
+    Returns:
+        list[list[Axis]]: classes of at least two
+    """
     signature: dict[int, Counter] = {}
     found: dict[int, Axis] = {}
     alone: set[int] = set()

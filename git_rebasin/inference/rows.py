@@ -44,7 +44,12 @@ Rows = Mapping[
 # %% ../../nbs/inference/07_rows.ipynb #74b77ba8
 @dataclass(frozen=True)
 class Naming:
-    "What a spec calls the atoms"
+    """What a spec calls the atoms
+
+    Attributes:
+        entries: atom, by id → its entry
+        table: atoms that differ from segment to segment
+    """
 
     entries: Mapping[int, Entry]  # atom, by id → its entry
     table: Table  # atoms that differ from segment to segment
@@ -129,7 +134,12 @@ def row_of(
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
 ) -> tuple | Split:
-    "What a spec says of an array"
+    """What a spec says of an array
+
+    Args:
+        axes: of an array; None where it has length 1
+        inside: the segments that are looked at
+    """
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
     for k, axis in enumerate(axes):
         if axis is None or find(axis).kind != "concat":
@@ -160,7 +170,11 @@ def entry_of(
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
 ) -> Entry:
-    "What a spec says of an axis"
+    """What a spec says of an axis
+
+    Args:
+        inside: the segments that are looked at
+    """
     axis = find(axis)
     if axis.kind == "atom":
         x = renamed((axis, *inside), naming.table)[0]

@@ -186,7 +186,12 @@ def sliced(
     stops: Sequence[int],
     strides: Sequence[int] | None = None,  # default: 1
 ) -> Value:
-    "A part of a value, from places that are known"
+    """A part of a value, from places that are known
+
+    Args:
+        starts: for each axis
+        strides: default: 1
+    """
     shape, axes, strides = [], [], strides or (1,) * len(a.shape)
     for n, axis, *bounds in zip(a.shape, a.axes, starts, stops, strides, strict=True):
         shape.append(len(range(*bounds)))
@@ -206,7 +211,11 @@ def sliced_along(
     start: int,
     stop: int,
 ) -> Value:
-    "A part of a value along one axis"
+    """A part of a value along one axis
+
+    Args:
+        k: which axis
+    """
     bounds = [(start, stop) if j == k else (0, n) for j, n in enumerate(a.shape)]
     return sliced(trace, a, *zip(*bounds, strict=True))
 

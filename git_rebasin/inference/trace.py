@@ -25,7 +25,13 @@ from ..jaxprs import inner_jaxpr
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)
 class Value:
-    "What is known of a value on the way"
+    """What is known of a value on the way
+
+    Attributes:
+        axes: what each axis consists of; None where it is uniform
+        const: the value itself, where it depends on no argument
+        frozen: whether it comes from outside of the function
+    """
 
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
@@ -40,7 +46,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Instance:
-    "An axis as it is in one segment of another: `query = qkv[0]` has its own units"
+    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
+
+    Attributes:
+        parent: the axis, of the array that was sliced
+        axis: the axis that was cut
+        segment: the segment that was taken
+        child: the first axis, in that segment
+    """
 
     parent: Axis  # the axis, of the array that was sliced
     axis: Axis  # the axis that was cut
@@ -50,7 +63,21 @@ class Instance:
 # %% ../../nbs/inference/01_trace.ipynb #8eae47b2
 @dataclass
 class Trace:
-    "What was seen on the way"
+    """What was seen on the way
+
+    Attributes:
+        unroll: a scan of at most so many turns is followed turn by turn
+        apart: uniform segments: their neighbours differ
+        values: by path of the equation, with the axes of the loops around first; those of `while`
+            and `cond` are not kept
+        places: where they are computed
+        keep: whether values are kept
+        inside: axes of the loops around
+        path: of the equation at hand
+        where: its primitive, and its line in the program
+        used: variables that somebody reads, of the jaxpr at hand
+        stacks: scans over something that may move
+    """
 
     unroll: int = 0  # a scan of at most so many turns is followed turn by turn
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
@@ -106,7 +133,11 @@ RULES: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]] = {}
 def rule(
     *names: str,  # of primitives
 ) -> Callable:
-    "Put a function into the table"
+    """Put a function into the table
+
+    Args:
+        *names: of primitives
+    """
 
     def register(function):
         RULES.update(dict.fromkeys(names, function))
@@ -121,7 +152,11 @@ def unknown(
     inputs: list[Value],
     what: str | None = None,  # why nothing may move
 ) -> list[Value]:
-    "The rule of all that has no rule: nothing may move"
+    """The rule of all that has no rule: nothing may move
+
+    Args:
+        what: why nothing may move
+    """
     what = what or f"there is no rule for {eqn.primitive.name!r}"
     for value in inputs:
         for axis in value.axes:
@@ -134,7 +169,11 @@ def whole(
     axis: Axis | None,
     n: int,  # its size
 ) -> Axis:
-    "An axis as a term; a uniform axis may change the places of its entries at will"
+    """An axis as a term; a uniform axis may change the places of its entries at will
+
+    Args:
+        n: its size
+    """
     return Axis(n) if axis is None else axis
 
 # %% ../../nbs/inference/01_trace.ipynb #d609b226
@@ -147,7 +186,12 @@ def constant(
     array,  # its value
     frozen: bool = False,  # whether it comes from outside of the function
 ) -> Value:
-    "A known array"
+    """A known array
+
+    Args:
+        array: its value
+        frozen: whether it comes from outside of the function
+    """
     if jax.dtypes.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.extended):
         return Value(array.shape, tuple(trace.fixed(n, "a random key") for n in array.shape))
     array = np.asarray(array)
@@ -200,7 +244,11 @@ def run(
     consts: Sequence[Value],
     inputs: Sequence[Value],
 ) -> list[Value]:  # the outputs
-    "Follow a jaxpr"
+    """Follow a jaxpr
+
+    Returns:
+        list[Value]: the outputs
+    """
     env: dict = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= zip(jaxpr.invars, inputs, strict=True)
 

@@ -26,7 +26,7 @@ from .weights import solve_trees
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -61,7 +61,12 @@ def _overlap(one: Block, two: Block) -> bool:
 # %% ../../nbs/matching/06_activations.ipynb #01d3d721
 @dataclass(frozen=True)
 class Counterpart:
-    "What a group of one spec is in another"
+    """What a group of one spec is in another
+
+    Attributes:
+        group: its name there
+        hosts: of the axes that it is within here, those that it is within there
+    """
 
     group: str  # its name there
     hosts: tuple[int, ...]  # of the axes that it is within here, those that it is within there
@@ -110,10 +115,18 @@ def _differ(block: Block, i: int, other: Block, j: int, axis: int | None) -> Per
 
 # %% ../../nbs/matching/06_activations.ipynb #ee991f7b
 def relate_groups(
-    spec: PermutationSpec,  # bound to shapes
-    function: PermutationSpec,  # the whole symmetry, as inferred, bound to the same shapes
+    spec: BoundSpec,  # which axes move together
+    function: BoundSpec,  # the whole symmetry, as inferred, bound to the same shapes
 ) -> dict[str, Counterpart]:  # group of `function` → what it is in `spec`; left out where fixed
-    "Which groups of two specs are the same units, by the parameters that carry them"
+    """Which groups of two specs are the same units, by the parameters that carry them
+
+    Args:
+        spec: which axes move together
+        function: the whole symmetry, as inferred, bound to the same shapes
+
+    Returns:
+        dict[str, Counterpart]: group of `function` → what it is in `spec`; left out where fixed
+    """
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
@@ -144,7 +157,7 @@ def _check_consistent(found: Mapping[str, Mapping[Counterpart | None, str]]) -> 
             )
 
 
-def _check_found(spec: PermutationSpec, function: PermutationSpec, found: Collection[str]) -> None:
+def _check_found(spec: BoundSpec, function: BoundSpec, found: Collection[str]) -> None:
     "Every group of the spec is one of the function"
     for group, n in spec.groups.items():
         if n > 1 and group not in found:
@@ -259,7 +272,7 @@ def _check_finite(name: str, moments: CrossMoments) -> None:
             )
 
 
-def _group_scores(spec: PermutationSpec, moments: dict, kind: str) -> dict[str, GroupCosts]:
+def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, GroupCosts]:
     "The sum of the scores of every group; takes the moments out of their dict"
     groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
     for costs in groups.values():
@@ -273,14 +286,20 @@ def _group_scores(spec: PermutationSpec, moments: dict, kind: str) -> dict[str, 
 # %% ../../nbs/matching/06_activations.ipynb #5115d989
 @dataclass(frozen=True, eq=False, repr=False)
 class ActivationMatch(Match):
-    "A match by activations, with what it was decided by"
+    """A match by activations, with what it was decided by
+
+    Attributes:
+        values: group → what scored it
+        similarity (Mapping[str, Float[np.ndarray, "*fixed n n"]] | None): group → mean similarity
+            of units of A and B, for families of all units of all hosts
+    """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group → what scored it
     # group → mean similarity of units of A and B, for families of all units of all hosts:
     similarity: Mapping[str, Float[np.ndarray, "*fixed n n"]] | None = None
 
 # %% ../../nbs/matching/06_activations.ipynb #6e079cc2
-def _check_scored(spec: PermutationSpec, values: Mapping, taps: Taps, relation: Mapping) -> None:
+def _check_scored(spec: BoundSpec, values: Mapping, taps: Taps, relation: Mapping) -> None:
     "Every group is scored by some value"
     for group, n in spec.groups.items():
         if n > 1 and not values[group]:
@@ -328,7 +347,26 @@ def activation_matching(
     keep_similarity: bool = False,  # whether the match holds the similarities
     callback: Callable[[int], None] | None = None,  # given the number of batches, after each
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
-    "Match two models by their activations, in one pass over data (paper §3.1, eq. 1)"
+    """Match two models by their activations, in one pass over data
+
+    Args:
+        key: a JAX random key, as every matcher takes; nothing here is random
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        fn: (params, batch) → outputs; any function JAX can trace
+        batches: what `fn` takes, one at a time; read once, of any sizes
+        similarity: eq. 1, or Pearson's correlation
+        names: which; default: `layer_inputs`
+        keep_similarity: whether the match holds the similarities
+        callback: given the number of batches, after each
+
+    Returns:
+        ActivationMatch: its objective is the sum of what all values are worth, each at most 1
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.1, eq. 1
+    """
     if similarity not in ("inner", "correlation"):
         raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'correlation'")
     spec, _, _ = bind_models(spec, params_a, params_b)
@@ -346,7 +384,7 @@ def activation_matching(
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
 
-def _best_match(spec: PermutationSpec, scores: Mapping, values: Mapping, keep: bool):
+def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     "The match of the largest scores, which is exact: no group depends on another"
     perm = solve_trees(scores, spec)
     start = identity_permutation(spec)

@@ -28,7 +28,15 @@ from ..tree import flatten
 # %% ../../nbs/matching/12_learn_scaling.ipynb #d4e53d6d
 @dataclass(frozen=True, eq=False, repr=False)
 class LearnedScaling:
-    "Factors of model B, with the losses on the way"
+    """Factors of model B, with the losses on the way
+
+    Attributes:
+        factors (Mapping[str, Float[np.ndarray, "rescalings *within n"]]): logarithms
+        losses: of the merged model, at each step, on its batch
+        eval_steps: after which factors were compared, the start included
+        eval_losses: what they were compared by: over `eval_batches`
+        best_step: after how many steps the factors were these
+    """
 
     factors: Mapping[str, Float[np.ndarray, "rescalings *within n"]]  # logarithms
     losses: tuple[float, ...]  # of the merged model, at each step, on its batch
@@ -102,7 +110,22 @@ def learn_scaling(
     eval_every: int = 10,  # steps from one comparison to the next
     callback: Callable[[int, float], None] | None = None,  # given (step, loss) after each, from 1
 ) -> LearnedScaling:
-    "Learn at what sizes of its units B is best merged with A"
+    """Learn at what sizes of its units B is best merged with A
+
+    Args:
+        key: a JAX random key: the points on the line, where they are random
+        scalings: what `find_scalings` gave
+        params_a: model A, which stays
+        params_b: model B, permuted already, which is rescaled; neither is changed
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        optimizer: of the logarithms: `init` and `update` as in optax, say optax.adam(0.05)
+        batches: any pytrees, all of the same shapes: one for each step
+        init: where to start; None: where all factors are one
+        lam: λ: B's share; "uniform": random at each step
+        eval_batches: to compare factors on; None: keep the last ones
+        eval_every: steps from one comparison to the next
+        callback: given (step, loss) after each, from 1
+    """
     if eval_every < 1:
         raise ValueError(f"eval_every is {eval_every}: give at least one step")
     if not scalings.exponents:

@@ -22,12 +22,20 @@ from jaxtyping import Array, Float, Int
 from .assignment import RepeatedAssignment
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, permute_named, take_units
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec
 
 # %% ../../nbs/matching/02_scores.ipynb #2960853a
 @dataclass(frozen=True)
 class Contraction:
-    "How two views of a block become scores: batch × rows × rows, everything else summed"
+    """How two views of a block become scores: batch × rows × rows, everything else summed
+
+    Attributes:
+        batch: axes that both views share: fixed axes that a family is within
+        rows: axes that number the units: hosts that may move, then the group's own
+        ndim: how many axes a view has
+        last: whether the rows are last, so that nothing has to be copied
+        order: batch, rest, rows if so; else batch, rows, rest
+    """
 
     batch: tuple[int, ...]  # axes that both views share: fixed axes that a family is within
     rows: tuple[int, ...]  # axes that number the units: hosts that may move, then the group's own
@@ -192,7 +200,7 @@ class GroupCosts:
 
     max_drift = 8.0  # how much may be added up, in units of the whole matrix, before it is rebuilt
 
-    def __init__(self, group: str, spec: PermutationSpec, terms: list[Term]):
+    def __init__(self, group: str, spec: BoundSpec, terms: list[Term]):
         self.group, self.terms = group, terms
         self.families, self.sizes = spec.families, spec.sizes
         hosts = spec.families.get(group, ())
@@ -206,7 +214,11 @@ class GroupCosts:
         self.scale = sum(t.energy for t in terms)  # an upper bound of what they can be worth
 
     def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
-        "For each place of the moving hosts, and of named groups within them, where it comes from"
+        """For each place of the moving hosts, and of named groups within them, where it comes from
+
+        Returns:
+            Int[np.ndarray, "batch rows"]
+        """
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
@@ -230,7 +242,15 @@ class GroupCosts:
         perm: Permutation,  # where all groups are now
         known: Callable[[Term], bool] | None = None,  # which terms to take; default: all
     ) -> Float[np.ndarray, "batch rows rows"]:
-        "Bring the matrix up to date, by what has changed or anew, whichever costs less"
+        """Bring the matrix up to date, by what has changed or anew, whichever costs less
+
+        Args:
+            perm: where all groups are now
+            known: which terms to take; default: all
+
+        Returns:
+            Float[np.ndarray, "batch rows rows"]
+        """
         terms = [t for t in self.terms if known is None or known(t)]
         moved = {t: t.moved(perm) for t in terms}
         todo = [t for t in terms if moved[t] != 0]
@@ -286,7 +306,7 @@ class Costs:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, by path
         b: Mapping[str, Array],  # model B
         *,
@@ -312,7 +332,12 @@ class Costs:
         perm: Permutation | None,  # None: the identity
         groups: Collection[str] | None = None,  # only blocks that carry one of these; default: all
     ) -> float:
-        "⟨A, π(B)⟩, the inner product of the two models"
+        """⟨A, π(B)⟩, the inner product of the two models
+
+        Args:
+            perm: None: the identity
+            groups: only blocks that carry one of these; default: all
+        """
 
         total, small = 0.0, []
         for block in self.blocks:

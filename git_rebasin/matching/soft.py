@@ -23,7 +23,7 @@ from .scores import GroupCosts
 from .weights import group_trees, solve_trees
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
@@ -31,24 +31,46 @@ Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices,
 
 
 def soft_shapes(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, tuple[int, ...]]:  # group → the shape of its matrices
-    "Sizes of the fixed axes that a group is within, then twice its places with their hosts'"
+    """Sizes of the fixed axes that a group is within, then twice its places with their hosts'
+
+    Args:
+        spec: which axes move together
+
+    Returns:
+        dict[str, tuple[int, ...]]: group → the shape of its matrices
+    """
     return {g: (*fixed, math.prod(rows), math.prod(rows)) for g, fixed, rows in _layouts(spec)}
 
 
 def uniform(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
-    "The mean of all permutations: every position takes the same share of every unit"
+    """The mean of all permutations: every position takes the same share of every unit
+
+    Args:
+        spec: which axes move together
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed rows rows"]]
+    """
     return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
 
 
 def soften(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:  # of zeros and ones
-    "The matrices of a permutation"
+    """The matrices of a permutation
+
+    Args:
+        spec: which axes move together
+        perm: for each group, the unit that each position takes
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed rows rows"]]: of zeros and ones
+    """
     check_permutation(spec, perm)
     perm, soft = {g: np.asarray(p) for g, p in perm.items()}, {}
     for g, shape in soft_shapes(spec).items():
@@ -57,10 +79,8 @@ def soften(
     return soft
 
 # %% ../../nbs/matching/08_soft.ipynb #9e674df1
-def _layouts(spec: PermutationSpec):
+def _layouts(spec: BoundSpec):
     "Each group with the sizes of its fixed hosts, and of its moving hosts and its own"
-    if spec.shapes is None:
-        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
     for group in spec.groups:
         hosts = spec.families.get(group, ())
         moving = [spec.sizes[h] for h in hosts if h in spec.groups]
@@ -74,7 +94,14 @@ def _layouts(spec: PermutationSpec):
 def mixed_axes(
     block: Block,  # a part of a leaf
 ) -> tuple[int, ...]:  # one matrix for each, so as many factors
-    "The axes of a block's view that matrices are contracted with, those of their hosts included"
+    """The axes of a block's view that matrices are contracted with, those of their hosts included
+
+    Args:
+        block: a part of a leaf
+
+    Returns:
+        tuple[int, ...]: one matrix for each, so as many factors
+    """
     hosts = {h for within in block.hosts for h in within}
     return tuple(k for k, group in enumerate(block.atoms) if group is not None and k not in hosts)
 
@@ -84,7 +111,16 @@ def soft_block(
     view: Float[Array, "..."],  # the block's view of its leaf
     soft: Soft,  # for each group, its matrices
 ) -> Float[Array, "..."]:
-    "A block's view, every axis mixed by the matrix of its group"
+    """A block's view, every axis mixed by the matrix of its group
+
+    Args:
+        block: a part of a leaf
+        view (Float[Array, "..."]): the block's view of its leaf
+        soft: for each group, its matrices
+
+    Returns:
+        Float[Array, "..."]
+    """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
     for axis in mixed_axes(block):
@@ -103,7 +139,16 @@ def apply_soft(
     soft: Soft,  # for each group, its matrices
     params: PyTree,  # a model; never changed
 ) -> PyTree:  # the same kind of tree, of JAX arrays where units were mixed
-    "Mix a model's units; differentiable in the matrices and in the model"
+    """Mix a model's units; differentiable in the matrices and in the model
+
+    Args:
+        spec: which axes move together
+        soft: for each group, its matrices
+        params: a model; never changed
+
+    Returns:
+        PyTree: the same kind of tree, of JAX arrays where units were mixed
+    """
     bound, flat = spec.bind(params), flatten(params)
     check_soft(bound, soft)
     new = dict(flat)
@@ -123,10 +168,15 @@ def _kept(dtype):
 
 
 def check_soft(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
 ) -> None:
-    "Every group has matrices of its sizes"
+    """Every group has matrices of its sizes
+
+    Args:
+        spec: which axes move together
+        soft: for each group, its matrices
+    """
     shapes = soft_shapes(spec)
     for group in sorted(shapes.keys() ^ soft.keys()):
         place = "the spec" if group in shapes else "`soft`"
@@ -143,10 +193,18 @@ def check_soft(
 
 # %% ../../nbs/matching/08_soft.ipynb #3ce65831
 def harden(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Soft,  # for each group, what each pair of place and unit is worth
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
-    "The permutation that maximises the inner product of its matrices with the scores, exactly"
+    """The permutation that maximises the inner product of its matrices with the scores, exactly
+
+    Args:
+        spec: which axes move together
+        scores: for each group, what each pair of place and unit is worth
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]
+    """
     check_soft(spec, scores)
     groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
     for g, costs in groups.items():
@@ -161,7 +219,20 @@ def sinkhorn(
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> Float[Array, "*batch n n"]:  # columns sum to one, rows as nearly as it has converged
-    "Rows and columns normalised in turn, in the logarithm (Sinkhorn 1964; Mena et al. 2018)"
+    """Rows and columns normalised in turn, in the logarithm
+
+    Args:
+        logits (Float[Array, "*batch n n"]): any numbers
+        temperature: τ: the smaller, the nearer to a permutation
+        iterations: how often rows and columns are normalised
+
+    Returns:
+        Float[Array, "*batch n n"]: columns sum to one, rows as nearly as it has converged
+
+    References:
+        Sinkhorn 1964
+        Mena et al. 2018
+    """
     z = jnp.asarray(logits, jnp.float32) / temperature
 
     @jax.checkpoint
@@ -181,7 +252,17 @@ def soft_permutation(
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> dict[str, Float[Array, "*fixed rows rows"]]:
-    "Doubly stochastic matrices for all groups, those within others included; differentiable"
+    """Doubly stochastic matrices for all groups, those within others included; differentiable
+
+    Args:
+        spec: bound to shapes
+        logits: for each group, any numbers in the shape of its matrices
+        temperature: τ: the smaller, the nearer to a permutation
+        iterations: how often rows and columns are normalised
+
+    Returns:
+        dict[str, Float[Array, "*fixed rows rows"]]
+    """
     check_soft(spec, logits)
     group_trees({g: GroupCosts(g, spec, []) for g in spec.groups})  # refuses hosts in parallel
     pairs: dict[str, Array] = {}
@@ -202,7 +283,17 @@ def confident_logits(
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
     temperature: float = 1.0,  # the τ that they will be used at
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
-    "Logits whose `soft_permutation` is a permutation blurred evenly"
+    """Logits whose `soft_permutation` is a permutation blurred evenly
+
+    Args:
+        spec: bound to shapes
+        perm: for each group, the unit that each position takes
+        confidence: the share that a position takes of that unit; others get the rest
+        temperature: the τ that they will be used at
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed rows rows"]]
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
     odds = confidence / (1 - confidence)
@@ -229,7 +320,7 @@ def _from_pairs(pairs, fixed: tuple[int, ...], rows: tuple[int, ...]):
     return pairs.transpose(np.argsort(_pair_order(fixed, rows)).tolist()).reshape(*fixed, n, n)
 
 
-def _beside(pairs, host: str, group: str, spec: PermutationSpec):
+def _beside(pairs, host: str, group: str, spec: BoundSpec):
     "A host's matrices, with an axis of one for each fixed axis that only the group is within"
     within = [h for h in spec.families[group] if h not in spec.groups]
     missing = [k for k, h in enumerate(within) if h not in spec.families.get(host, ())]

@@ -25,7 +25,7 @@ from .match import Match, bind_models, finite_loss, merged_loss, some
 from .scores import Costs, GroupCosts
 from .weights import Search, key_words, weight_matching
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import flatten
 
 # %% ../../nbs/matching/07_straight_through.ipynb #5444d340
@@ -34,7 +34,7 @@ class MovingCosts(Costs):
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what model A is at first, by path
         b: Mapping[str, Array],  # model B
     ):
@@ -46,7 +46,12 @@ class MovingCosts(Costs):
         a: Mapping[str, Float[Array, "..."]],  # what model A is now
         perm: Permutation,  # where all groups are
     ) -> None:
-        "Build all matrices anew, by one call that is compiled once"
+        """Build all matrices anew, by one call that is compiled once
+
+        Args:
+            a (Mapping[str, Float[Array, "..."]]): what model A is now
+            perm: where all groups are
+        """
         self.a = {path: jnp.asarray(a[path], jnp.float32) for path in self.a}
         found = self._matrices(self.a, self.b, dict(perm))
         for group, own in self.groups.items():
@@ -89,7 +94,20 @@ def project(
     words: list[int],  # what the random order of the visits is made of
     max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
 ) -> Permutation:  # π
-    "The permutation of B that is nearest to θ̃ (paper §3.3, by Algorithm 1)"
+    """The permutation of B that is nearest to θ̃
+
+    Args:
+        search: over `MovingCosts`; its permutation is where to start, and is replaced
+        theta (Mapping[str, Float[Array, "..."]]): θ̃, by path
+        words: what the random order of the visits is made of
+        max_sweeps: stop after so many sweeps, at rest or not
+
+    Returns:
+        Permutation: π
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.3, by Algorithm 1
+    """
     search.costs.renew(theta, search.perm)
     search.settled.clear()
     for sweep in range(max_sweeps):
@@ -99,7 +117,12 @@ def project(
 
 # %% ../../nbs/matching/07_straight_through.ipynb #dd943b6a
 class Optimizer(Protocol):
-    "What a gradient transformation of optax has"
+    """What a gradient transformation of optax has
+
+    Attributes:
+        init: parameters → state
+        update: (gradient, state, parameters) → change, state
+    """
 
     init: Callable[[PyTree], PyTree]  # parameters → state
     update: Callable[..., tuple[PyTree, PyTree]]  # (gradient, state, parameters) → change, state
@@ -172,19 +195,32 @@ class _Best:
 # %% ../../nbs/matching/07_straight_through.ipynb #798002f9
 @dataclass(frozen=True, eq=False, repr=False)
 class StraightThroughMatch(Match):
-    "The best permutation of a descent. A sweep is a step, and the objective is minus its loss"
+    """The best permutation of a descent. A sweep is a step, and the objective is minus its loss
+
+    Attributes:
+        best_step: the step that the permutation is from; 0 is weight matching's
+        best_loss: its loss, on the data on which it beat the others
+    """
 
     best_step: int  # the step that the permutation is from; 0 is weight matching's
     best_loss: float  # its loss, on the data on which it beat the others
 
     @property
     def losses(self) -> tuple[float, ...]:
-        "The loss between the models at each step, on the batch of that step"
+        """The loss between the models at each step, on the batch of that step
+
+        Returns:
+            tuple[float, ...]
+        """
         return tuple(-x for x in self.objective)
 
     @property
     def steps(self) -> int:
-        "How many steps were taken"
+        """How many steps were taken
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -214,7 +250,29 @@ def straight_through_matching(
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; see above
     callback: Callable[[int, float], None] | None = None,  # given (step, loss) after each, from 1
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
-    "Match two models by descent on the loss between them (paper §3.3, Algorithm 2)"
+    """Match two models by descent on the loss between them
+
+    Args:
+        key: a JAX random key: the order in which projections visit the groups
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        batches: any pytrees, all of the same shapes: one for each step
+        optimizer: what moves θ̃, such as `optax.adam(1e-3)`
+        init: where the search starts
+        max_steps: stop after so many batches
+        patience: stop, converged, when so many steps brought nothing new
+        lam: λ: where between A and the permuted B the loss is taken
+        eval_batches: on which permutations are compared; see above
+        callback: given (step, loss) after each, from 1
+
+    Returns:
+        StraightThroughMatch: with the best permutation, which need not be the last one
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.3, Algorithm 2
+    """
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
     search, words = Search(bound, MovingCosts(bound, a, b), dict(start.perm)), key_words(key)

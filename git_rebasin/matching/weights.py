@@ -25,13 +25,20 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 
 # %% ../../nbs/matching/05_weights.ipynb #264b7ae9
 def group_trees(
     groups: Mapping[str, GroupCosts],  # all groups of a spec
 ) -> dict[str, list[str]]:  # outermost group → itself and what is within it
-    "Groups that are solved at once: each outermost one, then all that is within it"
+    """Groups that are solved at once: each outermost one, then all that is within it
+
+    Args:
+        groups: all groups of a spec
+
+    Returns:
+        dict[str, list[str]]: outermost group → itself and what is within it
+    """
     trees: dict[str, list[str]] = {}
     for group in sorted(groups, key=lambda g: len(groups[g].moving)):
         moving = groups[group].moving
@@ -73,7 +80,16 @@ def solve_tree(
     spec: PermutationSpec,  # what is within what
     tree: list[str],  # one of the `group_trees`
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
-    "The best permutations of a tree of groups, all others held still"
+    """The best permutations of a tree of groups, all others held still
+
+    Args:
+        groups: their cost matrices, up to date
+        spec: what is within what
+        tree: one of the `group_trees`
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]
+    """
     if len(tree) == 1 and tree[0] not in spec.families:
         own = groups[tree[0]]
         return {tree[0]: own.assignment.solve(own.matrix[0])}
@@ -94,7 +110,15 @@ def solve_trees(
     groups: Mapping[str, GroupCosts],  # all groups of a spec, their cost matrices up to date
     spec: PermutationSpec,  # what is within what
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
-    "The best permutations of all groups, each tree by itself"
+    """The best permutations of all groups, each tree by itself
+
+    Args:
+        groups: all groups of a spec, their cost matrices up to date
+        spec: what is within what
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]
+    """
     perm: dict[str, np.ndarray] = {}
     for tree in group_trees(groups).values():
         perm |= solve_tree(groups, spec, tree)
@@ -107,7 +131,7 @@ _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can
 class Search:
     "The state of the search: where every group is, and its cost matrices"
 
-    def __init__(self, spec: PermutationSpec, costs: Costs, perm: dict):
+    def __init__(self, spec: BoundSpec, costs: Costs, perm: dict):
         self.spec, self.costs, self.perm = spec, costs, perm
         self.trees = group_trees(self.costs.groups)
         # Trees whose matrices hold for all of their permutations, not only for small moves:
@@ -181,14 +205,27 @@ def sweep_order(
     sweep: int,  # which sweep, from 0
     n: int,  # how many there are to visit
 ) -> Int[np.ndarray, "n"]:
-    "The order in which a sweep visits the groups: random, as in the paper"
+    """The order in which a sweep visits the groups: random, as in the paper
+
+    Args:
+        key: a JAX random key
+        sweep: which sweep, from 0
+        n: how many there are to visit
+
+    Returns:
+        Int[np.ndarray, "n"]
+    """
     return _order(key_words(key), sweep, n)
 
 
 def key_words(
     key: Array,  # a JAX random key
 ) -> list[int]:
-    "The numbers that a random key is made of"
+    """The numbers that a random key is made of
+
+    Args:
+        key: a JAX random key
+    """
     return np.asarray(jax.random.key_data(key)).ravel().tolist()
 
 
@@ -207,7 +244,23 @@ def weight_matching(
     init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
     callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
 ) -> Match:  # `Match.perm` is the permutation of B
-    "Match two models by the inner product of their weights (paper §3.2, Algorithm 1)"
+    """Match two models by the inner product of their weights
+
+    Args:
+        key: a JAX random key: the order in which the groups are visited
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        max_sweeps: stop after so many sweeps over all groups, converged or not
+        init: where to start
+        callback: given (sweep, objective) after each
+
+    Returns:
+        Match: `Match.perm` is the permutation of B
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
+    """
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
@@ -234,7 +287,7 @@ def weight_matching(
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/05_weights.ipynb #868d1a98
-def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:
+def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
         if init not in ("outward", "identity"):

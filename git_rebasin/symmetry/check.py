@@ -24,7 +24,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     random_permutation,
 )
-from .spec import PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, is_array, unflatten
 
 # %% ../../nbs/symmetry/07_check.ipynb #b3b38658
@@ -140,7 +140,7 @@ def rounding(
 
 # %% ../../nbs/symmetry/07_check.ipynb #97e69097
 def _try(
-    run: Callable, spec: PermutationSpec, params: PyTree, args: tuple, eps: float, key, t: int
+    run: Callable, spec: BoundSpec, params: PyTree, args: tuple, eps: float, key, t: int
 ):
     "One trial: the change by each group, by all together, and what rounding explains"
     key = jax.random.fold_in(key, t)
@@ -165,7 +165,19 @@ def check_permutation_spec(
     key: Array | None = None,  # seed of the noise and of the permutations; default: key 0
     trials: int = 2,  # random weights, and random permutations of them
 ) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
-    "Raise `PermutationSpecError`, naming the guilty group, unless the spec leaves `fn` unchanged"
+    """Raise `PermutationSpecError`, naming the guilty group, unless the spec leaves `fn` unchanged
+
+    Args:
+        spec: the spec to try
+        fn: fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
+        params: parameters of the function; only shapes, dtypes and rough sizes matter
+        *args: the function's other arguments, as a rule a batch of inputs
+        key: seed of the noise and of the permutations; default: key 0
+        trials: random weights, and random permutations of them
+
+    Returns:
+        dict[str, float]: group → largest relative change of an output; all of it rounding
+    """
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}
     run, eps = in_double(fn, params, args)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from .blocks import Block
-from .spec import PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 try:
@@ -63,10 +63,15 @@ def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
 
 
 def check_permutation(
-    spec: PermutationSpec,  # a spec that is bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # what shall be a permutation of it
 ) -> None:
-    "Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size"
+    """Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size
+
+    Args:
+        spec: which axes move together
+        perm: what shall be a permutation of it
+    """
     for group in perm:
         if group not in spec.groups:
             raise PermutationSpecError(
@@ -132,7 +137,17 @@ def permute_block(
     perm: Permutation,  # for each group, the unit that each position takes
     skip: Collection[int] = (),  # axes of the view that stay as they are
 ):  # the block's view, reordered
-    "A block's view of its leaf, every axis but some in its new order"
+    """A block's view of its leaf, every axis but some in its new order
+
+    Args:
+        block: a part of a leaf
+        leaf: the leaf
+        perm: for each group, the unit that each position takes
+        skip: axes of the view that stay as they are
+
+    Returns:
+        the block's view, reordered
+    """
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
@@ -143,7 +158,20 @@ def apply_permutation(
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
 ) -> PyTree:  # the same kind of tree, reordered
-    "Reorder a model's units: with the right spec it computes what it computed before (paper §2)"
+    """Reorder a model's units: with the right spec it computes what it computed before
+
+    Args:
+        spec: which axes move together
+        perm: for each group, the unit that each position takes
+        params: parameters, or anything with their paths and shapes; never changed
+        partial: accept a tree that lacks some of the spec's arrays
+
+    Returns:
+        PyTree: the same kind of tree, reordered
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
     bound = spec.bind(params, partial=partial)
     absent = spec.groups.keys() - bound.groups.keys()  # groups that a partial tree does not carry
     check_permutation(bound, {g: p for g, p in perm.items() if g not in absent})
@@ -160,7 +188,12 @@ def same_permutation(
     p: Permutation,  # of some groups
     q: Permutation,  # of these and perhaps others
 ) -> bool:
-    "Whether two permutations agree in all groups of the first"
+    """Whether two permutations agree in all groups of the first
+
+    Args:
+        p: of some groups
+        q: of these and perhaps others
+    """
     return all(np.array_equal(w, q[g]) for g, w in p.items())
 
 
@@ -168,7 +201,15 @@ def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # 0, 1, 2, … for each group
-    "The permutation that leaves every unit where it is"
+    """The permutation that leaves every unit where it is
+
+    Args:
+        spec: bound to shapes, unless `params` is given
+        params: a tree to take the sizes from
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
+    """
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -180,7 +221,16 @@ def random_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
 ) -> dict[str, Int[Array, "*within n"]]:  # uniform over all permutations
-    "A permutation drawn uniformly from the whole symmetry group"
+    """A permutation drawn uniformly from the whole symmetry group
+
+    Args:
+        key: a JAX random key
+        spec: bound to shapes, unless `params` is given
+        params: a tree to take the sizes from
+
+    Returns:
+        dict[str, Int[Array, "*within n"]]: uniform over all permutations
+    """
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
@@ -194,7 +244,15 @@ def invert_permutation(
     perm: Permutation,  # for each group, the unit that each position takes
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
 ) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
-    "The permutation that undoes `perm`"
+    """The permutation that undoes `perm`
+
+    Args:
+        perm: for each group, the unit that each position takes
+        spec: what is within what; needed where families are
+
+    Returns:
+        dict[str, Int[Array, "*within n"]]: for each group, the position that each unit went to
+    """
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
         p = perm[g]
@@ -208,7 +266,16 @@ def compose_permutations(
     q: Permutation,  # applied first
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
 ) -> dict[str, Int[Array, "*within n"]]:  # p ∘ q
-    "One permutation that does what `q` and then `p` do"
+    """One permutation that does what `q` and then `p` do
+
+    Args:
+        p: applied second
+        q: applied first
+        spec: what is within what; needed where families are
+
+    Returns:
+        dict[str, Int[Array, "*within n"]]: p ∘ q
+    """
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
             f"group {g!r} is in one of the two permutations only: give both the same groups"
@@ -227,11 +294,11 @@ def compose_permutations(
 def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[int, ...]]:
     "The shapes of the groups' permutations, from the spec or from a tree"
     bound = spec if params is None else spec.bind(params)
-    if bound.shapes is None:
-        raise PermutationSpecError(
-            "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
-        )
-    return bound.perm_shapes
+    if isinstance(bound, BoundSpec):
+        return bound.perm_shapes
+    raise PermutationSpecError(
+        "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
+    )
 
 
 def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tuple[str, ...]]:

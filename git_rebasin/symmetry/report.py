@@ -13,20 +13,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from git_rebasin.symmetry.entries import (
-    Fixed,
-    PermutationSpecError,
-    as_row,
-    atoms_of,
-    plain_rows,
-    row_str,
-)
-from .spec import PermutationSpec
+from .entries import Fixed, as_row, atoms_of, plain_rows, row_str
+from .spec import BoundSpec
 
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
 class AxisReport:
-    "One axis of one array"
+    """One axis of one array
+
+    Attributes:
+        entry: what it consists of, as the spec says; a dot where it is fixed
+        groups: the groups that move it
+        reason: why it, or a part of it, is fixed; empty if nobody knows
+    """
 
     path: str
     axis: int
@@ -64,19 +63,22 @@ def _cells(a: AxisReport) -> tuple[str, ...]:
 
 # %% ../../nbs/symmetry/03_report.ipynb #159ae25a
 def report(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     which: Literal["all", "free", "fixed"] = "all",  # all axes, those that move, those that do not
 ) -> Report:
-    "Every axis of every array: what it moves with, or why it is fixed"
-    if spec.shapes is None:
-        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
+    """Every axis of every array: what it moves with, or why it is fixed
+
+    Args:
+        spec: which axes move together
+        which: all axes, those that move, those that do not
+    """
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]
     return Report(tuple(a for a in _axes(spec) if bool(a.groups) in wanted))
 
 
-def _axes(spec: PermutationSpec) -> Iterator[AxisReport]:
+def _axes(spec: BoundSpec) -> Iterator[AxisReport]:
     "The axes one by one"
     for path, shape in spec.shapes.items():
         rows = list(plain_rows(as_row(spec.axes_to_perm[path])))

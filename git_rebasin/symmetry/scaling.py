@@ -32,7 +32,7 @@ from git_rebasin.symmetry.check import (
     rounding,
 )
 from .permutation import along_axes
-from .spec import PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
@@ -41,9 +41,14 @@ Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logari
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scalings:
-    "The rescalings of single units that leave a function as it is"
+    """The rescalings of single units that leave a function as it is
 
-    spec: PermutationSpec  # bound to shapes
+    Attributes:
+        spec: which axes move together
+        exponents (Mapping[str, Int[np.ndarray, "rescalings carriers"]]): group → a row for each
+    """
+
+    spec: BoundSpec  # which axes move together
     exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
 
     def __post_init__(self):
@@ -51,11 +56,19 @@ class Scalings:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        "Group → the shape of its factors: a row for each rescaling, then as the permutation"
+        """Group → the shape of its factors: a row for each rescaling, then as the permutation
+
+        Returns:
+            dict[str, tuple[int, ...]]
+        """
         return {g: (len(e), *self.spec.perm_shapes[g]) for g, e in self.exponents.items()}
 
     def nothing(self) -> dict[str, Float[np.ndarray, "rescalings *within n"]]:
-        "The factors that change nothing: all one, their logarithms zero"
+        """The factors that change nothing: all one, their logarithms zero
+
+        Returns:
+            dict[str, Float[np.ndarray, "rescalings *within n"]]
+        """
         return {g: np.zeros(shape, np.float32) for g, shape in self.shapes.items()}
 
     def __repr__(self) -> str:
@@ -67,7 +80,7 @@ class Scalings:
         return "\n".join(_markdown_lines(self))
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #99fd27b2
-def carriers(spec: PermutationSpec, group: str) -> list[tuple[int, int]]:
+def carriers(spec: BoundSpec, group: str) -> list[tuple[int, int]]:
     "Where a group is: the number of a block of the spec, and an axis of the block's view"
     return [(i, k) for i, block in enumerate(spec.blocks) for k in block.axes_of(group)]
 
@@ -123,7 +136,7 @@ def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
     return sums.transpose(np.argsort(np.argsort(keep)).tolist()).ravel()
 
 
-def _equations(spec: PermutationSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
+def _equations(spec: BoundSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
     "A row for each unit and loss, a column for each axis that carries the group"
     columns, rows = [], len(products) * math.prod(spec.perm_shapes[group])
     for i, axis in carriers(spec, group):
@@ -184,7 +197,19 @@ def find_scalings(
     key: Array | None = None,  # seed of the noise; default: key 0
     trials: int = 2,  # random weights that gradients are looked at
 ) -> Scalings:  # of those groups that have any; `PermutationSpecError` if one changes `fn`
-    "The rescalings of units that leave `fn` as it is, found from gradients, and tried"
+    """The rescalings of units that leave `fn` as it is, found from gradients, and tried
+
+    Args:
+        spec: which axes move together
+        fn: fn(params, *args) → outputs, any pytree of arrays; for `jax.vjp`
+        params: parameters of the function; only shapes, dtypes and rough sizes matter
+        *args: the function's other arguments, as a rule a batch of inputs
+        key: seed of the noise; default: key 0
+        trials: random weights that gradients are looked at
+
+    Returns:
+        Scalings: of those groups that have any; `PermutationSpecError` if one changes `fn`
+    """
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
@@ -206,7 +231,7 @@ def find_scalings(
     return scalings
 
 
-def _draws(spec: PermutationSpec, trials: int) -> int:
+def _draws(spec: BoundSpec, trials: int) -> int:
     "How many random losses give twice as many equations as there are unknowns"
     each = ((len(carriers(spec, g)), math.prod(s)) for g, s in spec.perm_shapes.items())
     return max((4, *(-(-2 * unknowns // (trials * units)) for unknowns, units in each)))
@@ -240,7 +265,16 @@ def apply_scaling(
     factors: Factors,  # group → the logarithms of its factors
     params: PyTree,  # a model; never changed
 ) -> PyTree:  # the same kind of tree
-    "Rescale a model's units: it computes what it computed before"
+    """Rescale a model's units: it computes what it computed before
+
+    Args:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+        params: a model; never changed
+
+    Returns:
+        PyTree: the same kind of tree
+    """
     bound, flat = scalings.spec.bind(params), flatten(params)
     check_factors(scalings, factors)
     new = dict(flat)
@@ -275,7 +309,12 @@ def check_factors(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
 ) -> None:
-    "Raise `PermutationSpecError` unless every group that can be rescaled has factors of its shape"
+    """Raise `PermutationSpecError` unless every group that can be rescaled has factors of its shape
+
+    Args:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+    """
     shapes = scalings.shapes
     for group in sorted(shapes.keys() ^ factors.keys()):
         place = "can be rescaled and has none" if group in shapes else "cannot be rescaled"
