@@ -16,45 +16,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import git_rebasin
+from ..progress import Progress
 
 if TYPE_CHECKING:
-    from git_rebasin.experiments.pair import Pair, PairConfig
+    from git_rebasin.experiments.networks import LineConfig
+    from git_rebasin.experiments.pair import Pair
 
 # %% ../../nbs/cli/00_parser.ipynb #bf296f73
 class _Progress:
-    "Shows (stage, record) callbacks on standard error"
+    "Shows each stage on standard error"
 
-    def __init__(self, epochs: int | None):
-        self.epochs, self.stage, self.bar = epochs, None, None
+    def __init__(self):
+        self.stage, self.bar = None, None
 
-    def __call__(self, stage: str, record: dict) -> None:
+    def __call__(self, progress: Progress) -> None:
         from tqdm import tqdm
 
+        stage = progress.stage
         if stage != self.stage:
             self.close()
-            total = self.epochs if "train" in stage else None
-            self.bar = tqdm(desc=stage, total=total, leave=False, disable=not sys.stderr.isatty())
+            off = not sys.stderr.isatty()
+            self.bar = tqdm(desc=stage, total=progress.steps, leave=False, disable=off)
             if self.bar.disable:
                 print(f"{stage} …", file=sys.stderr, flush=True)
             self.stage = stage
         self.bar.set_postfix(
-            {k: f"{v:.4g}" for k, v in record.items() if k in ("loss", "objective")}, refresh=False
+            {name: f"{value:.4g}" for name, value in progress.values.items()}, refresh=False
         )
-        self.bar.update()
+        self.bar.update(progress.step - self.bar.n)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
 # %% ../../nbs/cli/00_parser.ipynb #96ecd1b8
-def _demo_config(data: str) -> PairConfig:
+def _demo_config(data: str) -> LineConfig:
     "The paper's MLP, trained until it is good"
-    from git_rebasin.experiments.pair import PairConfig
+    from git_rebasin.experiments.networks import LineConfig, NetworkConfig
     from git_rebasin.zoo.train import TrainConfig
 
     few = data == "digits"  # so they are seen more often, with weight decay against overfitting
     training = TrainConfig(40, batch_size=50, weight_decay=1e-3) if few else TrainConfig(20)
-    return PairConfig(data, training=training)
+    return LineConfig(NetworkConfig("mlp", data, training), judged=None)
 
 
 def _write_demo(pair: Pair, out: Path) -> list[Path]:
@@ -77,7 +80,7 @@ def _write_demo(pair: Pair, out: Path) -> list[Path]:
             axes=axes,
             linestyle=style,
             label="{name}, " + split,
-            title=f"Two MLPs trained apart on {pair.config.data}, pair {pair.seed}",
+            title=f"Two MLPs trained apart on {pair.config.network.data}, pair {pair.seed}",
         )
     files = []
     for name, drawing in (("barrier.png", figure), ("match.png", plot_match(pair.match))):
@@ -91,17 +94,19 @@ def _write_demo(pair: Pair, out: Path) -> list[Path]:
 
 def _demo(args: argparse.Namespace) -> None:
     "Run the demo, print its table, write its files"
-    from git_rebasin.experiments.pair import format_table, model_seeds, run_pair, summary_rows
+    from git_rebasin.experiments.networks import model_seeds
+    from git_rebasin.experiments.pair import format_pair, run_pair
+    from git_rebasin.experiments.runner import Context
 
     config, out = _demo_config(args.data), Path(args.out)
-    progress = _Progress(config.training.epochs)
-    pair = run_pair(config, args.seed, folder=out / "checkpoints" / args.data, callback=progress)
+    progress = _Progress()
+    pair = run_pair(config, args.seed, Context(out / "checkpoints" / args.data, progress))
     progress.close()
     files, match = _write_demo(pair, out), pair.match
     seeds = " and ".join(map(str, model_seeds(args.seed)))
     print(
-        f"Two MLPs {'-'.join(map(str, config.features))}, trained apart on {args.data} with seeds "
-        f"{seeds}."
+        f"Two MLPs {'-'.join(map(str, config.network.size))}, trained apart on {args.data} with "
+        f"seeds {seeds}."
     )
     print(
         f"Weight matching {'converged' if match.converged else 'did not converge'} after "
@@ -111,38 +116,27 @@ def _demo(args: argparse.Namespace) -> None:
         f"The permuted B computes what B computed, up to {pair.output_change:.1g} of its largest "
         "output.\n"
     )
-    print(format_table(summary_rows(pair.record())))
+    print(format_pair(pair.record()))
     print(f"\nWritten to {out}: {', '.join(f.name for f in files)}")
 
 # %% ../../nbs/cli/00_parser.ipynb #b26143c7
-def _format_pair(record: dict) -> str:
-    "What is printed of a pair of networks that were trained here"
-    from git_rebasin.experiments.pair import format_table, summary_rows
-
-    seeds = " and ".join(map(str, record["model_seeds"]))
-    return (
-        f"Pair {record['seed']}, models with seeds {seeds}\n\n{format_table(summary_rows(record))}"
-    )
-
-
 def _experiment(args: argparse.Namespace) -> None:
-    "Run an experiment's preset and print what its `format_record` says of each record"
+    "Run an experiment's preset and print a table for each of its records"
     from git_rebasin.experiments.records import read_record
-    from git_rebasin.experiments.runner import choose_preset, load_experiment
+    from git_rebasin.experiments.runner import load_experiment
 
     experiment = load_experiment(args.name)
-    preset = choose_preset(experiment.PRESETS, args.preset)
+    preset = experiment.preset(args.preset)
     if args.dry_run:
         from git_rebasin.experiments.plan import format_plans, plans_of
 
         print(format_plans(plans_of(preset)))
         return
-    training = getattr(preset.pair, "training", None)
-    progress = _Progress(training.epochs if training else None)
+    progress = _Progress()
     files = experiment.run(args.preset, args.out, progress)
     progress.close()
     for file in files:
-        print(getattr(experiment, "format_record", _format_pair)(read_record(file)), "\n")
+        print(experiment.format(read_record(file)), "\n")
     print(f"Written to {files[0].parent}: {', '.join(f.name for f in files)}")
 
 # %% ../../nbs/cli/00_parser.ipynb #250f777e
