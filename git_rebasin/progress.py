@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 # %% ../nbs/02_progress.ipynb #ca5db0b8
 @dataclass(frozen=True)
 class Progress:
-    "How far something that takes long has come"
+    """How far something that takes long has come
+
+    Attributes:
+        stage: what is being done, such as "weight matching"
+        step: how many steps of it are done, from 1
+        steps: how many there will be at most; None: nobody knows
+        values: what came out, such as "loss"
+    """
 
     stage: str  # what is being done, such as "weight matching"
     step: int  # how many steps of it are done, from 1
@@ -40,7 +47,15 @@ def within(
     stage: str,  # what the work is a part of, such as "pair 0"
     callback: Callback | None,  # what is called; None: nothing
 ) -> Callback | None:  # for the parts; None if there is nobody to call
-    "A callback for a part of some work, whose stages are named after the whole"
+    """A callback for a part of some work, whose stages are named after the whole
+
+    Args:
+        stage: what the work is a part of, such as "pair 0"
+        callback: what is called; None: nothing
+
+    Returns:
+        Callback | None: for the parts; None if there is nobody to call
+    """
     if callback is None:
         return None
     return lambda progress: callback(replace(progress, stage=f"{stage}, {progress.stage}"))

@@ -17,7 +17,16 @@ def markdown_table(
     rows: Iterable[Sequence[object]],  # cells, as many as heads; shown as `str` shows them
     text: Collection[int] = (0,),  # the columns that are words, to the left; numbers are right
 ) -> str:  # Markdown
-    "Heads and rows as a table"
+    """Heads and rows as a table
+
+    Args:
+        heads: of the columns
+        rows: cells, as many as heads; shown as `str` shows them
+        text: the columns that are words, to the left; numbers are right
+
+    Returns:
+        str: Markdown
+    """
 
     def line(cells: Sequence[object]) -> str:
         return f"| {' | '.join(map(str, cells))} |"

@@ -192,7 +192,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(
     argv: Sequence[str] | None = None,  # arguments; default: those of the process
 ) -> int:  # exit code: 0, or 1 after an error that was explained
-    "Run the command"
+    """Run the command
+
+    Args:
+        argv: arguments; default: those of the process
+
+    Returns:
+        int: exit code: 0, or 1 after an error that was explained
+    """
     args = _parser().parse_args(argv)
     try:
         args.run(args)

@@ -49,7 +49,11 @@ from ..zoo.train import TrainConfig, TrainResult
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #17ce666a
 @dataclass(frozen=True)
 class EpochSweep(LineConfig):
-    "A pair of networks, and when in their training it is matched"
+    """A pair of networks, and when in their training it is matched
+
+    Attributes:
+        epochs: after which of them; 0: the initial weights
+    """
 
     epochs: tuple[int, ...] = field(kw_only=True)  # after which of them; 0: the initial weights
 
@@ -87,7 +91,12 @@ def keep_snapshot(
     checkpoint: Path,  # of a training; there may be none yet
     epochs: Collection[int],  # those that are wanted
 ) -> None:
-    "Write the weights of a checkpoint to a file of their own, if its epoch is wanted"
+    """Write the weights of a checkpoint to a file of their own, if its epoch is wanted
+
+    Args:
+        checkpoint: of a training; there may be none yet
+        epochs: those that are wanted
+    """
     if not checkpoint.exists():
         return
     epoch = len(json.loads(load_metadata(checkpoint)["history"]))
@@ -101,7 +110,13 @@ def train_with_snapshots(
     data: Split,  # training data
     context: Context,  # where its checkpoint and its snapshots are, or will be
 ) -> TrainResult:
-    "Train one network, or take it from its checkpoint, and keep its weights along the way"
+    """Train one network, or take it from its checkpoint, and keep its weights along the way
+
+    Args:
+        seed: of the network
+        data: training data
+        context: where its checkpoint and its snapshots are, or will be
+    """
     checkpoint = checkpoint_file(context.checkpoints, seed)
 
     def keep_and_report(progress: Progress) -> None:
@@ -121,7 +136,14 @@ def weights_after(
     data: Split,  # training data
     folder: Path,  # where the snapshots are
 ) -> PyTree:
-    "The weights of a network after an epoch of its training; after none, the initial ones"
+    """The weights of a network after an epoch of its training; after none, the initial ones
+
+    Args:
+        seed: of the network
+        epoch: one of the configuration's
+        data: training data
+        folder: where the snapshots are
+    """
     if epoch == 0:
         return initial_params(config.network, seed, data)
     checkpoint = checkpoint_file(folder, seed)
@@ -140,7 +162,16 @@ def match_epochs(
     splits: Mapping[str, Split],  # "train" and "test"
     context: Context,  # where the snapshots are
 ) -> list[dict[str, Any]]:  # a row for each epoch: "naive", "matched", "late"
-    "Match a pair after each epoch, and walk its lines"
+    """Match a pair after each epoch, and walk its lines
+
+    Args:
+        seed: which pair
+        splits: "train" and "test"
+        context: where the snapshots are
+
+    Returns:
+        list[dict[str, Any]]: a row for each epoch: "naive", "matched", "late"
+    """
 
     def problem_of(epoch: int) -> Problem:
         data, folder = splits["train"], context.checkpoints
@@ -166,7 +197,12 @@ def follow_pair(
     seed: int,  # which pair
     context: Context,  # where checkpoints and snapshots are kept and looked for
 ) -> Record:
-    "Train a pair, or take it from its checkpoints, and match it after each epoch"
+    """Train a pair, or take it from its checkpoints, and match it after each epoch
+
+    Args:
+        seed: which pair
+        context: where checkpoints and snapshots are kept and looked for
+    """
     splits = load_splits(config.network)
     trained = {
         name: train_with_snapshots(config, s, splits["train"], context.stage(f"train {name}"))
@@ -183,14 +219,29 @@ def barriers(
     way: str,  # "naive", "matched" or "late"
     split: str = "train",
 ) -> list[list[float]]:  # for each pair, one for each epoch of the configuration
-    "The barriers of all pairs through training"
+    """The barriers of all pairs through training
+
+    Args:
+        records: of pairs of one family
+        way: "naive", "matched" or "late"
+
+    Returns:
+        list[list[float]]: for each pair, one for each epoch of the configuration
+    """
     return [[row[way]["barrier"][split] for row in record["epochs"]] for record in records]
 
 
 def format_epochs(
     records: Sequence[Record],  # of pairs of one family
 ) -> str:  # Markdown
-    "The table of the epochs"
+    """The table of the epochs
+
+    Args:
+        records: of pairs of one family
+
+    Returns:
+        str: Markdown
+    """
     columns = [
         *(barriers(records, way) for way in ("naive", "matched")),
         barriers(records, "matched", "test"),
@@ -209,7 +260,15 @@ def onset(
     record: Record,  # of a pair
     share: float = 0.1,  # of the naive training barrier
 ) -> int | None:  # an epoch, from 1 on; None if even the last leaves more
-    "From when on matching leaves less than a share of the naive barrier"
+    """From when on matching leaves less than a share of the naive barrier
+
+    Args:
+        record: of a pair
+        share: of the naive training barrier
+
+    Returns:
+        int | None: an epoch, from 1 on; None if even the last leaves more
+    """
     rows = [row for row in record["epochs"] if row["epoch"] > 0]
 
     def low(row: Mapping[str, Any]) -> bool:
@@ -223,7 +282,11 @@ def onset(
 def finding(
     records: Sequence[Record],  # of the `cpu` preset, of one family
 ) -> Finding:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        records: of the `cpu` preset, of one family
+    """
     last = records[0]["epochs"][-1]["epoch"]
     naive, matched, late = (barriers(records, way) for way in ("naive", "matched", "late"))
     end = max(m[-1] / n[-1] for m, n in zip(matched, naive, strict=True))
@@ -257,7 +320,15 @@ def film(
     families: Mapping[str, Sequence[Record]],  # of `by_family`; shown: the first pair
     rate: float = 3.0,  # frames a second, one for each epoch that was looked at
 ) -> bytes:  # an animated GIF
-    "The training loss on the naive and on the matched line, epoch after epoch"
+    """The training loss on the naive and on the matched line, epoch after epoch
+
+    Args:
+        families: of `by_family`; shown: the first pair
+        rate: frames a second, one for each epoch that was looked at
+
+    Returns:
+        bytes: an animated GIF
+    """
     from matplotlib import pyplot as plt
     from matplotlib.animation import FuncAnimation, PillowWriter
 

@@ -29,7 +29,16 @@ def reliability(
     labels: Int[np.ndarray, " n"],
     bins: int = 10,  # of equal width
 ) -> dict[str, Any]:  # for each bin, over all classes; and "expected_error" of the first choices
-    "How often what was given a probability is so"
+    """How often what was given a probability is so
+
+    Args:
+        probabilities (Float[np.ndarray, "n classes"]):
+        labels (Int[np.ndarray, " n"]):
+        bins: of equal width
+
+    Returns:
+        dict[str, Any]: for each bin, over all classes; and "expected_error" of the first choices
+    """
     right = labels[:, None] == np.arange(probabilities.shape[1])[None]
     found = _binned(probabilities.ravel(), right.ravel(), bins)
     first = probabilities.argmax(1)
@@ -56,7 +65,14 @@ def log_probabilities(
     params: PyTree,
     data: Split,
 ) -> Float[np.ndarray, "n classes"]:
-    "What a network says of all images"
+    """What a network says of all images
+
+    Args:
+        network: or the function that it computes: (params, batch) → logits
+
+    Returns:
+        Float[np.ndarray, "n classes"]
+    """
     fn = network if callable(network) else network_fn(network)
     fn = partial(_log_softmax, fn, params)
     return np.concatenate([fn(batch) for batch in in_batches(data.arrays, 5000)])
@@ -71,7 +87,15 @@ def judge(
     logs: Float[np.ndarray, "n classes"],  # of `log_probabilities`
     labels: Int[np.ndarray, " n"],
 ) -> dict[str, Any]:  # "loss" in nats, "accuracy", "reliability"
-    "How good what was said is"
+    """How good what was said is
+
+    Args:
+        logs (Float[np.ndarray, "n classes"]): of `log_probabilities`
+        labels (Int[np.ndarray, " n"]):
+
+    Returns:
+        dict[str, Any]: "loss" in nats, "accuracy", "reliability"
+    """
     return {
         "loss": float(-np.mean(logs[np.arange(len(labels)), labels], dtype=np.float64)),
         "accuracy": float((logs.argmax(1) == labels).mean()),
@@ -82,7 +106,11 @@ def judge(
 def judged_cells(
     judged: Mapping[str, Any],  # of `judge`
 ) -> list[str]:
-    "Loss, accuracy and calibration error, as cells of a table"
+    """Loss, accuracy and calibration error, as cells of a table
+
+    Args:
+        judged: of `judge`
+    """
     error = judged["reliability"]["expected_error"]
     return [f"{judged['loss']:.4f}", *(f"{100 * x:.2f} %" for x in (judged["accuracy"], error))]
 
@@ -90,7 +118,14 @@ def judged_cells(
 def ensemble(
     logs: Sequence[Float[np.ndarray, "n classes"]],  # of each network
 ) -> Float[np.ndarray, "n classes"]:
-    "The logarithm of the mean probability"
+    """The logarithm of the mean probability
+
+    Args:
+        logs (Sequence[Float[np.ndarray, "n classes"]]): of each network
+
+    Returns:
+        Float[np.ndarray, "n classes"]
+    """
     return np.asarray(jax.nn.logsumexp(jnp.stack(logs), axis=0)) - np.float32(np.log(len(logs)))
 
 # %% ../../nbs/experiments/07_calibration.ipynb #2af4c352
@@ -98,7 +133,15 @@ def tempered(
     logs: Float[np.ndarray, "n classes"],  # of `log_probabilities`
     temperature: float,  # 1: as they are; above: less sure; below: more so
 ) -> Float[np.ndarray, "n classes"]:
-    "What would have been said, had the logits been divided by the temperature"
+    """What would have been said, had the logits been divided by the temperature
+
+    Args:
+        logs (Float[np.ndarray, "n classes"]): of `log_probabilities`
+        temperature: 1: as they are; above: less sure; below: more so
+
+    Returns:
+        Float[np.ndarray, "n classes"]
+    """
     from scipy.special import log_softmax
 
     return log_softmax(logs.astype(np.float64) / temperature, axis=1)
@@ -109,7 +152,13 @@ def best_temperature(
     labels: Int[np.ndarray, " n"],
     most: float = 100.0,  # it is sought between this and its inverse
 ) -> float:
-    "The temperature of the lowest mean loss"
+    """The temperature of the lowest mean loss
+
+    Args:
+        logs (Float[np.ndarray, "n classes"]): of `log_probabilities`
+        labels (Int[np.ndarray, " n"]):
+        most: it is sought between this and its inverse
+    """
     from scipy.optimize import minimize_scalar
 
     def loss(sureness: float) -> float:  # in which it is convex
@@ -127,7 +176,14 @@ def plot_reliability(
     colors: Mapping[str, str],  # name → its colour; those that are not named are left out
     **line: Any,  # for `Axes.plot`
 ) -> None:
-    "Draw how often what was given a probability is so"
+    """Draw how often what was given a probability is so
+
+    Args:
+        ax: matplotlib axes
+        judged: name → what `judge` says
+        colors: name → its colour; those that are not named are left out
+        **line: for `Axes.plot`
+    """
     ax.plot([0, 1], [0, 1], ":", color="#333333", lw=1)
     for name, color in colors.items():
         r = judged[name]["reliability"]

@@ -36,7 +36,13 @@ from ..tree import inner
 # %% ../../nbs/experiments/03_compare.ipynb #44e970a1
 @dataclass(frozen=True)
 class Way:
-    "A way of matching: a row of the comparison"
+    """A way of matching: a row of the comparison
+
+    Attributes:
+        match: (problem, key, where to start)
+        start: the way whose match it starts from
+        random: whether the key decides anything
+    """
 
     match: Callable[[Problem, jax.Array, Match | None], Match]  # (problem, key, where to start)
     start: str | None = None  # the way whose match it starts from
@@ -45,7 +51,15 @@ class Way:
 
 @dataclass(frozen=True)
 class Effort:
-    "How much is done by the matchers that work by the batch or by the step"
+    """How much is done by the matchers that work by the batch or by the step
+
+    Attributes:
+        batches: of training data, for activation matching
+        straight_through: steps
+        straight_through_rate: learning rate of Adam
+        sinkhorn: steps
+        sinkhorn_rate: learning rate of Adam
+    """
 
     batches: int = 20  # of training data, for activation matching
     straight_through: int = 100  # steps
@@ -110,7 +124,11 @@ def _frank_wolfe(problem: Problem, key: jax.Array, start: Match | None) -> Match
 def ways_to_match(
     effort: Effort,
 ) -> dict[str, Way]:  # in the order of the table
-    "All ways of matching that the package has"
+    """All ways of matching that the package has
+
+    Returns:
+        dict[str, Way]: in the order of the table
+    """
     ways = {
         "none": Way(_stay, random=False),
         "weights": Way(partial(_by_weights, init="identity")),
@@ -134,7 +152,13 @@ def run_way(
     start: Match | None = None,  # the match of the way that it starts from
     before: float = 0.0,  # the seconds that this took
 ) -> tuple[Match, float]:
-    "A match, and the seconds that it and what it started from took"
+    """A match, and the seconds that it and what it started from took
+
+    Args:
+        key: a JAX random key
+        start: the match of the way that it starts from
+        before: the seconds that this took
+    """
     begin = time.perf_counter()
     match = way.match(problem, key, start)
     return match, before + time.perf_counter() - begin
@@ -146,7 +170,15 @@ def compare_ways(
     keys: Sequence[jax.Array],  # a try of each random way for each of them
     context: Context = Context(),
 ) -> dict[str, Any]:  # "lambdas", "ends", "ensemble", "permutations", and "tries" that number these
-    "Match a pair in all ways, with all keys, and judge what comes out"
+    """Match a pair in all ways, with all keys, and judge what comes out
+
+    Args:
+        ways: a way that another starts from comes before it
+        keys: a try of each random way for each of them
+
+    Returns:
+        dict[str, Any]: "lambdas", "ends", "ensemble", "permutations", and "tries" that number these
+    """
     tries, judged, found = [], {}, {}
     for name, way in ways.items():
         for k, key in enumerate(keys if way.random else keys[:1]):
@@ -179,7 +211,14 @@ def _start(ways: Mapping[str, Way], way: Way, found: Mapping, k: int) -> tuple[M
 def tries_of(
     records: Iterable[Record],  # of pairs, with what `compare_ways` gives
 ) -> dict[str, list[dict[str, Any]]]:  # way → its tries, each with what was judged of it
-    "The tries of all records, by their way"
+    """The tries of all records, by their way
+
+    Args:
+        records: of pairs, with what `compare_ways` gives
+
+    Returns:
+        dict[str, list[dict[str, Any]]]: way → its tries, each with what was judged of it
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for i, record in enumerate(records):
         for t in record["tries"]:
@@ -191,14 +230,25 @@ def tries_of(
 def middle(
     values: Sequence[float],  # along a line, of an odd number of points
 ) -> float:
-    "The value at the midpoint"
+    """The value at the midpoint
+
+    Args:
+        values: along a line, of an odd number of points
+    """
     return values[len(values) // 2]
 
 
 def rise(
     losses: Sequence[float],  # along a line, of an odd number of points
 ) -> float:  # below zero where the line sags
-    "How far the loss at the midpoint lies above the mean of the two ends"
+    """How far the loss at the midpoint lies above the mean of the two ends
+
+    Args:
+        losses: along a line, of an odd number of points
+
+    Returns:
+        float: below zero where the line sags
+    """
     return middle(losses) - (losses[0] + losses[-1]) / 2
 
 
@@ -216,7 +266,14 @@ def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
 def format_ways(
     records: Sequence[Record],  # of pairs of one kind
 ) -> str:  # Markdown
-    "The table of the ways, with the end points' ensemble below it"
+    """The table of the ways, with the end points' ensemble below it
+
+    Args:
+        records: of pairs of one kind
+
+    Returns:
+        str: Markdown
+    """
     splits = list(records[0]["ensemble"])
     heads = ["way", "cosine", *(f"{s} barrier" for s in splits)]
     heads += ["rise at ½", "accuracy at ½", "seconds", "converged"]

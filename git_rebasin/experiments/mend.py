@@ -33,7 +33,14 @@ def loss_and_accuracy(
     said: Mapping[str, np.ndarray],  # split → what a network says of its images
     splits: Mapping[str, Split],
 ) -> dict[str, dict[str, float]]:  # split → loss and accuracy
-    "How good a network is"
+    """How good a network is
+
+    Args:
+        said: split → what a network says of its images
+
+    Returns:
+        dict[str, dict[str, float]]: split → loss and accuracy
+    """
     judged = {s: judge(logs, splits[s].labels) for s, logs in said.items()}
     return {s: {m: found[m] for m in ("loss", "accuracy")} for s, found in judged.items()}
 
@@ -50,7 +57,17 @@ def mend(
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for repair
     splits: Mapping[str, Split],  # "train" and "test", what midpoints are judged on
 ) -> dict[str, Any]:  # of the midpoint: as in `MENDED`, and "temperature", "kept"
-    "The midpoint of two models, as it is and mended"
+    """The midpoint of two models, as it is and mended
+
+    Args:
+        network: (params, batch) → logits
+        ends: model A, and model B as it is or permuted
+        images: batches of training images, for repair
+        splits: "train" and "test", what midpoints are judged on
+
+    Returns:
+        dict[str, Any]: of the midpoint: as in `MENDED`, and "temperature", "kept"
+    """
 
     def says(fn: Callable, params: PyTree) -> dict[str, np.ndarray]:
         return {s: log_probabilities(fn, params, data) for s, data in splits.items()}

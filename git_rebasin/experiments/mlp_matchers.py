@@ -37,7 +37,11 @@ WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `w
 
 @dataclass(frozen=True)
 class Matchers(LineConfig):
-    "A pair of networks, and how the paper's matchers are compared on it"
+    """A pair of networks, and how the paper's matchers are compared on it
+
+    Attributes:
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     effort: Effort = field(default_factory=partial(Effort, straight_through=240))
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
@@ -73,7 +77,11 @@ def match_pair(
     seed: int,  # which pair
     context: Context,
 ) -> Record:
-    "Train a pair, or take it from its checkpoints, and match it in each of the paper's ways"
+    """Train a pair, or take it from its checkpoints, and match it in each of the paper's ways
+
+    Args:
+        seed: which pair
+    """
     every = ways_to_match(config.effort)
     return match_lines({name: every[name] for name in WAYS}, config, seed, context)
 
@@ -81,7 +89,14 @@ def match_pair(
 def shares_left(
     records: Sequence[Record],  # of pairs of one family
 ) -> dict[str, list[float]]:  # way → for each pair, the part of the training barrier that it leaves
-    "What each matcher leaves of the naive barrier"
+    """What each matcher leaves of the naive barrier
+
+    Args:
+        records: of pairs of one family
+
+    Returns:
+        dict[str, list[float]]: way → for each pair, the part of the training barrier that it leaves
+    """
     tries = tries_of(records)
     naive = [t["barrier"]["train"] for t in tries["none"]]
     return {
@@ -94,7 +109,11 @@ def shares_left(
 def finding(
     records: Sequence[Record],  # of the `cpu` preset, of one family
 ) -> Finding:
-    "The claim beside what came out"
+    """The claim beside what came out
+
+    Args:
+        records: of the `cpu` preset, of one family
+    """
     left = {way: max(shares) for way, shares in shares_left(records).items()}
     tight = max(left["weights"], left["straight-through"])
     verdict = "partly" if max(left.values()) < 0.5 else "not"

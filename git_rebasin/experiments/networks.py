@@ -52,7 +52,17 @@ from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
 class NetworkConfig:
-    "A network, its data, and how it is trained"
+    """A network, its data, and how it is trained
+
+    Attributes:
+        network: one of `ARCHITECTURES`
+        data: name of a data set
+        training: how each network is trained
+        size: units of an MLP's layers; else a multiplier
+        shrink: so many pixels are averaged in each direction
+        examples: the first so many training images; None for all
+        augment: crops, mirrors and turns, as the paper's on CIFAR
+    """
 
     network: str  # one of `ARCHITECTURES`
     data: str  # name of a data set
@@ -65,7 +75,13 @@ class NetworkConfig:
 # %% ../../nbs/experiments/04_networks.ipynb #72addce5
 @dataclass(frozen=True)
 class Architecture:
-    "What is known of a network by its name"
+    """What is known of a network by its name
+
+    Attributes:
+        init: (key, shape of an image, size, num_classes=) → parameters
+        apply: (params, images) → logits
+        loss: (params, state, batch) → …, where BatchNorm has state
+    """
 
     init: Callable[..., PyTree]  # (key, shape of an image, size, num_classes=) → parameters
     apply: Callable[[PyTree, Array], Array]  # (params, images) → logits
@@ -104,7 +120,12 @@ def init_network(
     input_shape: tuple[int, int, int],  # of an image
     num_classes: int = 10,
 ) -> PyTree:
-    "Parameters of a network, freshly drawn"
+    """Parameters of a network, freshly drawn
+
+    Args:
+        key: a JAX random key
+        input_shape: of an image
+    """
     size = {"features" if config.network == "mlp" else "width_multiplier": config.size}
     init = ARCHITECTURES[config.network].init
     return init(key, input_shape, num_classes=num_classes, **size)
@@ -113,7 +134,11 @@ def init_network(
 def network_fn(
     config: NetworkConfig,
 ) -> Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]:  # (params, batch) → logits
-    "The function that a network computes of a batch with images"
+    """The function that a network computes of a batch with images
+
+    Returns:
+        Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
+    """
     return _image_fn(ARCHITECTURES[config.network].apply)
 
 
@@ -129,7 +154,11 @@ def _of_images(apply: Callable, params: PyTree, batch: Mapping[str, Array]):
 def load_splits(
     config: NetworkConfig,
 ) -> dict[str, Split]:  # "train" and "test"
-    "The data of a network"
+    """The data of a network
+
+    Returns:
+        dict[str, Split]: "train" and "test"
+    """
     k, splits = config.shrink, {}
     for name in ("train", "test"):
         split = load(config.data, name)[: config.examples if name == "train" else None]
@@ -169,7 +198,11 @@ def _by_products(apply: Callable, params: PyTree, images: Any) -> Any:
 def training_loss(
     config: NetworkConfig,
 ) -> Callable:  # as `train` takes it, with state or without
-    "The loss that a network is trained by"
+    """The loss that a network is trained by
+
+    Returns:
+        Callable: as `train` takes it, with state or without
+    """
     if (loss := ARCHITECTURES[config.network].loss) is not None:
         return loss
     apply = ARCHITECTURES[config.network].apply
@@ -186,7 +219,11 @@ def params_and_state(
     config: NetworkConfig,
     variables: PyTree,  # of a network
 ) -> tuple[PyTree, PyTree | None]:
-    "What of a network is trained, and the state beside it"
+    """What of a network is trained, and the state beside it
+
+    Args:
+        variables: of a network
+    """
     if ARCHITECTURES[config.network].loss is None:
         return variables, None
     return variables["params"], variables["batch_stats"]
@@ -205,7 +242,14 @@ def with_state(
 def model_seeds(
     seed: int,  # which pair
 ) -> tuple[int, int]:  # seeds of models A and B
-    "Each pair has two seeds of its own, so that no two pairs share a network"
+    """Each pair has two seeds of its own, so that no two pairs share a network
+
+    Args:
+        seed: which pair
+
+    Returns:
+        tuple[int, int]: seeds of models A and B
+    """
     return 2 * seed, 2 * seed + 1
 
 
@@ -213,7 +257,11 @@ def checkpoint_file(
     folder: Path,
     seed: int,  # of the network
 ) -> Path:
-    "Where a network's checkpoint is, or will be"
+    """Where a network's checkpoint is, or will be
+
+    Args:
+        seed: of the network
+    """
     return folder / f"model-{seed}.safetensors"
 
 
@@ -222,7 +270,12 @@ def initial_params(
     seed: int,  # of the network
     data: Split,  # training data
 ) -> PyTree:
-    "What a network's training begins with"
+    """What a network's training begins with
+
+    Args:
+        seed: of the network
+        data: training data
+    """
     key = jax.random.fold_in(jax.random.key(seed), 0)
     return init_network(config, key, data.images.shape[1:], len(data.classes))
 
@@ -233,7 +286,17 @@ def train_network(
     data: Split,  # training data
     context: Context = Context(),  # where its checkpoint is, or will be
 ) -> TrainResult:  # trained parameters and the history of their training
-    "Train one network, or take it from its checkpoint"
+    """Train one network, or take it from its checkpoint
+
+    Args:
+        config: what to train, and how
+        seed: decides the initial weights and the order of the examples
+        data: training data
+        context: where its checkpoint is, or will be
+
+    Returns:
+        TrainResult: trained parameters and the history of their training
+    """
     params, state = params_and_state(config, initial_params(config, seed, data))
     result = train(
         jax.random.fold_in(jax.random.key(seed), 1),
@@ -255,7 +318,17 @@ def train_pair(
     data: Split,  # training data
     context: Context = Context(),  # where their checkpoints are, or will be
 ) -> dict[str, TrainResult]:  # "A" and "B"
-    "Train two networks apart"
+    """Train two networks apart
+
+    Args:
+        config: what to train, and how
+        seed: which pair; each network has a seed of its own, see `model_seeds`
+        data: training data
+        context: where their checkpoints are, or will be
+
+    Returns:
+        dict[str, TrainResult]: "A" and "B"
+    """
     return {
         name: train_network(config, s, data, context.stage(f"train {name}"))
         for name, s in zip("AB", model_seeds(seed), strict=True)
@@ -268,7 +341,17 @@ def pair_facts(
     trained: Mapping[str, TrainResult],  # "A" and "B"
     start: float,  # when their training was over, by `time.perf_counter`
 ) -> dict[str, Any]:  # "model_seeds", "data", "seconds"
-    "What a record says of a trained pair, at the end of what was done with it"
+    """What a record says of a trained pair, at the end of what was done with it
+
+    Args:
+        seed: which pair
+        splits: "train" and "test"
+        trained: "A" and "B"
+        start: when their training was over, by `time.perf_counter`
+
+    Returns:
+        dict[str, Any]: "model_seeds", "data", "seconds"
+    """
     seconds = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in trained.items()}
     seconds["match and walk"] = time.perf_counter() - start
     return {
@@ -289,7 +372,17 @@ def pair_problem(
     batch_size: int = 500,  # of the data that matchers see
     judged_at_once: int = 2500,  # images
 ) -> Problem:
-    "Two trained networks, the data to match them by, and the data to judge a match by"
+    """Two trained networks, the data to match them by, and the data to judge a match by
+
+    Args:
+        params_a: model A
+        params_b: model B
+        splits: "train" and "test"
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged: lines are evaluated on the first so many images of each split
+        batch_size: of the data that matchers see
+        judged_at_once: images
+    """
     return Problem(
         network_spec(config),
         params_a,
@@ -303,7 +396,12 @@ def pair_problem(
 # %% ../../nbs/experiments/04_networks.ipynb #962b296b
 @dataclass(frozen=True)
 class LineConfig:
-    "A pair of networks, and how the lines between them are walked"
+    """A pair of networks, and how the lines between them are walked
+
+    Attributes:
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged: lines are evaluated on the first images of a split; None: on all
+    """
 
     network: NetworkConfig
     lambdas: int = 25  # points on a line, an odd number: ½ is one of them
@@ -316,7 +414,14 @@ class LineConfig:
         splits: Mapping[str, Split],  # "train" and "test"
         **options: Any,  # of `pair_problem`
     ) -> Problem:
-        "What two trained networks ask of the matchers"
+        """What two trained networks ask of the matchers
+
+        Args:
+            params_a: model A
+            params_b: model B
+            splits: "train" and "test"
+            **options: of `pair_problem`
+        """
         options = {"lambdas": self.lambdas, "judged": self.judged} | options
         return pair_problem(self.network, params_a, params_b, splits, **options)
 
@@ -330,7 +435,17 @@ def match_lines(
     keys: int | None = None,  # tries of each random way; None: one, by the pair's own key
     **options: Any,  # of `pair_problem`
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it in all these ways"
+    """Train a pair, or take it from its checkpoints, and match it in all these ways
+
+    Args:
+        ways: of matching
+        seed: which pair
+        keys: tries of each random way; None: one, by the pair's own key
+        **options: of `pair_problem`
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     splits = load_splits(config.network)
     trained = train_pair(config.network, seed, splits["train"], context)
     start, key = time.perf_counter(), jax.random.key(seed)

@@ -42,7 +42,21 @@ from ..zoo.data import Split
 # %% ../../nbs/experiments/05_pair.ipynb #1d3aafc5
 @dataclass(frozen=True, eq=False)
 class Pair:
-    "Two trained networks, their match, and the curves between them"
+    """Two trained networks, their match, and the curves between them
+
+    Attributes:
+        config: what was run
+        seed: which pair
+        params_a: model A
+        params_b: model B, as trained
+        permuted_b: model B with its units in A's order
+        match: the permutation, with its evidence
+        curves: naive or matched → train or test → curve
+        output_change: of B's test outputs by the permutation, over their largest size
+        history: A or B → a record of each epoch of its training
+        source: where the data came from
+        seconds: stage → wall time; of training over all its interrupted runs
+    """
 
     config: LineConfig  # what was run
     seed: int  # which pair
@@ -58,7 +72,11 @@ class Pair:
 
     @property
     def merged(self) -> PyTree:
-        "The midpoint of A and the permuted B"
+        """The midpoint of A and the permuted B
+
+        Returns:
+            PyTree
+        """
         return lerp(self.params_a, self.permuted_b, 0.5)
 
     def barrier(self, way: str, split: str) -> float:
@@ -126,7 +144,15 @@ def run_pair(
     seed: int,  # which pair
     context: Context = Context(),
 ) -> Pair:  # everything that came out
-    "Train two networks apart, match them, verify the match, and walk the line between them"
+    """Train two networks apart, match them, verify the match, and walk the line between them
+
+    Args:
+        config: what to run
+        seed: which pair
+
+    Returns:
+        Pair: everything that came out
+    """
     splits = load_splits(config.network)
     trained = train_pair(config.network, seed, splits["train"], context)
     splits = {name: part[: config.judged] for name, part in splits.items()}
@@ -150,7 +176,14 @@ def run_pair(
 def summary_rows(
     record: Record,  # of a pair
 ) -> list[dict[str, Any]]:  # one row per network: its loss and accuracy, and its line's barrier
-    "The end points and the two midpoints of a record, on train and test data"
+    """The end points and the two midpoints of a record, on train and test data
+
+    Args:
+        record: of a pair
+
+    Returns:
+        list[dict[str, Any]]: one row per network: its loss and accuracy, and its line's barrier
+    """
     curves, lam = record["curves"], np.asarray(record["lambdas"])
 
     def row(name, way, at, barrier):
@@ -173,7 +206,14 @@ def summary_rows(
 def format_pair(
     record: Record,  # of a pair
 ) -> str:  # Markdown
-    "The end points and the two midpoints of a pair; each cell is train / test"
+    """The end points and the two midpoints of a pair; each cell is train / test
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
 
     def cell(row, metric):
         values = [row[f"{split} {metric}"] for split in ("train", "test")]
@@ -191,5 +231,12 @@ def format_pair(
 def format_pairs(
     records: Sequence[Record],  # of pairs
 ) -> str:  # Markdown
-    "The tables of pairs"
+    """The tables of pairs
+
+    Args:
+        records: of pairs
+
+    Returns:
+        str: Markdown
+    """
     return "\n\n".join(map(format_pair, records))

@@ -45,7 +45,15 @@ IMAGES = {  # data set → shape of an image, training images, classes
 # %% ../../nbs/experiments/06_plan.ipynb #124b4de8
 @dataclass(frozen=True)
 class NetworkPlan:
-    "What training one network takes"
+    """What training one network takes
+
+    Attributes:
+        parameters: numbers that are trained
+        log10_symmetries: of its spec
+        steps: of training
+        step_flops: floating-point operations of one
+        step_bytes: memory of one
+    """
 
     config: NetworkConfig
     parameters: int  # numbers that are trained
@@ -56,7 +64,11 @@ class NetworkPlan:
 
     @property
     def flops(self) -> float:
-        "Floating-point operations of the whole training"
+        """Floating-point operations of the whole training
+
+        Returns:
+            float
+        """
         return self.steps * self.step_flops
 
 
@@ -67,7 +79,11 @@ def _bytes(tree: PyTree) -> int:
 def batch_shapes(
     config: NetworkConfig,
 ) -> dict[str, jax.ShapeDtypeStruct]:  # "images" and "labels"
-    "A batch of training data"
+    """A batch of training data
+
+    Returns:
+        dict[str, jax.ShapeDtypeStruct]: "images" and "labels"
+    """
     (h, w, c), size = IMAGES[config.data][0], config.training.batch_size
     shape = (size, h // config.shrink, w // config.shrink, c)
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
@@ -122,7 +138,11 @@ def _kinds(tree: PyTree) -> PyTree:
 def networks_of(
     config: Any,  # an experiment's configuration
 ) -> Iterator[NetworkConfig]:
-    "The networks that a configuration would train"
+    """The networks that a configuration would train
+
+    Args:
+        config: an experiment's configuration
+    """
     if isinstance(config, NetworkConfig):
         yield config
     elif dataclasses.is_dataclass(config):
@@ -136,7 +156,14 @@ def networks_of(
 def plans_of(
     preset: Mapping[str, Runs[Any]],  # of an experiment: family → runs
 ) -> list[tuple[str, int, NetworkPlan]]:  # family, how many networks of it, and the plan of one
-    "What a preset would train"
+    """What a preset would train
+
+    Args:
+        preset: of an experiment: family → runs
+
+    Returns:
+        list[tuple[str, int, NetworkPlan]]: family, how many networks of it, and the plan of one
+    """
     return [
         (name, getattr(runs.config, "models", 2) * len(runs.seeds), plan_network(network))
         for name, runs in preset.items()
@@ -147,7 +174,14 @@ def plans_of(
 def format_plans(
     plans: Sequence[tuple[str, int, NetworkPlan]],  # of `plans_of`
 ) -> str:  # Markdown
-    "The table of a dry run"
+    """The table of a dry run
+
+    Args:
+        plans: of `plans_of`
+
+    Returns:
+        str: Markdown
+    """
     if not plans:
         return "Nothing is trained: the networks are given."
     heads = ["networks", "architecture", "data", "parameters", "log₁₀ symmetries", "steps each"]

@@ -33,14 +33,33 @@ def classify(
     logits: Float[Array, "n classes"],
     batch: Mapping[str, Array],  # with "labels"
 ) -> dict[str, Float[Array, ""]]:  # means over the batch
-    "Cross entropy, in nats, and accuracy"
+    """Cross entropy, in nats, and accuracy
+
+    Args:
+        logits (Float[Array, "n classes"]):
+        batch: with "labels"
+
+    Returns:
+        dict[str, Float[Array, ""]]: means over the batch
+    """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
     return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["labels"]).mean()}
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    "Two networks, the data to match them by, and the data to judge a match by"
+    """Two networks, the data to match them by, and the data to judge a match by
+
+    Attributes:
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves
+        fn: (params, batch) → outputs
+        batches: (key, n) → n batches of training data
+        judged: split → the batches on which lines are evaluated
+        judge: (outputs, batch) → metrics
+        lambdas: points of a line, both ends included
+    """
 
     spec: PermutationSpec  # which axes move together
     params_a: PyTree  # model A, which stays
@@ -52,20 +71,35 @@ class Problem:
     lambdas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)  # points of a line, both ends included
 
     def loss(self, params: PyTree, batch: Any) -> Float[Array, ""]:
-        "The mean loss of a batch"
+        """The mean loss of a batch
+
+        Returns:
+            Float[Array, ""]
+        """
         return self.judge(self.fn(params, batch), batch)["loss"]
 
     def evaluate(
         self,
         *models: PyTree,  # one, or the members of an ensemble
     ) -> dict[str, dict[str, float]]:  # split → metric → mean
-        "How good a model is, or an ensemble"
+        """How good a model is, or an ensemble
+
+        Args:
+            *models: one, or the members of an ensemble
+
+        Returns:
+            dict[str, dict[str, float]]: split → metric → mean
+        """
         metrics = _metrics_of(self.fn, self.judge)
         return {split: mean_metrics(metrics, models, data) for split, data in self.judged.items()}
 
     @cached_property
     def ends(self) -> tuple[dict, dict]:
-        "How good the two models are: all lines share these points"
+        """How good the two models are: all lines share these points
+
+        Returns:
+            tuple[dict, dict]
+        """
         return self.evaluate(self.params_a), self.evaluate(self.params_b)
 
 
@@ -88,7 +122,13 @@ def mean_metrics(
     model: Any,  # whatever `metrics` takes
     data: Iterable[Any],  # batches
 ) -> dict[str, float]:
-    "The mean of each metric over all examples"
+    """The mean of each metric over all examples
+
+    Args:
+        metrics: (model, batch) → means over the batch
+        model: whatever `metrics` takes
+        data: batches
+    """
     sums: dict[str, float] = {}
     total = 0
     for batch in data:
@@ -103,7 +143,12 @@ def in_batches(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch
 ) -> list[dict[str, np.ndarray]]:
-    "All examples in their order"
+    """All examples in their order
+
+    Args:
+        data (Mapping[str, Shaped[np.ndarray, "n ..."]]): arrays of one length, by name
+        batch_size: examples a batch
+    """
     starts = range(0, len(next(iter(data.values()))), batch_size)
     return [{name: x[i : i + batch_size] for name, x in data.items()} for i in starts]
 
@@ -112,7 +157,15 @@ def stream(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch; fewer where there are not so many
 ) -> Callable[[Array, int], Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches
-    "Batches of one epoch after another, each shuffled by the key"
+    """Batches of one epoch after another, each shuffled by the key
+
+    Args:
+        data (Mapping[str, Shaped[np.ndarray, "n ..."]]): arrays of one length, by name
+        batch_size: examples a batch; fewer where there are not so many
+
+    Returns:
+        Callable[[Array, int], Iterator[dict[str, np.ndarray]]]: (key, n) → n batches
+    """
     size = min(batch_size, len(next(iter(data.values()))))
 
     def take(key: Array, n: int) -> Iterator[dict[str, np.ndarray]]:
@@ -131,7 +184,17 @@ def output_change(
     permuted: PyTree,  # the same model with its units reordered
     images: Any,  # a batch
 ) -> float:  # largest change of an output, over the largest output
-    "How far a permutation moved a model's outputs; raises where it is more than rounding"
+    """How far a permutation moved a model's outputs; raises where it is more than rounding
+
+    Args:
+        fn: fn(params, images) → outputs
+        params: a model
+        permuted: the same model with its units reordered
+        images: a batch
+
+    Returns:
+        float: largest change of an output, over the largest output
+    """
     before, after = (
         np.asarray(jax.jit(fn)(p, images), dtype=np.float64) for p in (params, permuted)
     )
@@ -159,7 +222,14 @@ def walk(
     problem: Problem,
     params_b: PyTree,  # model B, permuted or not
 ) -> dict[str, dict[str, list[float]]]:  # split → metric → its value at each λ
-    "The line from A to a model"
+    """The line from A to a model
+
+    Args:
+        params_b: model B, permuted or not
+
+    Returns:
+        dict[str, dict[str, list[float]]]: split → metric → its value at each λ
+    """
     a, b = problem.ends
     inner_points = problem.lambdas[1:-1]
     points = [problem.evaluate(lerp(problem.params_a, params_b, lam)) for lam in inner_points]
@@ -171,7 +241,14 @@ def judge_permutation(
     problem: Problem,
     perm: Mapping[str, np.ndarray],  # of model B
 ) -> dict[str, Any]:  # cosine, curves, barrier and the change of outputs, as JSON takes them
-    "Whether A and the permuted B are near in weights, and what lies between them"
+    """Whether A and the permuted B are near in weights, and what lies between them
+
+    Args:
+        perm: of model B
+
+    Returns:
+        dict[str, Any]: cosine, curves, barrier and the change of outputs, as JSON takes them
+    """
     a, b = problem.params_a, problem.params_b
     permuted = apply_permutation(problem.spec, perm, b)
     curves = walk(problem, permuted)

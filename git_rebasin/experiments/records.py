@@ -56,7 +56,11 @@ def _revision() -> str | None:
 
 # %% ../../nbs/experiments/00_records.ipynb #fe9e0f55
 def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revision
-    "What a record says of the run that made it"
+    """What a record says of the run that made it
+
+    Returns:
+        dict[str, Any]: versions, device, processor, cores, revision
+    """
     return {
         "versions": {"python": platform.python_version()}
         | {p: metadata.version(p) for p in _PACKAGES},
@@ -72,7 +76,11 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
 def device_of(
     record: Record,  # with its provenance
 ) -> str:
-    "Where a record was made"
+    """Where a record was made
+
+    Args:
+        record: with its provenance
+    """
     made = record["provenance"]
     return f"{made['device']} ({made['processor']}, {made['cores']} cores)"
 
@@ -80,7 +88,11 @@ def device_of(
 def made_on(
     record: Record,  # with its provenance
 ) -> str:
-    "Where a record was made, and by which JAX"
+    """Where a record was made, and by which JAX
+
+    Args:
+        record: with its provenance
+    """
     return f"{device_of(record)}, jax {record['provenance']['versions']['jax']}"
 
 # %% ../../nbs/experiments/00_records.ipynb #42f95806
@@ -88,7 +100,15 @@ def write_record(
     path: str | Path,  # a `.json` file
     record: Record,  # what was run, where, for how long, and what came out
 ) -> Path:  # the path written
-    "Write a record as JSON, whole or not at all"
+    """Write a record as JSON, whole or not at all
+
+    Args:
+        path: a `.json` file
+        record: what was run, where, for how long, and what came out
+
+    Returns:
+        Path: the path written
+    """
     text = json.dumps(record, indent=1, ensure_ascii=False)
     text = re.sub(
         r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text
@@ -99,7 +119,11 @@ def write_record(
 def read_record(
     path: str | Path,  # a `.json` file
 ) -> dict[str, Any]:
-    "Read a record"
+    """Read a record
+
+    Args:
+        path: a `.json` file
+    """
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -107,7 +131,15 @@ def read_records(
     folder: str | Path,  # where records lie
     pattern: str = "*.json",  # which of its files
 ) -> list[dict[str, Any]]:  # in the order of their names
-    "Read all records of a folder"
+    """Read all records of a folder
+
+    Args:
+        folder: where records lie
+        pattern: which of its files
+
+    Returns:
+        list[dict[str, Any]]: in the order of their names
+    """
     files = sorted(Path(folder).glob(pattern))
     if not files:
         raise FileNotFoundError(

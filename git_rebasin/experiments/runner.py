@@ -32,7 +32,15 @@ VERDICTS = ("reproduced", "partly", "not")
 
 @dataclass(frozen=True)
 class Finding:
-    "A claim beside what came out: a row of the table of experiments"
+    """A claim beside what came out: a row of the table of experiments
+
+    Attributes:
+        claim: in our words
+        source: where in the paper, or which later work
+        paper: what it reports
+        ours: what our records say
+        verdict: one of `VERDICTS`
+    """
 
     claim: str  # in our words
     source: str  # where in the paper, or which later work
@@ -48,7 +56,11 @@ class Finding:
 def format_findings(
     findings: Iterable[Finding],
 ) -> str:  # Markdown
-    "Claims, the paper's numbers, ours, and the verdicts"
+    """Claims, the paper's numbers, ours, and the verdicts
+
+    Returns:
+        str: Markdown
+    """
     rows = [(f.claim, f.source, f.paper, f.ours, f"**{f.verdict}**") for f in findings]
     heads = ["claim", "in the paper", "paper", "here", "verdict"]
     return markdown_table(heads, rows, text=range(5))
@@ -57,7 +69,14 @@ def format_findings(
 def by_family(
     records: Iterable[Record],  # of one experiment
 ) -> dict[str, list[Record]]:  # family → its records, in their order
-    "The records of each family"
+    """The records of each family
+
+    Args:
+        records: of one experiment
+
+    Returns:
+        dict[str, list[Record]]: family → its records, in their order
+    """
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record["family"], []).append(record)
@@ -67,7 +86,11 @@ def by_family(
 def complete(
     groups: Mapping[Any, Sequence[Record]],  # of records, one for each pair
 ) -> dict[Any, Sequence[Record]]:
-    "The groups that have as many pairs as any other: not those that are still being run"
+    """The groups that have as many pairs as any other: not those that are still being run
+
+    Args:
+        groups: of records, one for each pair
+    """
     pairs = max(map(len, groups.values()))
     return {name: records for name, records in groups.items() if len(records) == pairs}
 
@@ -78,7 +101,11 @@ Rule = Callable[[Sequence[Record]], list[Finding]]  # records → findings
 def for_each_family(
     rule: Callable[[Sequence[Record]], Finding],  # for the records of one family
 ) -> Rule:
-    "A rule that is applied to each family of records"
+    """A rule that is applied to each family of records
+
+    Args:
+        rule: for the records of one family
+    """
     return lambda records: [rule(these) for these in by_family(records).values()]
 
 
@@ -91,7 +118,13 @@ def for_each_record(
 # %% ../../nbs/experiments/01_runner.ipynb #346aeae5
 @dataclass(frozen=True)
 class Context:
-    "Where a run keeps its checkpoints, and who hears of its progress"
+    """Where a run keeps its checkpoints, and who hears of its progress
+
+    Attributes:
+        folder: where checkpoints are kept and looked for; None: nowhere
+        listener: is called with what is done; None: nobody listens
+        name: what is being done, such as "mnist, pair 0"
+    """
 
     folder: Path | None = None  # where checkpoints are kept and looked for; None: nowhere
     listener: Callback | None = None  # is called with what is done; None: nobody listens
@@ -99,7 +132,11 @@ class Context:
 
     @property
     def checkpoints(self) -> Path:
-        "The folder, for work that cannot do without"
+        """The folder, for work that cannot do without
+
+        Returns:
+            Path
+        """
         if self.folder is None:
             raise ValueError("this work keeps checkpoints: give its context a folder")
         return self.folder
@@ -110,7 +147,11 @@ class Context:
 
     @property
     def callback(self) -> Callback | None:
-        "For work that speaks of its own stages, such as a matcher's"
+        """For work that speaks of its own stages, such as a matcher's
+
+        Returns:
+            Callback | None
+        """
         return within(self.name, self.listener) if self.name else self.listener
 
     def report(self, step: int, steps: int | None = None, **values: float) -> None:
@@ -120,7 +161,11 @@ class Context:
 
     @property
     def as_stage(self) -> Callback | None:
-        "For work that is this stage as a whole, such as `train`"
+        """For work that is this stage as a whole, such as `train`
+
+        Returns:
+            Callback | None
+        """
         if (listener := self.listener) is None:
             return None
         return lambda progress: listener(dataclasses.replace(progress, stage=self.name))
@@ -137,7 +182,11 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True)
 class Runs(Generic[C]):
-    "A configuration, and the seeds of the pairs that are run with it"
+    """A configuration, and the seeds of the pairs that are run with it
+
+    Attributes:
+        seeds: one pair each
+    """
 
     config: C
     seeds: tuple[int, ...] = (0, 1, 2)  # one pair each
@@ -189,7 +238,16 @@ def _default_preset(presets: Iterable[str]) -> str:
 # %% ../../nbs/experiments/01_runner.ipynb #03e190e9
 @dataclass(frozen=True)
 class Experiment(Generic[C]):
-    "A claim, the sizes at which it is tried, and what its records say of it"
+    """A claim, the sizes at which it is tried, and what its records say of it
+
+    Attributes:
+        name: as in `EXPERIMENTS`; also the folder of its records
+        run_pair: (configuration, seed, context) → record
+        presets: "smoke", "cpu", "paper" → family → runs
+        table: the records of a family, as Markdown
+        findings: of the records of `cpu`; none: it has no claim
+        borrowed: preset → whose it is
+    """
 
     name: str  # as in `EXPERIMENTS`; also the folder of its records
     run_pair: Callable[[C, int, Context], Record]  # (configuration, seed, context) → record
@@ -199,7 +257,11 @@ class Experiment(Generic[C]):
     borrowed: Mapping[str, Experiment[Any]] = field(default_factory=dict)  # preset → whose it is
 
     def preset(self, name: str) -> Mapping[str, Runs[Any]]:  # family → its runs
-        "A preset by its name"
+        """A preset by its name
+
+        Returns:
+            Mapping[str, Runs[Any]]: family → its runs
+        """
         if name not in self.presets:
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(self.presets)}")
         return self.presets[name]
@@ -210,7 +272,15 @@ class Experiment(Generic[C]):
         out: str | Path,  # records go to `out/name/`, checkpoints to a folder below that
         callback: Callback | None = None,
     ) -> list[Path]:  # the records, one per pair
-        "Run each pair of a preset that has no record yet"
+        """Run each pair of a preset that has no record yet
+
+        Args:
+            preset: "smoke", "cpu" or "paper"
+            out: records go to `out/name/`, checkpoints to a folder below that
+
+        Returns:
+            list[Path]: the records, one per pair
+        """
         if preset in self.borrowed:
             return self.borrowed[preset].run(preset, out, callback)
         runs = [(family, r.config, s) for family, r in self.preset(preset).items() for s in r.seeds]
@@ -237,7 +307,14 @@ class Experiment(Generic[C]):
         out: str | Path,  # the folder of the experiments' folders
         preset: str = "cpu",
     ) -> list[Record]:  # in the order of their names
-        "The records that a preset has left"
+        """The records that a preset has left
+
+        Args:
+            out: the folder of the experiments' folders
+
+        Returns:
+            list[Record]: in the order of their names
+        """
         folder = Path(out) / self.borrowed.get(preset, self).name
         return [read_record(file) for file in sorted(folder.glob(f"{preset}-*.json"))]
 
@@ -246,14 +323,26 @@ class Experiment(Generic[C]):
         out: str | Path,  # the folder of the experiments' folders
         preset: str | None = None,  # None: `cpu`, or else what suits the device
     ) -> list[Record]:  # in the order of their names
-        "The records that are kept with a page, or else those of a run that is made now"
+        """The records that are kept with a page, or else those of a run that is made now
+
+        Args:
+            out: the folder of the experiments' folders
+            preset: None: `cpu`, or else what suits the device
+
+        Returns:
+            list[Record]: in the order of their names
+        """
         if kept := self.kept(out, preset or "cpu"):
             return kept
         files = self.run(preset or _default_preset(self.presets), out)
         return [read_record(file) for file in sorted(files)]
 
     def format(self, record: Record) -> str:  # Markdown
-        "What the command prints of a record"
+        """What the command prints of a record
+
+        Returns:
+            str: Markdown
+        """
         pair = f"pair {record['seed']}"
         head = f"{record['family']}, {pair}" if "family" in record else pair
         return f"{head}\n\n{self.table([record])}"
@@ -265,7 +354,14 @@ def row_file(
     key: jax.Array,  # the random key of the run
     config: Any,  # its configuration
 ) -> Path:
-    "Where a row is kept: another file for another key, or another configuration"
+    """Where a row is kept: another file for another key, or another configuration
+
+    Args:
+        folder: the experiment's, for this pair
+        number: of the row
+        key: the random key of the run
+        config: its configuration
+    """
     text = json.dumps(fingerprint(key, config)).encode()
     return folder / f"{number}-{hashlib.sha256(text).hexdigest()[:12]}.json"
 
@@ -296,7 +392,11 @@ EXPERIMENTS = {  # name → module
 def load_experiment(
     name: str,  # as in `EXPERIMENTS`
 ) -> Experiment[Any]:
-    "An experiment by its name"
+    """An experiment by its name
+
+    Args:
+        name: as in `EXPERIMENTS`
+    """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}")
     return import_module(EXPERIMENTS[name]).EXPERIMENT

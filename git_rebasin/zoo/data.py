@@ -35,7 +35,18 @@ from ..tree import Array
 # %% ../../nbs/zoo/00_data.ipynb #9b6d21cc
 @dataclass(frozen=True)
 class Source:
-    "Where a data set is, and what its columns are called"
+    """Where a data set is, and what its columns are called
+
+    Attributes:
+        hub: its name on the hub; None for what is shipped
+        image: column of the images
+        label: column of the labels
+        mean: of the training pixels in [0, 1], for each channel
+        std: their standard deviation, for each channel
+        test: what the hub calls the split that networks are tested on
+        gated: whether the hub asks who wants it
+        in_memory: whether it fits there; if not, it is streamed (`zoo.stream`)
+    """
 
     hub: str | None  # its name on the hub; None for what is shipped
     image: str  # column of the images
@@ -70,7 +81,18 @@ SOURCES = {
 # %% ../../nbs/zoo/00_data.ipynb #762af69a
 @dataclass(frozen=True, eq=False)
 class Split:
-    "One split of an image data set, in memory"
+    """One split of an image data set, in memory
+
+    Attributes:
+        name: of the data set
+        split: "train" or "test"
+        images (UInt8[np.ndarray, "n h w c"]):
+        labels (Int32[np.ndarray, " n"]):
+        classes: the name of each label
+        mean: of the training pixels in [0, 1], by channel
+        std: their standard deviation, by channel
+        source: where it came from
+    """
 
     name: str  # of the data set
     split: str  # "train" or "test"
@@ -88,13 +110,24 @@ class Split:
         self,
         index: slice | Int[np.ndarray, " m"] | Sequence[int],  # which examples
     ) -> Split:  # those examples, under the same name
-        "A part of the split"
+        """A part of the split
+
+        Args:
+            index (slice | Int[np.ndarray, " m"] | Sequence[int]): which examples
+
+        Returns:
+            Split: those examples, under the same name
+        """
         index = index if isinstance(index, slice) else np.asarray(index)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        "The images and labels alone, as the training loop takes them"
+        """The images and labels alone, as the training loop takes them
+
+        Returns:
+            dict[str, np.ndarray]
+        """
         return {"images": self.images, "labels": self.labels}
 
 # %% ../../nbs/zoo/00_data.ipynb #4533fe71
@@ -268,7 +301,17 @@ def find_split(
     path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
     **options: Any,  # of `load_dataset`, where the hub has it; local files are always streamed
 ) -> tuple[Any, str, str]:  # from `datasets`; its place for records, and for errors
-    "Open a data set in a local folder, the package or the hub"
+    """Open a data set in a local folder, the package or the hub
+
+    Args:
+        name: one of `SOURCES`
+        split: "train" or "test"
+        path: a folder that holds the folder `name`; default: see above
+        **options: of `load_dataset`, where the hub has it; local files are always streamed
+
+    Returns:
+        tuple[Any, str, str]: from `datasets`; its place for records, and for errors
+    """
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
     if split not in ("train", "test"):
@@ -307,7 +350,16 @@ def load(
     *,
     path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
 ) -> Split:  # the whole split, in memory
-    "Load a data set from a local folder, the package or the hub"
+    """Load a data set from a local folder, the package or the hub
+
+    Args:
+        name: one of `SOURCES`
+        split: "train" or "test"
+        path: a folder that holds the folder `name`; default: see above
+
+    Returns:
+        Split: the whole split, in memory
+    """
     if name in SOURCES and not SOURCES[name].in_memory:
         raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
     (dataset, source, place), known = find_split(name, split, path=path), SOURCES[name]
@@ -328,7 +380,16 @@ def to_float(
     mean: Sequence[float] | None = None,  # to subtract from each channel
     std: Sequence[float] | None = None,  # to divide each channel by, after that
 ) -> Float[Array, "*n h w c"]:  # float32 for integers, else the dtype of `images`
-    "Images as floats"
+    """Images as floats
+
+    Args:
+        images (Shaped[Array, "*n h w c"]): uint8, or floats that are already in [0, 1]
+        mean: to subtract from each channel
+        std: to divide each channel by, after that
+
+    Returns:
+        Float[Array, "*n h w c"]: float32 for integers, else the dtype of `images`
+    """
     xp = jnp if isinstance(images, jax.Array) else np
     x = images
     if xp.issubdtype(x.dtype, xp.integer):
@@ -344,7 +405,16 @@ def epoch_order(
     epoch: int | Int[Array, ""],  # its number
     size: int,  # number of examples
 ) -> Int[Array, " size"]:  # a permutation of the examples
-    "The order of the examples in one epoch"
+    """The order of the examples in one epoch
+
+    Args:
+        key: a random key
+        epoch (int | Int[Array, ""]): its number
+        size: number of examples
+
+    Returns:
+        Int[Array, " size"]: a permutation of the examples
+    """
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, epoch), 0), size)
 
 
@@ -356,7 +426,18 @@ def batches(
     epoch: int = 0,  # the number of the epoch
     drop_last: bool = True,  # leave out the last batch when it is smaller
 ) -> Iterator[PyTree]:  # batches, in the structure of `data`; of a split, its `arrays`
-    "The shuffled batches of one epoch"
+    """The shuffled batches of one epoch
+
+    Args:
+        key: a random key
+        data (Split | PyTree[Shaped[Array, "n ..."]]): a split, or arrays of one length
+        batch_size: examples a batch
+        epoch: the number of the epoch
+        drop_last: leave out the last batch when it is smaller
+
+    Returns:
+        Iterator[PyTree]: batches, in the structure of `data`; of a split, its `arrays`
+    """
     data = data.arrays if isinstance(data, Split) else data
     size = len(jax.tree.leaves(data)[0])
     order = np.asarray(epoch_order(key, epoch, size))

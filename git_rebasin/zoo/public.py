@@ -28,7 +28,16 @@ from .data import to_float
 # %% ../../nbs/zoo/06_public.ipynb #b4d185c0
 @dataclass(frozen=True)
 class PublicSource:
-    "Where a checkpoint was published"
+    """Where a checkpoint was published
+
+    Attributes:
+        repository: on GitHub
+        commit: in full
+        path: of the original, a PyTorch checkpoint
+        sha256: of the original
+        licence: as the repository says
+        attention_rate: α of a transformer; see `transformer_apply`
+    """
 
     repository: str  # on GitHub
     commit: str  # in full
@@ -39,7 +48,11 @@ class PublicSource:
 
     @property
     def url(self) -> str:
-        "The address of the original"
+        """The address of the original
+
+        Returns:
+            str
+        """
         return f"https://github.com/{self.repository}/raw/{self.commit}/{self.path}"
 
 
@@ -97,7 +110,14 @@ PUBLIC: Mapping[str, PublicSource] = {  # name → source; two of one kind are a
 def public_pair(
     kind: str,  # as "cifar10-resnet20"
 ) -> tuple[str, str]:  # the names of models A and B
-    "The two checkpoints of a kind"
+    """The two checkpoints of a kind
+
+    Args:
+        kind: as "cifar10-resnet20"
+
+    Returns:
+        tuple[str, str]: the names of models A and B
+    """
     names = [name for name in PUBLIC if name.split("/")[0] == kind]
     if not names:
         kinds = dict.fromkeys(name.split("/")[0] for name in PUBLIC)
@@ -109,7 +129,14 @@ def public_pair(
 def params_of(
     checkpoint: Mapping[str, Any],  # what `torch.load` gives: a state dict, or a dict that has one
 ) -> dict[str, Shaped[np.ndarray, "..."]]:  # name → array
-    "The arrays of a PyTorch checkpoint that its network computes with"
+    """The arrays of a PyTorch checkpoint that its network computes with
+
+    Args:
+        checkpoint: what `torch.load` gives: a state dict, or a dict that has one
+
+    Returns:
+        dict[str, Shaped[np.ndarray, "..."]]: name → array
+    """
     state = checkpoint.get("state_dict", checkpoint)
     arrays = {name.removeprefix("module."): np.asarray(w) for name, w in state.items()}
     return {n: w for n, w in arrays.items() if w.ndim and not n.endswith(".attn.mask")}
@@ -123,7 +150,15 @@ def public_resnet_apply(
     params: Mapping[str, Array],  # a flat state dict
     images: Shaped[Array, "n h w 3"],  # uint8, or floats in [0, 1]
 ) -> Float[Array, "n classes"]:  # logits
-    "A public CIFAR ResNet, from pixels"
+    """A public CIFAR ResNet, from pixels
+
+    Args:
+        params: a flat state dict
+        images (Shaped[Array, "n h w 3"]): uint8, or floats in [0, 1]
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     return cifar_resnet_apply(params, to_float(images, PIXEL_MEAN, PIXEL_STD))
 
 # %% ../../nbs/zoo/06_public.ipynb #c41d31cd
@@ -131,21 +166,39 @@ def public_transformer_apply(
     params: Mapping[str, Array],  # a flat dict, with the scalar "attention_rate"
     tokens: Int[Array, "n 2"],  # two numbers, from 0 to 58
 ) -> Float[Array, "n 59"]:  # logits
-    "A public transformer, with its own rate of attention"
+    """A public transformer, with its own rate of attention
+
+    Args:
+        params: a flat dict, with the scalar "attention_rate"
+        tokens (Int[Array, "n 2"]): two numbers, from 0 to 58
+
+    Returns:
+        Float[Array, "n 59"]: logits
+    """
     return transformer_apply(params, tokens, attention_rate=params["attention_rate"])
 
 
 def addition_table(
     modulus: int = 59,
 ) -> dict[str, Int[np.ndarray, "..."]]:  # "tokens", (modulus², 2), and "labels", (modulus²,)
-    "All sums modulo a number: everything that such a transformer can be asked"
+    """All sums modulo a number: everything that such a transformer can be asked
+
+    Returns:
+        dict[str, Int[np.ndarray, "..."]]: "tokens", (modulus², 2), and "labels", (modulus²,)
+    """
     tokens = np.stack(np.divmod(np.arange(modulus**2, dtype=np.int32), modulus), axis=-1)
     return {"tokens": tokens, "labels": tokens.sum(-1, dtype=np.int32) % modulus}
 
 # %% ../../nbs/zoo/06_public.ipynb #99b0a079
 @dataclass(frozen=True, eq=False)
 class PublicModel:
-    "A public checkpoint, ready to be evaluated"
+    """A public checkpoint, ready to be evaluated
+
+    Attributes:
+        name: as in `PUBLIC`
+        params (dict[str, Shaped[np.ndarray, "..."]]): flat
+        apply: → logits
+    """
 
     name: str  # as in `PUBLIC`
     source: PublicSource
@@ -177,7 +230,12 @@ def load_public(
     name: str,  # one of `PUBLIC`
     folder: str | Path | None = None,  # where the files are; default: GIT_REBASIN_MODELS
 ) -> PublicModel:
-    "Read a public checkpoint"
+    """Read a public checkpoint
+
+    Args:
+        name: one of `PUBLIC`
+        folder: where the files are; default: GIT_REBASIN_MODELS
+    """
     if name not in PUBLIC:
         raise ValueError(f"unknown checkpoint {name!r}: choose one of {', '.join(PUBLIC)}")
     source = PUBLIC[name]

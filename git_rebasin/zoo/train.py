@@ -41,7 +41,17 @@ _all_ = ["CheckpointError"]
 # %% ../../nbs/zoo/02_train.ipynb #3de4f2c8
 @dataclass(frozen=True)
 class TrainConfig:
-    "How to train; the defaults are those of the paper's MLPs"
+    """How to train; the defaults are those of the paper's MLPs
+
+    Attributes:
+        batch_size: the last batch of an epoch is left out where it is smaller
+        optimizer: "adam", "adamw" or "sgd"
+        learning_rate: the highest, where there is a schedule
+        momentum: of SGD; Adam's are optax's defaults
+        weight_decay: added to the gradient ("adam", "sgd"), or apart from it ("adamw")
+        schedule: "constant", "warmup_cosine" or "halving" (after each tenth)
+        warmup_epochs: of "warmup_cosine": linear from 1e-6 to the learning rate
+    """
 
     epochs: int = 100
     batch_size: int = 500  # the last batch of an epoch is left out where it is smaller
@@ -75,7 +85,17 @@ def learning_rate_schedule(
     config: TrainConfig,
     steps_per_epoch: int,  # batches an epoch
 ) -> optax.Schedule:  # step → learning rate
-    "The learning rate at each step (arXiv 2209.04836, appendix)"
+    """The learning rate at each step
+
+    Args:
+        steps_per_epoch: batches an epoch
+
+    Returns:
+        optax.Schedule: step → learning rate
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), appendix
+    """
     warmup, total = (round(n * steps_per_epoch) for n in (config.warmup_epochs, config.epochs))
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
@@ -88,7 +108,11 @@ def make_optimizer(
     config: TrainConfig,
     steps_per_epoch: int,  # batches an epoch
 ) -> optax.GradientTransformation:
-    "The optimizer of a configuration"
+    """The optimizer of a configuration
+
+    Args:
+        steps_per_epoch: batches an epoch
+    """
     rate = learning_rate_schedule(config, steps_per_epoch)
     if config.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=config.weight_decay)
@@ -111,7 +135,14 @@ class _ClassifierLoss:
 def classifier_loss(
     apply: Callable[..., Float[Array, "n classes"]],  # (params, float images in [0, 1]) → logits
 ) -> Callable[..., tuple[Array, dict[str, Array]]]:  # (params, batch) → (loss, {"accuracy"})
-    "Mean cross entropy and accuracy of a batch {'images', 'labels'}"
+    """Mean cross entropy and accuracy of a batch {'images', 'labels'}
+
+    Args:
+        apply (Callable[..., Float[Array, "n classes"]]): (params, float images in [0, 1]) → logits
+
+    Returns:
+        Callable[..., tuple[Array, dict[str, Array]]]: (params, batch) → (loss, {"accuracy"})
+    """
     return _ClassifierLoss(apply)
 
 # %% ../../nbs/zoo/02_train.ipynb #cd79cf76
@@ -138,7 +169,17 @@ def evaluate(
     *,
     batch_size: int = 1000,  # examples at a time
 ) -> dict[str, float]:  # {"loss": mean cross entropy, "accuracy": from 0 to 1}
-    "Loss and accuracy over all examples; compiled once for one `apply` and one set of shapes"
+    """Loss and accuracy over all examples; compiled once for one `apply` and one set of shapes
+
+    Args:
+        apply (Callable[..., Float[Array, "n classes"]]): (params, float images in [0, 1]) → logits
+        params: whatever `apply` takes
+        data (Split | Mapping[str, Shaped[Array, "n ..."]]): a split, or {"images", "labels"}
+        batch_size: examples at a time
+
+    Returns:
+        dict[str, float]: {"loss": mean cross entropy, "accuracy": from 0 to 1}
+    """
     arrays = dict((data.arrays if isinstance(data, Split) else data).items())
     size = len(arrays["labels"])
     if not size:
@@ -152,7 +193,15 @@ def training_step(
     optimizer: optax.GradientTransformation,
     stateful: bool = False,  # whether the model has state beside its parameters
 ) -> Callable:  # ((params, opt_state, state), batch) → the same after it, and metrics
-    "One step of the loop"
+    """One step of the loop
+
+    Args:
+        loss_fn: as `train` takes it
+        stateful: whether the model has state beside its parameters
+
+    Returns:
+        Callable: ((params, opt_state, state), batch) → the same after it, and metrics
+    """
 
     def loss_of(params, state, batch):
         if not stateful:
@@ -173,7 +222,11 @@ def training_step(
 def local_mesh(
     batch_size: int,  # examples
 ) -> Mesh | None:
-    "As many local devices as a batch divides among; None where that is one"
+    """As many local devices as a batch divides among; None where that is one
+
+    Args:
+        batch_size: examples
+    """
     devices = jax.local_devices()
     devices = devices[: math.gcd(batch_size, len(devices))]
     return Mesh(np.array(devices), ("batch",)) if len(devices) > 1 else None
@@ -183,7 +236,12 @@ def replicate(
     tree: PyTree,  # such as parameters
     mesh: Mesh | None,  # of `local_mesh`
 ) -> PyTree:
-    "Copy a tree to each device of a mesh"
+    """Copy a tree to each device of a mesh
+
+    Args:
+        tree: such as parameters
+        mesh: of `local_mesh`
+    """
     return jax.device_put(tree, mesh and NamedSharding(mesh, P()))
 
 
@@ -191,7 +249,12 @@ def shard(
     batch: PyTree[Shaped[Array, "n ..."]],
     mesh: Mesh | None,  # of `local_mesh`
 ) -> PyTree:
-    "Divide a batch among the devices of a mesh; copy it to each where it does not divide"
+    """Divide a batch among the devices of a mesh; copy it to each where it does not divide
+
+    Args:
+        batch (PyTree[Shaped[Array, "n ..."]]):
+        mesh: of `local_mesh`
+    """
     if mesh is None or len(jax.tree.leaves(batch)[0]) % mesh.size:
         return replicate(batch, mesh)
     return jax.device_put(batch, NamedSharding(mesh, P("batch")))
@@ -199,7 +262,11 @@ def shard(
 
 @dataclass(frozen=True)
 class Stepper:
-    "One step of an epoch, with all that is fixed when it is compiled"
+    """One step of an epoch, with all that is fixed when it is compiled
+
+    Attributes:
+        steps: of an epoch
+    """
 
     loss_fn: Callable
     augment: Callable | None
@@ -238,7 +305,15 @@ class TrainingDivergedError(FloatingPointError):
 
 @dataclass(frozen=True)
 class TrainResult:
-    "A trained model and how it got there"
+    """A trained model and how it got there
+
+    Attributes:
+        params: after the last epoch
+        state: model state after the last epoch; None if there is none
+        opt_state: the optimizer's
+        history: a record for each epoch: epoch, loss, metrics, seconds
+        resumed_from: epochs that a checkpoint had done already
+    """
 
     params: PyTree  # after the last epoch
     state: PyTree  # model state after the last epoch; None if there is none
@@ -297,7 +372,13 @@ class Loop:
         trees: tuple[PyTree, PyTree],  # parameters and state to begin with, or None
         identity: Callable[[], dict[str, str]],  # the fingerprint of the run
     ) -> TrainResult:
-        "Train from the first epoch, or from the checkpoint"
+        """Train from the first epoch, or from the checkpoint
+
+        Args:
+            run_epoch: (carry, epoch) → (carry, {metric: (steps,)})
+            trees: parameters and state to begin with, or None
+            identity: the fingerprint of the run
+        """
         (params, state), parts = _copy(trees), ("params", "opt_state", "state")
         optimizer, history, run = make_optimizer(self.config, stepper.steps), [], {}
         carry = (params, _copy(optimizer.init(params)), state)
@@ -341,7 +422,20 @@ def train(
     eval_fn: Callable | None = None,  # (params) or (params, state) → {name: number} to record
     callback: Callback | None = None,  # called after each epoch with its loss and metrics
 ) -> TrainResult:
-    "Train a model; the same arguments give the same bits, however often it was interrupted"
+    """Train a model; the same arguments give the same bits, however often it was interrupted
+
+    Args:
+        key: decides the order of examples and the augmentation, nothing else
+        loss_fn: (params, batch) → (loss, metrics)
+        params (PyTree[Float[Array, " ..."]]): where to begin; left as they are
+        data (Split | PyTree[Shaped[Array, "n ..."]]): a split, or arrays of one length
+        state: of the model, beside its parameters; `loss_fn` then takes it
+        augment: (key, batch) → batch, within the compiled step
+        checkpoint: a file to write, and to resume from where it exists
+        save_every: epochs from one checkpoint to the next; the last has one
+        eval_fn: (params) or (params, state) → {name: number} to record
+        callback: called after each epoch with its loss and metrics
+    """
     data = data.arrays if isinstance(data, Split) else data
     steps, mesh = _check_data(data, config.batch_size), local_mesh(config.batch_size)
     stepper = Stepper(loss_fn, augment, config, steps, mesh)

@@ -66,7 +66,17 @@ def train_stream(
     eval_fn: Callable | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
-    "Train a model on batches from the host; resumes after the last epoch that was saved"
+    """Train a model on batches from the host; resumes after the last epoch that was saved
+
+    Args:
+        key: of the augmentation; the order of the batches has a key of its own
+        loss_fn: as `train` takes it
+        params (PyTree[Float[Array, " ..."]]): where to begin; left as they are
+        batches: epoch, from 0 → its batches, in a fixed order
+        steps_per_epoch: batches that are taken of each epoch
+        source: what the batches are: a checkpoint of others is refused
+        state: this and the following as `train` takes them
+    """
     mesh = local_mesh(config.batch_size)
     stepper = Stepper(loss_fn, augment, config, steps_per_epoch, mesh)
 
