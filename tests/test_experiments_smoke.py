@@ -189,10 +189,14 @@ def check_modadd_transformers(experiment, records, stages):
 
 
 def check_real_resnets(experiment, records, stages):
+    from git_rebasin.experiments.real_resnets import STATISTICS
+
     (record,) = records
     ways = experiment.preset("smoke")[record["family"]].config.ways
     assert [row["way"] for row in record["rows"]] == ["none", *ways]
+    assert len(stages) == 1 + len(ways)
     for row in record["rows"]:
+        assert list(row["mended"]) == list(STATISTICS)
         assert all(0 <= m["accuracy"] <= 1 and m["loss"] > 0 for m in row["mended"].values())
     assert len({row["mended"]["as it is"]["loss"] for row in record["rows"]}) == 3  # they differ
     assert "| weights |" in experiment.format(record)

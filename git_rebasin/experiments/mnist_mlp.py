@@ -10,9 +10,9 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'line_of_pair']
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #3250e972
 from .networks import LineConfig, NetworkConfig
-from .pair import format_pairs, run_pair
+from .pair import format_pair, run_pair
 from .records import Record
-from .runner import Context, Experiment, Runs
+from .runner import Context, Experiment, Runs, one_by_one
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #7c1e4ec0
@@ -30,4 +30,4 @@ def line_of_pair(config: LineConfig, seed: int, context: Context) -> Record:
     return run_pair(config, seed, context).record()
 
 
-EXPERIMENT = Experiment("mnist-mlp", line_of_pair, PRESETS, format_pairs)
+EXPERIMENT = Experiment("mnist-mlp", line_of_pair, PRESETS, one_by_one(format_pair))
