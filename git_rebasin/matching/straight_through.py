@@ -47,8 +47,8 @@ class MovingScores(Scores):
         perm: Permutation,  # where all groups are
     ) -> None:
         "Build all matrices anew, by one call that is compiled once"
-        self.a = {path: jnp.asarray(a[path], jnp.float32) for path in self.a}
-        found = self._matrices(self.a, self.b, dict(perm))
+        self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
+        found = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
             matrix, scale = found[group]
             if not math.isfinite(scale):
@@ -57,8 +57,6 @@ class MovingScores(Scores):
                     "has become too large: give the optimizer a smaller learning rate"
                 )
             own.replace(np.asarray(matrix), float(scale), perm)
-            for t in own.terms:
-                t.a = self.a[t.block.path]
 
 
 def _all_matrices(groups: Mapping[str, GroupScores], a: Mapping, b: Mapping, perm: Permutation):

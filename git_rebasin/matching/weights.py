@@ -54,14 +54,22 @@ class Search:
         new = solve_tree(self.layouts, tree, matrices, self._assignments[root])
         if known is None:
             self.settled.add(root)
+        gain = self._take(root, new, known is not None)
+        self.scores.trim(tree)
+        return gain
+
+    def _take(self, root: str, new: Permutation, partly: bool) -> float:
+        "Move a tree where it was solved to be, if it is better there; the gain"
+        tree = self.trees[root]
+        groups = [self.scores.groups[g] for g in tree]
         if same_permutation(new, self.perm):
             return 0.0
         moved = self.perm | new
-        if known is not None or root in self.linear:
-            gain = sum(s.value(moved) - s.value(self.perm) for s in groups.values())
+        if partly or root in self.linear:
+            gain = sum(s.value(moved) - s.value(self.perm) for s in groups)
         else:
             gain = self.scores.objective(moved, tree) - self.scores.objective(self.perm, tree)
-        if known is None and gain <= _PROGRESS * sum(s.scale for s in groups.values()):
+        if not partly and gain <= _PROGRESS * sum(s.scale for s in groups):
             return 0.0
         self.perm = moved
         return gain
@@ -134,13 +142,15 @@ def weight_matching(
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
     init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
+    budget: float | None = None,  # bytes that are kept of models read late and of their scores;
+    #   None: a twentieth of both models, or all where nothing is read late
     callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
 ) -> Match:  # `Match.perm` is the permutation of B
     "Match two models by the inner product of their weights (paper §3.2, Algorithm 1)"
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = Search(spec, Scores(spec, a, b), _start(spec, init))
+    search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
     gains, converged, words = [], False, key_words(key)
 
     def sweep_done(gain: float) -> None:
