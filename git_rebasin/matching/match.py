@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from .leaves import is_late
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
@@ -136,7 +136,7 @@ def bind_models(
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
-) -> tuple[PermutationSpec, dict, dict]:  # the bound spec, and both models as {path: array}
+) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
     "Check that two models fit a spec and each other; raises `PermutationSpecError`"
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})

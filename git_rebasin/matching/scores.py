@@ -23,7 +23,7 @@ from .leaves import Leaves, at_hand, default_budget, is_late
 from .solve import Layout, layouts
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, take_units
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec
 from ..tree import Array
 
 # %% ../../nbs/matching/02_scores.ipynb #2960853a
@@ -302,7 +302,7 @@ class Scores:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, by path
         b: Mapping[str, Array],  # model B
         *,

@@ -30,7 +30,7 @@ from git_rebasin.matching.soft import (
     soften,
 )
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import flatten, is_array
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #193ca375
@@ -167,7 +167,7 @@ def _listed(batches: Iterable[Any] | None) -> list:
     return [None] if batches is None else some(list(batches))
 
 
-def _start(spec: PermutationSpec, init, confidence: float, temperature: float) -> dict:
+def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict:
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}

@@ -25,7 +25,7 @@ from .match import Match, bind_models, finite_loss, merged_loss, some
 from .scores import GroupScores, Scores, paired
 from .weights import Search, key_words, weight_matching
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import flatten
 
 # %% ../../nbs/matching/07_straight_through.ipynb #5444d340
@@ -34,7 +34,7 @@ class MovingScores(Scores):
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what model A is at first, by path
         b: Mapping[str, Array],  # model B
     ):

@@ -26,7 +26,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 
 # %% ../../nbs/matching/05_weights.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
@@ -35,7 +35,7 @@ _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can
 class Search:
     "The state of the search: where every group is, and its scores"
 
-    def __init__(self, spec: PermutationSpec, scores: Scores, perm: dict):
+    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict):
         self.spec, self.scores, self.perm = spec, scores, perm
         self.layouts = {g: own.layout for g, own in scores.groups.items()}
         self.trees = group_trees(self.layouts)
@@ -173,7 +173,7 @@ def weight_matching(
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/05_weights.ipynb #868d1a98
-def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:
+def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
         if init not in ("outward", "identity"):
