@@ -185,12 +185,12 @@ def test_everything_is_compiled_once():
         spec=DEEP,
         loss_fn=traced,
         rate=1.0,
-        callback=lambda step, loss: seen.append((step, len(traces), loss)),
+        callback=seen.append,
     )
-    moved = len({loss for *_, loss in seen})
-    assert [step for step, *_ in seen] == list(range(1, 31)) and moved == 30
+    moved = len({progress.values["loss"] for progress in seen})
+    assert [progress.step for progress in seen] == list(range(1, 31)) and moved == 30
     assert len(traces) == 2  # once with its gradient, once without
-    assert tuple(loss for *_, loss in seen) == got.losses and got.steps == 30
+    assert tuple(progress.values["loss"] for progress in seen) == got.losses and got.steps == 30
 
 
 # %% dc756339
@@ -247,6 +247,11 @@ def test_what_cannot_be_done_is_refused():
         FloatingPointError, match="is nan at step 2.*look at loss_fn, and at that batch"
     ):
         descend(a, b, batches=[*some_batches(1), (np.full((40, 4), np.nan), np.ones((40, 2)))])
+    with pytest.raises(ValueError, match="no batch: `eval_batches` is empty"):
+        descend(a, b, eval_batches=[])
+    for wrong in ("max_steps", "patience"):
+        with pytest.raises(ValueError, match=f"{wrong} is 0: give at least one step"):
+            descend(a, b, **{wrong: 0})
     with pytest.raises(ValueError, match="models A and B differ"):
         descend(a, small(1, 6))
 
