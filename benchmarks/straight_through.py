@@ -100,7 +100,7 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
     bound, a, b = spec.bind(params_a), flatten(params_a), flatten(params_b)
     loss = module.merged_loss(LOSS, params_a)
     perm = dict(weight_matching(key, spec, a, b).perm)
-    search = module.Search(bound, module.MovingCosts(bound, a, b), perm)
+    search = module.Search(bound, module.MovingScores(bound, a, b), perm)
     descent = module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"]))
     alone = paired = descent.start
     names = ("alone", "step", "projection", "published", "moved")

@@ -23,9 +23,10 @@ from jaxtyping import Float, PyTree
 from .descent import check_steps, iterate
 from .match import Match, Merged, bind_models
 from .merge import merge_in_order, merge_many
-from .scores import GroupCosts, dot
+from .scores import dot
 from .soft import harden, mixed_axes, soft_block, soften, uniform
-from .weights import group_trees, weight_matching
+from .solve import group_trees, layouts
+from .weights import weight_matching
 from ..progress import Callback
 from git_rebasin.symmetry.permutation import (
     Permutation,
@@ -177,7 +178,7 @@ def _make_hard(ascent: _Ascent) -> list[dict[str, np.ndarray]]:
     "A permutation for each model that moves, at least as good as the soft ones"
     spec, soft = ascent.spec, dict(ascent.soft)
     if not all(np.all((p == 0) | (p == 1)) for p in soft.values()):
-        trees = group_trees({g: GroupCosts(g, spec, []) for g in spec.groups}).values()
+        trees = group_trees(layouts(spec)).values()
         for i, tree in itertools.product(range(ascent.moving), trees):
             slope, _ = _gradient(spec.blocks, ascent.models, soft)
             corner = soften(spec, ascent.corners(slope)[i])

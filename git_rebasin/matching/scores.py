@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Contraction', 'Term', 'GroupCosts', 'Costs']
+__all__ = ['Contraction', 'Term', 'GroupScores', 'paired', 'Scores']
 
 # %% ../../nbs/matching/02_scores.ipynb #7850e2b9
 import functools
@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
-from .assignment import RepeatedAssignment
+from .solve import Layout, layouts
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, permute_block, permute_named, take_units
+from ..symmetry.permutation import Permutation, permute_block, take_units
 from ..symmetry.spec import PermutationSpec
+from ..tree import Array
 
 # %% ../../nbs/matching/02_scores.ipynb #2960853a
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ _contraction = functools.cache(Contraction)  # a network has few different ones
 
 
 class Term:
-    "What one axis of one block adds to the cost matrix of its group"
+    "What one axis of one block adds to the scores of its group"
 
     def __init__(self, block: Block, axis: int, a, b, energy: float):
         self.block, self.axis, self.a, self.b = block, axis, a, b
@@ -187,39 +188,20 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
 # %% ../../nbs/matching/02_scores.ipynb #e421668b
-class GroupCosts:
-    "The cost matrix of one group, kept up to date"
+class GroupScores:
+    "The scores of one group, kept up to date"
 
     max_drift = 8.0  # how much may be added up, in units of the whole matrix, before it is rebuilt
 
-    def __init__(self, group: str, spec: PermutationSpec, terms: list[Term]):
-        self.group, self.terms = group, terms
-        self.families, self.sizes = spec.families, spec.sizes
-        hosts = spec.families.get(group, ())
-        self.moving = tuple(h for h in hosts if h in spec.groups)
-        self.fixed = tuple(h for h in hosts if h not in spec.groups)
-        self.n = spec.sizes[group]
-        rows = math.prod(spec.sizes[h] for h in self.moving) * self.n
-        self.shape = (math.prod(spec.sizes[h] for h in self.fixed), rows, rows)
-        self.matrix, self.drift = None, 0.0
-        self.assignment = RepeatedAssignment()  # of the matrix, where there is only one
+    def __init__(self, layout: Layout, terms: list[Term]):
+        self.layout, self.terms = layout, terms
+        self.matrix: np.ndarray | None = None  # in the layout's shape, once it was built
+        self.drift = 0.0
         self.scale = sum(t.energy for t in terms)  # an upper bound of what they can be worth
 
-    def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
-        "For each place of the moving hosts, and of named groups within them, where it comes from"
-        names = (*self.fixed, *self.moving, *names)
-        shape = [self.sizes[name] for name in names]
-        every = np.arange(math.prod(shape)).reshape(shape)
-        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
-        return flat % flat.shape[1]
-
-    def worth(self, perm: Permutation) -> float:
+    def value(self, perm: Permutation) -> float:
         "What the matrix says that the group's permutation is worth"
-        batch, rows, _ = self.shape
-        family = self.group in self.families
-        origins = self.origins(perm, self.group) if family else perm[self.group][None]
-        picked = self.matrix[np.arange(batch)[:, None], np.arange(rows), origins]
-        return float(picked.sum(dtype=np.float64))
+        return self.layout.value(self.matrix, perm)
 
     def stale(self, perm: Permutation) -> bool:
         "Whether a neighbour moved since the matrix was last brought up to date"
@@ -245,7 +227,7 @@ class GroupCosts:
             or missing + 1.3 * change > whole
             or drift > self.max_drift
         ):
-            self.matrix, drift, todo = np.zeros(self.shape, np.float32), 0.0, terms
+            self.matrix, drift, todo = np.zeros(self.layout.shape, np.float32), 0.0, terms
             for t in self.terms:
                 t.seen = None
         self.drift = drift
@@ -270,19 +252,29 @@ class GroupCosts:
         "Add a term that is known only where the hosts are now"
         on_host = isinstance(term.a, np.ndarray)
         scores = term.contraction.scores(*term.full(perm)) if on_host else _on_device(term, perm)
-        shape, place = self.paired(perm)
-        self.matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.n)
+        shape, place = paired(self.layout, perm)
+        self.matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.layout.n)
 
-    def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
-        "The matrix's shape with hosts and units apart; there, the pairs that the hosts make now"
-        origin = self.origins(perm)
-        (batch, hosts), n = origin.shape, self.n
-        place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
-        return (batch, hosts, n, hosts, n), place
+    def replace(self, matrix: Float[np.ndarray, "batch rows rows"], scale: float, perm) -> None:
+        "Take a matrix that was built elsewhere, of all terms where the groups are now"
+        self.matrix, self.scale, self.drift = matrix, scale, 0.0
+        for t in self.terms:
+            t.seen = {g: perm[g] for g in t.neighbours.values()}
+
+
+def paired(
+    layout: Layout,  # of a group within hosts that move
+    perm: Permutation,  # where the hosts are
+) -> tuple[tuple[int, ...], tuple]:
+    "The matrix's shape with hosts and units apart; there, the pairs that the hosts make now"
+    origin, n = layout.origins(perm), layout.n
+    batch, hosts = origin.shape
+    place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
+    return (batch, hosts, n, hosts, n), place
 
 # %% ../../nbs/matching/02_scores.ipynb #23656dcc
-class Costs:
-    "The cost matrices of all groups of two models"
+class Scores:
+    "The scores of all groups of two models"
 
     def __init__(
         self,
@@ -305,7 +297,7 @@ class Costs:
                 covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
                 if group is not None and not covered:
                     terms[group].append(Term(block, axis, a_leaf, b_leaf, energy))
-        self.groups = {g: GroupCosts(g, spec, terms[g]) for g in spec.groups}
+        self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
 
     def objective(
         self,

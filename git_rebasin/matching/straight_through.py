@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MovingCosts', 'project', 'StraightThroughMatch', 'straight_through_matching']
+__all__ = ['MovingScores', 'project', 'StraightThroughMatch', 'straight_through_matching']
 
 # %% ../../nbs/matching/07_straight_through.ipynb #1e9f0ee5
 import functools
@@ -30,7 +30,7 @@ from git_rebasin.matching.descent import (
     require_batches,
 )
 from .match import Match, bind_models, merged_loss
-from .scores import Costs, GroupCosts
+from .scores import GroupScores, Scores, paired
 from .weights import Search, key_words, weight_matching
 from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
@@ -38,8 +38,8 @@ from ..symmetry.spec import PermutationSpec
 from ..tree import Array, flatten
 
 # %% ../../nbs/matching/07_straight_through.ipynb #5444d340
-class MovingCosts(Costs):
-    "The cost matrices of a model A that changes from step to step"
+class MovingScores(Scores):
+    "The scores of a model A that changes from step to step"
 
     def __init__(
         self,
@@ -60,31 +60,31 @@ class MovingCosts(Costs):
         found = self._matrices(self.a, self.b, dict(perm))
         for group, own in self.groups.items():
             matrix, scale = found[group]
-            own.matrix, own.scale, own.drift = np.asarray(matrix), float(scale), 0.0
-            if not math.isfinite(own.scale):
+            if not math.isfinite(scale):
                 raise FloatingPointError(
-                    f"the cost matrix of group {group!r} is beyond float32, as what is projected "
+                    f"the scores of group {group!r} are beyond float32, as what is projected "
                     "has become too large: give the optimizer a smaller learning rate"
                 )
+            own.replace(np.asarray(matrix), float(scale), perm)
             for t in own.terms:
-                t.a, t.seen = self.a[t.block.path], {g: perm[g] for g in t.neighbours.values()}
+                t.a = self.a[t.block.path]
 
 
-def _all_matrices(groups: Mapping[str, GroupCosts], a: Mapping, b: Mapping, perm: Permutation):
-    "Every group's cost matrix, and an upper bound of what it can be worth"
+def _all_matrices(groups: Mapping[str, GroupScores], a: Mapping, b: Mapping, perm: Permutation):
+    "Every group's scores, and an upper bound of what it can be worth"
     return {g: _matrix(own, a, b, perm) for g, own in groups.items()}
 
 
-def _matrix(own: GroupCosts, a: Mapping, b: Mapping, perm: Permutation):
-    "The cost matrix of one group and its bound, as functions of the models and the permutation"
-    matrix, scale = jnp.zeros(own.shape, jnp.float32), jnp.zeros(())
+def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
+    "The scores of one group and their bound, as functions of the models and the permutation"
+    matrix, scale = jnp.zeros(own.layout.shape, jnp.float32), jnp.zeros(())
     for t in own.terms:
         left, right = a[t.block.path], b[t.block.path]
         scores = t.contraction.scores(*t.views(left, right, perm))
         if t.paired:
-            shape, place = own.paired(perm)
-            pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.n))
-            matrix = pairs.reshape(own.shape)
+            shape, place = paired(own.layout, perm)
+            pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.layout.n))
+            matrix = pairs.reshape(own.layout.shape)
         else:
             matrix = matrix + scores
         views = (t.block.of(w).ravel() for w in (left, right))
@@ -93,13 +93,13 @@ def _matrix(own: GroupCosts, a: Mapping, b: Mapping, perm: Permutation):
 
 # %% ../../nbs/matching/07_straight_through.ipynb #4162246a
 def project(
-    search: Search,  # over `MovingCosts`; its permutation is where to start, and is replaced
+    search: Search,  # over `MovingScores`; its permutation is where to start, and is replaced
     theta: Mapping[str, Float[Array, "..."]],  # θ̃, by path
     words: list[int],  # what the random order of the visits is made of
     max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
 ) -> Permutation:  # π
     "The permutation of B that is nearest to θ̃ (paper §3.3, by Algorithm 1)"
-    search.costs.renew(theta, search.perm)
+    search.scores.renew(theta, search.perm)
     search.settled.clear()
     for sweep in range(max_sweeps):
         if not any(search.sweep(words, sweep)):
@@ -236,7 +236,7 @@ def straight_through_matching(
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
-    search, words = Search(bound, MovingCosts(bound, a, b), dict(start.perm)), key_words(key)
+    search, words = Search(bound, MovingScores(bound, a, b), dict(start.perm)), key_words(key)
     whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
     descent = _Descent(bound, *whole, merged_loss(loss_fn, params_a), lam, optimizer)
     best = _best(descent, eval_batches)
