@@ -100,7 +100,7 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
     bound, a, b = spec.bind(params_a), flatten(params_a), flatten(params_b)
     loss = module.merged_loss(LOSS, params_a)
     perm = dict(weight_matching(key, spec, a, b).perm)
-    search = module.Search(bound, module.MovingScores(bound, a, b), perm)
+    search = module.Projection(bound, a, b, perm)
     descent = module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"]))
     alone = paired = descent.start
     names = ("alone", "step", "projection", "published", "moved")
@@ -112,7 +112,7 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
         before, words = search.perm, [*key_words(key), number]
         spent, (paired, _) = seconds(descent.step, paired, before, batch)
         found["step"].append(spent)
-        found["projection"].append(seconds(module.project, search, paired.params, words)[0])
+        found["projection"].append(seconds(search.project, paired.params, words)[0])
         found["moved"].append(permuted_units(search.perm, before))
         projected.append((before, paired.params))
     for number, (before, theta) in enumerate(projected[: config["published"]]):

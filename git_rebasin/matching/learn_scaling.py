@@ -70,8 +70,8 @@ class _Learner:
         self._step = compile_step(jax.value_and_grad(merged), optimizer)
         self._merged = jax.jit(merged)
 
-    def step(self, learned: Learned, lam, batch: Any) -> tuple[Learned, float]:
-        "Move the factors; the loss before that"
+    def step(self, learned: Learned, lam: float | jax.Array, batch: Any) -> tuple[Learned, float]:
+        "Moved factors, and the loss before that"
         return self._step(learned, self.a, self.b, jnp.float32(lam), batch)
 
     def loss(self, places: Sequence[float], batches: Sequence[Any], factors: Factors) -> float:
@@ -110,8 +110,8 @@ def learn_scaling(
     best: Best[Learned, Factors] | None = None
     if eval_batches is not None:
         places = (0.25, 0.5, 0.75) if lam == "uniform" else (lam,)
-        judges = list(require_batches(eval_batches, "eval_batches"))
-        best = Best(lambda learned: learned.params, partial(learner.loss, places, judges))
+        held = list(require_batches(eval_batches, "eval_batches"))
+        best = Best(lambda learned: learned.params, partial(learner.loss, places, held))
         best.consider(start, 0)
     last, losses = iterate(
         lambda learned, batch, n: learner.step(learned, place_on_line(key, n, lam), batch),

@@ -91,8 +91,10 @@ class _Learner:
         "The permutation that is nearest to the soft one"
         return harden(self.spec, self._soft(learned.params))
 
-    def step(self, learned: Learned, hard: bool, lam, batch: Any) -> tuple[Learned, float]:
-        "Move the logits; the loss before that, of the soft permutation or of the nearest one"
+    def step(
+        self, learned: Learned, hard: bool, lam: float | jax.Array, batch: Any
+    ) -> tuple[Learned, float]:
+        "Moved logits, and the loss before that, of the soft permutation or of the nearest one"
         perm = soften(self.spec, self.nearest(learned)) if hard else None
         return self._step(learned, perm, self.a, self.b, jnp.float32(lam), batch)
 
@@ -137,13 +139,13 @@ def sinkhorn_matching(
         raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")
     bound, _, _ = bind_models(spec, params_a, params_b)
     batches = _listed(batches, "batches")
-    judges = batches if eval_batches is None else _listed(eval_batches, "eval_batches")
+    held = batches if eval_batches is None else _listed(eval_batches, "eval_batches")
     both, loss = (flatten(params_a), flatten(params_b)), merged_loss(loss_fn, params_a)
     how = {"temperature": temperature, "iterations": iterations}
     learner = _Learner(bound, *both, loss, optimizer, **how)
     best = Best(
         candidate=learner.nearest,
-        loss_of=partial(learner.loss, 0.5 if lam == "uniform" else lam, judges),
+        loss_of=partial(learner.loss, 0.5 if lam == "uniform" else lam, held),
         same=same_permutation,
     )
     start = Learned.start(_start(bound, init, confidence, temperature), optimizer)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MovingScores', 'project', 'StraightThroughMatch', 'straight_through_matching']
+__all__ = ['MovingScores', 'Projection', 'StraightThroughMatch', 'straight_through_matching']
 
 # %% ../../nbs/matching/07_straight_through.ipynb #1e9f0ee5
 import functools
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from git_rebasin.matching.descent import (
     Best,
@@ -92,19 +92,32 @@ def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
     return matrix, scale
 
 # %% ../../nbs/matching/07_straight_through.ipynb #4162246a
-def project(
-    search: Search,  # over `MovingScores`; its permutation is where to start, and is replaced
-    theta: Mapping[str, Float[Array, "..."]],  # θ̃, by path
-    words: list[int],  # what the random order of the visits is made of
-    max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
-) -> Permutation:  # π
-    "The permutation of B that is nearest to θ̃ (paper §3.3, by Algorithm 1)"
-    search.scores.renew(theta, search.perm)
-    search.settled.clear()
-    for sweep in range(max_sweeps):
-        if not any(search.sweep(words, sweep)):
-            break
-    return search.perm
+class Projection(Search):
+    "The search for the permutation of B that is nearest to θ̃"
+
+    def __init__(
+        self,
+        spec: PermutationSpec,  # bound to shapes
+        a: Mapping[str, Array],  # what θ̃ is at first, by path
+        b: Mapping[str, Array],  # model B
+        perm: Permutation,  # where to start
+    ):
+        self.moving = MovingScores(spec, a, b)
+        super().__init__(spec, self.moving, dict(perm))
+
+    def project(
+        self,
+        theta: Mapping[str, Array],  # θ̃, by path
+        entropy: list[int],  # what the random order of the visits is made of
+        max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
+    ) -> dict[str, Int[np.ndarray, "*within n"]]:  # π, where the next projection starts
+        "Algorithm 1, from the last permutation (paper §3.3)"
+        self.moving.renew(theta, self.perm)
+        self.settled.clear()
+        for sweep in range(max_sweeps):
+            if not any(self.sweep(entropy, sweep)):
+                break
+        return self.perm
 
 # %% ../../nbs/matching/07_straight_through.ipynb #dd943b6a
 def _wide(w: Array) -> Array:
@@ -179,12 +192,13 @@ def _best(
     def rival(best: _Tried, other: _Tried) -> float:
         return descent.loss(best.perm, other.batch)
 
-    def evaluated(new: _Tried) -> float:
-        return float(np.mean([descent.loss(new.perm, x) for x in judges]))
-
     if eval_batches is None:
         return Best(lambda state: state.tried, lambda new: new.loss, rival, same)
-    judges = list(require_batches(eval_batches, "eval_batches"))
+    held = list(require_batches(eval_batches, "eval_batches"))
+
+    def evaluated(new: _Tried) -> float:
+        return float(np.mean([descent.loss(new.perm, x) for x in held]))
+
     return Best(lambda state: state.tried, evaluated, same=same)
 
 # %% ../../nbs/matching/07_straight_through.ipynb #798002f9
@@ -236,14 +250,14 @@ def straight_through_matching(
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
-    search, words = Search(bound, MovingScores(bound, a, b), dict(start.perm)), key_words(key)
+    search, entropy = Projection(bound, a, b, start.perm), key_words(key)
     whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
     descent = _Descent(bound, *whole, merged_loss(loss_fn, params_a), lam, optimizer)
     best = _best(descent, eval_batches)
 
     def step(state: _State, batch: Any, number: int) -> tuple[_State, float]:
         if number > 1:
-            project(search, state.theta.params | descent.rest, [*words, number - 1])
+            search.project(state.theta.params | descent.rest, [*entropy, number - 1])
         perm = dict(search.perm)
         theta, loss = descent.step(state.theta, perm, batch)
         return _State(theta, _Tried(perm, batch, loss)), loss
