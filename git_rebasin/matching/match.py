@@ -10,7 +10,6 @@ __all__ = ['Match', 'Merged', 'bind_models', 'merged_loss']
 
 # %% ../../nbs/matching/01_match.ipynb #aa43a7d3
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -170,18 +169,4 @@ def merged_loss(
         value = loss_fn(unflatten(lerp(a, b, lam), like), batch)
         return value[0] if isinstance(value, tuple) else value
 
-    return loss
-
-# %% ../../nbs/matching/01_match.ipynb #0dbd473c
-def some(found: list) -> list:
-    "What came of batches, as there must be some"
-    if not found:
-        raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
-    return found
-
-
-def finite_loss(loss: float, step: int, advice: str) -> float:
-    "The loss of a step, counted from 1, if it is a number"
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss between the models is {loss} at step {step}{advice}")
     return loss
