@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['Match', 'Merged', 'bind_models', 'merged_loss']
 
 # %% ../../nbs/matching/01_match.ipynb #aa43a7d3
-import math
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,13 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from .leaves import is_late
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, lerp, unflatten
+from ..tree import Array, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
 class Match:
-    "A permutation of model B, with the evidence for it"
+    """A permutation of model B, with the evidence for it
+
+    Attributes:
+        perm (Mapping[str, Int[np.ndarray, "n"]]): group → for each position, its unit of B
+        objective: the matcher's objective after each sweep; larger is better
+        converged: whether a whole sweep changed nothing
+        initial_objective: the objective before the first sweep
+    """
 
     perm: Mapping[str, Int[np.ndarray, "n"]]  # group → for each position, its unit of B
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
@@ -38,7 +46,11 @@ class Match:
 
     @property
     def sweeps(self) -> int:
-        "How many times all groups were visited, the confirming sweep included"
+        """How many times all groups were visited, the confirming sweep included
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -73,7 +85,15 @@ def _progress(found: Match | Merged) -> str:
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
 class Merged:
-    "The mean of several models, each in an order of its own, with the evidence for the orders"
+    """The mean of several models, each in an order of its own, with the evidence for the orders
+
+    Attributes:
+        perms (tuple[Mapping[str, Int[np.ndarray, "n"]], ...]): for each model, its permutation
+        params: the mean of the permuted models, in the first one's containers and dtypes
+        objective: the matcher's objective after each sweep; larger is better
+        converged: whether a whole sweep changed nothing
+        initial_objective: the objective before the first sweep
+    """
 
     perms: tuple[Mapping[str, Int[np.ndarray, "n"]], ...]  # for each model, its permutation
     params: PyTree  # the mean of the permuted models, in the first one's containers and dtypes
@@ -87,7 +107,11 @@ class Merged:
 
     @property
     def sweeps(self) -> int:
-        "How many times all models were visited, the confirming sweep included"
+        """How many times all models were visited, the confirming sweep included
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -97,14 +121,22 @@ class Merged:
         )
 
 # %% ../../nbs/matching/01_match.ipynb #9ce9576e
-def _surely_finite(leaves: list) -> bool:
+def _surely_finite(leaves: list[Array]) -> bool:
     "Whether no float32 weight is NaN or infinite, in one pass: a sum of squares would show it"
-    if not all(w.dtype == np.float32 for w in leaves):
-        return False
-    flat = [np.asarray(w).ravel() for w in leaves]
-    small = np.concatenate([w for w in flat if w.size < 4096] or [np.zeros(1, np.float32)])
+    small = [np.asarray(w).ravel() for w in leaves if w.size < 4096]
+    large = (np.asarray(w).ravel() for w in leaves if w.size >= 4096)
     with np.errstate(over="ignore"):
-        return all(np.isfinite(np.dot(w, w)) for w in (small, *(w for w in flat if w.size >= 4096)))
+        together = np.concatenate([*small, np.zeros(1, np.float32)])
+        return all(np.isfinite(np.dot(w, w)) for w in itertools.chain([together], large))
+
+
+def _check_model(name: str, flat: Mapping[str, Array]) -> None:
+    "Look for weights that are not finite, leaf by leaf"
+    quick = {p: w for p, w in flat.items() if not is_late(w) and w.dtype == np.float32}
+    sure = _surely_finite(list(quick.values()))
+    for path, leaf in flat.items():
+        if not (sure and path in quick):
+            _check_finite(name, path, leaf)
 
 
 def _check_finite(name: str, path: str, w) -> None:
@@ -127,7 +159,16 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    "Check that two models fit a spec and each other; raises `PermutationSpecError`"
+    """Check that two models fit a spec and each other; raises `PermutationSpecError`
+
+    Args:
+        spec: which axes move together
+        params_a: model A
+        params_b: model B
+
+    Returns:
+        tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
+    """
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:
@@ -144,35 +185,28 @@ def bind_models(
                     "same widths."
                 )
     bound.bind_shapes({path: tuple(w.shape) for path, w in b.items()})
-    for name, flat in (("model A", a), ("model B", b)):
-        if not _surely_finite([flat[path] for path in bound.shapes]):
-            for path in bound.shapes:
-                _check_finite(name, path, flat[path])
-    return bound, {p: a[p] for p in bound.shapes}, {p: b[p] for p in bound.shapes}
+    a, b = ({path: flat[path] for path in bound.shapes} for flat in (a, b))
+    _check_model("model A", a)
+    _check_model("model B", b)
+    return bound, a, b
 
 # %% ../../nbs/matching/01_match.ipynb #2645fed7
 def merged_loss(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     like: PyTree,  # a model, whose containers are used
 ) -> Callable[[Mapping, Mapping, Any, Any], Any]:  # (A, B, λ, batch) → loss, for flat models
-    "The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down"
+    """The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down
+
+    Args:
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        like: a model, whose containers are used
+
+    Returns:
+        Callable[[Mapping, Mapping, Any, Any], Any]: (A, B, λ, batch) → loss, for flat models
+    """
 
     def loss(a, b, lam, batch):
         value = loss_fn(unflatten(lerp(a, b, lam), like), batch)
         return value[0] if isinstance(value, tuple) else value
 
-    return loss
-
-# %% ../../nbs/matching/01_match.ipynb #0dbd473c
-def some(found: list) -> list:
-    "What came of batches, as there must be some"
-    if not found:
-        raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
-    return found
-
-
-def finite_loss(loss: float, step: int, advice: str) -> float:
-    "The loss of a step, counted from 1, if it is a number"
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss between the models is {loss} at step {step}{advice}")
     return loss

@@ -39,7 +39,12 @@ from ..tree import Array
 # %% ../../nbs/symmetry/01_blocks.ipynb #15a024b1
 @dataclass(frozen=True)
 class Joint:
-    "How the axes that number the units of one group together become one axis"
+    """How the axes that number the units of one group together become one axis
+
+    Attributes:
+        shape: with an axis for each coordinate
+        order: of those axes, which brings the coordinates of a group together
+    """
 
     shape: tuple[int, ...]  # with an axis for each coordinate
     order: tuple[int, ...]  # of those axes, which brings the coordinates of a group together
@@ -47,7 +52,17 @@ class Joint:
 
 @dataclass(frozen=True)
 class Block:
-    "A part of an array, viewed so that every axis is one atom"
+    """A part of an array, viewed so that every axis is one atom
+
+    Attributes:
+        path: the leaf that it is a part of
+        index: which part: the places on each axis of the leaf
+        shape: the shape that the part is viewed in: one size per atom
+        atoms: for each axis of the view: a group, or None where fixed
+        hosts: for each axis: the axes that its family is within
+        whole: whether the part is the whole leaf
+        joint: where coordinates are flattened: how
+    """
 
     path: str  # the leaf that it is a part of
     index: tuple[range | tuple[int, ...], ...]  # which part: the places on each axis of the leaf
@@ -157,7 +172,15 @@ def row_blocks(
     sizes: Sizes,  # of all atoms
     families: Mapping[str, tuple[str, ...]],  # group → the axes that it is within
 ) -> list[Block]:
-    "The normal form of one array"
+    """The normal form of one array
+
+    Args:
+        path: the leaf
+        row: what its axes consist of
+        shape: its shape
+        sizes: of all atoms
+        families: group → the axes that it is within
+    """
     blocks = []
     for spans in _spans(row, shape, sizes):
         for choice in itertools.product(*spans):

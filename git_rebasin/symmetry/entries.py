@@ -26,7 +26,12 @@ class PermutationSpecError(ValueError):
 # %% ../../nbs/symmetry/00_entries.ipynb #ec3579dc
 @dataclass(frozen=True)
 class Fixed:
-    "An axis that stays; with a name, families can be within it"
+    """An axis that stays; with a name, families can be within it
+
+    Attributes:
+        size: its length; None: whatever the array has
+        name: say "layers", for units that are permuted in each layer on their own
+    """
 
     size: int | None = None  # its length; None: whatever the array has
     name: str | None = None  # say "layers", for units that are permuted in each layer on their own
@@ -37,7 +42,13 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Group:
-    'An axis that a group permutes; `"P"` is short for `Group("P")`'
+    """An axis that a group permutes; `"P"` is short for `Group("P")`
+
+    Attributes:
+        name: of the group; axes of one name move together
+        size: number of units; None: as the arrays say
+        within: a family: one permutation for each index of these axes
+    """
 
     name: str  # of the group; axes of one name move together
     size: int | None = None  # number of units; None: as the arrays say
@@ -53,7 +64,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Part:
-    "Some of a group's units, whose other parts lie elsewhere on the same axis"
+    """Some of a group's units, whose other parts lie elsewhere on the same axis
+
+    Attributes:
+        name: the group; its units are numbered through the parts, in their order on the axis
+        size: units in this part
+    """
 
     name: str  # the group; its units are numbered through the parts, in their order on the axis
     size: int  # units in this part
@@ -64,7 +80,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Coordinate:
-    "One of several axes that number the units of one group, row-major"
+    """One of several axes that number the units of one group, row-major
+
+    Attributes:
+        name: the group
+        axis: which coordinate, 0 the slowest
+        size: how many values it has; None: as the arrays say
+    """
 
     name: str  # the group
     axis: int  # which coordinate, 0 the slowest
@@ -79,7 +101,11 @@ Atom = Fixed | Group | Part | Coordinate
 # %% ../../nbs/symmetry/00_entries.ipynb #5e826914
 @dataclass(frozen=True, init=False, repr=False)
 class Compound:
-    "Several entries on one axis"
+    """Several entries on one axis
+
+    Attributes:
+        terms: what the axis consists of
+    """
 
     terms: tuple[Entry, ...]  # what the axis consists of
 
@@ -109,7 +135,12 @@ Entry = Fixed | Group | Part | Coordinate | Product | Concat
 
 @dataclass(frozen=True, init=False, repr=False)
 class Split:
-    "A row whose meaning depends on the segment of one axis: one row for each segment"
+    """A row whose meaning depends on the segment of one axis: one row for each segment
+
+    Attributes:
+        axis: the axis that is cut
+        rows: one for each segment, which consists of what the row has at `axis`
+    """
 
     axis: int  # the axis that is cut
     rows: tuple[Row, ...]  # one for each segment, which consists of what the row has at `axis`
@@ -131,7 +162,18 @@ Row = tuple[Entry, ...] | Split  # what all axes of an array consist of
 def as_entry(
     entry: Entry | str | int | None,  # an entry as people write it
 ) -> Entry:  # the same, without abbreviations
-    "An axis entry in full: `None` and numbers are fixed, text names a group"
+    """An axis entry in full: `None` and numbers are fixed, text names a group
+
+    Args:
+        entry: an entry as people write it
+
+    Returns:
+        Entry: the same, without abbreviations
+
+    Raises:
+        TypeError: if it is no entry of a spec
+    """
+    # raises TypeError if it is no entry of a spec
     if entry is None or (isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)):
         return Fixed(None if entry is None else int(entry))
     if isinstance(entry, str):
@@ -144,7 +186,15 @@ def as_entry(
 def as_row(
     row: tuple | list | Split,  # one entry per axis
 ) -> Row:
-    "A row of a spec in full"
+    """A row of a spec in full
+
+    Args:
+        row: one entry per axis
+
+    Raises:
+        TypeError: if it is no row of a spec
+    """
+    # raises TypeError if it is no row of a spec
     if isinstance(row, Split):
         return row
     if not isinstance(row, (tuple, list)):
@@ -155,7 +205,11 @@ def as_row(
 def short(
     entry: Entry,
 ) -> Entry | str | int | None:  # the same as people write it
-    "An entry as `None`, a number or a name wherever that says all that there is to say"
+    """An entry as `None`, a number or a name wherever that says all that there is to say
+
+    Returns:
+        Entry | str | int | None: the same as people write it
+    """
     if isinstance(entry, Fixed) and entry.name is None:
         return entry.size
     return entry.name if isinstance(entry, Group) and entry == Group(entry.name) else entry
@@ -164,7 +218,11 @@ def short(
 def short_row(
     row: Row,
 ) -> tuple[Entry | str | int | None, ...] | Split:  # the same as people write it
-    "A row with short entries"
+    """A row with short entries
+
+    Returns:
+        tuple[Entry | str | int | None, ...] | Split: the same as people write it
+    """
     return row if isinstance(row, Split) else tuple(map(short, row))
 
 
@@ -204,7 +262,15 @@ def measure(
     entry: Entry,  # what an axis consists of
     sizes: Sizes,  # those known so far
 ) -> int | None:  # its length, or None as long as an atom is unknown
-    "The length of an axis, as far as it is known"
+    """The length of an axis, as far as it is known
+
+    Args:
+        entry: what an axis consists of
+        sizes: those known so far
+
+    Returns:
+        int | None: its length, or None as long as an atom is unknown
+    """
     if isinstance(entry, Compound):
         known = known_sizes(entry.terms, sizes)
         if len(known) < len(entry.terms):
@@ -224,7 +290,16 @@ def learn(
     n: int,  # its length
     sizes: dict[str | tuple[str, int], int],  # those known so far; gains what the axis tells
 ) -> bool:  # whether the axis can be as long as that
-    "Deduce the one unknown size of an axis"
+    """Deduce the one unknown size of an axis
+
+    Args:
+        entry: what an axis consists of
+        n: its length
+        sizes: those known so far; gains what the axis tells
+
+    Returns:
+        bool: whether the axis can be as long as that
+    """
     if not isinstance(entry, Compound):
         key, size = _key(entry), measure(entry, sizes)
         if size is None and key is not None:
@@ -253,7 +328,11 @@ def _key(atom: Atom) -> str | tuple[str, int] | None:
 def row_to_json(
     row: Row,
 ) -> list | dict[str, Any]:  # of nested lists, dicts, text, numbers and None
-    "A row in the types that JSON has"
+    """A row in the types that JSON has
+
+    Returns:
+        list | dict[str, Any]: of nested lists, dicts, text, numbers and None
+    """
     if isinstance(row, Split):
         return {"split": row.axis, "rows": [row_to_json(part) for part in row.rows]}
     return [entry_to_json(entry) for entry in row]
@@ -281,7 +360,11 @@ def entry_to_json(
 def row_from_json(
     data: list | dict[str, Any],  # what `row_to_json` gives
 ) -> Row:
-    "The opposite of `row_to_json`"
+    """The opposite of `row_to_json`
+
+    Args:
+        data: what `row_to_json` gives
+    """
     if isinstance(data, dict):
         return Split(data["split"], *map(row_from_json, data["rows"]))
     return tuple(map(entry_from_json, data))
@@ -290,7 +373,11 @@ def row_from_json(
 def entry_from_json(
     data: dict[str, Any] | str | int | None,  # what `entry_to_json` gives
 ) -> Entry:
-    "The opposite of `entry_to_json`"
+    """The opposite of `entry_to_json`
+
+    Args:
+        data: what `entry_to_json` gives
+    """
     match data:
         case {"product": terms}:
             return Product(*map(entry_from_json, terms))

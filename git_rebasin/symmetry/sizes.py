@@ -34,7 +34,15 @@ from git_rebasin.symmetry.entries import (
 def declarations(
     rows: Mapping[str, Row],  # path → what its axes consist of
 ) -> tuple[dict[str | tuple[str, int], int], dict[str, tuple[str, ...]]]:
-    "What the entries themselves say: sizes, and the axes that each family is within"
+    """What the entries themselves say: sizes, and the axes that each family is within
+
+    Args:
+        rows: path → what its axes consist of
+
+    Raises:
+        PermutationSpecError: if an atom is declared twice, and differently
+    """
+    # raises PermutationSpecError if an atom is declared twice, and differently
     sizes, within = {}, {}
     for path, row in rows.items():
         for atom in atoms_of(row):
@@ -56,7 +64,18 @@ def solve_sizes(
     shapes: Mapping[str, tuple[int, ...]],  # path → shape
     declared: Sizes,  # what the entries say themselves
 ) -> Sizes:
-    "The size of every atom; one size each, or an error that names both places"
+    """The size of every atom; one size each, or an error that names both places
+
+    Args:
+        rows: path → what its axes consist of
+        shapes: path → shape
+        declared: what the entries say themselves
+
+    Raises:
+        PermutationSpecError: if an atom has two sizes, or one that does not follow from the shapes
+    """
+    # raises PermutationSpecError if an atom has two sizes, or one that does not follow from the
+    #   shapes
     sizes, origin = dict(declared), {}
     while True:
         before = len(sizes)
