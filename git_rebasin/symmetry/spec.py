@@ -170,7 +170,7 @@ class PermutationSpec:
 
     @cached_property
     def families(self) -> Mapping[str, tuple[str, ...]]:
-        """Family → the axes that it is within, the outermost first; plain groups are absent
+        """Family → the axes that it is within, the outermost first; other groups are absent
 
         Returns:
             Mapping[str, tuple[str, ...]]
