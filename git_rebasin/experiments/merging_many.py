@@ -105,7 +105,7 @@ def merge_set(
         told = partial(tell, f"train {k + 1} of {n}")
         models.append(train_network(config.network, s, data, folder, told).params)
     trained = time.perf_counter()
-    told = lambda sweep, objective: tell("merge", {"sweep": sweep, "objective": objective})
+    told = lambda now: tell("merge", {"sweep": now.step, **now.values})
     key, spec = jax.random.key(seed), network_spec(config.network)
     merged = merge_many(key, spec, models, callback=told)
     seconds = {"train or load": trained - start, "merge": time.perf_counter() - trained}

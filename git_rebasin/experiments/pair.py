@@ -212,7 +212,7 @@ def run_pair(
     history = {name: result.history for name, result in trained.items()}
     seconds = {f"train {name}": sum(r["seconds"] for r in h) for name, h in history.items()}
     spec, start = mlp_permutation_spec(len(config.features)), time.perf_counter()
-    told = lambda sweep, value: tell("match", {"sweep": sweep, "objective": value})
+    told = lambda now: tell("match", {"sweep": now.step, **now.values})
     match = weight_matching(jax.random.key(seed), spec, a, b, callback=told)
     permuted = apply_permutation(spec, match.perm, b)
     seconds["match"] = time.perf_counter() - start

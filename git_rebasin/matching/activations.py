@@ -17,16 +17,18 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
+from ..progress import Callback, Progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tree import Array
 
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -314,7 +316,7 @@ def _again(seen: list, rest: Iterator) -> Iterator:
 
 # %% ../../nbs/matching/06_activations.ipynb #ebca0b01
 def activation_matching(
-    key: Array,  # a JAX random key, as every matcher takes; nothing here is random
+    key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A, which stays
     params_b: PyTree,  # model B, which moves; neither is changed
@@ -324,7 +326,7 @@ def activation_matching(
     similarity: Literal["inner", "correlation"] = "inner",  # eq. 1, or Pearson's correlation
     names: Collection[str] | Callable[[str], bool] | None = None,  # which; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
-    callback: Callable[[int], None] | None = None,  # given the number of batches, after each
+    callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
     "Match two models by their activations, in one pass over data (paper §3.1, eq. 1)"
     if similarity not in ("inner", "correlation"):
@@ -340,8 +342,15 @@ def activation_matching(
     each = functools.partial(
         _batch_moments(taps, relation, values), *jax.device_put((params_a, params_b))
     )
-    moments = merge_batches(each, batches, callback=callback)
+    moments = merge_batches(each, batches, callback=_counted(callback))
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
+
+
+def _counted(callback: Callback | None) -> Callable[[int], None] | None:
+    "A callback that is given the number of batches"
+    if callback is None:
+        return None
+    return lambda batches: callback(Progress("activation matching", batches))
 
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from ..matching.weights import key_words
+from ..matching.weights import key_entropy
 from .data import SOURCES, find_split
 
 # %% ../../nbs/zoo/08_stream.ipynb #8aaa23a0
@@ -158,7 +158,7 @@ def training_batches(
     buffer: int = 10_000,  # images that wait, encoded, to be drawn from
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
     "The batches of an epoch: shuffled, cropped and mirrored as key and epoch say"
-    words = [*key_words(key), epoch]
+    words = [*key_entropy(key), epoch]
     items = _shuffled(stream, np.random.default_rng(words), buffer)
     draw = lambda number: np.random.default_rng([*words, number])
     for batch in _batches(stream, items, batch_size, draw):
@@ -180,4 +180,4 @@ def describe_order(
     buffer: int,
 ) -> str:
     "What decides the training batches of a stream"
-    return f"{stream.source}; {stream.size} pixels, key {key_words(key)}, buffer {buffer}"
+    return f"{stream.source}; {stream.size} pixels, key {key_entropy(key)}, buffer {buffer}"
