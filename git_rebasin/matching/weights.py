@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching']
+__all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
 
 # %% ../../nbs/matching/05_weights.ipynb #ed59729f
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from .assignment import RepeatedAssignment
 from .match import Match, bind_models
@@ -183,3 +183,25 @@ def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
         return identity_permutation(spec)
     check_permutation(spec, init)
     return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
+
+# %% ../../nbs/matching/05_weights.ipynb #38fa0e2a
+def unit_similarity(
+    spec: PermutationSpec,  # which axes move together
+    params_a: PyTree,  # model A
+    params_b: PyTree,  # model B
+    perm: Permutation,  # where the groups of B are, such as `Match.perm`
+) -> dict[str, Float[np.ndarray, "*fixed n n"]]:  # group → units of A by units of B
+    "The cosines between the weights of units of A and of B, all groups held where they are"
+    bound, a, b = bind_models(spec, params_a, params_b)
+    own = identity_permutation(bound)
+    between = Scores(bound, a, b).groups
+    squares = [Scores(bound, model, model).groups for model in (a, b)]
+    cosines = {}
+    for g, scores in between.items():
+        first, second = (
+            np.sqrt(np.diagonal(side[g].update(own), axis1=1, axis2=2)) for side in squares
+        )
+        sizes = first[:, :, None] * second[:, None, :]
+        matrix = np.divide(scores.update(perm), sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        cosines[g] = matrix if scores.layout.fixed else matrix[0]
+    return cosines
