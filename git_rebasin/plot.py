@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from .interpolation import Interpolation
 from .matching.match import Match
+from .symmetry.entries import plain_rows
 from .symmetry.spec import PermutationSpec
 from .tree import Array
 
@@ -72,9 +73,9 @@ def plot_interpolation(
             shared, key=lambda m: m != "loss"
         )  # the loss first, the others as they come
     if axes is None:
-        axes = plt.subplots(
-            1, len(metrics), figsize=(4.2 * len(metrics), 3.2), layout="constrained", squeeze=False
-        )[1][0]
+        size = (4.2 * len(metrics), 3.2)
+        made = plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)
+        axes = list(made[1][0])
     for ax, metric in zip(axes, metrics, strict=True):
         for k, (name, curve) in enumerate(curves.items()):
             text = label.format(name=name) if len(curves) > 1 or label != "{name}" else None
@@ -88,7 +89,9 @@ def plot_interpolation(
                 **_style(k, name),
             )
         _dress(ax, metric)
-    figure = axes[0].figure
+    figure = axes[0].get_figure(root=True)
+    if figure is None:
+        raise ValueError("the panels are in no figure: make them with plt.subplots")
     _legend_below(figure, axes[0])
     if title:
         figure.suptitle(title)
@@ -119,39 +122,38 @@ def plot_match(
     similarity: Mapping[str, Float[Array, "n n"]] | None = None,  # group → how alike units of A and
     #   B are, say `unit_similarity`'s; default: what the match holds, as activation matching's may
     max_groups: int = 4,  # draw the similarities of no more groups than these, the first ones
-) -> Figure:  # the objective and the moves; below them three panels for each group's similarities
+) -> Figure:  # the objective and the moves; below, three panels for each group with similarities
     "Draw how the objective rose, what moved, and how much better partners are than other units"
     import matplotlib.pyplot as plt
 
     known = similarity or getattr(match, "similarity", None) or {}
     plain = [g for g, p in match.perm.items() if g in known and p.ndim == 1 and p.size > 1]
     drawn, count = plain[:max_groups], len(match.perm)
-    top, below = max(2.6, 0.9 + 0.2 * count), 8.1 if drawn else 0.0
-    size = (max(8.0, 2.9 * len(drawn)), top + below)
-    figure = plt.figure(figsize=size, layout="constrained")
-    above, *rest = figure.subfigures(2 if drawn else 1, 1, squeeze=False, height_ratios=(
-        (top, below) if drawn else None
-    ))[:, 0]
-    objective, moves = above.subplots(1, 2)
+    heights = [max(2.6, 0.9 + 0.2 * count), *([2.9 * len(drawn)] if drawn else [])]
+    figure = plt.figure(figsize=(9.0, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    objective, moves = parts[0].subplots(1, 2)
     _draw_objective(objective, match)
     _draw_moves(moves, match)
     if drawn:
-        panels = rest[0].subplots(3, len(drawn), squeeze=False)
-        for column, group in zip(panels.T, drawn, strict=True):
-            _draw_group(column, group, np.asarray(known[group]), match.perm[group])
+        panels = parts[1].subplots(len(drawn), 3, squeeze=False)
+        for row, group in zip(panels, drawn, strict=True):
+            _draw_group(row, group, np.asarray(known[group]), match.perm[group])
         if left := count - len(drawn):
-            rest[0].suptitle(f"groups without similarities here: {left}", fontsize="small")
+            parts[1].suptitle(f"groups without similarities here: {left}", fontsize="small")
     return figure
 
 
 def _draw_objective(ax: Axes, match: Match) -> None:
     "The objective after each sweep"
+    from matplotlib.ticker import MaxNLocator
+
     values = (match.initial_objective, *match.objective)
     ax.plot(range(len(values)), values, "o-", ms=4, color=COLORS["matched"])
     state = "converged" if match.converged else "not converged"
     title = f"{values[0]:.4g} → {values[-1]:.4g}, {state} after {match.sweeps}"
     ax.set(xlabel="sweep", ylabel="objective", title=title)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -241,7 +243,7 @@ def plot_spec(
 def _touches(spec: PermutationSpec, depth: int | None) -> dict[str, dict[tuple[str, bool], None]]:
     "Layer → the (group, whether on the last axis) that its arrays carry, in the spec's order"
     layers: dict[str, dict[tuple[str, bool], None]] = {}
-    ranks = {path: len(row) for path, row in spec.axes_to_perm.items()}
+    ranks = {path: len(next(plain_rows(row))) for path, row in spec.axes_to_perm.items()}
     for path in ranks:
         layers.setdefault(_layer(path, depth), {})
     for group, places in spec.perm_to_axes.items():

@@ -84,8 +84,9 @@ def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
         axis, j = one[i][0], twins.get(i)
         if j is None and alone and (axis in alone or axis is None or None in alone):
             raise _differ(block, i, other, alone.get(axis, next(iter(alone.values()))), axis)
-        free = j is not None and other.atoms[j] is not None
-        found[i] = Counterpart(other.atoms[j], _hosts(block, i, other, j, twins)) if free else None
+        found[i] = None
+        if j is not None and (group := other.atoms[j]) is not None:
+            found[i] = Counterpart(group, _hosts(block, i, other, j, twins))
     return found
 
 
@@ -124,7 +125,8 @@ def relate_groups(
         for other in blocks.get(block.path, ()):
             if _overlap(block, other):
                 for k, part in _counterparts(block, other).items():
-                    found.setdefault(block.atoms[k], {}).setdefault(part, block.path)
+                    if (group := block.atoms[k]) is not None:
+                        found.setdefault(group, {}).setdefault(part, block.path)
     _check_consistent(found)
     relation = {group: next(iter(parts)) for group, parts in found.items()}
     relation = {group: part for group, part in relation.items() if part is not None}
@@ -191,7 +193,7 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
         if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
             continue
-        parts = [relation.get(atom) for atom in block.atoms]
+        parts = [None if atom is None else relation.get(atom) for atom in block.atoms]
         hosts = (
             () if part is None else tuple(own[k] for k in part.hosts)
             for part, own in zip(parts, block.hosts, strict=True)
@@ -244,7 +246,7 @@ _ROUNDING = 4 * np.finfo(np.float32).eps  # units that are never active together
 def _similarity(moments: CrossMoments, kind: str) -> Float[np.ndarray, "batch rows rows"]:
     "The scores of one value, at most 1 in all"
     if kind == "correlation":
-        return moments.correlation / moments.a.mean.size
+        return np.asarray(moments.correlation / moments.a.mean.size)
     sizes = (np.sqrt(moments.a.squares), np.sqrt(moments.b.squares))
     most = sizes[0][..., :, None] * sizes[1][..., None, :]  # by Cauchy and Schwarz
     inner = np.where(abs(moments.inner) > _ROUNDING * most, moments.inner, 0)

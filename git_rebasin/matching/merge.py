@@ -62,7 +62,7 @@ class _Sum:
         for i, perm in enumerate(perms or ()):
             check_permutation(self.spec, perm)
             self.perms[i] = perm
-        self.total = {p: np.zeros(shape) for p, shape in self.spec.shapes.items()}
+        self.total: dict[str, np.ndarray] = {p: np.zeros(shape) for p, shape in self.spec.shapes.items()}
         self.squares = 0.0
 
     def begin(self, i: int, key: jax.Array | None = None) -> None:
@@ -94,7 +94,8 @@ class _Sum:
         for block in self.spec.blocks:
             total, leaf = self.total[block.path], np.asarray(flat[block.path])
             view = permute_block(block, leaf, perm).astype(np.float64)
-            self.total[block.path] = block.put(total, block.of(total) + sign * view, into=True)
+            moved = block.put(total, block.of(total) + sign * view, into=True)
+            self.total[block.path] = np.asarray(moved)
 
     def rematch(self, key: jax.Array, i: int) -> bool:
         "Match a model to the mean of all others; whether it moved"
@@ -111,10 +112,11 @@ class _Sum:
         floats = {p: w for p, w in self.total.items() if p not in self.kept}
         return (inner(floats, floats) - self.squares) / 2
 
-    def merged(self) -> tuple[list[Permutation], PyTree]:
+    def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
         back = invert_permutation(self.perms[0], self.spec)
-        perms = [compose_permutations(back, p, self.spec) for p in self.perms]
+        moved = (compose_permutations(back, p, self.spec) for p in self.perms)
+        perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
         mean = {p: np.asarray(w / len(perms), dtypes[p].dtype) for p, w in total.items()}
@@ -164,7 +166,7 @@ def merge_many(
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
     perms, mean = running.merged()
-    return Merged(perms, mean, objective, converged, initial)
+    return Merged(perms, mean, tuple(objective), converged, initial)
 
 
 def _starts(init, count: int) -> Sequence[Permutation] | None:

@@ -57,7 +57,7 @@ _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can
 class Search:
     "The state of the search: where every group is, and its scores"
 
-    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict):
+    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict[str, np.ndarray]):
         self.spec, self.scores, self.perm = spec, scores, perm
         self.layouts = {g: own.layout for g, own in scores.groups.items()}
         self.trees = group_trees(self.layouts)
@@ -80,7 +80,7 @@ class Search:
         self.scores.trim(tree)
         return gain
 
-    def _take(self, root: str, new: Permutation, partly: bool) -> float:
+    def _take(self, root: str, new: dict[str, np.ndarray], partly: bool) -> float:
         "Move a tree where it was solved to be, if it is better there; the gain"
         tree = self.trees[root]
         groups = [self.scores.groups[g] for g in tree]
@@ -117,7 +117,7 @@ class Search:
             shares[root] = {t: t.energy / total for t in terms}
         known = {root: _known_share(shares[root], waiting) for root in self.trees}
         while known:
-            root = max(known, key=known.get)  # of equals, the first
+            root = max(known, key=lambda r: known[r])  # of equals, the first
             if known.pop(root) > 0:
                 self.improve(root, lambda term: not waiting[term])
             touched = {
