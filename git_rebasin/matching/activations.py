@@ -63,7 +63,12 @@ def _overlap(one: Block, two: Block) -> bool:
 # %% ../../nbs/matching/06_activations.ipynb #01d3d721
 @dataclass(frozen=True)
 class Counterpart:
-    "What a group of one spec is in another"
+    """What a group of one spec is in another
+
+    Attributes:
+        group: its name there
+        hosts: of the axes that it is within here, those that it is within there
+    """
 
     group: str  # its name there
     hosts: tuple[int, ...]  # of the axes that it is within here, those that it is within there
@@ -116,7 +121,15 @@ def relate_groups(
     spec: BoundSpec,  # which axes move together
     function: BoundSpec,  # the whole symmetry, as inferred, bound to the same shapes
 ) -> dict[str, Counterpart]:  # group of `function` → what it is in `spec`; left out where fixed
-    "Which groups of two specs are the same units, by the parameters that carry them"
+    """Which groups of two specs are the same units, by the parameters that carry them
+
+    Args:
+        spec: which axes move together
+        function: the whole symmetry, as inferred, bound to the same shapes
+
+    Returns:
+        dict[str, Counterpart]: group of `function` → what it is in `spec`; left out where fixed
+    """
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
@@ -275,7 +288,13 @@ def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, np.nda
 # %% ../../nbs/matching/06_activations.ipynb #5115d989
 @dataclass(frozen=True, eq=False, repr=False)
 class ActivationMatch(Match):
-    "A match by activations, with what it was decided by"
+    """A match by activations, with what it was decided by
+
+    Attributes:
+        values: group → what scored it
+        similarity (Mapping[str, Float[np.ndarray, "*fixed n n"]] | None): group → mean similarity
+            of units of A and B, for families of all units of all hosts
+    """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group → what scored it
     # group → mean similarity of units of A and B, for families of all units of all hosts:
@@ -330,7 +349,26 @@ def activation_matching(
     keep_similarity: bool = False,  # whether the match holds the similarities
     callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
-    "Match two models by their activations, in one pass over data (paper §3.1, eq. 1)"
+    """Match two models by their activations, in one pass over data
+
+    Args:
+        key: a JAX random key, as every matcher takes; nothing here is random
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        fn: (params, batch) → outputs; any function JAX can trace
+        batches: what `fn` takes, one at a time; read once, of any sizes
+        similarity: eq. 1, or Pearson's correlation
+        names: which; default: `layer_inputs`
+        keep_similarity: whether the match holds the similarities
+        callback: called after each batch
+
+    Returns:
+        ActivationMatch: its objective is the sum of what all values are worth, each at most 1
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.1, eq. 1
+    """
     if similarity not in ("inner", "correlation"):
         raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'correlation'")
     spec, _, _ = bind_models(spec, params_a, params_b)

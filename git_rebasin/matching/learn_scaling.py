@@ -38,7 +38,15 @@ from ..tree import Array, flatten
 # %% ../../nbs/matching/12_learn_scaling.ipynb #d4e53d6d
 @dataclass(frozen=True, eq=False, repr=False)
 class LearnedScaling:
-    "Factors of model B, with the losses on the way"
+    """Factors of model B, with the losses on the way
+
+    Attributes:
+        factors (Mapping[str, Float[np.ndarray, "rescalings *within n"]]): logarithms
+        losses: of the merged model, at each step, on its batch
+        eval_steps: after which factors were compared, the start included
+        eval_losses: what they were compared by: over `eval_batches`
+        best_step: after how many steps the factors were these
+    """
 
     factors: Mapping[str, Float[np.ndarray, "rescalings *within n"]]  # logarithms
     losses: tuple[float, ...]  # of the merged model, at each step, on its batch
@@ -96,7 +104,23 @@ def learn_scaling(
     eval_every: int = 10,  # steps from one comparison to the next
     callback: Callback | None = None,  # called with the loss of each step
 ) -> LearnedScaling:
-    "Learn at what sizes of its units B is best merged with A"
+    """Learn at what sizes of its units B is best merged with A
+
+    Args:
+        key: a JAX random key: the points on the line, where they are random
+        scalings: what `find_scalings` gave
+        params_a: model A, which stays
+        params_b: model B, permuted already, which is rescaled; neither is changed
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        optimizer: of the logarithms, such as `optax.adam(0.05)`
+        batches: any pytrees, all of the same shapes: one for each step
+        init: where to start; None: where all factors are one
+        max_steps: stop after so many batches
+        lam: λ: B's share; "uniform": random at each step
+        eval_batches: to compare factors on; None: keep the last ones
+        eval_every: steps from one comparison to the next
+        callback: called with the loss of each step
+    """
     check_steps(max_steps=max_steps, eval_every=eval_every)
     if not scalings.exponents:
         raise ValueError("no unit of this function can be rescaled, so there is nothing to learn")

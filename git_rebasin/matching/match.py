@@ -26,7 +26,14 @@ from ..tree import Array, flatten, lerp, unflatten
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
 class Match:
-    "A permutation of model B, with the evidence for it"
+    """A permutation of model B, with the evidence for it
+
+    Attributes:
+        perm (Mapping[str, Int[np.ndarray, "n"]]): group → for each position, its unit of B
+        objective: the matcher's objective after each sweep; larger is better
+        converged: whether a whole sweep changed nothing
+        initial_objective: the objective before the first sweep
+    """
 
     perm: Mapping[str, Int[np.ndarray, "n"]]  # group → for each position, its unit of B
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
@@ -39,12 +46,20 @@ class Match:
 
     @property
     def alignment(self) -> Alignment:
-        "The same as pairs of units: here every unit has a partner"
+        """The same as pairs of units: here every unit has a partner
+
+        Returns:
+            Alignment
+        """
         return Alignment.of(self.perm)
 
     @property
     def sweeps(self) -> int:
-        "How many times all groups were visited, the confirming sweep included"
+        """How many times all groups were visited, the confirming sweep included
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -79,7 +94,15 @@ def _progress(match: Match | Merged) -> str:
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
 class Merged:
-    "The mean of several models, each in an order of its own, with the evidence for the orders"
+    """The mean of several models, each in an order of its own, with the evidence for the orders
+
+    Attributes:
+        perms (tuple[Mapping[str, Int[np.ndarray, "n"]], ...]): for each model, its permutation
+        params: the mean of the permuted models, in the first one's containers and dtypes
+        objective: the matcher's objective after each sweep; larger is better
+        converged: whether a whole sweep changed nothing
+        initial_objective: the objective before the first sweep
+    """
 
     perms: tuple[Mapping[str, Int[np.ndarray, "n"]], ...]  # for each model, its permutation
     params: PyTree  # the mean of the permuted models, in the first one's containers and dtypes
@@ -93,7 +116,11 @@ class Merged:
 
     @property
     def sweeps(self) -> int:
-        "How many times all models were visited, the confirming sweep included"
+        """How many times all models were visited, the confirming sweep included
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -105,7 +132,13 @@ class Merged:
 # %% ../../nbs/matching/01_match.ipynb #61d3d153
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    "Which units of two models are partners; others have none"
+    """Which units of two models are partners; others have none
+
+    Attributes:
+        pairs (Mapping[str, Int[np.ndarray, "*within pairs 2"]]): group → units of A, each beside
+            B's
+        sizes: group → how many units it has in A, and in B
+    """
 
     pairs: Mapping[str, Int[np.ndarray, "*within pairs 2"]]  # group → units of A, each beside B's
     sizes: Mapping[str, tuple[int, int]]  # group → how many units it has in A, and in B
@@ -115,7 +148,11 @@ class Alignment:
         cls,
         perm: Mapping[str, Int[Array, "*within n"]],  # group → for each place of A, its unit of B
     ) -> Alignment:
-        "The alignment in which every unit has a partner"
+        """The alignment in which every unit has a partner
+
+        Args:
+            perm (Mapping[str, Int[Array, "*within n"]]): group → for each place of A, its unit of B
+        """
         rows = {g: np.asarray(p) for g, p in perm.items()}
         places = {g: np.broadcast_to(np.arange(p.shape[-1]), p.shape) for g, p in rows.items()}
         pairs = {g: np.stack([places[g], p], axis=-1) for g, p in rows.items()}
@@ -129,7 +166,11 @@ class Alignment:
 
     @property
     def perm(self) -> dict[str, Int[np.ndarray, "*within n"]]:
-        "The permutation of B, if every unit has a partner; raises `ValueError` otherwise"
+        """The permutation of B, if every unit has a partner; raises `ValueError` otherwise
+
+        Returns:
+            dict[str, Int[np.ndarray, "*within n"]]
+        """
         perm = {}
         for group, pairs in self.pairs.items():
             n, m = self.sizes[group]
@@ -185,7 +226,16 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    "Check that two models fit each other, and a spec; raises `ModelError`, or `PermutationSpecError`"
+    """Check that two models fit each other, and a spec; raises `ModelError`, or `PermutationSpecError`
+
+    Args:
+        spec: which axes move together
+        params_a: model A
+        params_b: model B
+
+    Returns:
+        tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
+    """
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:
@@ -212,7 +262,15 @@ def merged_loss(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     like: PyTree,  # a model, whose containers are used
 ) -> Callable[[Mapping, Mapping, Any, Any], Any]:  # (A, B, λ, batch) → loss, for flat models
-    "The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down"
+    """The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down
+
+    Args:
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        like: a model, whose containers are used
+
+    Returns:
+        Callable[[Mapping, Mapping, Any, Any], Any]: (A, B, λ, batch) → loss, for flat models
+    """
 
     def loss(a, b, lam, batch):
         value = loss_fn(unflatten(lerp(a, b, lam), like), batch)

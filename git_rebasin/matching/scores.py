@@ -29,7 +29,15 @@ from ..tree import Array
 # %% ../../nbs/matching/02_scores.ipynb #2960853a
 @dataclass(frozen=True)
 class Contraction:
-    "How two views of a block become scores: batch × rows × rows, everything else summed"
+    """How two views of a block become scores: batch × rows × rows, everything else summed
+
+    Attributes:
+        batch: axes that both views share: fixed axes that a family is within
+        rows: axes that number the units: hosts that may move, then the group's own
+        ndim: how many axes a view has
+        last: whether the rows are last, so that nothing has to be copied
+        order: batch, rest, rows if so; else batch, rows, rest
+    """
 
     batch: tuple[int, ...]  # axes that both views share: fixed axes that a family is within
     rows: tuple[int, ...]  # axes that number the units: hosts that may move, then the group's own
@@ -126,7 +134,11 @@ class Term:
 
     @property
     def before(self) -> dict[str, np.ndarray]:
-        "The neighbours as the matrix has them"
+        """The neighbours as the matrix has them
+
+        Returns:
+            dict[str, np.ndarray]
+        """
         if self.seen is None:
             raise RuntimeError(f"the term of {self.block.path!r} is not in the matrix yet")
         return self.seen
@@ -253,7 +265,15 @@ class GroupScores:
         perm: Permutation,  # where all groups are now
         known: Callable[[Term], bool] | None = None,  # which terms to take; default: all
     ) -> Float[np.ndarray, "batch rows rows"]:
-        "Bring the matrix up to date, by what has changed or anew, whichever costs less"
+        """Bring the matrix up to date, by what has changed or anew, whichever costs less
+
+        Args:
+            perm: where all groups are now
+            known: which terms to take; default: all
+
+        Returns:
+            Float[np.ndarray, "batch rows rows"]
+        """
         terms = [t for t in self.terms if known is None or known(t)]
         moved = {t: t.moved(perm) for t in terms}
         todo = [t for t in terms if moved[t] != 0]
@@ -302,7 +322,12 @@ def paired(
     layout: Layout,  # of a group within hosts that move
     perm: Permutation,  # where the hosts are
 ) -> tuple[tuple[int, ...], tuple]:
-    "The matrix's shape with hosts and units apart; there, the pairs that the hosts make now"
+    """The matrix's shape with hosts and units apart; there, the pairs that the hosts make now
+
+    Args:
+        layout: of a group within hosts that move
+        perm: where the hosts are
+    """
     origin, n = layout.origins(perm), layout.n
     batch, hosts = origin.shape
     place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
@@ -353,7 +378,12 @@ class Scores:
         perm: Permutation | None,  # None: the identity
         groups: Collection[str] | None = None,  # only blocks that carry one of these; default: all
     ) -> float:
-        "⟨A, π(B)⟩, the inner product of the two models"
+        """⟨A, π(B)⟩, the inner product of the two models
+
+        Args:
+            perm: None: the identity
+            groups: only blocks that carry one of these; default: all
+        """
         total, small = 0.0, []
         for block in self.blocks:
             if groups is None or any(atom in groups for atom in block.atoms):

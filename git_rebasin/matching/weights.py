@@ -35,14 +35,27 @@ def sweep_order(
     sweep: int,  # which sweep, from 0
     n: int,  # how many there are to visit
 ) -> Int[np.ndarray, "n"]:
-    "The order in which a sweep visits the groups: random, as in the paper"
+    """The order in which a sweep visits the groups: random, as in the paper
+
+    Args:
+        key: a JAX random key
+        sweep: which sweep, from 0
+        n: how many there are to visit
+
+    Returns:
+        Int[np.ndarray, "n"]
+    """
     return _order(key_entropy(key), sweep, n)
 
 
 def key_entropy(
     key: jax.Array,  # a JAX random key
 ) -> list[int]:
-    "The numbers that a random key is made of"
+    """The numbers that a random key is made of
+
+    Args:
+        key: a JAX random key
+    """
     return np.asarray(jax.random.key_data(key)).ravel().tolist()
 
 
@@ -147,7 +160,25 @@ def weight_matching(
     #   None: a twentieth of both models, or all where nothing is read late
     callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B
-    "Match two models by the inner product of their weights (paper §3.2, Algorithm 1)"
+    """Match two models by the inner product of their weights
+
+    Args:
+        key: a JAX random key: the order in which the groups are visited
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        max_sweeps: stop after so many sweeps over all groups, converged or not
+        init: where to start
+        budget: bytes that are kept of models read late and of their scores; None: a twentieth of
+            both models, or all where nothing is read late
+        callback: called after each sweep with its "objective"
+
+    Returns:
+        Match: `Match.perm` is the permutation of B
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
+    """
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
@@ -191,7 +222,17 @@ def unit_similarity(
     params_b: PyTree,  # model B
     perm: Permutation,  # where the groups of B are, such as `Match.perm`
 ) -> dict[str, Float[np.ndarray, "*fixed n n"]]:  # group → units of A by units of B
-    "The cosines between the weights of units of A and of B, all groups held where they are"
+    """The cosines between the weights of units of A and of B, all groups held where they are
+
+    Args:
+        spec: which axes move together
+        params_a: model A
+        params_b: model B
+        perm: where the groups of B are, such as `Match.perm`
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed n n"]]: group → units of A by units of B
+    """
     bound, a, b = bind_models(spec, params_a, params_b)
     own = identity_permutation(bound)
     between = Scores(bound, a, b).groups
