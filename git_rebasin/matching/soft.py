@@ -103,8 +103,14 @@ def mixed_axes(
     Returns:
         tuple[int, ...]: one matrix for each, so as many factors
     """
+    return tuple(_mixed(block))
+
+
+def _mixed(block: Block) -> dict[int, str]:
+    "Those axes, each with its group"
     hosts = {h for within in block.hosts for h in within}
-    return tuple(k for k, group in enumerate(block.atoms) if group is not None and k not in hosts)
+    groups = enumerate(block.atoms)
+    return {k: group for k, group in groups if group is not None and k not in hosts}
 
 
 def soft_block(
@@ -124,11 +130,11 @@ def soft_block(
     """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
-    for axis in mixed_axes(block):
+    for axis, group in _mixed(block).items():
         fixed = [h for h in block.hosts[axis] if block.atoms[h] is None]
         rows = [*(h for h in block.hosts[axis] if h not in fixed), axis]
         sizes = [shape[k] for k in rows]
-        matrix = jnp.asarray(soft[block.atoms[axis]])
+        matrix = jnp.asarray(soft[group])
         matrix = matrix.reshape(*(shape[h] for h in fixed), *sizes, *sizes)
         operands += [matrix, [*fixed, *(n + k for k in rows), *rows]]
     new = [k if atom is None else n + k for k, atom in enumerate(block.atoms)]

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from .assignment import RepeatedAssignment, linear_assignments
 from ..symmetry.permutation import Permutation, permute_named
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpecError
 
 # %% ../../nbs/matching/03_solve.ipynb #1affad83
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,8 @@ class Layout:
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
-        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
+        flat = np.asarray(permute_named(every, names, self.families, perm))
+        flat = flat.reshape(self.shape[0], -1)
         return flat % flat.shape[1]
 
     def value(self, scores: Float[np.ndarray, "batch rows rows"], perm: Permutation) -> float:
@@ -109,12 +110,12 @@ class Layout:
 
 
 def layouts(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, Layout]:  # group → where its scores stand
     """The layouts of all groups of a spec
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
 
     Returns:
         dict[str, Layout]: group → where its scores stand
@@ -218,14 +219,14 @@ def solve_tree(
 
 
 def solve(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # group → what each pair is worth,
     #   in the shape of its layout; the fixed axes may be apart or together
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # group → for each place, its unit
     """The permutation that is worth most, exactly; each tree of groups is solved by itself
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): group → what each pair is
             worth, in the shape of its layout; the fixed axes may be apart or together
 
@@ -241,14 +242,14 @@ def solve(
 
 
 def value(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # as `solve` takes them
     perm: Permutation,  # for each group, the unit that each place takes
 ) -> float:  # the sum over all groups and pairs
     """What a permutation is worth: what `solve` makes as large as it can be
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): as `solve` takes them
         perm: for each group, the unit that each place takes
 
