@@ -6,25 +6,27 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'check_soft', 'harden',
+__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'Mix', 'apply_soft', 'check_soft', 'harden',
            'sinkhorn', 'soft_permutation', 'confident_logits']
 
 # %% ../../nbs/matching/08_soft.ipynb #4d814c96
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from .scores import GroupCosts
 from .weights import group_trees, solve_trees
+from ..symmetry.actions import act
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
 Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices, places by units
@@ -134,6 +136,26 @@ def soft_block(
     return jnp.einsum(*operands, new, precision="highest")
 
 
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """The action of a soft permutation: each position takes shares of all units
+
+    Attributes:
+        soft: for each group, its matrices
+    """
+
+    soft: Soft  # for each group, its matrices
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block that carries a group, mixed"
+        check_soft(spec, self.soft)
+        for block in spec.blocks:
+            if any(block.atoms):
+                leaf = jnp.asarray(leaves[block.path])
+                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
+                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
+
+
 def apply_soft(
     spec: PermutationSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
@@ -149,17 +171,7 @@ def apply_soft(
     Returns:
         PyTree: the same kind of tree, of JAX arrays where units were mixed
     """
-    bound, flat = spec.bind(params), flatten(params)
-    check_soft(bound, soft)
-    new = dict(flat)
-    for block in bound.blocks:
-        if any(block.atoms):
-            leaf = jnp.asarray(new[block.path])
-            wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-            view = block.of(jnp.asarray(flat[block.path]).astype(wide.dtype))
-            mixed = block.put(wide, soft_block(block, view, soft))
-            new[block.path] = mixed.astype(_kept(leaf.dtype))
-    return unflatten(new, like=params)
+    return act(spec, Mix(soft), params)
 
 # %% ../../nbs/matching/08_soft.ipynb #7371ed0b
 def _kept(dtype):
@@ -246,7 +258,7 @@ def sinkhorn(
 
 # %% ../../nbs/matching/08_soft.ipynb #856ed31c
 def soft_permutation(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     logits: Soft,  # for each group, any numbers in the shape of its matrices
     *,
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
@@ -255,7 +267,7 @@ def soft_permutation(
     """Doubly stochastic matrices for all groups, those within others included; differentiable
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         logits: for each group, any numbers in the shape of its matrices
         temperature: τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
@@ -277,7 +289,7 @@ def soft_permutation(
 
 
 def confident_logits(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
@@ -286,7 +298,7 @@ def confident_logits(
     """Logits whose `soft_permutation` is a permutation blurred evenly
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         perm: for each group, the unit that each position takes
         confidence: the share that a position takes of that unit; others get the rest
         temperature: the τ that they will be used at

@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Permutation', 'permute_block', 'apply_permutation', 'same_permutation', 'identity_permutation', 'random_permutation',
-           'invert_permutation', 'compose_permutations']
+__all__ = ['Permutation', 'permute_block', 'Permute', 'apply_permutation', 'same_permutation', 'identity_permutation',
+           'random_permutation', 'invert_permutation', 'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
+from .actions import act
 from .blocks import Block
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array
 
 try:
     from git_rebasin.symmetry import _gather
@@ -157,6 +159,25 @@ def permute_block(
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
+@dataclass(frozen=True, eq=False)
+class Permute:
+    """The action of a permutation: units in another order
+
+    Attributes:
+        perm: for each group, the unit that each position takes
+    """
+
+    perm: Permutation  # for each group, the unit that each position takes
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block, reordered"
+        absent = self.perm.keys() - spec.groups.keys()  # a part of a tree lacks some of the groups
+        absent = absent and absent & spec.perm_to_axes.keys()
+        check_permutation(spec, {g: p for g, p in self.perm.items() if g not in absent})
+        for block in spec.blocks:
+            yield block, permute_block(block, leaves[block.path], self.perm)
+
+
 def apply_permutation(
     spec: PermutationSpec,  # which axes move together
     perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
@@ -186,16 +207,7 @@ def apply_permutation(
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
-    bound = spec.bind(params, partial=partial)
-    absent = spec.groups.keys() - bound.groups.keys()  # groups that a partial tree does not carry
-    check_permutation(bound, {g: p for g, p in perm.items() if g not in absent})
-    flat = flatten(params)
-    new = dict(flat)
-    for block in bound.blocks:
-        moved = permute_block(block, flat[block.path], perm)
-        leaf = new[block.path]  # from the second block on a copy, which may be written to
-        new[block.path] = block.put(leaf, moved, into=leaf is not flat[block.path])
-    return unflatten(new, like=params)
+    return act(spec, Permute(perm), params, partial=partial)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #925606f7
 def same_permutation(

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Factors', 'Scalings', 'find_scalings', 'apply_scaling', 'check_factors']
+__all__ = ['Factors', 'Scalings', 'find_scalings', 'Scale', 'apply_scaling', 'check_factors']
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #39f367b3
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -20,8 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
+from .actions import act
+from .blocks import Block
 from git_rebasin.symmetry.check import (
     as_double,
     deviation,
@@ -33,7 +35,7 @@ from git_rebasin.symmetry.check import (
 )
 from .permutation import along_axes
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
 Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
@@ -270,6 +272,31 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
             )
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #29b0ed4b
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """The action of a rescaling: units made larger and smaller
+
+    Attributes:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+    """
+
+    scalings: Scalings  # what `find_scalings` gave
+    factors: Factors  # group → the logarithms of its factors
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block with an exponent, times the factors of its units"
+        check_factors(self.scalings, self.factors)
+        for i, logs in _logs_of_blocks(self.scalings, self.factors).items():
+            block = spec.blocks[i]
+            leaf = leaves[block.path]
+            numpy = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
+            xp = np if numpy else jnp
+            view = xp.asarray(block.of(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
+            total = sum(_along(block, axis, xp.asarray(x, view.dtype)) for axis, x in logs)
+            yield block, (view * xp.exp(total)).astype(leaf.dtype)
+
+
 def apply_scaling(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
@@ -289,18 +316,7 @@ def apply_scaling(
         PermutationSpecError: if `factors` do not fit, as in `check_factors`
     """
     # raises PermutationSpecError if `factors` do not fit, as in `check_factors`
-    bound, flat = scalings.spec.bind(params), flatten(params)
-    check_factors(scalings, factors)
-    new = dict(flat)
-    for i, logs in _logs_of_blocks(scalings, factors).items():
-        block = bound.blocks[i]
-        leaf = new[block.path]
-        plain = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
-        xp = np if plain else jnp
-        wide = xp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
-        total = sum(_along(block, axis, xp.asarray(x, wide.dtype)) for axis, x in logs)
-        new[block.path] = block.put(wide, block.of(wide) * xp.exp(total)).astype(leaf.dtype)
-    return unflatten(new, like=params)
+    return act(scalings.spec, Scale(scalings, factors), params)
 
 
 def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import PyTree
 
@@ -34,6 +34,7 @@ from git_rebasin.symmetry.entries import (
     short,
     to_plain,
 )
+from .report import Report, report
 from .sizes import declarations, solve_sizes
 from ..tree import flatten
 
@@ -382,19 +383,14 @@ class BoundSpec(PermutationSpec):
 
     def report(
         self,
-        which: str = "all",  # "all" axes, those that are "free", or those that are "fixed"
-    ):  # a `git_rebasin.symmetry.report.Report`
+        which: Literal["all", "free", "fixed"] = "all",  # axes, or those that move, or do not
+    ) -> Report:
         """Every axis of every array: what it moves with, or why it is fixed
 
         Args:
-            which: "all" axes, those that are "free", or those that are "fixed"
-
-        Returns:
-            a `git_rebasin.symmetry.report.Report`
+            which: axes, or those that move, or do not
         """
-        from git_rebasin.symmetry.report import report
-
-        return report(self, which)
+        return report(self.axes_to_perm, self.shapes, self.reasons, which)
 
     def _json(self) -> dict[str, Any]:
         return {**super()._json(), "shapes": {p: list(s) for p, s in self.shapes.items()}}

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ..architectures.cifar_resnet import cifar_resnet_apply
 from ..architectures.transformer import transformer_apply
 from ..checkpoints.io import load_params
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/06_public.ipynb #b4d185c0
@@ -251,5 +252,5 @@ def load_public(
     params = params_of(load_params(_file(name, folder), flat=True))
     if source.attention_rate is None:
         return PublicModel(name, source, params, public_resnet_apply)
-    params["attention_rate"] = np.float32(source.attention_rate)
+    params["attention_rate"] = np.array(source.attention_rate, np.float32)
     return PublicModel(name, source, params, public_transformer_apply)
