@@ -126,7 +126,11 @@ def relate_groups(
 
     Returns:
         dict[str, Counterpart]: group of `function` → what it is in `spec`; left out where fixed
+
+    Raises:
+        PermutationSpecError: if units that move together in one spec do not in the other
     """
+    # raises PermutationSpecError if units that move together in one spec do not in the other
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
@@ -335,13 +339,14 @@ def _again(seen: list, rest: Iterator) -> Iterator:
 def activation_matching(
     key: Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     fn: Callable[[PyTree, Any], Any],  # (params, batch) → outputs; any function JAX can trace
     batches: Iterable[Any],  # what `fn` takes, one at a time; read once, of any sizes
     similarity: Literal["inner", "correlation"] = "inner",  # eq. 1, or Pearson's correlation
-    names: Collection[str] | Callable[[str], bool] | None = None,  # which; default: `layer_inputs`
+    names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
+    #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
     callback: Callable[[int], None] | None = None,  # given the number of batches, after each
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
@@ -350,21 +355,37 @@ def activation_matching(
     Args:
         key: a JAX random key, as every matcher takes; nothing here is random
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         fn: (params, batch) → outputs; any function JAX can trace
         batches: what `fn` takes, one at a time; read once, of any sizes
         similarity: eq. 1, or Pearson's correlation
-        names: which; default: `layer_inputs`
+        names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
         callback: given the number of batches, after each
 
     Returns:
         ActivationMatch: its objective is the sum of what all values are worth, each at most 1
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or its groups not the units of
+            `fn`
+        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        PermutationSpecError: if no activation scores a group
+        ValueError: if `similarity` is unknown, there is no batch, or an activation is NaN or
+            infinite
+        KeyError: if `names` holds a name that `find_taps` does not give
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.1, eq. 1
     """
+    # raises PermutationSpecError if the spec does not fit the models, or its groups not the units
+    #   of `fn`
+    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises PermutationSpecError if no activation scores a group
+    # raises ValueError if `similarity` is unknown, there is no batch, or an activation is NaN or
+    #   infinite
+    # raises KeyError if `names` holds a name that `find_taps` does not give
     if similarity not in ("inner", "correlation"):
         raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'correlation'")
     spec, _, _ = bind_models(spec, params_a, params_b)

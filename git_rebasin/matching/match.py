@@ -159,7 +159,7 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    """Check that two models fit a spec and each other; raises `PermutationSpecError`
+    """Check that two models fit a spec and each other, and bind it to their shapes
 
     Args:
         spec: which axes move together
@@ -168,7 +168,13 @@ def bind_models(
 
     Returns:
         tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
+
+    Raises:
+        PermutationSpecError: if the spec does not fit the models
+        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
     """
+    # raises PermutationSpecError if the spec does not fit the models
+    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:

@@ -261,8 +261,8 @@ _REMEDY = "look at loss_fn, and at that batch; the weights of both models are fi
 def straight_through_matching(
     key: jax.Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
@@ -271,7 +271,7 @@ def straight_through_matching(
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
-    eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; see above
+    eval_batches: Sequence[Any] | None = None,  # to compare permutations on; None: a step's own
     callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
     """Match two models by descent on the loss between them
@@ -279,8 +279,8 @@ def straight_through_matching(
     Args:
         key: a JAX random key: the order in which projections visit the groups
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
         batches: any pytrees, all of the same shapes: one for each step
         optimizer: what moves θ̃, such as `optax.adam(1e-3)`
@@ -288,15 +288,28 @@ def straight_through_matching(
         max_steps: stop after so many batches
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken
-        eval_batches: on which permutations are compared; see above
+        eval_batches: to compare permutations on; None: a step's own
         callback: called with the loss of each step
 
     Returns:
         StraightThroughMatch: with the best permutation, which need not be the last one
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
+            is not known
+        FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.3, Algorithm 2
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
+    #   that is not known
+    # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
