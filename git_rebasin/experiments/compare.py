@@ -132,7 +132,7 @@ def ways_to_match(
     ways = {
         "none": Way(_stay, random=False),
         "weights": Way(partial(_by_weights, init="identity")),
-        "weights, outward": Way(partial(_by_weights, init="outward")),
+        "weights, outward": Way(partial(_by_weights, init="greedy")),
         "Frank–Wolfe": Way(_frank_wolfe),
     }
     for similarity in ("inner", "correlation"):

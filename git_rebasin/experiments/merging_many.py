@@ -120,7 +120,7 @@ def merge_set(
         stage = context.stage(f"train {k + 1} of {n}")
         models.append(train_network(config.network, s, data, stage).params)
     trained = time.perf_counter()
-    told = lambda sweep, objective: context.stage("merge").report(sweep, objective=objective)
+    told = context.stage("merge").as_stage
     key, spec = jax.random.key(seed), network_spec(config.network)
     merged = merge_many(key, spec, models, callback=told)
     seconds = {"train or load": trained - start, "merge": time.perf_counter() - trained}

@@ -17,16 +17,18 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
+from ..progress import Callback, Progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tree import Array
 
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -337,7 +339,7 @@ def _again(seen: list, rest: Iterator) -> Iterator:
 
 # %% ../../nbs/matching/06_activations.ipynb #ebca0b01
 def activation_matching(
-    key: Array,  # a JAX random key, as every matcher takes; nothing here is random
+    key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A, any tree of arrays; it stays
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
@@ -348,7 +350,7 @@ def activation_matching(
     names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
     #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
-    callback: Callable[[int], None] | None = None,  # given the number of batches, after each
+    callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
     """Match two models by their activations, in one pass over data
 
@@ -362,7 +364,7 @@ def activation_matching(
         similarity: eq. 1, or Pearson's correlation
         names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
-        callback: given the number of batches, after each
+        callback: called after each batch
 
     Returns:
         ActivationMatch: its objective is the sum of what all values are worth, each at most 1
@@ -370,7 +372,7 @@ def activation_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or its groups not the units of
             `fn`
-        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         PermutationSpecError: if no activation scores a group
         ValueError: if `similarity` is unknown, there is no batch, or an activation is NaN or
             infinite
@@ -381,7 +383,7 @@ def activation_matching(
     """
     # raises PermutationSpecError if the spec does not fit the models, or its groups not the units
     #   of `fn`
-    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises PermutationSpecError if no activation scores a group
     # raises ValueError if `similarity` is unknown, there is no batch, or an activation is NaN or
     #   infinite
@@ -399,8 +401,15 @@ def activation_matching(
     each = functools.partial(
         _batch_moments(taps, relation, values), *jax.device_put((params_a, params_b))
     )
-    moments = merge_batches(each, batches, callback=callback)
+    moments = merge_batches(each, batches, callback=_counted(callback))
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
+
+
+def _counted(callback: Callback | None) -> Callable[[int], None] | None:
+    "A callback that is given the number of batches"
+    if callback is None:
+        return None
+    return lambda batches: callback(Progress("activation matching", batches))
 
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):

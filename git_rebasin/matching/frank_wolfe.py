@@ -248,7 +248,7 @@ def frank_wolfe_matching(
 
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
-        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if `max_steps` < 1, or `init` is a word that is not known
 
     References:
@@ -256,7 +256,7 @@ def frank_wolfe_matching(
     """
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
-    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `max_steps` < 1, or `init` is a word that is not known
     bound, a, b = bind_models(spec, params_a, params_b)
     check_steps(max_steps=max_steps)
@@ -312,14 +312,14 @@ def frank_wolfe_merge(
 
     Raises:
         PermutationSpecError: if the spec does not fit the models
-        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if there are fewer than two models, `max_steps` < 1, or `init` is unknown
 
     References:
         arXiv 2405.17897
     """
     # raises PermutationSpecError if the spec does not fit the models
-    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there are fewer than two models, `max_steps` < 1, or `init` is unknown
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")

@@ -175,7 +175,7 @@ def sinkhorn_matching(
 
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` does not fit the spec
-        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if `forward` is unknown, a number of steps is below one, `confidence` is not
             between 0 and 1, or there is no batch
         FloatingPointError: if the loss becomes NaN or infinite
@@ -185,7 +185,7 @@ def sinkhorn_matching(
     """
     # raises PermutationSpecError if the spec does not fit the models, or `init` does not fit the
     #   spec
-    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `forward` is unknown, a number of steps is below one, `confidence` is
     #   not between 0 and 1, or there is no batch
     # raises FloatingPointError if the loss becomes NaN or infinite

@@ -31,7 +31,7 @@ from git_rebasin.matching.descent import (
 )
 from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores, paired
-from .weights import Search, key_words, weight_matching
+from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
@@ -267,7 +267,7 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["outward", "identity"] = "identity",  # where the search starts
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # where the search starts
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
@@ -296,7 +296,7 @@ def straight_through_matching(
 
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
-        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
             is not known
         FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
@@ -306,14 +306,14 @@ def straight_through_matching(
     """
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
-    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
     #   that is not known
     # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
-    search, entropy = Projection(bound, a, b, start.perm), key_words(key)
+    search, entropy = Projection(bound, a, b, start.perm), key_entropy(key)
     whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
     descent = _Descent(bound, *whole, merged_loss(loss_fn, params_a), lam, optimizer)
     best = _best(descent, eval_batches)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Search', 'sweep_order', 'key_words', 'weight_matching']
+__all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching']
 
 # %% ../../nbs/matching/05_weights.ipynb #ed59729f
 from collections.abc import Callable, Mapping
@@ -14,12 +14,13 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
 from .assignment import RepeatedAssignment
 from .match import Match, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
+from ..progress import Callback, Progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     check_permutation,
@@ -27,6 +28,40 @@ from git_rebasin.symmetry.permutation import (
     same_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
+
+# %% ../../nbs/matching/05_weights.ipynb #8937ba3c
+def sweep_order(
+    key: jax.Array,  # a JAX random key
+    sweep: int,  # which sweep, from 0
+    n: int,  # how many there are to visit
+) -> Int[np.ndarray, "n"]:
+    """The order in which a sweep visits the groups: random, as in the paper
+
+    Args:
+        key: a JAX random key
+        sweep: which sweep, from 0
+        n: how many there are to visit
+
+    Returns:
+        Int[np.ndarray, "n"]
+    """
+    return _order(key_entropy(key), sweep, n)
+
+
+def key_entropy(
+    key: jax.Array,  # a JAX random key
+) -> list[int]:
+    """The numbers that a random key is made of
+
+    Args:
+        key: a JAX random key
+    """
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()
+
+
+def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
+    "A random order that only those numbers and the sweep decide"
+    return np.random.default_rng([*entropy, sweep]).permutation(n)
 
 # %% ../../nbs/matching/05_weights.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
@@ -74,17 +109,17 @@ class Search:
         self.perm = moved
         return gain
 
-    def sweep(self, words: list[int], number: int) -> list[float]:
+    def sweep(self, entropy: list[int], number: int) -> list[float]:
         "Visit all trees in a random order; the gain of each visit"
         roots = list(self.trees)
-        return [self.improve(roots[k]) for k in _order(words, number, len(roots))]
+        return [self.improve(roots[k]) for k in _order(entropy, number, len(roots))]
 
     def _meets_itself(self, tree: list[str]) -> bool:
         "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
         terms = [t for g in tree for t in self.scores.groups[g].terms]
         return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
 
-    def outward(self) -> None:
+    def greedy(self) -> None:
         "Place one tree after the other, the best known first, by what is placed already"
         waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
         shares: dict[str, dict[Term, float]] = {}
@@ -112,52 +147,18 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     "How much of what a tree's terms can be worth is known"
     return sum(share for term, share in shares.items() if not waiting[term])
 
-# %% ../../nbs/matching/05_weights.ipynb #8937ba3c
-def sweep_order(
-    key: Array,  # a JAX random key
-    sweep: int,  # which sweep, from 0
-    n: int,  # how many there are to visit
-) -> Int[np.ndarray, "n"]:
-    """The order in which a sweep visits the groups: random, as in the paper
-
-    Args:
-        key: a JAX random key
-        sweep: which sweep, from 0
-        n: how many there are to visit
-
-    Returns:
-        Int[np.ndarray, "n"]
-    """
-    return _order(key_words(key), sweep, n)
-
-
-def key_words(
-    key: Array,  # a JAX random key
-) -> list[int]:
-    """The numbers that a random key is made of
-
-    Args:
-        key: a JAX random key
-    """
-    return np.asarray(jax.random.key_data(key)).ravel().tolist()
-
-
-def _order(words: list[int], sweep: int, n: int) -> np.ndarray:
-    "A random order that only those numbers and the sweep decide"
-    return np.random.default_rng([*words, sweep]).permutation(n)
-
 # %% ../../nbs/matching/05_weights.ipynb #4f696ea1
 def weight_matching(
-    key: Array,  # a JAX random key: the order in which the groups are visited
+    key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A, any tree of arrays; it stays
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["outward", "identity"] = "identity",  # B's permutation at the start
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
     budget: float | None = None,  # bytes that are kept of models read late and of their scores;
     #   None: a twentieth of both models, or all where nothing is read late
-    callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
+    callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B
     """Match two models by the inner product of their weights
 
@@ -170,14 +171,14 @@ def weight_matching(
         init: B's permutation at the start
         budget: bytes that are kept of models read late and of their scores; None: a twentieth of
             both models, or all where nothing is read late
-        callback: given (sweep, objective) after each
+        callback: called after each sweep with its "objective"
 
     Returns:
         Match: `Match.perm` is the permutation of B
 
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
-        PermutationSpecError: if the models differ in paths or shapes, or hold NaN or infinity
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if `max_sweeps` < 1, or `init` is a word that is not known
 
     References:
@@ -185,26 +186,27 @@ def weight_matching(
     """
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
-    # raises PermutationSpecError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `max_sweeps` < 1, or `init` is a word that is not known
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
     search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
-    gains, converged, words = [], False, key_words(key)
+    gains, converged, entropy = [], False, key_entropy(key)
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
-            callback(len(gains), search.scores.objective(search.perm))
+            values = {"objective": search.scores.objective(search.perm)}
+            callback(Progress("weight matching", len(gains), max_sweeps, values))
 
     initial = None
-    if init == "outward":
+    if init == "greedy":
         initial = search.scores.objective(None)
-        search.outward()
+        search.greedy()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
-        steps = search.sweep(words, len(gains))
+        steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
@@ -216,8 +218,8 @@ def weight_matching(
 def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
-        if init not in ("outward", "identity"):
-            raise ValueError(f"init is {init!r}: give 'outward', 'identity' or a permutation")
+        if init not in ("greedy", "identity"):
+            raise ValueError(f"init is {init!r}: give 'greedy', 'identity' or a permutation")
         return identity_permutation(spec)
     check_permutation(spec, init)
     return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
