@@ -346,7 +346,7 @@ def activation_matching(
     *,
     fn: Callable[[PyTree, Any], Any],  # (params, batch) → outputs; any function JAX can trace
     batches: Iterable[Any],  # what `fn` takes, one at a time; read once, of any sizes
-    similarity: Literal["inner", "correlation"] = "inner",  # eq. 1, or Pearson's correlation
+    similarity: Literal["inner", "correlation"] = "inner",  # products (eq. 1), or Pearson's
     names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
     #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
@@ -361,7 +361,7 @@ def activation_matching(
         params_b: model B, with the same paths and shapes; it moves; neither is changed
         fn: (params, batch) → outputs; any function JAX can trace
         batches: what `fn` takes, one at a time; read once, of any sizes
-        similarity: eq. 1, or Pearson's correlation
+        similarity: products (eq. 1), or Pearson's
         names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
         callback: called after each batch
@@ -372,8 +372,8 @@ def activation_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or its groups not the units of
             `fn`
-        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         PermutationSpecError: if no activation scores a group
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if `similarity` is unknown, there is no batch, or an activation is NaN or
             infinite
         KeyError: if `names` holds a name that `find_taps` does not give
@@ -383,8 +383,8 @@ def activation_matching(
     """
     # raises PermutationSpecError if the spec does not fit the models, or its groups not the units
     #   of `fn`
-    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises PermutationSpecError if no activation scores a group
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `similarity` is unknown, there is no batch, or an activation is NaN or
     #   infinite
     # raises KeyError if `names` holds a name that `find_taps` does not give

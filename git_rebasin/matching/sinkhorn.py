@@ -138,11 +138,11 @@ def sinkhorn_matching(
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
     max_steps: int = 200,  # steps of the optimizer
     init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
-    #   logits, such as the similarities of activation matching; None: nowhere
+    #   logits, such as the similarities of activation matching; None: all logits zero
     confidence: float = 0.5,  # of a permutation to start from: the share of its unit in a position
     temperature: float = 1.0,  # τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
     iterations: int = 20,  # of Sinkhorn's algorithm: how often rows and columns are normalised
-    forward: Literal["soft", "hard"] = "soft",  # hard: the loss is that of the nearest permutation
+    forward: Literal["soft", "hard"] = "soft",  # whose loss: the soft one's, or the nearest one's
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; None: all
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
@@ -160,11 +160,11 @@ def sinkhorn_matching(
         batches: taken in turn; None: `loss_fn` gets None
         max_steps: steps of the optimizer
         init: where to start: another matcher's permutation, or logits, such as the similarities of
-            activation matching; None: nowhere
+            activation matching; None: all logits zero
         confidence: of a permutation to start from: the share of its unit in a position
         temperature: τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
         iterations: of Sinkhorn's algorithm: how often rows and columns are normalised
-        forward: hard: the loss is that of the nearest permutation
+        forward: whose loss: the soft one's, or the nearest one's
         lam: λ: B's share; "uniform": random at each step
         eval_batches: on which permutations are compared; None: all
         eval_every: steps from one evaluation of the nearest permutation to the next

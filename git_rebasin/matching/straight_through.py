@@ -267,7 +267,7 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # where the search starts
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
@@ -284,7 +284,7 @@ def straight_through_matching(
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
         batches: any pytrees, all of the same shapes: one for each step
         optimizer: what moves θ̃, such as `optax.adam(1e-3)`
-        init: where the search starts
+        init: B's permutation at the start
         max_steps: stop after so many batches
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken

@@ -155,7 +155,8 @@ def weight_matching(
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
+    #   "greedy": one group after the other, by the weights that it shares with those before
     budget: float | None = None,  # bytes that are kept of models read late and of their scores;
     #   None: a twentieth of both models, or all where nothing is read late
     callback: Callback | None = None,  # called after each sweep with its "objective"
@@ -168,7 +169,8 @@ def weight_matching(
         params_a: model A, any tree of arrays; it stays
         params_b: model B, with the same paths and shapes; it moves; neither is changed
         max_sweeps: stop after so many sweeps over all groups, converged or not
-        init: B's permutation at the start
+        init: B's permutation at the start; "greedy": one group after the other, by the weights that
+            it shares with those before
         budget: bytes that are kept of models read late and of their scores; None: a twentieth of
             both models, or all where nothing is read late
         callback: called after each sweep with its "objective"

@@ -168,7 +168,7 @@ def check_permutation_spec(
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: Array | None = None,  # seed of the noise and of the permutations; default: key 0
-    trials: int = 2,  # random weights, and random permutations of them
+    trials: int = 2,  # how many random weights and permutations to try
 ) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
     """Check that a spec leaves a function unchanged, at random weights and by random permutations
 
@@ -178,7 +178,7 @@ def check_permutation_spec(
         params: parameters of the function; only shapes, dtypes and rough sizes matter
         *args: the function's other arguments, as a rule a batch of inputs
         key: seed of the noise and of the permutations; default: key 0
-        trials: random weights, and random permutations of them
+        trials: how many random weights and permutations to try
 
     Returns:
         dict[str, float]: group → largest relative change of an output; all of it rounding
