@@ -181,11 +181,15 @@ class RepeatedAssignment:
             Int[np.ndarray, "n"]: for each place, its unit: a permutation
 
         Raises:
-            ValueError: if the scores are no square matrix, or not finite
+            ValueError: if the scores are no square matrix, or not finite, or there is no such
+                backend
             TypeError: if the scores are no real numbers
+            ImportError: if the compiled solver is asked for and was not built
         """
-        # raises ValueError if the scores are no square matrix, or not finite
+        # raises ValueError if the scores are no square matrix, or not finite, or there is no such
+        #   backend
         # raises TypeError if the scores are no real numbers
+        # raises ImportError if the compiled solver is asked for and was not built
         scores = np.asarray(scores)
         _check_shape(scores, square=scores.ndim == 2)
         values, n = _computable(scores), len(scores)

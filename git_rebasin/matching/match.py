@@ -166,11 +166,15 @@ class Alignment:
 
     @property
     def perm(self) -> dict[str, Int[np.ndarray, "*within n"]]:
-        """The permutation of B, if every unit has a partner; raises `ValueError` otherwise
+        """The permutation of B, if every unit has a partner
 
         Returns:
             dict[str, Int[np.ndarray, "*within n"]]
+
+        Raises:
+            ValueError: if a unit has no partner
         """
+        # raises ValueError if a unit has no partner
         perm = {}
         for group, pairs in self.pairs.items():
             n, m = self.sizes[group]

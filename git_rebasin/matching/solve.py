@@ -266,7 +266,11 @@ def value(
 
     Returns:
         float: the sum over all groups and pairs
+
+    Raises:
+        ValueError: if a group has no scores, or scores of another shape than its layout
     """
+    # raises ValueError if a group has no scores, or scores of another shape than its layout
     places = layouts(spec).items()
     return sum(layout.value(_laid_out(layout, scores), perm) for _, layout in places)
 

@@ -60,7 +60,11 @@ class MovingScores(Scores):
         Args:
             a (Mapping[str, Float[Array, "..."]]): what model A is now
             perm: where all groups are
+
+        Raises:
+            FloatingPointError: if scores are beyond float32
         """
+        # raises FloatingPointError if scores are beyond float32
         self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
         found = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
