@@ -111,19 +111,20 @@ def describe(src: Source, node: Definition, name: str) -> list[str]:
         return [head, summary(doc), table("Parameter", rows), what, *after]
     bases = ", ".join(src.code(base) for base in node.bases)
     plain = python(f"class {name}({bases})" if bases else f"class {name}")
-    listed = [method(src, item) for item in methods(node)]
+    listed = [method(src, item, f"{name}.{item.name}") for item in methods(node)]
     head = signature(f"class {name}", rows) if rows else plain
     listing = markdown_table(["Method", "Meaning"], listed)
     return [head, summary(doc), table("Field", rows), *after, listing]
 
 
-def method(src: Source, node: ast.FunctionDef) -> tuple[str, str]:
+def method(src: Source, node: ast.FunctionDef, name: str) -> tuple[str, str]:
     """The cells about a method: how it is called, what it does, and what it raises."""
+    anchor = f'<span id="{name.lower()}"></span>'  # where nbdev's links to the method lead
     given = ", ".join(row.name for row in parameters(src, node))
     call = node.name if is_property(node) else f"{node.name}({given})"
     raised = dict.fromkeys(row.name for row in raises(src, node))
     ends = f"; raises {', '.join(f'`{name}`' for name in raised)}" if raised else ""
-    return code(call, link=False), prose(summary(ast.get_docstring(node) or "") + ends)
+    return anchor + code(call, link=False), prose(summary(ast.get_docstring(node) or "") + ends)
 
 
 def returns(row: Row, own: Collection[str]) -> str:

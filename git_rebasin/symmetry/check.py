@@ -186,12 +186,12 @@ def check_permutation_spec(
     Raises:
         PermutationSpecError: if permuting one group, which is named, or all of them changes an
             output
-        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         ValueError: if `fn` returns no array, or one that is not finite at random weights
     """
     # raises PermutationSpecError if permuting one group, which is named, or all of them changes
     #   an output
-    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises ValueError if `fn` returns no array, or one that is not finite at random weights
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}

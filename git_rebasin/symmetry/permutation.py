@@ -197,14 +197,14 @@ def apply_permutation(
         PyTree: the same kind of tree, reordered
 
     Raises:
-        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
             each of a group's units once
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
-    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
     return act(spec, Permute(perm), params, partial=partial)
