@@ -96,7 +96,11 @@ def report(
         shapes: path → shape
         reasons: path → why an axis is fixed
         which: all axes, those that move, those that do not
+
+    Raises:
+        ValueError: if `which` is unknown
     """
+    # raises ValueError if `which` is unknown
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]

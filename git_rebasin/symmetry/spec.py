@@ -132,7 +132,11 @@ class PermutationSpec:
 
         Returns:
             Mapping[str, tuple[Entry, ...] | Split]
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries
         """
+        # raises PermutationSpecError if a row is no tuple of entries
         return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
 
     @property
@@ -171,7 +175,11 @@ class PermutationSpec:
 
         Returns:
             Mapping[str, tuple[str, ...]]
+
+        Raises:
+            PermutationSpecError: if a family is within itself
         """
+        # raises PermutationSpecError if a family is within itself
         _, within = self._declared
         return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
 
