@@ -50,7 +50,7 @@ from git_rebasin.experiments.records import provenance, write_record
 from git_rebasin.matching.assignment import RepeatedAssignment, assignment_backend
 from git_rebasin.matching.weights import sweep_order
 from git_rebasin.symmetry.permutation import permute_block
-from git_rebasin.symmetry.spec import PermutationSpec
+from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 from git_rebasin.tree import flatten
 
 RECORD = Path(__file__).parent / "records" / "weight_matching.json"
@@ -97,15 +97,15 @@ QUICK = ["mlp", "resnet20x1"]
 TINY = {"Dense_0/kernel": 2, "Dense_0/bias": 1, "Dense_1/kernel": 2, "Dense_1/bias": 1}  # ranks
 
 
-def shuffle(spec: PermutationSpec, kind: str, key: int) -> dict[str, np.ndarray] | None:
-    """The permutation that makes B of A, for planted models; `spec` is bound to shapes."""
+def shuffle(spec: BoundSpec, kind: str, key: int) -> dict[str, np.ndarray] | None:
+    """The permutation that makes B of A, for planted models."""
     if kind == "I":
         return None
     drawn = random_permutation(jax.random.key(key), spec)
     return {group: np.asarray(perm) for group, perm in drawn.items()}
 
 
-def models(spec: PermutationSpec, key: int, planted: dict | None) -> tuple[dict, dict]:
+def models(spec: BoundSpec, key: int, planted: dict | None) -> tuple[dict, dict]:
     """Models A and B as {path: array}, both of normal numbers, or B as A in another order."""
     rng = np.random.default_rng([key, 2022])
 
@@ -127,7 +127,7 @@ def models(spec: PermutationSpec, key: int, planted: dict | None) -> tuple[dict,
 # ---- the baseline
 
 
-def _permuted(spec: PermutationSpec, perm: dict, path: str, w, skip: int):
+def _permuted(spec: BoundSpec, perm: dict, path: str, w, skip: int):
     """An array of B with its axes in their new order, but for one."""
     for axis, group in enumerate(spec.axes_to_perm[path]):
         if group is not None and axis != skip:
@@ -135,7 +135,7 @@ def _permuted(spec: PermutationSpec, perm: dict, path: str, w, skip: int):
     return w
 
 
-def _cost_matrix(spec: PermutationSpec, perm: dict, group: str, a: dict, b: dict):
+def _cost_matrix(spec: BoundSpec, perm: dict, group: str, a: dict, b: dict):
     """Inner products of all places of A with all units of B, the other groups where they are."""
     n = spec.groups[group]
     total = jnp.zeros((n, n))
@@ -148,7 +148,7 @@ def _cost_matrix(spec: PermutationSpec, perm: dict, group: str, a: dict, b: dict
 
 def published(
     key,
-    spec: PermutationSpec,
+    spec: BoundSpec,
     a: dict,
     b: dict,
     max_sweeps: int = 100,
@@ -176,7 +176,7 @@ def published(
 # ---- what a contender is asked, and its answer
 
 
-def solve(contender: str, key: jax.Array, spec: PermutationSpec, a: dict, b: dict):
+def solve(contender: str, key: jax.Array, spec: BoundSpec, a: dict, b: dict):
     """One call of a contender: the permutation, the sweeps, whether it converged."""
     if contender == "baseline":
         return published(key, spec, a, b)
@@ -185,7 +185,7 @@ def solve(contender: str, key: jax.Array, spec: PermutationSpec, a: dict, b: dic
     return match.perm, match.sweeps, match.converged
 
 
-def objective(spec: PermutationSpec, a: dict, b: dict, perm: dict) -> float:
+def objective(spec: BoundSpec, a: dict, b: dict, perm: dict) -> float:
     """⟨A, π(B)⟩ in float64, by the same function for all contenders."""
     perm, total = {g: np.asarray(p) for g, p in perm.items()}, 0.0
     for block in spec.blocks:
@@ -195,8 +195,8 @@ def objective(spec: PermutationSpec, a: dict, b: dict, perm: dict) -> float:
     return total
 
 
-def sweep_flops(spec: PermutationSpec) -> int:
-    """Floating-point operations of all products of one full sweep, for a bound spec."""
+def sweep_flops(spec: BoundSpec) -> int:
+    """Floating-point operations of all products of one full sweep."""
     return sum(
         2 * math.prod(block.shape) * n
         for block in spec.blocks
@@ -229,7 +229,7 @@ def release_freed() -> None:
         libc.malloc_trim(0)
 
 
-def timed(contender: str, key: int, spec: PermutationSpec, a: dict, b: dict):
+def timed(contender: str, key: int, spec: BoundSpec, a: dict, b: dict):
     """The seconds of a call, and what it gave; its random key is there before, as models are."""
     random_key = jax.block_until_ready(jax.random.key(key))
     start = time.perf_counter()
@@ -238,12 +238,12 @@ def timed(contender: str, key: int, spec: PermutationSpec, a: dict, b: dict):
     return time.perf_counter() - start, found
 
 
-def bound(job: dict) -> PermutationSpec:
+def bound(job: dict) -> BoundSpec:
     """The spec of a job, bound to its shapes."""
     return bind(PermutationSpec.from_json(job["spec"]), job["shapes"])
 
 
-def bind(spec: PermutationSpec, shapes: dict) -> PermutationSpec:
+def bind(spec: PermutationSpec, shapes: dict) -> BoundSpec:
     """A spec bound to {path: shape}."""
     return spec.bind_shapes({path: tuple(shape) for path, shape in shapes.items()})
 
@@ -251,7 +251,7 @@ def bind(spec: PermutationSpec, shapes: dict) -> PermutationSpec:
 @contextlib.contextmanager
 def clocked_assignments(contender: str) -> Iterator[list[float]]:
     """A list that gets the seconds of every assignment which a contender solves meanwhile."""
-    ours = sys.modules["git_rebasin.matching.weights"]
+    ours = sys.modules["git_rebasin.matching.solve"]
     places = [(ours, "linear_assignments"), (RepeatedAssignment, "solve")]
     if contender == "baseline":
         places = [(sys.modules[__name__], "linear_sum_assignment")]

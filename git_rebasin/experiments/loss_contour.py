@@ -41,7 +41,7 @@ from git_rebasin.symmetry.builders import (
     vgg16_permutation_spec,
 )
 from ..symmetry.permutation import Permutation, apply_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec
 from ..tree import flatten, inner, lerp
 from ..zoo.mlp import init_mlp
 from ..zoo.resnet import init_resnet20, init_resnet50
@@ -255,7 +255,7 @@ class Symmetries:
 
 
 def count_symmetries(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> Symmetries:
     "Count permutations as the paper's Table 1 does, and as the network allows"
     layers = [

@@ -41,7 +41,7 @@ from ..matching.soft import soften
 from ..matching.weights import weight_matching
 from ..symmetry.entries import Compound, Entry, Fixed, Group, as_entry
 from ..symmetry.permutation import apply_permutation, random_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from git_rebasin.zoo.public import (
     addition_table,
     load_public,
@@ -108,7 +108,7 @@ def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n modulus"]
 # %% ../../nbs/experiments/modadd_transformers.ipynb #717e4970
 def transformer_spec(
     params: Mapping[str, Array],
-) -> PermutationSpec:
+) -> BoundSpec:
     "The symmetry of a transformer, from its function"
     tokens = np.zeros((2, 2), np.int32)
     return infer_permutation_spec(public_transformer_apply, params, tokens, verify=False)
@@ -161,7 +161,7 @@ def unit_correlations(
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #bcbc3d2e
 def _problem(
-    config: Addition, spec: PermutationSpec, params_a: PyTree, params_b: PyTree
+    config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTree
 ) -> Problem:
     "What a pair asks of the matchers"
     table = addition_table(config.modulus)
@@ -170,7 +170,7 @@ def _problem(
     return Problem(spec, *both, _fn, data, {"all": [table]}, lambdas=tuple(points))
 
 
-def _control(config: Addition, spec: PermutationSpec, params: PyTree) -> dict[str, Any]:
+def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any]:
     "A network and a shuffled copy of it, matched by weights"
     key = jax.random.key(0)
     copy = apply_permutation(spec, random_permutation(jax.random.fold_in(key, 1), spec), params)

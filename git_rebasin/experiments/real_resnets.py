@@ -245,7 +245,7 @@ def compare_merges(
     return {
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],
-        "log10_symmetries": problem.spec.log10_symmetries,
+        "log10_symmetries": problem.spec.bind(problem.params_a).log10_symmetries,
         "rows": rows,
     }
 

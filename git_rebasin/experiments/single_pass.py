@@ -37,7 +37,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     permute_block,
 )
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import lerp
 
 # %% ../../nbs/experiments/single_pass.ipynb #c37b074a
@@ -63,7 +63,7 @@ def single_pass_matching(
     return Match(perm, (end,), False, start)
 
 
-def _worth(spec: PermutationSpec, a, b, perm: Permutation) -> float:
+def _worth(spec: BoundSpec, a, b, perm: Permutation) -> float:
     "⟨A, π(B)⟩, in the precision of the arrays"
     parts = ((x.of(a[x.path]), permute_block(x, b[x.path], perm)) for x in spec.blocks)
     return float(sum(np.vdot(*part) for part in parts))
@@ -73,7 +73,7 @@ def _exact(flat: Mapping[str, Array]) -> dict[str, np.ndarray]:
     return {path: np.asarray(w, np.float64) for path, w in flat.items()}
 
 
-def _chain(spec: PermutationSpec) -> Iterator[tuple[str, list[Block]]]:
+def _chain(spec: BoundSpec) -> Iterator[tuple[str, list[Block]]]:
     "Each group, after all groups that its units read, with the arrays by which they do"
     reads = {g: [x for x in spec.blocks if x.atoms[-1] == g] for g in spec.groups}
     waiting, placed = list(reads), {None}
@@ -143,7 +143,7 @@ def random_pair(
 
 # %% ../../nbs/experiments/single_pass.ipynb #87b72d44
 def every_permutation(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> Iterator[dict[str, Int[np.ndarray, " n"]]]:
     "All permutations of all groups, for networks so small that this is possible"
     each = [list(map(np.array, itertools.permutations(range(n)))) for n in spec.groups.values()]

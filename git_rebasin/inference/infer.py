@@ -23,7 +23,7 @@ from .rows import Naming, name_atoms, row_of
 from .trace import Trace, Value, constant, run
 from ..jaxprs import inner_jaxpr, trace_arrays
 from ..symmetry.check import check_permutation_spec
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec
 from ..tree import flatten
 
 # %% ../../nbs/inference/08_infer.ipynb #07f9734b
@@ -66,7 +66,7 @@ def _follow(
     flat: Mapping[str, Array],  # the arrays of the model, which are their first inputs
     others: Sequence[Array],  # the other inputs
     unroll: int,  # a scan of at most so many turns is followed turn by turn
-) -> tuple[PermutationSpec, Trace, Naming]:
+) -> tuple[BoundSpec, Trace, Naming]:
     "Follow the equations once, and read the spec off the parameters"
     trace, used = Trace(unroll=unroll), _used(closed.jaxpr)
     values = {
@@ -84,14 +84,14 @@ def _follow(
     table = {path: row_of(row, naming) for path, row in axes.items()}
     reasons = {path: tuple(map(_why, row)) for path, row in axes.items()}
     sizes = {path: flat[path].shape for path in table}
-    return PermutationSpec(table, sizes, reasons), trace, naming
+    return BoundSpec(table, reasons, shapes=sizes), trace, naming
 
 
 def trace_symmetry(
     fn: Callable[..., Any],  # fn(params, *args) → outputs
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
     args: Sequence[Any],  # its other arguments
-) -> tuple[PermutationSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
+) -> tuple[BoundSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
     "What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end"
     (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
     others = arrays[len(flat) :]
@@ -118,7 +118,7 @@ def infer_permutation_spec(
     params: PyTree,  # any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
     *args: Any,  # its other arguments, as a rule a batch of inputs
     verify: bool = True,  # try the spec with random weights; raises `PermutationSpecError`
-) -> PermutationSpec:  # bound to the shapes of `params`, with the reason for every fixed axis
+) -> BoundSpec:  # bound to the shapes of `params`, with the reason for every fixed axis
     "The permutation symmetry of a network, from the function that computes it (paper §2)"
     abstract = [p for p, leaf in flatten(params).items() if isinstance(leaf, jax.ShapeDtypeStruct)]
     if verify and (

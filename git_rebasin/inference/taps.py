@@ -27,7 +27,7 @@ from git_rebasin.jaxprs import (
     trace_arrays,
 )
 from ..symmetry.entries import Fixed, as_row, atoms_of, row_rank
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import flatten
 
 # %% ../../nbs/inference/09_taps.ipynb #a0fc37dc
@@ -74,10 +74,10 @@ class Taps:
     "The values of a function that carry a group, and a way to get them"
 
     fn: Callable[..., Any]
-    spec: PermutationSpec  # of the values, by name, in the groups of the parameters; not bound
+    spec: PermutationSpec  # of the values, by name, in the groups of the parameters
     groups: Mapping[str, tuple[str, ...]]  # group → the values that carry it, in their order
     paths: Mapping[str, tuple[int, ...]]  # value → path of its equation
-    symmetry: PermutationSpec  # of the parameters, as inferred; bound
+    symmetry: BoundSpec  # of the parameters, as inferred
 
     def __call__(
         self,

@@ -26,7 +26,7 @@ from .solve import Layout, layouts, solve, value
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -110,8 +110,8 @@ def _differ(block: Block, i: int, other: Block, j: int, axis: int | None) -> Per
 
 # %% ../../nbs/matching/06_activations.ipynb #ee991f7b
 def relate_groups(
-    spec: PermutationSpec,  # bound to shapes
-    function: PermutationSpec,  # the whole symmetry, as inferred, bound to the same shapes
+    spec: BoundSpec,  # which axes move together
+    function: BoundSpec,  # the whole symmetry, as inferred, bound to the same shapes
 ) -> dict[str, Counterpart]:  # group of `function` → what it is in `spec`; left out where fixed
     "Which groups of two specs are the same units, by the parameters that carry them"
     blocks: dict[str, list[Block]] = {}
@@ -144,7 +144,7 @@ def _check_consistent(found: Mapping[str, Mapping[Counterpart | None, str]]) -> 
             )
 
 
-def _check_found(spec: PermutationSpec, function: PermutationSpec, found: Collection[str]) -> None:
+def _check_found(spec: BoundSpec, function: BoundSpec, found: Collection[str]) -> None:
     "Every group of the spec is one of the function"
     for group, n in spec.groups.items():
         if n > 1 and group not in found:
@@ -259,7 +259,7 @@ def _check_finite(name: str, moments: CrossMoments) -> None:
             )
 
 
-def _group_scores(spec: PermutationSpec, moments: dict, kind: str) -> dict[str, np.ndarray]:
+def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, np.ndarray]:
     "The sum of the scores of every group; takes the moments out of their dict"
     scores = {g: np.zeros(layout.shape) for g, layout in layouts(spec).items()}
     while moments:
@@ -278,7 +278,7 @@ class ActivationMatch(Match):
     similarity: Mapping[str, Float[np.ndarray, "*fixed n n"]] | None = None
 
 # %% ../../nbs/matching/06_activations.ipynb #6e079cc2
-def _check_scored(spec: PermutationSpec, values: Mapping, taps: Taps, relation: Mapping) -> None:
+def _check_scored(spec: BoundSpec, values: Mapping, taps: Taps, relation: Mapping) -> None:
     "Every group is scored by some value"
     for group, n in spec.groups.items():
         if n > 1 and not values[group]:
@@ -344,7 +344,7 @@ def activation_matching(
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
 
-def _best_match(spec: PermutationSpec, scores: Mapping, values: Mapping, keep: bool):
+def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     "The match of the largest scores, which is exact: no group depends on another"
     perm = solve(spec, scores)
     initial, final = (value(spec, scores, p) for p in (identity_permutation(spec), perm))

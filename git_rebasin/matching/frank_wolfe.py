@@ -33,7 +33,7 @@ from git_rebasin.symmetry.permutation import (
     apply_permutation,
     identity_permutation,
 )
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, inner, norm
 
 # %% ../../nbs/matching/11_frank_wolfe.ipynb #e9eda589
@@ -111,7 +111,7 @@ def _unstack(tree: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.nd
 class _Ascent:
     "The walk from one soft permutation per model to a corner; the first model stays"
 
-    def __init__(self, spec: PermutationSpec, models: Sequence[Mapping[str, Array]]):
+    def __init__(self, spec: BoundSpec, models: Sequence[Mapping[str, Array]]):
         self.spec, self.moving, self.models = spec, len(models) - 1, _stack(models)
         factors = max((len(mixed_axes(block)) for block in spec.blocks), default=0)
         degree = factors if self.moving == 1 else 2 * factors  # both of a pair move
@@ -188,7 +188,7 @@ def _make_hard(ascent: _Ascent) -> list[dict[str, np.ndarray]]:
     return ascent.corners(soft)
 
 
-def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:
+def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The matrices that a walk starts from"
     if isinstance(init, str):
         if init not in ("uniform", "identity"):

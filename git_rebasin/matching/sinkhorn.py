@@ -43,7 +43,7 @@ from git_rebasin.matching.soft import (
 )
 from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, is_array
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #193ca375
@@ -69,7 +69,7 @@ class _Learner:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, with what the spec does not name
         b: Mapping[str, Array],  # model B
         loss: Callable[[Mapping, Mapping, Any, Any], Array],  # of `merged_loss`
@@ -175,7 +175,7 @@ def _listed(batches: Iterable[Any] | None, name: str) -> list[Any]:
     return [None] if batches is None else list(require_batches(batches, name))
 
 
-def _start(spec: PermutationSpec, init, confidence: float, temperature: float) -> dict:
+def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict:
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}

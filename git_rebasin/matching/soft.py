@@ -6,45 +6,47 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'check_soft', 'harden',
+__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'Mix', 'apply_soft', 'check_soft', 'harden',
            'sinkhorn', 'soft_permutation', 'confident_logits']
 
 # %% ../../nbs/matching/08_soft.ipynb #4d814c96
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from .solve import group_trees, layouts, solve
+from ..symmetry.actions import act
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tree import Array
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
 Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices, places by units
 
 
 def soft_shapes(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, tuple[int, ...]]:  # group → the shape of its matrices
     "Sizes of the fixed axes that a group is within, then twice its places with their hosts'"
     return {g: (*fixed, math.prod(rows), math.prod(rows)) for g, fixed, rows in _layouts(spec)}
 
 
 def uniform(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
     "The mean of all permutations: every position takes the same share of every unit"
     return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
 
 
 def soften(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:  # of zeros and ones
     "The matrices of a permutation"
@@ -56,10 +58,8 @@ def soften(
     return soft
 
 # %% ../../nbs/matching/08_soft.ipynb #9e674df1
-def _layouts(spec: PermutationSpec):
+def _layouts(spec: BoundSpec):
     "Each group with the sizes of its fixed hosts, and of its moving hosts and its own"
-    if spec.shapes is None:
-        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
     for group in spec.groups:
         hosts = spec.families.get(group, ())
         moving = [spec.sizes[h] for h in hosts if h in spec.groups]
@@ -97,23 +97,29 @@ def soft_block(
     return jnp.einsum(*operands, new, precision="highest")
 
 
+@dataclass(frozen=True, eq=False)
+class Mix:
+    "The action of a soft permutation: each position takes shares of all units"
+
+    soft: Soft  # for each group, its matrices
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block that carries a group, mixed"
+        check_soft(spec, self.soft)
+        for block in spec.blocks:
+            if any(block.atoms):
+                leaf = jnp.asarray(leaves[block.path])
+                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
+                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
+
+
 def apply_soft(
     spec: PermutationSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
     params: PyTree,  # a model; never changed
 ) -> PyTree:  # the same kind of tree, of JAX arrays where units were mixed
     "Mix a model's units; differentiable in the matrices and in the model"
-    bound, flat = spec.bind(params), flatten(params)
-    check_soft(bound, soft)
-    new = dict(flat)
-    for block in bound.blocks:
-        if any(block.atoms):
-            leaf = jnp.asarray(new[block.path])
-            wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-            view = block.of(jnp.asarray(flat[block.path]).astype(wide.dtype))
-            mixed = block.put(wide, soft_block(block, view, soft))
-            new[block.path] = mixed.astype(_kept(leaf.dtype))
-    return unflatten(new, like=params)
+    return act(spec, Mix(soft), params)
 
 # %% ../../nbs/matching/08_soft.ipynb #7371ed0b
 def _kept(dtype):
@@ -122,7 +128,7 @@ def _kept(dtype):
 
 
 def check_soft(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
 ) -> None:
     "Every group has matrices of its sizes"
@@ -142,7 +148,7 @@ def check_soft(
 
 # %% ../../nbs/matching/08_soft.ipynb #3ce65831
 def harden(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Soft,  # for each group, what each pair of place and unit is worth
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
     "The permutation that maximises the inner product of its matrices with the scores, exactly"
@@ -170,7 +176,7 @@ def sinkhorn(
 
 # %% ../../nbs/matching/08_soft.ipynb #856ed31c
 def soft_permutation(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     logits: Soft,  # for each group, any numbers in the shape of its matrices
     *,
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
@@ -191,7 +197,7 @@ def soft_permutation(
 
 
 def confident_logits(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
@@ -224,7 +230,7 @@ def _from_pairs(pairs, fixed: tuple[int, ...], rows: tuple[int, ...]):
     return pairs.transpose(np.argsort(_pair_order(fixed, rows)).tolist()).reshape(*fixed, n, n)
 
 
-def _beside(pairs, host: str, group: str, spec: PermutationSpec):
+def _beside(pairs, host: str, group: str, spec: BoundSpec):
     "A host's matrices, with an axis of one for each fixed axis that only the group is within"
     within = [h for h in spec.families[group] if h not in spec.groups]
     missing = [k for k, h in enumerate(within) if h not in spec.families.get(host, ())]

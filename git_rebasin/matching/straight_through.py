@@ -34,7 +34,7 @@ from .scores import GroupScores, Scores, paired
 from .weights import Search, key_words, weight_matching
 from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
 # %% ../../nbs/matching/07_straight_through.ipynb #5444d340
@@ -43,7 +43,7 @@ class MovingScores(Scores):
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what model A is at first, by path
         b: Mapping[str, Array],  # model B
     ):
@@ -56,8 +56,8 @@ class MovingScores(Scores):
         perm: Permutation,  # where all groups are
     ) -> None:
         "Build all matrices anew, by one call that is compiled once"
-        self.a = {path: jnp.asarray(a[path], jnp.float32) for path in self.a}
-        found = self._matrices(self.a, self.b, dict(perm))
+        self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
+        found = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
             matrix, scale = found[group]
             if not math.isfinite(scale):
@@ -66,8 +66,6 @@ class MovingScores(Scores):
                     "has become too large: give the optimizer a smaller learning rate"
                 )
             own.replace(np.asarray(matrix), float(scale), perm)
-            for t in own.terms:
-                t.a = self.a[t.block.path]
 
 
 def _all_matrices(groups: Mapping[str, GroupScores], a: Mapping, b: Mapping, perm: Permutation):
@@ -97,7 +95,7 @@ class Projection(Search):
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
         perm: Permutation,  # where to start
@@ -136,7 +134,7 @@ class _Descent:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, with what the spec does not name
         b: Mapping[str, Array],  # model B
         loss: Callable[[Mapping, Mapping, float, Any], Array],  # of `merged_loss`

@@ -26,7 +26,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 
 # %% ../../nbs/matching/05_weights.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
@@ -35,7 +35,7 @@ _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can
 class Search:
     "The state of the search: where every group is, and its scores"
 
-    def __init__(self, spec: PermutationSpec, scores: Scores, perm: dict):
+    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict):
         self.spec, self.scores, self.perm = spec, scores, perm
         self.layouts = {g: own.layout for g, own in scores.groups.items()}
         self.trees = group_trees(self.layouts)
@@ -54,14 +54,22 @@ class Search:
         new = solve_tree(self.layouts, tree, matrices, self._assignments[root])
         if known is None:
             self.settled.add(root)
+        gain = self._take(root, new, known is not None)
+        self.scores.trim(tree)
+        return gain
+
+    def _take(self, root: str, new: Permutation, partly: bool) -> float:
+        "Move a tree where it was solved to be, if it is better there; the gain"
+        tree = self.trees[root]
+        groups = [self.scores.groups[g] for g in tree]
         if same_permutation(new, self.perm):
             return 0.0
         moved = self.perm | new
-        if known is not None or root in self.linear:
-            gain = sum(s.value(moved) - s.value(self.perm) for s in groups.values())
+        if partly or root in self.linear:
+            gain = sum(s.value(moved) - s.value(self.perm) for s in groups)
         else:
             gain = self.scores.objective(moved, tree) - self.scores.objective(self.perm, tree)
-        if known is None and gain <= _PROGRESS * sum(s.scale for s in groups.values()):
+        if not partly and gain <= _PROGRESS * sum(s.scale for s in groups):
             return 0.0
         self.perm = moved
         return gain
@@ -134,13 +142,15 @@ def weight_matching(
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
     init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
+    budget: float | None = None,  # bytes that are kept of models read late and of their scores;
+    #   None: a twentieth of both models, or all where nothing is read late
     callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
 ) -> Match:  # `Match.perm` is the permutation of B
     "Match two models by the inner product of their weights (paper §3.2, Algorithm 1)"
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = Search(spec, Scores(spec, a, b), _start(spec, init))
+    search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
     gains, converged, words = [], False, key_words(key)
 
     def sweep_done(gain: float) -> None:
@@ -163,7 +173,7 @@ def weight_matching(
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/05_weights.ipynb #868d1a98
-def _start(spec: PermutationSpec, init) -> dict[str, np.ndarray]:
+def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
         if init not in ("outward", "identity"):

@@ -24,7 +24,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     random_permutation,
 )
-from .spec import PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import flatten, is_array, unflatten
 
 # %% ../../nbs/symmetry/07_check.ipynb #b3b38658
@@ -140,7 +140,7 @@ def rounding(
 
 # %% ../../nbs/symmetry/07_check.ipynb #97e69097
 def _try(
-    run: Callable, spec: PermutationSpec, params: PyTree, args: tuple, eps: float, key, t: int
+    run: Callable, spec: BoundSpec, params: PyTree, args: tuple, eps: float, key, t: int
 ):
     "One trial: the change by each group, by all together, and what rounding explains"
     key = jax.random.fold_in(key, t)

@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Permutation', 'permute_block', 'apply_permutation', 'same_permutation', 'identity_permutation', 'random_permutation',
-           'invert_permutation', 'compose_permutations']
+__all__ = ['Permutation', 'permute_block', 'Permute', 'apply_permutation', 'same_permutation', 'identity_permutation',
+           'random_permutation', 'invert_permutation', 'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
+from .actions import act
 from .blocks import Block
-from .spec import PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tree import Array
 
 try:
     from git_rebasin.symmetry import _gather
@@ -63,7 +65,7 @@ def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
 
 
 def check_permutation(
-    spec: PermutationSpec,  # a spec that is bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # what shall be a permutation of it
 ) -> None:
     "Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size"
@@ -136,6 +138,21 @@ def permute_block(
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
+@dataclass(frozen=True, eq=False)
+class Permute:
+    "The action of a permutation: units in another order"
+
+    perm: Permutation  # for each group, the unit that each position takes
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block, reordered"
+        absent = self.perm.keys() - spec.groups.keys()  # a part of a tree lacks some of the groups
+        absent = absent and absent & spec.perm_to_axes.keys()
+        check_permutation(spec, {g: p for g, p in self.perm.items() if g not in absent})
+        for block in spec.blocks:
+            yield block, permute_block(block, leaves[block.path], self.perm)
+
+
 def apply_permutation(
     spec: PermutationSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
@@ -144,16 +161,7 @@ def apply_permutation(
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
 ) -> PyTree:  # the same kind of tree, reordered
     "Reorder a model's units: with the right spec it computes what it computed before (paper §2)"
-    bound = spec.bind(params, partial=partial)
-    absent = spec.groups.keys() - bound.groups.keys()  # groups that a partial tree does not carry
-    check_permutation(bound, {g: p for g, p in perm.items() if g not in absent})
-    flat = flatten(params)
-    new = dict(flat)
-    for block in bound.blocks:
-        moved = permute_block(block, flat[block.path], perm)
-        leaf = new[block.path]  # from the second block on a copy, which may be written to
-        new[block.path] = block.put(leaf, moved, into=leaf is not flat[block.path])
-    return unflatten(new, like=params)
+    return act(spec, Permute(perm), params, partial=partial)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #925606f7
 def same_permutation(
@@ -227,11 +235,11 @@ def compose_permutations(
 def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[int, ...]]:
     "The shapes of the groups' permutations, from the spec or from a tree"
     bound = spec if params is None else spec.bind(params)
-    if bound.shapes is None:
-        raise PermutationSpecError(
-            "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
-        )
-    return bound.perm_shapes
+    if isinstance(bound, BoundSpec):
+        return bound.perm_shapes
+    raise PermutationSpecError(
+        "this spec is not bound to shapes yet: pass params, or use spec.bind(params)"
+    )
 
 
 def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tuple[str, ...]]:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Factors', 'Scalings', 'find_scalings', 'apply_scaling', 'check_factors']
+__all__ = ['Factors', 'Scalings', 'find_scalings', 'Scale', 'apply_scaling', 'check_factors']
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #39f367b3
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -20,8 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
+from .actions import act
+from .blocks import Block
 from git_rebasin.symmetry.check import (
     as_double,
     deviation,
@@ -32,8 +34,8 @@ from git_rebasin.symmetry.check import (
     rounding,
 )
 from .permutation import along_axes
-from .spec import PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
 Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
@@ -43,7 +45,7 @@ Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logari
 class Scalings:
     "The rescalings of single units that leave a function as it is"
 
-    spec: PermutationSpec  # bound to shapes
+    spec: BoundSpec  # which axes move together
     exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
 
     def __post_init__(self):
@@ -67,7 +69,7 @@ class Scalings:
         return "\n".join(_markdown_lines(self))
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #99fd27b2
-def carriers(spec: PermutationSpec, group: str) -> list[tuple[int, int]]:
+def carriers(spec: BoundSpec, group: str) -> list[tuple[int, int]]:
     "Where a group is: the number of a block of the spec, and an axis of the block's view"
     return [(i, k) for i, block in enumerate(spec.blocks) for k in block.axes_of(group)]
 
@@ -123,7 +125,7 @@ def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
     return sums.transpose(np.argsort(np.argsort(keep)).tolist()).ravel()
 
 
-def _equations(spec: PermutationSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
+def _equations(spec: BoundSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
     "A row for each unit and loss, a column for each axis that carries the group"
     columns, rows = [], len(products) * math.prod(spec.perm_shapes[group])
     for i, axis in carriers(spec, group):
@@ -206,7 +208,7 @@ def find_scalings(
     return scalings
 
 
-def _draws(spec: PermutationSpec, trials: int) -> int:
+def _draws(spec: BoundSpec, trials: int) -> int:
     "How many random losses give twice as many equations as there are unknowns"
     each = ((len(carriers(spec, g)), math.prod(s)) for g, s in spec.perm_shapes.items())
     return max((4, *(-(-2 * unknowns // (trials * units)) for unknowns, units in each)))
@@ -235,24 +237,33 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
             )
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #29b0ed4b
+@dataclass(frozen=True, eq=False)
+class Scale:
+    "The action of a rescaling: units made larger and smaller"
+
+    scalings: Scalings  # what `find_scalings` gave
+    factors: Factors  # group → the logarithms of its factors
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block with an exponent, times the factors of its units"
+        check_factors(self.scalings, self.factors)
+        for i, logs in _logs_of_blocks(self.scalings, self.factors).items():
+            block = spec.blocks[i]
+            leaf = leaves[block.path]
+            numpy = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
+            xp = np if numpy else jnp
+            view = xp.asarray(block.of(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
+            total = sum(_along(block, axis, xp.asarray(x, view.dtype)) for axis, x in logs)
+            yield block, (view * xp.exp(total)).astype(leaf.dtype)
+
+
 def apply_scaling(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
     params: PyTree,  # a model; never changed
 ) -> PyTree:  # the same kind of tree
     "Rescale a model's units: it computes what it computed before"
-    bound, flat = scalings.spec.bind(params), flatten(params)
-    check_factors(scalings, factors)
-    new = dict(flat)
-    for i, logs in _logs_of_blocks(scalings, factors).items():
-        block = bound.blocks[i]
-        leaf = new[block.path]
-        plain = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
-        xp = np if plain else jnp
-        wide = xp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
-        total = sum(_along(block, axis, xp.asarray(x, wide.dtype)) for axis, x in logs)
-        new[block.path] = block.put(wide, block.of(wide) * xp.exp(total)).astype(leaf.dtype)
-    return unflatten(new, like=params)
+    return act(scalings.spec, Scale(scalings, factors), params)
 
 
 def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:

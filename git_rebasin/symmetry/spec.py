@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PermutationSpec']
+__all__ = ['PermutationSpec', 'BoundSpec']
 
 # %% ../../nbs/symmetry/04_spec.ipynb #7598a69a
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import PyTree
 
@@ -34,6 +34,7 @@ from git_rebasin.symmetry.entries import (
     short,
     to_plain,
 )
+from .report import Report, report
 from .sizes import declarations, solve_sizes
 from ..tree import flatten
 
@@ -82,36 +83,33 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
-    "Which axes of which arrays are permuted together (paper §2)"
+    "Which axes of which arrays are permuted together (paper §2): a table, for arrays of any size"
 
-    axes_to_perm: Mapping[str, tuple]  # path → for each axis a group, None, or an expression
-    shapes: Mapping[str, tuple[int, ...]] | None = None  # path → shape, once bound
+    axes_to_perm: Mapping[str, tuple | Split]  # path → for each axis a group, None, an expression
     reasons: Mapping[str, tuple[str | None, ...]] | None = None  # path → why an axis is fixed
 
     def __post_init__(self):
-        rows = {path: _row(path, row) for path, row in self.axes_to_perm.items()}
-        object.__setattr__(self, "_rows", MappingProxyType(rows))
-        object.__setattr__(
-            self, "axes_to_perm", MappingProxyType({p: short(row) for p, row in rows.items()})
-        )
-        if self.shapes is not None:
-            object.__setattr__(self, "shapes", MappingProxyType(dict(self.shapes)))
-            _ = self.sizes  # raises where they disagree
-            _check_families(self)
+        as_written = {path: short(row) for path, row in self.rows.items()}
+        object.__setattr__(self, "axes_to_perm", MappingProxyType(as_written))
+        _ = self.families  # raises where entries contradict one another
 
-    @classmethod
+    @staticmethod
     def from_axes_to_perm(
-        cls,
-        axes_to_perm: Mapping[str, tuple],  # path → one entry per axis
+        axes_to_perm: Mapping[str, tuple | Split],  # path → one entry per axis
     ) -> PermutationSpec:
         'A spec from the paper\'s kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`'
-        return cls(axes_to_perm)
+        return PermutationSpec(axes_to_perm)
+
+    @cached_property
+    def rows(self) -> Mapping[str, tuple[Entry, ...] | Split]:
+        "The table without abbreviations: path → one entry per axis"
+        return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
 
     @property
     def perm_to_axes(self) -> dict[str, list[tuple[str, int]]]:
         "Group → every (path, axis) that it permutes, as a whole or in part"
         table: dict[str, list[tuple[str, int]]] = {}
-        for path, row in self._rows.items():
+        for path, row in self.rows.items():
             for one in plain_rows(row):
                 for k, entry in enumerate(one):
                     for name in [a.name for a in atoms_of(entry) if not isinstance(a, Fixed)]:
@@ -120,50 +118,27 @@ class PermutationSpec:
         return table
 
     @cached_property
-    def sizes(self) -> Mapping[str, int]:
-        "Size of every named atom, groups and fixed axes, once bound to shapes"
-        _need_shapes(self)
-        return MappingProxyType(solve_sizes(self._rows, self.shapes, self._declared[0]))
-
-    @cached_property
     def _declared(self) -> tuple[dict, dict]:
-        return declarations(self._rows)
+        return declarations(self.rows)
 
     @cached_property
     def groups(self) -> Mapping[str, int | None]:
-        "Group → number of units; None as long as the spec is not bound to shapes"
-        if self.shapes is None:
-            return MappingProxyType(dict.fromkeys(self.perm_to_axes))
-        present = (self._rows[path] for path in self.shapes)
-        atoms = (a for row in present for a in atoms_of(row) if not isinstance(a, Fixed))
-        return MappingProxyType({a.name: self.sizes[a.name] for a in atoms})
+        "Group → number of units, where an entry says it; None: as the arrays will say"
+        sizes, _ = self._declared
+        return MappingProxyType({group: sizes.get(group) for group in self.perm_to_axes})
 
     @cached_property
     def families(self) -> Mapping[str, tuple[str, ...]]:
         "Family → the axes that it is within, the outermost first; plain groups are absent"
-        within = self._declared[1]
+        _, within = self._declared
         return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
-
-    @cached_property
-    def perm_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        "Group → the shape of its permutation: sizes of the axes that it is within, then its own"
-        hosts, sizes = self.families, self.sizes
-        return MappingProxyType(
-            {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
-        )
-
-    @property
-    def log10_symmetries(self) -> float:
-        "The decimal logarithm of the number of permutations (paper, Table 1)"
-        each = (math.prod(s[:-1]) * math.lgamma(s[-1] + 1) for s in self.perm_shapes.values())
-        return sum(each) / math.log(10)
 
     def bind(
         self,
         params: PyTree,  # arrays, or anything with their shapes (`jax.ShapeDtypeStruct`)
         *,
         partial: bool = False,  # accept a tree that lacks some of the spec's arrays
-    ) -> PermutationSpec:  # the same spec, with sizes and blocks
+    ) -> BoundSpec:  # the same table, with sizes and blocks
         "Check the spec against a tree and note its shapes; raises `PermutationSpecError`"
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
         return self.bind_shapes(shapes, partial=partial)
@@ -173,73 +148,126 @@ class PermutationSpec:
         shapes: Mapping[str, tuple[int, ...]],  # path → shape
         *,
         partial: bool = False,  # accept shapes that lack some of the spec's arrays
-    ) -> PermutationSpec:
+    ) -> BoundSpec:
         "`bind`, for a tree of which only paths and shapes are at hand"
-        _check_paths(self.axes_to_perm, shapes, partial)
-        _check_ranks(self._rows, shapes)
-        here = {path: shapes[path] for path in self._rows if path in shapes}
-        if here == self.shapes:
-            return self
-        bound = self.__dict__.get("_last_bound")  # a spec is used with one tree after another
-        if bound is None or here != bound.shapes:
-            bound = PermutationSpec(self._rows, here, self.reasons)
-            self.__dict__["_last_bound"] = bound
-        if self.shapes is not None:
-            _check_same_sizes(self.groups, bound.groups)
-        return bound
-
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        "The spec's normal form: parts of arrays, each of whose axes is one atom"
-        _need_shapes(self)
-        return tuple(
-            block
-            for path, shape in self.shapes.items()
-            for block in row_blocks(path, self._rows[path], shape, self.sizes, self.families)
-        )
-
-    def report(
-        self,
-        which: str = "all",  # "all" axes, those that are "free", or those that are "fixed"
-    ):  # a `git_rebasin.symmetry.report.Report`
-        "Every axis of every array: what it moves with, or why it is fixed"
-        from git_rebasin.symmetry.report import report
-
-        return report(self, which)
+        return BoundSpec(self.rows, self.reasons, shapes=_shapes_of(self, shapes, partial))
 
     def to_json(self) -> str:
         "The spec as JSON text, with its shapes if it is bound"
-        shapes = None if self.shapes is None else {p: list(s) for p, s in self.shapes.items()}
-        rows = {path: to_plain(row) for path, row in self._rows.items()}
-        data = {"format": _FORMAT, "axes": rows, "shapes": shapes}
+        return json.dumps(self._json(), indent=1)
+
+    def _json(self) -> dict[str, Any]:
+        rows = {path: to_plain(row) for path, row in self.rows.items()}
+        data = {"format": _FORMAT, "axes": rows, "shapes": None}
         if self.reasons is not None:
             data["reasons"] = {path: list(row) for path, row in self.reasons.items()}
-        return json.dumps(data, indent=1)
+        return data
 
-    @classmethod
+    @staticmethod
     def from_json(
-        cls,
         text: str,  # what `to_json` gave
-    ) -> PermutationSpec:
+    ) -> PermutationSpec:  # a `BoundSpec` where the text has shapes
         "A spec from JSON text"
-        return _from_json(cls, text)
+        return _from_json(text)
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, PermutationSpec) and self._key() == other._key()
+        return type(other) is type(self) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _key(self):
-        shapes = None if self.shapes is None else frozenset(self.shapes.items())
-        return frozenset(self._rows.items()), shapes
+    def _key(self) -> tuple:
+        return (frozenset(self.rows.items()),)
 
     def __repr__(self) -> str:
         groups = ", ".join(g if n is None else f"{g}: {n}" for g, n in self.groups.items())
-        return f"PermutationSpec({len(self.axes_to_perm)} arrays, groups {{{groups}}})"
+        return f"{type(self).__name__}({len(self.axes_to_perm)} arrays, groups {{{groups}}})"
 
     def _repr_markdown_(self) -> str:
-        return "\n".join(_markdown_lines(self))
+        cells = ((path, _cell(row)) for path, row in self.axes_to_perm.items())
+        return _markdown(("array", "axes"), cells)
+
+# %% ../../nbs/symmetry/04_spec.ipynb #4a1b0a89
+@dataclass(frozen=True, eq=False, repr=False)
+class BoundSpec(PermutationSpec):
+    "A permutation spec for arrays of certain shapes: it knows the size of every group"
+
+    shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "shapes", MappingProxyType(dict(self.shapes)))
+        _ = self.sizes  # raises where they disagree
+        _check_families(self)
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        "Size of every named atom, groups and fixed axes"
+        return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
+
+    @cached_property
+    def groups(self) -> Mapping[str, int]:
+        "Group → number of units"
+        present = (self.rows[path] for path in self.shapes)
+        atoms = (a for row in present for a in atoms_of(row) if not isinstance(a, Fixed))
+        return MappingProxyType({a.name: self.sizes[a.name] for a in atoms})
+
+    @cached_property
+    def perm_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        "Group → the shape of its permutation: sizes of the axes that it is within, then its own"
+        hosts, sizes = self.families, self.sizes
+        return MappingProxyType(
+            {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
+        )
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        "The spec's normal form: parts of arrays, each of whose axes is one atom"
+        return tuple(
+            block
+            for path, shape in self.shapes.items()
+            for block in row_blocks(path, self.rows[path], shape, self.sizes, self.families)
+        )
+
+    @property
+    def log10_symmetries(self) -> float:
+        "The decimal logarithm of the number of permutations (paper, Table 1)"
+        each = (math.prod(s[:-1]) * math.lgamma(s[-1] + 1) for s in self.perm_shapes.values())
+        return sum(each) / math.log(10)
+
+    def bind_shapes(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],  # path → shape
+        *,
+        partial: bool = False,  # accept shapes that lack some of the spec's arrays
+    ) -> BoundSpec:  # itself, where the shapes are its own
+        "`bind`, for a tree of which only paths and shapes are at hand"
+        here = _shapes_of(self, shapes, partial)
+        if here == self.shapes:
+            return self
+        bound = BoundSpec(self.rows, self.reasons, shapes=here)
+        _check_same_sizes(self.groups, bound.groups)
+        return bound
+
+    def report(
+        self,
+        which: Literal["all", "free", "fixed"] = "all",  # axes, or those that move, or do not
+    ) -> Report:
+        "Every axis of every array: what it moves with, or why it is fixed"
+        return report(self.axes_to_perm, self.shapes, self.reasons, which)
+
+    def _json(self) -> dict[str, Any]:
+        return {**super()._json(), "shapes": {p: list(s) for p, s in self.shapes.items()}}
+
+    def _key(self) -> tuple:
+        return *super()._key(), frozenset(self.shapes.items())
+
+    def _repr_markdown_(self) -> str:
+        cells = (
+            (path, " × ".join(map(str, shape)), _cell(self.axes_to_perm[path]))
+            for path, shape in self.shapes.items()
+        )
+        return _markdown(("array", "shape", "axes"), cells)
 
 # %% ../../nbs/symmetry/04_spec.ipynb #2267f1b2
 _FORMAT = "git_rebasin.PermutationSpec/1"
@@ -257,9 +285,11 @@ def _row(path: str, row) -> tuple[Entry, ...] | Split:
     return full
 
 
-def _need_shapes(spec: PermutationSpec) -> None:
-    if spec.shapes is None:
-        raise PermutationSpecError("this spec is not bound to shapes yet: use spec.bind(params)")
+def _shapes_of(spec: PermutationSpec, shapes: Mapping[str, tuple], partial: bool) -> dict:
+    "The shapes of a spec's arrays, which must all be there, with as many axes as the spec says"
+    _check_paths(spec.axes_to_perm, shapes, partial)
+    _check_ranks(spec.rows, shapes)
+    return {path: shapes[path] for path in spec.rows if path in shapes}
 
 
 def _hosts(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
@@ -275,7 +305,7 @@ def _hosts(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, .
     return tuple(found)
 
 
-def _check_families(spec: PermutationSpec) -> None:
+def _check_families(spec: BoundSpec) -> None:
     "Every array that carries a family carries the axes that it is within, once"
     for group, hosts in spec.families.items():
         for block in spec.blocks:
@@ -298,7 +328,7 @@ def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
             )
 
 
-def _from_json(cls: type[PermutationSpec], text: str) -> PermutationSpec:
+def _from_json(text: str) -> PermutationSpec:
     "A spec from JSON text, or an error that says what the text is not"
     try:
         data = json.loads(text)
@@ -310,16 +340,20 @@ def _from_json(cls: type[PermutationSpec], text: str) -> PermutationSpec:
             f"this JSON is not a spec of the format {_FORMAT!r} (it says {said!r}): write specs "
             "with spec.to_json()"
         )
-    shapes = data["shapes"] and {path: tuple(shape) for path, shape in data["shapes"].items()}
+    rows = {path: from_plain(row) for path, row in data["axes"].items()}
     reasons = data.get("reasons") and {p: tuple(row) for p, row in data["reasons"].items()}
-    return cls({p: from_plain(row) for p, row in data["axes"].items()}, shapes, reasons)
+    if data["shapes"] is None:
+        return PermutationSpec(rows, reasons)
+    shapes = {path: tuple(shape) for path, shape in data["shapes"].items()}
+    return BoundSpec(rows, reasons, shapes=shapes)
 
 
-def _markdown_lines(spec: PermutationSpec) -> Iterator[str]:
-    "The spec as a Markdown table"
-    yield "| array | " + ("shape | " if spec.shapes is not None else "") + "axes |"
-    yield "|---|---|" + ("---|" if spec.shapes is not None else "")
-    for path in spec.axes_to_perm if spec.shapes is None else spec.shapes:
-        axes = row_str(spec.axes_to_perm[path]).replace("|", "&#124;")
-        shape = " × ".join(map(str, spec.shapes[path])) + " | " if spec.shapes is not None else ""
-        yield f"| {path} | {shape}{axes} |"
+def _cell(row: tuple | Split) -> str:
+    "A row in a cell of a Markdown table"
+    return row_str(row).replace("|", "&#124;")
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    "A Markdown table"
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
