@@ -23,20 +23,37 @@ from .tree import is_array, lerp
 # %% ../nbs/03_interpolation.ipynb #973d43cf
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    "Metrics along the line from model A (λ = 0) to model B (λ = 1)"
+    """Metrics along the line from model A (λ = 0) to model B (λ = 1)
+
+    Attributes:
+        lambdas (Float[np.ndarray, "points"]): the values of λ, in order, from 0 to 1
+        metrics (Mapping[str, Float[np.ndarray, "points"]]): name → its mean at each λ
+    """
 
     lambdas: Float[np.ndarray, "points"]  # the values of λ, in order, from 0 to 1
     metrics: Mapping[str, Float[np.ndarray, "points"]]  # name → its mean at each λ
 
     def __getitem__(self, name: str) -> Float[np.ndarray, "points"]:
-        "The values of one metric"
+        """The values of one metric
+
+        Returns:
+            Float[np.ndarray, "points"]
+
+        Raises:
+            KeyError: if the curve has no metric of that name
+        """
+        # raises KeyError if the curve has no metric of that name
         if name not in self.metrics:
             raise KeyError(f"no metric {name!r} on this curve: it has {', '.join(self.metrics)}")
         return self.metrics[name]
 
     @property
     def midpoint(self) -> dict[str, float]:
-        "Each metric at λ = ½, interpolated linearly where ½ is not among the points"
+        """Each metric at λ = ½, interpolated linearly where ½ is not among the points
+
+        Returns:
+            dict[str, float]
+        """
         return {
             name: float(np.interp(0.5, self.lambdas, values))
             for name, values in self.metrics.items()
@@ -105,10 +122,36 @@ def interpolate(
     params_b: PyTree,  # model B, at λ = 1: as a rule already permuted
     batches: Iterable[Any],  # any pytrees with the examples on the first axis; read once
     *,
-    lambdas: int | Sequence[float] = 25,  # how many points (25 in the paper's figures), or which
-    path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # the way from A to B: `lerp`, or `slerp`
+    lambdas: int | Sequence[float] = 25,  # how many λ, evenly spaced, or which; 25 in the paper
+    path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # (A, B, λ) → a model: `lerp` or `slerp`
 ) -> Interpolation:  # the metrics at each λ
-    "Evaluate metrics on the line between two models (paper §2)"
+    """Evaluate metrics on the line between two models
+
+    Args:
+        fn: (params, batch) → mean loss, or a dict of mean metrics
+        params_a: model A, at λ = 0
+        params_b: model B, at λ = 1: as a rule already permuted
+        batches: any pytrees with the examples on the first axis; read once
+        lambdas: how many λ, evenly spaced, or which; 25 in the paper
+        path: (A, B, λ) → a model: `lerp` or `slerp`
+
+    Returns:
+        Interpolation: the metrics at each λ
+
+    Raises:
+        ValueError: if the models differ in structure or shapes
+        ValueError: if `lambdas` do not ascend from 0 to 1, both ends included
+        ValueError: if there is no batch, or the arrays of one differ in their number of examples
+        ValueError: if `fn` returns a metric that is not a scalar
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
+    # raises ValueError if the models differ in structure or shapes
+    # raises ValueError if `lambdas` do not ascend from 0 to 1, both ends included
+    # raises ValueError if there is no batch, or the arrays of one differ in their number of
+    #   examples
+    # raises ValueError if `fn` returns a metric that is not a scalar
     grid = _lambda_grid(lambdas)
     _check_same_arrays(params_a, params_b)
 
@@ -137,7 +180,24 @@ def loss_barrier(
     curve: Interpolation | Float[np.ndarray, "points"],  # a curve, or the losses along it
     metric: str = "loss",  # which metric of the curve; larger must be worse
 ) -> float:  # max over λ of the loss, minus the mean of the two ends
-    "How far the loss rises above the mean of the two ends (paper §2)"
+    """Compute how far the loss on a curve rises above the mean of its two ends
+
+    Args:
+        curve (Interpolation | Float[np.ndarray, "points"]): a curve, or the losses along it
+        metric: which metric of the curve; larger must be worse
+
+    Returns:
+        float: max over λ of the loss, minus the mean of the two ends
+
+    Raises:
+        ValueError: if there are fewer than two losses, or not one value each
+        KeyError: if the curve lacks the metric
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
+    # raises ValueError if there are fewer than two losses, or not one value each
+    # raises KeyError if the curve lacks the metric
     losses = np.asarray(
         curve[metric] if isinstance(curve, Interpolation) else curve, dtype=np.float64
     )

@@ -26,7 +26,15 @@ def trace_arrays(
     fn: Callable[..., Any],  # any function that JAX can trace
     *args: Any,  # its arguments; arrays in them may be `jax.ShapeDtypeStruct`
 ) -> tuple[Any, list]:  # a `jax.extend.core.ClosedJaxpr`, and the arrays that are its inputs
-    "The equations of a function, with the arrays among its arguments as inputs"
+    """The equations of a function, with the arrays among its arguments as inputs
+
+    Args:
+        fn: any function that JAX can trace
+        *args: its arguments; arrays in them may be `jax.ShapeDtypeStruct`
+
+    Returns:
+        tuple[Any, list]: a `jax.extend.core.ClosedJaxpr`, and the arrays that are its inputs
+    """
     leaves, treedef = jax.tree.flatten(args)
     arrays = [x for x in leaves if is_array(x)]
 
@@ -50,7 +58,11 @@ LOOPS = frozenset(["scan", "while", "cond"])  # primitives whose jaxprs are ente
 def inner_jaxpr(
     eqn: jex.JaxprEqn,
 ) -> tuple[jex.Jaxpr, Sequence] | None:  # what it calls, and the constants of that
-    "The jaxpr that an equation calls with its own inputs; None if it is no call"
+    """The jaxpr that an equation calls with its own inputs; None if it is no call
+
+    Returns:
+        tuple[jex.Jaxpr, Sequence] | None: what it calls, and the constants of that
+    """
     if eqn.primitive.name not in CALLS:
         return None
     given = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
@@ -64,7 +76,14 @@ def inner_jaxpr(
 def scan_counts(
     eqn: jex.JaxprEqn,  # a `scan`
 ) -> tuple[int, int]:  # how many of its inputs are constants, and how many are carried
-    "The parts of a scan, from the shapes: what is stacked has one axis more outside than inside"
+    """The parts of a scan, from the shapes: what is stacked has one axis more outside than inside
+
+    Args:
+        eqn: a `scan`
+
+    Returns:
+        tuple[int, int]: how many of its inputs are constants, and how many are carried
+    """
     body = eqn.params["jaxpr"].jaxpr
 
     def ranks(outside, inside):
@@ -81,7 +100,17 @@ def scan_fixed_point(
     turn: Callable[[list], list],  # of the body's inputs → of its outputs
     join: Callable[[Any, Any], Any],  # what is known of two values that may be one
 ) -> list:  # what is known of the body's outputs
-    "Follow a scan's body until its carry gets nothing new from one turn to the next"
+    """Follow a scan's body until its carry gets nothing new from one turn to the next
+
+    Args:
+        eqn: a `scan`
+        given: what is known of its inputs
+        turn: of the body's inputs → of its outputs
+        join: what is known of two values that may be one
+
+    Returns:
+        list: what is known of the body's outputs
+    """
     nc, nk = scan_counts(eqn)
     while True:
         outs = turn(given)
@@ -126,7 +155,17 @@ class Evaluation:
         path: tuple[int, ...] = (),  # where it is called
         turns: tuple[Array, ...] = (),  # in which turn of each scan around it
     ) -> tuple[list, dict]:  # the outputs; path → value for all that is wanted
-        "Compute all equations in their order"
+        """Compute all equations in their order
+
+        Args:
+            consts: the values of its constants
+            args: the values of its inputs
+            path: where it is called
+            turns: in which turn of each scan around it
+
+        Returns:
+            tuple[list, dict]: the outputs; path → value for all that is wanted
+        """
         env, found = {}, {}
 
         def read(v):
@@ -212,7 +251,11 @@ class Evaluation:
 def keep_containers(
     fn: Callable[..., Any],  # any function that JAX can trace
 ) -> tuple[Callable[..., Any], Callable[[Sequence], Any]]:
-    "The same function, and how the arrays of its last trace go back into its containers"
+    """The same function, and how the arrays of its last trace go back into its containers
+
+    Args:
+        fn: any function that JAX can trace
+    """
     kept = []
 
     def traced(*args):
@@ -234,7 +277,16 @@ def evaluate(
     evaluation: Evaluation,  # how to compute it
     *args: Any,  # its arguments
 ) -> tuple[Any, dict[tuple[int, ...], Array]]:  # its outputs; path → value for all that is wanted
-    "A function, computed equation by equation; may be jitted"
+    """A function, computed equation by equation; may be jitted
+
+    Args:
+        fn: any function that JAX can trace
+        evaluation: how to compute it
+        *args: its arguments
+
+    Returns:
+        tuple[Any, dict[tuple[int, ...], Array]]: its outputs; path → value for all that is wanted
+    """
     traced, rebuild = keep_containers(fn)
     closed, arrays = trace_arrays(traced, *args)
     outs, found = evaluation.run(closed.jaxpr, closed.consts, arrays)

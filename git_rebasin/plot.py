@@ -54,7 +54,28 @@ def plot_interpolation(
     linestyle: str = "-",  # of all lines: say, solid for training data and dashed for test data
     label: str = "{name}",  # how the lines are named in the legend
 ) -> Figure:  # the figure, with a panel for each metric
-    "Draw metrics along the line from A to B (the paper's Figure 2)"
+    """Draw metrics along the line from A to B
+
+    Args:
+        curves: a curve, or several by name
+        metrics: one panel each; default: all that the curves share
+        title: title of the figure
+        axes: panels, one per metric; default: a new figure
+        linestyle: of all lines: say, solid for training data and dashed for test data
+        label: how the lines are named in the legend
+
+    Returns:
+        Figure: the figure, with a panel for each metric
+
+    Raises:
+        ValueError: if there is no curve, or `axes` are not as many as the metrics
+        KeyError: if a curve lacks one of the `metrics`
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), Figure 2
+    """
+    # raises ValueError if there is no curve, or `axes` are not as many as the metrics
+    # raises KeyError if a curve lacks one of the `metrics`
     import matplotlib.pyplot as plt
 
     curves = {"loss": curves} if isinstance(curves, Interpolation) else dict(curves)
@@ -116,7 +137,15 @@ def plot_match(
     *,
     max_groups: int = 6,  # draw no more groups than these, the first ones
 ) -> Figure:  # the objective, and a panel for each group; two more where similarities are known
-    "Draw the objective per sweep, the permutation of each group, and the similarities of its units"
+    """Draw the objective per sweep, the permutation of each group, and the similarities of its units
+
+    Args:
+        match: what a matcher returned
+        max_groups: draw no more groups than these, the first ones
+
+    Returns:
+        Figure: the objective, and a panel for each group; two more where similarities are known
+    """
     import matplotlib.pyplot as plt
 
     groups = list(match.perm.items())[:max_groups]
@@ -183,7 +212,16 @@ def plot_spec(
     depth: int | None = None,  # steps of a path that name a row; default: all but the last
     title: str | None = None,  # title of the figure
 ) -> Figure:  # a row for each layer, a column for each group
-    "Draw which arrays each group permutes, and on which axes"
+    """Draw which arrays each group permutes, and on which axes
+
+    Args:
+        spec: bound to shapes or not
+        depth: steps of a path that name a row; default: all but the last
+        title: title of the figure
+
+    Returns:
+        Figure: a row for each layer, a column for each group
+    """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch, Rectangle
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['Array', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -34,7 +34,14 @@ def _part(key) -> str:
 def path_str(
     keys: tuple,  # a key path, as `jax.tree_util` gives them
 ) -> str:  # the steps joined by `/`
-    "The path of a leaf as text"
+    """The path of a leaf as text
+
+    Args:
+        keys: a key path, as `jax.tree_util` gives them
+
+    Returns:
+        str: the steps joined by `/`
+    """
     if len(keys) > 1 and isinstance(keys[-1], GetAttrKey) and keys[-1].name == "value":
         keys = keys[:-1]
     return "/".join(_part(k) for k in keys)
@@ -46,13 +53,25 @@ def is_array(leaf: Any) -> bool:
 
 # %% ../nbs/00_tree.ipynb #062ddfdf
 def flatten(
-    tree: PyTree,  # parameters in any container; a flat `{path: array}` mapping comes back as it is
+    tree: PyTree,  # parameters in any container; a flat `{path: array}` dict comes back as it is
 ) -> dict[str, Array]:  # path → array, in the tree's order
-    "The arrays of a tree by their paths"
+    """The arrays of a tree by their paths
+
+    Args:
+        tree: parameters in any container; a flat `{path: array}` dict comes back as it is
+
+    Returns:
+        dict[str, Array]: path → array, in the tree's order
+
+    Raises:
+        ValueError: if two leaves have the same path
+    """
+    # raises ValueError if two leaves have the same path
     flat: dict[str, Array] = {}
-    for path, leaf in _leaves(tree):
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not is_array(leaf):
             continue
+        path = path_str(keys)
         if path in flat:
             raise ValueError(
                 f"two leaves of the tree have the path {path!r}, with shapes {flat[path].shape} "
@@ -60,16 +79,6 @@ def flatten(
             )
         flat[path] = leaf
     return flat
-
-
-def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
-    "Every leaf with its path; those of mappings that JAX takes for leaves too"
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if isinstance(leaf, Mapping):
-            for name, inner in leaf.items():
-                yield "/".join(filter(None, (path_str(keys), name))), inner
-        else:
-            yield path_str(keys), leaf
 
 # %% ../nbs/00_tree.ipynb #655c6c19
 def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:
@@ -96,19 +105,29 @@ def unflatten(
     flat: Mapping[str, Array],  # path → array
     like: PyTree = None,  # a tree with the same paths, whose containers are used
 ) -> PyTree:  # a new tree, of nested dicts unless `like` is given
-    "A tree from paths and arrays; the opposite of `flatten`"
+    """A tree from paths and arrays; the opposite of `flatten`
+
+    Args:
+        flat: path → array
+        like: a tree with the same paths, whose containers are used
+
+    Returns:
+        PyTree: a new tree, of nested dicts unless `like` is given
+
+    Raises:
+        ValueError: if one path lies below another, or if `flat` and `like` name different arrays
+    """
+    # raises ValueError if one path lies below another, or if `flat` and `like` name different
+    #   arrays
     if like is None:
         return _nested(flat)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     paths = [path_str(keys) if is_array(leaf) else None for keys, leaf in leaves]
-    late = isinstance(like, Mapping) and any(leaf is like for _, leaf in leaves)
-    for path in sorted(set(flat) ^ (flatten(like).keys() if late else {*paths} - {None})):
+    for path in sorted(set(flat) ^ {p for p in paths if p is not None}):
         place = "the paths given" if path in flat else "`like`"
         raise ValueError(
             f"{path!r} is only in {place}: `flat` and `like` must name the same arrays"
         )
-    if late:
-        return dict(flat)
     new = [leaf if p is None else flat[p] for p, (_, leaf) in zip(paths, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(treedef, new)
 
@@ -131,7 +150,20 @@ def lerp(
     params_b: PyTree,  # model B: the value at λ = 1, with the same structure and shapes
     lam: float | Float[Array, ""],  # λ, as a rule in [0, 1]
 ) -> PyTree:  # (1 − λ) A + λ B, in the dtypes of A
-    "Linear interpolation of two trees"
+    """Interpolate linearly between two trees, leaf by leaf
+
+    Args:
+        params_a: model A: the value at λ = 0
+        params_b: model B: the value at λ = 1, with the same structure and shapes
+        lam (float | Float[Array, ""]): λ, as a rule in [0, 1]
+
+    Returns:
+        PyTree: (1 − λ) A + λ B, in the dtypes of A
+
+    Raises:
+        ValueError: if the trees differ in structure, or in shapes that do not broadcast
+    """
+    # raises ValueError if the trees differ in structure, or in shapes that do not broadcast
     return jax.tree.map(lambda a, b: _combine(1 - lam, a, lam, b), params_a, params_b)
 
 # %% ../nbs/00_tree.ipynb #54f7e4ca
@@ -143,7 +175,19 @@ def inner(
     a: PyTree,  # a tree of arrays
     b: PyTree,  # one with the same paths and shapes
 ) -> float:  # Σ aᵢ bᵢ over all float entries
-    "Inner product of two trees as vectors, in float64"
+    """Inner product of two trees as vectors, in float64
+
+    Args:
+        a: a tree of arrays
+        b: one with the same paths and shapes
+
+    Returns:
+        float: Σ aᵢ bᵢ over all float entries
+
+    Raises:
+        KeyError: if `b` lacks a path of `a`
+    """
+    # raises KeyError if `b` lacks a path of `a`
     a, b = flatten(a), flatten(b)
     return float(sum(np.vdot(_float64(a[p]), _float64(b[p])) for p in a if _is_float(a[p])))
 
@@ -151,14 +195,28 @@ def inner(
 def norm(
     tree: PyTree,  # a tree of arrays
 ) -> float:  # √Σ xᵢ² over all float entries
-    "Euclidean norm of a tree as one vector, in float64"
+    """Euclidean norm of a tree as one vector, in float64
+
+    Args:
+        tree: a tree of arrays
+
+    Returns:
+        float: √Σ xᵢ² over all float entries
+    """
     return inner(tree, tree) ** 0.5
 
 
 def leaf_norms(
     tree: PyTree,  # a tree of arrays
 ) -> dict[str, float]:  # path → √Σ xᵢ²
-    "Euclidean norm of each float leaf, in float64"
+    """Euclidean norm of each float leaf, in float64
+
+    Args:
+        tree: a tree of arrays
+
+    Returns:
+        dict[str, float]: path → √Σ xᵢ²
+    """
     return {p: norm({p: x}) for p, x in flatten(tree).items() if _is_float(x)}
 
 # %% ../nbs/00_tree.ipynb #6e8d57ea
@@ -185,7 +243,23 @@ def slerp(
     params_b: PyTree,  # model B: the value at λ = 1, with the same structure and shapes
     lam: float | Float[Array, ""],  # λ, as a rule in [0, 1]
 ) -> PyTree:  # the point at λ on the great circle from A to B, in the dtypes of A
-    "Spherical linear interpolation of two trees as vectors (Shoemake 1985)"
+    """Interpolate spherically between two trees, each taken as one vector
+
+    Args:
+        params_a: model A: the value at λ = 0
+        params_b: model B: the value at λ = 1, with the same structure and shapes
+        lam (float | Float[Array, ""]): λ, as a rule in [0, 1]
+
+    Returns:
+        PyTree: the point at λ on the great circle from A to B, in the dtypes of A
+
+    Raises:
+        ValueError: if the trees differ in structure, or in shapes that do not broadcast
+
+    References:
+        Shoemake 1985
+    """
+    # raises ValueError if the trees differ in structure, or in shapes that do not broadcast
     omega, directed = _angle(params_a, params_b)
     usable = directed & (jnp.sin(omega) > 1e-5)
     sin = jnp.where(usable, jnp.sin(omega), 1)

@@ -1,21 +1,16 @@
 """The processors that make a page of a notebook: nbdev's, but for `show_doc` and test cells.
 
-`show_doc` shows a short signature, the docstring, and a table of the parameters with their shapes
-and comments; of classes their fields and methods. All of it is read from the source of the exported
-module, and no cell is run for it. nbdev runs every cell that has an import, and inspects the
-object: of a jitted function it finds no comments, of a dataclass no fields, and it stops at some
-modules.
+`show_doc` shows a short signature, the docstring's first sentence, tables of the parameters with
+their shapes and comments and of what is raised, and the sources; of classes fields and methods. All
+of it is read from the source of the exported module, and no cell is run for it. nbdev runs every
+cell that has an import, and inspects the object: of a jitted function it finds no comments, of a
+dataclass no fields, and it stops at some modules.
 """
 
 import ast
-import functools
-import io
+import itertools
 import re
 import textwrap
-import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from execnb.nbio import NbCell
 from fastcore.basics import AttrDict
@@ -24,103 +19,22 @@ from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, exec_show_docs
 
 from tools import project
+from tools.signatures import (
+    Definition,
+    Row,
+    Source,
+    fields,
+    is_property,
+    methods,
+    parameters,
+    raises,
+    references,
+    returned,
+    source,
+    summary,
+)
 
-WIDTH = 88  # of a signature on one line
-Definition = ast.FunctionDef | ast.ClassDef
-
-
-# ---- the source of a module
-
-
-@dataclass(frozen=True)
-class Source:
-    """A module as text, with the comment that each line ends with."""
-
-    text: str
-    tree: ast.Module
-    comments: dict[int, str]  # by the number of the line
-
-    def find(self, name: str) -> Definition | None:
-        """The function or class with a dotted name."""
-        node: ast.AST | None = self.tree
-        for part in name.split("."):
-            inside = getattr(node, "body", [])
-            node = next((n for n in inside if isinstance(n, Definition) and n.name == part), None)
-        return node
-
-    def code(self, node: ast.AST | None) -> str:
-        """The source of a node, on one line."""
-        return " ".join((ast.get_source_segment(self.text, node) or "").split()) if node else ""
-
-
-@functools.cache
-def source(path: Path) -> Source:
-    text = path.read_text(encoding="utf-8")
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    comments = {t.start[0]: meaning(t.string) for t in tokens if t.type == tokenize.COMMENT}
-    return Source(text, ast.parse(text), comments)
-
-
-def meaning(comment: str) -> str:
-    """A comment without its sign, and without what it tells ruff."""
-    return re.sub(r"#\s*noqa.*", "", comment).lstrip("# ").strip()
-
-
-# ---- what there is to say about a function or a class
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: a parameter or a field."""
-
-    name: str
-    type: str = ""
-    default: str = ""
-    comment: str = ""
-
-
-def parameters(src: Source, node: ast.FunctionDef) -> Iterator[Row]:
-    """The parameters of a function, but for `self`; a bare `*` or `/` is a row without a type."""
-    args = node.args
-    positional = [*args.posonlyargs, *args.args]
-    defaults = [None] * (len(positional) - len(args.defaults)) + args.defaults
-    for index, (arg, default) in enumerate(zip(positional, defaults, strict=True), 1):
-        if not (index == 1 and arg.arg in ("self", "cls")):
-            yield parameter(src, arg, default)
-        if index == len(args.posonlyargs):
-            yield Row("/")
-    if args.vararg:
-        yield parameter(src, args.vararg, stars="*")
-    elif args.kwonlyargs:
-        yield Row("*")
-    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
-        yield parameter(src, arg, default)
-    if args.kwarg:
-        yield parameter(src, args.kwarg, stars="**")
-
-
-def parameter(src: Source, arg: ast.arg, default: ast.expr | None = None, stars: str = "") -> Row:
-    comment = src.comments.get((default or arg).end_lineno, "")
-    return Row(stars + arg.arg, src.code(arg.annotation), src.code(default), comment)
-
-
-def fields(src: Source, node: ast.ClassDef) -> Iterator[Row]:
-    """The fields of a dataclass, a named tuple or a flax module."""
-    for item in node.body:
-        if isinstance(item, ast.AnnAssign) and not item.target.id.startswith("_"):
-            comment = src.comments.get(item.end_lineno, "")
-            yield Row(item.target.id, src.code(item.annotation), src.code(item.value), comment)
-
-
-def methods(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """Public methods and properties that have a docstring, with its first line."""
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
-            is_property = any("property" in ast.unparse(each) for each in item.decorator_list)
-            if doc := ast.get_docstring(item):
-                yield item.name if is_property else f"{item.name}()", doc.splitlines()[0]
-
-
+WIDTH = 80  # of a signature on one line; a page shows 84
 # ---- as Markdown
 
 
@@ -183,16 +97,47 @@ def entities(text: str) -> str:
 def describe(src: Source, node: Definition, name: str) -> list[str]:
     """Signature, docstring and tables of a function or a class."""
     doc = ast.get_docstring(node) or ""
+    after = [raised(raises(src, node)), sources(references(doc))]
     if isinstance(node, ast.FunctionDef):
-        rows, result = list(parameters(src, node)), src.code(node.returns)
-        comment = src.comments.get(node.returns.end_lineno, "") if node.returns else ""
-        returns = f"**Returns** {code(result)}: {prose(comment)}" if comment else ""
-        return [signature(name, rows, result), doc, table("Parameter", rows), returns]
+        rows, result = list(parameters(src, node)), returned(src, node)
+        head = signature(name, rows, result.type)
+        return [head, summary(doc), table("Parameter", rows), returns(result), *after]
     rows, bases = list(fields(src, node)), ", ".join(src.code(base) for base in node.bases)
     plain = python(f"class {name}({bases})" if bases else f"class {name}")
-    listed = [(code(method, link=False), prose(line)) for method, line in methods(node)]
+    listed = [method(src, item) for item in methods(node)]
     head = signature(f"class {name}", rows) if rows else plain
-    return [head, doc, table("Field", rows), markdown_table(["Method", "Meaning"], listed)]
+    listing = markdown_table(["Method", "Meaning"], listed)
+    return [head, summary(doc), table("Field", rows), *after, listing]
+
+
+def method(src: Source, node: ast.FunctionDef) -> tuple[str, str]:
+    """The cells about a method: how it is called, what it does, and what it raises."""
+    names = ", ".join(row.name for row in parameters(src, node))
+    call = node.name if is_property(node) else f"{node.name}({names})"
+    raised = dict.fromkeys(row.name for row in raises(src, node))
+    ends = f"; raises {', '.join(f'`{name}`' for name in raised)}" if raised else ""
+    return code(call, link=False), prose(summary(ast.get_docstring(node) or "") + ends)
+
+
+def returns(row: Row) -> str:
+    """A line about what is returned, if there is more to say than its type."""
+    kind = f" {code(row.type)}" if row.type else ""
+    return f"**Returns**{kind}: {prose(row.comment)}" if row.comment else ""
+
+
+def raised(rows: list[Row]) -> str:
+    """A table of what is raised and when, each exception named once."""
+    named = ["", *(row.name for row in rows)]
+    names = [name if name != above else "" for above, name in itertools.pairwise(named)]
+    cells = [(code(name), prose(row.comment)) for name, row in zip(names, rows, strict=True)]
+    return markdown_table(["Raises", "When"], cells)
+
+
+def sources(cited: list[str]) -> str:
+    """Where something comes from, with links to arXiv."""
+    link = r"[arXiv \1](https://arxiv.org/abs/\1)"
+    linked = (re.sub(r"arXiv (\d{4}\.\d{4,5})", link, text) for text in cited)
+    return f"**Source** {'; '.join(linked)}" if cited else ""
 
 
 # ---- what nbdev calls

@@ -4,9 +4,9 @@
     python -m tools.generate --check    name it, and write nothing
 
 Made from the notebooks are: the badges and install cells in some of them, the modules of the
-package, the tests in `test_<module>.py`, README.md with its pictures. The notebooks themselves are
-cleaned. All of it is made anew in a copy of the project; what differs from the original, is missing
-there, or comes from no notebook, is not up to date.
+package with their docstrings, the tests in `test_<module>.py`, README.md with its pictures. The
+notebooks themselves are cleaned. All of it is made anew in a copy of the project; what differs from
+the original, is missing there, or comes from no notebook, is not up to date.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nbdev.doclinks import nbdev_export
 
-from tools import badges, generated_tests, project, readme
+from tools import badges, docstrings, generated_tests, project, readme
 from tools.clean import clean_file
 
 COPIED = ["settings.ini", "pyproject.toml", "nbs/**/*.ipynb", "git_rebasin/**/*.py"]
@@ -58,6 +58,7 @@ def generate(root: Path) -> None:
     with project.project(root):
         os.environ.pop("IN_TEST", None)  # nbdev exports nothing in tests
         nbdev_export()
+    docstrings.write(root)
     generated_tests.write(root)
     readme.write(root)
 

@@ -50,7 +50,15 @@ def cifar_resnet_apply(
     params: Mapping[str, Array],  # a flat state dict
     images: Float[Array, "n h w 3"],  # normalised as in training
 ) -> Float[Array, "n classes"]:  # logits
-    "The CIFAR ResNet of a PyTorch state dict, with its running statistics"
+    """The CIFAR ResNet of a PyTorch state dict, with its running statistics
+
+    Args:
+        params: a flat state dict
+        images (Float[Array, "n h w 3"]): normalised as in training
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     h = jax.nn.relu(_norm(params, "bn1", _conv(images, params["conv1.weight"])))
     for stage in (1, 2, 3):
         block = 0
@@ -66,7 +74,16 @@ def init_cifar_resnet(
     depth: int = 20,  # 6 n + 2: 20, 32, 44, 56, 110
     num_classes: int = 10,
 ) -> dict[str, Array]:
-    "Random weights, with the keys and shapes of a PyTorch state dict"
+    """Random weights, with the keys and shapes of a PyTorch state dict
+
+    Args:
+        key: a JAX random key
+        depth: 6 n + 2: 20, 32, 44, 56, 110
+
+    Raises:
+        ValueError: unless `depth` is 6 n + 2 for some n ≥ 1
+    """
+    # raises ValueError unless `depth` is 6 n + 2 for some n ≥ 1
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth is {depth}: these networks have 6 n + 2 layers, as 20, 32, 44, 56")
     shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (16, 3, 3, 3), "bn1": (16,)}

@@ -38,7 +38,16 @@ def transformer_apply(
     *,
     attention_rate: float = 1.0,  # α: 1 is attention, 0 a sum over all positions
 ) -> Float[Array, "n vocabulary"]:  # logits at the last position
-    "The logits that follow the last token"
+    """The logits that follow the last token
+
+    Args:
+        params: a flat dict
+        tokens (Int[Array, "n positions"]):
+        attention_rate: α: 1 is attention, 0 a sum over all positions
+
+    Returns:
+        Float[Array, "n vocabulary"]: logits at the last position
+    """
     x = params["embed.W_E"].T[tokens] + params["pos_embed.W_pos"][None, : tokens.shape[1]]
     layer = 0
     while f"blocks.{layer}.attn.W_Q" in params:
@@ -58,7 +67,17 @@ def init_transformer(
     heads: int = 4,
     hidden: int = 512,  # units of each MLP
 ) -> dict[str, Array]:
-    "Random weights"
+    """Random weights
+
+    Args:
+        key: a JAX random key
+        stream: width of the stream
+        hidden: units of each MLP
+
+    Raises:
+        ValueError: unless `heads` divides `stream`
+    """
+    # raises ValueError unless `heads` divides `stream`
     if stream % heads:
         raise ValueError(f"a stream of {stream} cannot be divided among {heads} heads")
     units = stream // heads

@@ -26,7 +26,19 @@ def write_atomic(
     path: str | Path,  # where the file shall be; its folder is made where it is missing
     data: bytes,  # the whole contents
 ) -> Path:  # the path written
-    "Write a file whole or not at all"
+    """Write a file whole or not at all
+
+    Args:
+        path: where the file shall be; its folder is made where it is missing
+        data: the whole contents
+
+    Returns:
+        Path: the path written
+
+    Raises:
+        OSError: if the file cannot be written; an old one is then as it was
+    """
+    # raises OSError if the file cannot be written; an old one is then as it was
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -72,9 +84,26 @@ def _array(path: str, dtype: str, shape: list[int], data: bytearray) -> np.ndarr
 def save_params(
     path: str | Path,  # the file to write, by custom with the suffix `.safetensors`
     params: PyTree,  # parameters in any container
-    metadata: Mapping[str, str] | None = None,  # what else the file shall say, as text
+    metadata: Mapping[str, str] | None = None,  # name → text, to stand beside the arrays
 ) -> Path:  # the path written
-    "Write a tree of arrays to a safetensors file, whole or not at all"
+    """Write a tree of arrays to a safetensors file, whole or not at all
+
+    Args:
+        path: the file to write, by custom with the suffix `.safetensors`
+        params: parameters in any container
+        metadata: name → text, to stand beside the arrays
+
+    Returns:
+        Path: the path written
+
+    Raises:
+        TypeError: if an array holds Python objects
+        ValueError: if two leaves have the same path
+        OSError: if the file cannot be written; an old one is then as it was
+    """
+    # raises TypeError if an array holds Python objects
+    # raises ValueError if two leaves have the same path
+    # raises OSError if the file cannot be written; an old one is then as it was
     from safetensors.numpy import save
 
     arrays = {p: np.asarray(x) for p, x in flatten(params).items()}
@@ -92,7 +121,24 @@ def load_params(
     *,
     flat: bool = False,  # give `{path: array}` rather than nested dicts
 ) -> PyTree[np.ndarray]:  # nested dicts of numpy arrays, in the dtypes of the file
-    "Read a tree of arrays from a safetensors file"
+    """Read a tree of arrays from a safetensors file
+
+    Args:
+        path: a safetensors file, of this package or any other
+        flat: give `{path: array}` rather than nested dicts
+
+    Returns:
+        PyTree[np.ndarray]: nested dicts of numpy arrays, in the dtypes of the file
+
+    Raises:
+        ValueError: if the file is not a whole safetensors file, or has a dtype that numpy lacks
+        ValueError: if one name lies below another, so that they do not nest, unless `flat`
+        OSError: if the file cannot be read
+    """
+    # raises ValueError if the file is not a whole safetensors file, or has a dtype that numpy
+    #   lacks
+    # raises ValueError if one name lies below another, so that they do not nest, unless `flat`
+    # raises OSError if the file cannot be read
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -108,7 +154,18 @@ def load_params(
 def load_metadata(
     path: str | Path,  # a safetensors file
 ) -> dict[str, str]:  # the text that was saved beside the arrays
-    "Read what `save_params` was given as `metadata`"
+    """Read what `save_params` was given as `metadata`
+
+    Args:
+        path: a safetensors file
+
+    Returns:
+        dict[str, str]: the text that was saved beside the arrays
+
+    Raises:
+        OSError: if the file cannot be read
+    """
+    # raises OSError if the file cannot be read
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
         return json.loads(f.read(size)).get("__metadata__", {})

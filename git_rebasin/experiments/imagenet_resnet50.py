@@ -47,6 +47,7 @@ from git_rebasin.experiments.runner import (
 from ..interpolation import loss_barrier
 from ..matching.match import Match
 from ..matching.weights import weight_matching
+from ..progress import Callback
 from ..statistics.batch_stats import reset_batch_stats
 from ..symmetry.permutation import apply_permutation
 from ..symmetry.spec import PermutationSpec
@@ -54,17 +55,25 @@ from ..tree import lerp
 from git_rebasin.zoo.stream import (
     ImageStream,
     describe_order,
-    judged_batches,
+    evaluation_batches,
     open_stream,
     training_batches,
 )
-from ..zoo.train import TrainConfig, TrainResult, everywhere, local_mesh, spread
+from ..zoo.train import TrainConfig, TrainResult, local_mesh, replicate, shard
 from ..zoo.train_stream import train_stream
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #3875269e
 @dataclass(frozen=True)
 class StreamedPair:
-    "Two networks that are trained on a stream, and the line between them"
+    """Two networks that are trained on a stream, and the line between them
+
+    Attributes:
+        pixels: of each side of an image
+        buffer: training images that wait, encoded, to be drawn from
+        statistics: training batches from which statistics are computed, for each network
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged_at_once: images; all that there are for testing are judged
+    """
 
     network: NetworkConfig
     pixels: int = 224  # of each side of an image
@@ -97,9 +106,19 @@ def train_network_on_stream(
     seed: int,  # decides the initial weights, the order of the images and their crops
     stream: ImageStream,  # of training images
     folder: Path,  # where its checkpoint is, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    callback: Callback | None = None,  # called after each epoch
 ) -> TrainResult:  # its parameters are all variables, statistics included
-    "Train one network, or take it from its checkpoint"
+    """Train one network, or take it from its checkpoint
+
+    Args:
+        seed: decides the initial weights, the order of the images and their crops
+        stream: of training images
+        folder: where its checkpoint is, or will be
+        callback: called after each epoch
+
+    Returns:
+        TrainResult: its parameters are all variables, statistics included
+    """
     network, size = config.network, config.network.training.batch_size
     (_, _, channels), _, classes = IMAGES[network.data]
     first, order = (jax.random.fold_in(jax.random.key(seed), k) for k in (0, 1))
@@ -126,7 +145,14 @@ def match_weights(
     variables_a: PyTree,  # model A
     variables_b: PyTree,  # model B
 ) -> Match:
-    "Match two networks by what was trained of them"
+    """Match two networks by what was trained of them
+
+    Args:
+        key: a JAX random key
+        spec: of a network's variables
+        variables_a: model A
+        variables_b: model B
+    """
     rows = {path: row for path, row in spec.axes_to_perm.items() if path.startswith("params/")}
     weights = ({"params": variables["params"]} for variables in (variables_a, variables_b))
     return weight_matching(key, PermutationSpec.from_axes_to_perm(rows), *weights)
@@ -148,7 +174,18 @@ def walk_lines(
     judged: Iterable[Mapping[str, np.ndarray]],  # test batches; read once
     tell: Callable[[str, dict], None],  # called with (stage, record) on the way
 ) -> dict[str, dict[str, dict[str, list[float]]]]:  # way → statistics → metric → values
-    "The lines from A to each of the ends"
+    """The lines from A to each of the ends
+
+    Args:
+        a: variables of model A
+        ends: how B was matched → its variables, permuted or not
+        statistics: training batches
+        judged: test batches; read once
+        tell: called with (stage, record) on the way
+
+    Returns:
+        dict[str, dict[str, dict[str, list[float]]]]: way → statistics → metric → values
+    """
     fn, mesh = network_fn(config.network), local_mesh(config.judged_at_once)
     lambdas, points = np.linspace(0, 1, config.lambdas).tolist(), []
     for way, end in ends.items():
@@ -157,11 +194,11 @@ def walk_lines(
             new = reset_batch_stats(fn, merged, statistics)
             tell("statistics", {"way": way, "λ": lam})
             for kind, model in zip(STATISTICS, (merged, new), strict=True):
-                points.append((way, kind, lam, everywhere(model["batch_stats"], mesh)))
-    weights = {way: everywhere(end["params"], mesh) for way, end in ends.items()}
-    start, sums, total = everywhere(a["params"], mesh), [], 0
+                points.append((way, kind, lam, replicate(model["batch_stats"], mesh)))
+    weights = {way: replicate(end["params"], mesh) for way, end in ends.items()}
+    start, sums, total = replicate(a["params"], mesh), [], 0
     for batch in judged:
-        size, batch = len(batch["labels"]), spread(batch, mesh)
+        size, batch = len(batch["labels"]), shard(batch, mesh)
         found = [_judge(fn, start, weights[w], lam, stats, batch) for w, _, lam, stats in points]
         sums.append([{m: size * float(x) for m, x in v.items()} for v in jax.device_get(found)])
         total += size
@@ -181,11 +218,22 @@ def match_pair(
     folder: Path,  # where checkpoints are kept and looked for
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, match it, and walk both lines"
+    """Train a pair, or take it from its checkpoints, match it, and walk both lines
+
+    Args:
+        seed: which pair
+        folder: where checkpoints are kept and looked for
+        callback: called with (stage, record) on the way
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
     tell, network = callback or (lambda stage, record: None), config.network
     train, test = (open_stream(network.data, s, size=config.pixels) for s in ("train", "test"))
     trained = {
-        name: train_network_on_stream(config, s, train, folder, partial(tell, f"train {name}"))
+        name: train_network_on_stream(
+            config, s, train, folder, lambda p, n=name: tell(f"train {n}", dict(p.values))
+        )
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
     start, key = time.perf_counter(), jax.random.key(seed)
@@ -196,7 +244,7 @@ def match_pair(
     size, order = network.training.batch_size, jax.random.fold_in(key, 2)
     some = training_batches(train, order, 0, size, buffer=config.buffer)
     statistics = list(islice(some, config.statistics))
-    judged = judged_batches(test, config.judged_at_once)
+    judged = evaluation_batches(test, config.judged_at_once)
     return {
         "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
         "match": {"sweeps": match.sweeps, "converged": match.converged},
@@ -211,7 +259,16 @@ def run(
     out: str | Path,  # where the records go
     callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
 ) -> list[Path]:  # the records; those of "cpu" are the experiment `RECORDS`'
-    "Train, match and walk each pair of a preset that has no record yet"
+    """Train, match and walk each pair of a preset that has no record yet
+
+    Args:
+        preset: "smoke", "cpu" or "paper"
+        out: where the records go
+        callback: called with (stage, record) on the way
+
+    Returns:
+        list[Path]: the records; those of "cpu" are the experiment `RECORDS`'
+    """
     if preset == "cpu":
         return real_resnets.run(preset, out, callback)
     options = {"run_one": match_pair}
@@ -221,7 +278,11 @@ def run(
 def format_record(
     record: Mapping[str, Any],
 ) -> str:  # Markdown
-    "Both lines of a pair: ends, midpoint and barrier, with both kinds of statistics"
+    """Both lines of a pair: ends, midpoint and barrier, with both kinds of statistics
+
+    Returns:
+        str: Markdown
+    """
     if record["experiment"] == RECORDS:
         return real_resnets.format_record(record)
     lines = [
@@ -247,7 +308,15 @@ def cut(
     naive: Sequence[float],  # a metric along the naive line, of an odd number of points
     matched: Sequence[float],  # the same after matching
 ) -> float:  # 1: nothing is left of the barrier; 0: all of it
-    "What part of the barrier at the midpoint matching takes away"
+    """What part of the barrier at the midpoint matching takes away
+
+    Args:
+        naive: a metric along the naive line, of an odd number of points
+        matched: the same after matching
+
+    Returns:
+        float: 1: nothing is left of the barrier; 0: all of it
+    """
     left, before = (middle(line) - (line[0] + line[-1]) / 2 for line in (matched, naive))
     return 1 - left / before
 
@@ -255,7 +324,14 @@ def cut(
 def accuracies(
     record: Mapping[str, Any],  # of this experiment, or of the real ResNets
 ) -> tuple[list[float], list[float]]:  # along the naive line, and after weight matching
-    "Test accuracy along both lines, with statistics computed anew"
+    """Test accuracy along both lines, with statistics computed anew
+
+    Args:
+        record: of this experiment, or of the real ResNets
+
+    Returns:
+        tuple[list[float], list[float]]: along the naive line, and after weight matching
+    """
     if record["experiment"] != RECORDS:
         both = (record["curves"][way]["recomputed"] for way in ("naive", "matched"))
         naive, matched = (curve["accuracy"] for curve in both)
@@ -268,7 +344,11 @@ def accuracies(
 def format_cuts(
     records: Sequence[Mapping[str, Any]],
 ) -> str:  # Markdown
-    "The paper's pair and those of the records"
+    """The paper's pair and those of the records
+
+    Returns:
+        str: Markdown
+    """
     pairs = {"ResNet50, ImageNet (paper)": [PAPER[w]["accuracy"] for w in ("naive", "matched")]}
     pairs |= {f"{r['family']}, pair {r['seed']} (here)": accuracies(r) for r in records}
     lines = ["| networks | A | B | naive at ½ | matched at ½ | cut of the accuracy barrier |"]
@@ -283,7 +363,11 @@ def format_cuts(
 def finding(
     records: Sequence[Mapping[str, Any]],  # of one family
 ) -> Finding:
-    "The claim beside what became of it"
+    """The claim beside what became of it
+
+    Args:
+        records: of one family
+    """
     lines = list(map(accuracies, records))
     worst, (naive, matched) = min((cut(*pair), pair) for pair in lines)
     ends = " and ".join(f"{100 * x:.2f} %" for x in (matched[0], matched[-1]))
@@ -309,5 +393,9 @@ def _named(record: Mapping[str, Any]) -> str:
 def findings(
     records: Sequence[Mapping[str, Any]],  # of `cpu` or `paper`
 ) -> list[Finding]:
-    "One for each kind of networks"
+    """One for each kind of networks
+
+    Args:
+        records: of `cpu` or `paper`
+    """
     return list(map(finding, by_family(records).values()))

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'PAPER_TABLE', 'Plane', 'plane_through', 'Contour', 'plane_points', 'unit_correlations', 'walk_plane',
-           'contour_pair', 'run', 'format_record', 'Symmetries', 'count_symmetries', 'symmetry_table', 'findings']
+__all__ = ['PRESETS', 'EXPERIMENT', 'PAPER_TABLE', 'Plane', 'plane_through', 'Contour', 'plane_points', 'unit_correlations',
+           'walk_plane', 'contour_pair', 'format_planes', 'findings', 'Symmetries', 'count_symmetries',
+           'symmetry_table']
 
 # %% ../../nbs/experiments/loss_contour.ipynb #5a834536
 import dataclasses
@@ -16,14 +17,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .compare import Problem
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
@@ -31,7 +30,9 @@ from git_rebasin.experiments.networks import (
     pair_problem,
     train_pair,
 )
-from .runner import Families, Finding, Preset, run_families
+from .problem import Problem
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs
 from ..matching.activations import activation_matching
 from ..matching.weights import weight_matching
 from git_rebasin.symmetry.builders import (
@@ -42,6 +43,7 @@ from git_rebasin.symmetry.builders import (
 )
 from ..symmetry.permutation import Permutation, apply_permutation
 from ..symmetry.spec import BoundSpec
+from ..tables import markdown_table
 from ..tree import flatten, inner, lerp
 from ..zoo.mlp import init_mlp
 from ..zoo.resnet import init_resnet20, init_resnet50
@@ -62,7 +64,7 @@ class Plane:
         return _combine((1.0, x, y), (self.origin, self.first, self.second))
 
     def coordinates(self, params: PyTree) -> tuple[float, float]:
-        "Where weights lie, or their shadow"
+        "Where weights lie, or their projection onto the plane"
         square = inner(self.first, self.first)
         apart = _combine((1.0, -1.0), (params, self.origin))
         return inner(apart, self.first) / square, inner(apart, self.second) / square
@@ -81,7 +83,16 @@ def plane_through(
     b: PyTree,  # at (1, 0)
     c: PyTree,  # on the side where the second coordinate is positive
 ) -> Plane:
-    "The plane through three networks (arXiv 2209.04836, Figure 1)"
+    """The plane through three networks
+
+    Args:
+        a: at (0, 0)
+        b: at (1, 0)
+        c: on the side where the second coordinate is positive
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), Figure 1
+    """
     first, aside = _combine((1.0, -1.0), (b, a)), _combine((1.0, -1.0), (c, a))
     square = inner(first, first)
     share = inner(aside, first) / square if square else 0.0
@@ -94,7 +105,16 @@ def plane_through(
 # %% ../../nbs/experiments/loss_contour.ipynb #e92fd924
 @dataclass(frozen=True)
 class Contour:
-    "A pair of networks, and at which points of its plane it is evaluated"
+    """A pair of networks, and at which points of its plane it is evaluated
+
+    Attributes:
+        grid: points along each axis of a regular grid
+        sobol: so many scrambled Sobol points instead of the grid
+        span: of both axes
+        judged: losses are over the first so many test images
+        corner: so many units' correlations are kept in the record
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
 
     network: NetworkConfig
     grid: int = 21  # points along each axis of a regular grid
@@ -111,32 +131,44 @@ _OF_FIRST = partial(Contour, _MNIST, checkpoints="mnist-mlp/checkpoints/paper")
 _SMOKE = Contour(NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)), grid=5, corner=8)
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0,))}),
-    "cpu": Families({"mnist": Preset(_OF_FIRST(), (0, 1, 2))}),
-    "paper": Families({"mnist": Preset(_OF_FIRST(sobol=1024), (0, 1, 2))}),
+    "smoke": {"digits": Runs(_SMOKE, (0,))},
+    "cpu": {"mnist": Runs(_OF_FIRST())},
+    "paper": {"mnist": Runs(_OF_FIRST(sobol=1024))},
 }
 
 
 def plane_points(
     config: Contour,
 ) -> Float[np.ndarray, "points 2"]:
-    "Where a plane is evaluated"
+    """Where a plane is evaluated
+
+    Returns:
+        Float[np.ndarray, "points 2"]
+    """
     low, high = config.span
     if config.sobol:
         from scipy.stats import qmc
 
-        sobol = qmc.Sobol(2, scramble=True, seed=config.sobol_seed).random(config.sobol)
-        return low + (high - low) * sobol
+        engine = qmc.Sobol(2, seed=config.sobol_seed)  # pyright: ignore[reportCallIssue]: scipy's types know `rng` alone, which draws other points
+        return low + (high - low) * engine.random(config.sobol)
     axis = np.linspace(low, high, config.grid)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
 # %% ../../nbs/experiments/loss_contour.ipynb #eb3361f2
 def unit_correlations(
     problem: Problem,
-    perm: Permutation,  # of B, to be looked at
+    perm: Permutation,  # of B
     corner: int,  # so many units of A and of the permuted B are kept
 ) -> dict[str, dict[str, Any]]:  # group → means over its units; hundredths for the corner
-    "How alike the activations of units are that have the same place in A and in B"
+    """Correlate the activations of units that have the same place in A and in B
+
+    Args:
+        perm: of B
+        corner: so many units of A and of the permuted B are kept
+
+    Returns:
+        dict[str, dict[str, Any]]: group → means over its units; hundredths for the corner
+    """
     best = activation_matching(
         jax.random.key(0),
         problem.spec,
@@ -147,10 +179,10 @@ def unit_correlations(
         similarity="correlation",
         keep_similarity=True,
     )
-    found = {}
-    for group, correlation in best.similarity.items():
+    correlations = {}
+    for group, correlation in (best.similarity or {}).items():
         matched, most = correlation[:, perm[group]], correlation[:, best.perm[group]]
-        found[group] = {
+        correlations[group] = {
             "before": float(np.diag(correlation).mean()),
             "after": float(np.diag(matched).mean()),
             "most": float(np.diag(most).mean()),
@@ -158,7 +190,7 @@ def unit_correlations(
             "corner before": _hundredths(correlation[:corner, :corner]),
             "corner after": _hundredths(matched[:corner, :corner]),
         }
-    return found
+    return correlations
 
 
 def _hundredths(matrix: Float[np.ndarray, "n n"]) -> list[list[int]]:
@@ -169,15 +201,18 @@ def walk_plane(
     config: Contour,
     problem: Problem,
     permuted: PyTree,  # π(B)
-    callback: Callable[[dict], None] | None = None,  # called with each point
+    context: Context = Context(),
 ) -> dict[str, Any]:
-    "The test loss at the points of a plane, at the three networks and half-way between them"
+    """The test loss at the points of a plane, at the three networks and half-way between them
+
+    Args:
+        permuted: π(B)
+    """
     a, b = problem.params_a, problem.params_b
-    plane, losses = plane_through(a, b, permuted), []
-    for x, y in plane_points(config).tolist():
+    plane, points, losses = plane_through(a, b, permuted), plane_points(config).tolist(), []
+    for step, (x, y) in enumerate(points, 1):
         losses.append(problem.evaluate(plane.at(x, y))["test"]["loss"])
-        if callback:
-            callback({"x": x, "y": y, "loss": losses[-1]})
+        context.report(step, len(points), loss=losses[-1])
     named = {"A": a, "B": b, "π(B)": permuted}
     ends = {name: problem.evaluate(p)["test"] for name, p in named.items()}
     pairs = ("A", "B"), ("A", "π(B)"), ("B", "π(B)")
@@ -196,14 +231,15 @@ def walk_plane(
 def contour_pair(
     config: Contour,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, match it by weights and walk its plane"
-    tell = callback or (lambda stage, record: None)
+    context: Context,
+) -> Record:
+    """Train a pair, or take it from its checkpoints, match it by weights and walk its plane
+
+    Args:
+        seed: which pair
+    """
     splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], folder, tell)
+    trained = train_pair(config.network, seed, splits["train"], context)
     start = time.perf_counter()
     a, b = trained["A"].params, trained["B"].params
     problem = pair_problem(config.network, a, b, splits, judged=config.judged)
@@ -211,94 +247,51 @@ def contour_pair(
     match = weight_matching(jax.random.key(seed), problem.spec, a, b)
     permuted = apply_permutation(problem.spec, match.perm, b)
     return {
-        **walk_plane(config, problem, permuted, partial(tell, "plane")),
+        **walk_plane(config, problem, permuted, context.stage("plane")),
         "correlations": unit_correlations(problem, match.perm, config.corner),
         **pair_facts(seed, splits, trained, start),
     }
 
 
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    "Walk the plane of each pair of a preset that has no record yet"
-    return run_families("loss-contour", PRESETS, preset, out, callback, run_one=contour_pair)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:  # Markdown
+def _format_plane(record: Record) -> str:
     "The losses of a pair, and its correlations"
-    lines = ["| weights | test loss | test accuracy |", "|---|--:|--:|"]
-    named = record["ends"] | {f"middle of {n}": m for n, m in record["middles"].items()}
-    for name, of in named.items():
-        lines.append(f"| {name} | {of['loss']:.4f} | {of['accuracy']:.4f} |")
-    lines += ["", "| units of | correlation, as trained | matched by weights | the most | agree |"]
-    lines += ["|---|--:|--:|--:|--:|"]
+    models = record["ends"] | {f"middle of {n}": m for n, m in record["middles"].items()}
+    losses = [[n, f"{m['loss']:.4f}", f"{m['accuracy']:.4f}"] for n, m in models.items()]
+    means = []
     for group, of in record["correlations"].items():
-        means = " | ".join(f"{of[k]:.3f}" for k in ("before", "after", "most"))
-        lines.append(f"| {group} | {means} | {100 * of['agree']:.0f} % |")
-    return "\n".join(lines)
-
-# %% ../../nbs/experiments/loss_contour.ipynb #068685cc
-PAPER_TABLE = {"MLP, 3 × 512": 3498, "VGG16": 35160, "ResNet50": 55109}  # powers of ten
-
-
-@dataclass(frozen=True)
-class Symmetries:
-    "Decimal logarithms of the number of permutations of a network"
-
-    whole: int  # each layer by itself and rounded down
-    alone: float  # each layer by itself
-    tied: float  # of the network: axes that must move together do
+        cells = (f"{of[k]:.3f}" for k in ("before", "after", "most"))
+        means.append([group, *cells, f"{100 * of['agree']:.0f} %"])
+    heads = ["units of", "correlation, as trained", "matched by weights", "the most", "agree"]
+    first = markdown_table(["weights", "test loss", "test accuracy"], losses)
+    return f"{first}\n\n{markdown_table(heads, means)}"
 
 
-def count_symmetries(
-    spec: BoundSpec,  # which axes move together
-) -> Symmetries:
-    "Count permutations as the paper's Table 1 does, and as the network allows"
-    layers = [
-        math.lgamma(shape[-1] + 1) / math.log(10)
-        for path, shape in spec.shapes.items()
-        if path.endswith("kernel")
-        and not any(word in path for word in ("shortcut", "SkipConnection"))
-        and spec.axes_to_perm[path][-1] is not None
-    ]
-    whole = sum(math.floor(digits + 1e-9) for digits in layers)
-    return Symmetries(whole, sum(layers), spec.log10_symmetries)
+def format_planes(
+    records: Sequence[Record],  # of pairs
+) -> str:  # Markdown
+    """The losses of each pair, and its correlations
 
+    Args:
+        records: of pairs
 
-def symmetry_table() -> dict[str, Symmetries]:
-    "The networks of the paper's Table 1, and those of its experiments"
-
-    def shapes(init: Callable, **options: Any) -> dict[str, tuple[int, ...]]:
-        tree = jax.eval_shape(partial(init, **options), jax.random.key(0))
-        return {path: leaf.shape for path, leaf in flatten(tree).items()}
-
-    own, wide = shapes(init_vgg16), {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,)}
-    wide |= {"Dense_0/kernel": (512, 4096), "Dense_1/kernel": (4096, 4096)}
-    wide |= {"Dense_2/kernel": (4096, 10)}
-    vgg16, resnet20 = vgg16_permutation_spec(), resnet20_permutation_spec()
-    specs = {
-        "MLP, 3 × 512": mlp_permutation_spec(3).bind_shapes(shapes(init_mlp)),
-        "VGG16": vgg16.bind_shapes(own | wide),
-        "VGG16, dense layers of 512": vgg16.bind_shapes(own),
-        "ResNet20": resnet20.bind_shapes(shapes(init_resnet20)),
-        "ResNet20, 32 × as wide": resnet20.bind_shapes(shapes(init_resnet20, width_multiplier=32)),
-        "ResNet50": resnet50_permutation_spec().bind_shapes(shapes(init_resnet50)),
-    }
-    return {name: count_symmetries(spec) for name, spec in specs.items()}
+    Returns:
+        str: Markdown
+    """
+    return "\n\n".join(map(_format_plane, records))
 
 # %% ../../nbs/experiments/loss_contour.ipynb #f839790f
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
-    "The claims beside what came out"
+    """The claims beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
     return [_plane_finding(records), _table_finding(symmetry_table())]
 
 
-def _plane_finding(records: Sequence[Mapping[str, Any]]) -> Finding:
+def _plane_finding(records: Sequence[Record]) -> Finding:
     "Whether the ridge lies between A and B only"
     worse = [max(end["loss"] for end in r["ends"].values()) for r in records]
     naive, matched = (
@@ -324,7 +317,69 @@ def _table_finding(table: Mapping[str, Symmetries]) -> Finding:
         pairs = ((n, getattr(table[name], kind)) for name, n in PAPER_TABLE.items())
         return all(abs(paper - ours) <= 0.01 * ours for paper, ours in pairs)
 
-    said = ", ".join(f"{name}: {n}" for name, n in PAPER_TABLE.items())
+    paper = ", ".join(f"{name}: {n}" for name, n in PAPER_TABLE.items())
     ours = ", ".join(f"{name}: {table[name].tied:.0f}" for name in PAPER_TABLE)
     verdict = "reproduced" if near("tied") else "partly" if near("alone") else "not"
-    return Finding("Networks have very many symmetries", "Table 1", said, ours, verdict)
+    return Finding("Networks have very many symmetries", "Table 1", paper, ours, verdict)
+
+
+EXPERIMENT = Experiment("loss-contour", contour_pair, PRESETS, format_planes, findings)
+
+# %% ../../nbs/experiments/loss_contour.ipynb #068685cc
+PAPER_TABLE = {"MLP, 3 × 512": 3498, "VGG16": 35160, "ResNet50": 55109}  # powers of ten
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """Decimal logarithms of the number of permutations of a network
+
+    Attributes:
+        whole: each layer by itself and rounded down
+        alone: each layer by itself
+        tied: of the network: axes that must move together do
+    """
+
+    whole: int  # each layer by itself and rounded down
+    alone: float  # each layer by itself
+    tied: float  # of the network: axes that must move together do
+
+
+def count_symmetries(
+    spec: BoundSpec,  # which axes move together
+) -> Symmetries:
+    """Count permutations as the paper's Table 1 does, and as the network allows
+
+    Args:
+        spec: which axes move together
+    """
+    layers = [
+        math.lgamma(block.shape[-1] + 1) / math.log(10)
+        for block in spec.blocks
+        if block.path.endswith("kernel")
+        and not any(word in block.path for word in ("shortcut", "SkipConnection"))
+        and block.atoms[-1] is not None
+    ]
+    whole = sum(math.floor(digits + 1e-9) for digits in layers)
+    return Symmetries(whole, sum(layers), spec.log10_symmetries)
+
+
+def symmetry_table() -> dict[str, Symmetries]:
+    "The networks of the paper's Table 1, and those of its experiments"
+
+    def shapes(init: Callable, **options: Any) -> dict[str, tuple[int, ...]]:
+        tree = jax.eval_shape(partial(init, **options), jax.random.key(0))
+        return {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+    own, wide = shapes(init_vgg16), {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,)}
+    wide |= {"Dense_0/kernel": (512, 4096), "Dense_1/kernel": (4096, 4096)}
+    wide |= {"Dense_2/kernel": (4096, 10)}
+    vgg16, resnet20 = vgg16_permutation_spec(), resnet20_permutation_spec()
+    specs = {
+        "MLP, 3 × 512": mlp_permutation_spec(3).bind_shapes(shapes(init_mlp)),
+        "VGG16": vgg16.bind_shapes(own | wide),
+        "VGG16, dense layers of 512": vgg16.bind_shapes(own),
+        "ResNet20": resnet20.bind_shapes(shapes(init_resnet20)),
+        "ResNet20, 32 × as wide": resnet20.bind_shapes(shapes(init_resnet20, width_multiplier=32)),
+        "ResNet50": resnet50_permutation_spec().bind_shapes(shapes(init_resnet50)),
+    }
+    return {name: count_symmetries(spec) for name, spec in specs.items()}

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'NetworkConfig', 'network_of', 'Architecture', 'network_spec', 'init_network', 'network_fn',
-           'load_splits', 'training_loss', 'params_and_state', 'with_state', 'checkpoint_file', 'initial_params',
-           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'Lines', 'match_lines', 'match_networks']
+__all__ = ['ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec', 'init_network', 'network_fn', 'load_splits',
+           'training_loss', 'params_and_state', 'with_state', 'model_seeds', 'checkpoint_file', 'initial_params',
+           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'LineConfig', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -25,8 +25,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
-from .compare import Problem, Way, compare_ways, in_batches, stream
-from .pair import PairConfig, model_seeds
+from .compare import Way, compare_ways
+from .problem import Problem, in_batches, stream
+from .runner import Context
 from git_rebasin.symmetry.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
@@ -51,7 +52,17 @@ from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
 class NetworkConfig:
-    "A network, its data, and how it is trained"
+    """A network, its data, and how it is trained
+
+    Attributes:
+        network: one of `ARCHITECTURES`
+        data: name of a data set
+        training: how each network is trained
+        size: units of an MLP's layers; else a multiplier
+        shrink: so many pixels are averaged in each direction
+        examples: the first so many training images; None for all
+        augment: crops, mirrors and turns, as the paper's on CIFAR
+    """
 
     network: str  # one of `ARCHITECTURES`
     data: str  # name of a data set
@@ -61,17 +72,16 @@ class NetworkConfig:
     examples: int | None = None  # the first so many training images; None for all
     augment: bool = False  # crops, mirrors and turns, as the paper's on CIFAR
 
-
-def network_of(
-    config: PairConfig,  # of MLPs
-) -> NetworkConfig:
-    "The network of a pair of the first experiment"
-    return NetworkConfig("mlp", config.data, config.training, config.features)
-
 # %% ../../nbs/experiments/04_networks.ipynb #72addce5
 @dataclass(frozen=True)
 class Architecture:
-    "What is known of a network by its name"
+    """What is known of a network by its name
+
+    Attributes:
+        init: (key, shape of an image, size, num_classes=) → parameters
+        apply: (params, images) → logits
+        loss: (params, state, batch) → …, where BatchNorm has state
+    """
 
     init: Callable[..., PyTree]  # (key, shape of an image, size, num_classes=) → parameters
     apply: Callable[[PyTree, Array], Array]  # (params, images) → logits
@@ -110,7 +120,12 @@ def init_network(
     input_shape: tuple[int, int, int],  # of an image
     num_classes: int = 10,
 ) -> PyTree:
-    "Parameters of a network, freshly drawn"
+    """Parameters of a network, freshly drawn
+
+    Args:
+        key: a JAX random key
+        input_shape: of an image
+    """
     size = {"features" if config.network == "mlp" else "width_multiplier": config.size}
     init = ARCHITECTURES[config.network].init
     return init(key, input_shape, num_classes=num_classes, **size)
@@ -119,7 +134,11 @@ def init_network(
 def network_fn(
     config: NetworkConfig,
 ) -> Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]:  # (params, batch) → logits
-    "The function that a network computes of a batch with images"
+    """The function that a network computes of a batch with images
+
+    Returns:
+        Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
+    """
     return _image_fn(ARCHITECTURES[config.network].apply)
 
 
@@ -135,7 +154,11 @@ def _of_images(apply: Callable, params: PyTree, batch: Mapping[str, Array]):
 def load_splits(
     config: NetworkConfig,
 ) -> dict[str, Split]:  # "train" and "test"
-    "The data of a network"
+    """The data of a network
+
+    Returns:
+        dict[str, Split]: "train" and "test"
+    """
     k, splits = config.shrink, {}
     for name in ("train", "test"):
         split = load(config.data, name)[: config.examples if name == "train" else None]
@@ -175,7 +198,11 @@ def _by_products(apply: Callable, params: PyTree, images: Any) -> Any:
 def training_loss(
     config: NetworkConfig,
 ) -> Callable:  # as `train` takes it, with state or without
-    "The loss that a network is trained by"
+    """The loss that a network is trained by
+
+    Returns:
+        Callable: as `train` takes it, with state or without
+    """
     if (loss := ARCHITECTURES[config.network].loss) is not None:
         return loss
     apply = ARCHITECTURES[config.network].apply
@@ -192,7 +219,11 @@ def params_and_state(
     config: NetworkConfig,
     variables: PyTree,  # of a network
 ) -> tuple[PyTree, PyTree | None]:
-    "What of a network is trained, and the state beside it"
+    """What of a network is trained, and the state beside it
+
+    Args:
+        variables: of a network
+    """
     if ARCHITECTURES[config.network].loss is None:
         return variables, None
     return variables["params"], variables["batch_stats"]
@@ -208,11 +239,29 @@ def with_state(
     return dataclasses.replace(result, params=variables)
 
 # %% ../../nbs/experiments/04_networks.ipynb #aff5c10d
+def model_seeds(
+    seed: int,  # which pair
+) -> tuple[int, int]:  # seeds of models A and B
+    """Each pair has two seeds of its own, so that no two pairs share a network
+
+    Args:
+        seed: which pair
+
+    Returns:
+        tuple[int, int]: seeds of models A and B
+    """
+    return 2 * seed, 2 * seed + 1
+
+
 def checkpoint_file(
     folder: Path,
     seed: int,  # of the network
 ) -> Path:
-    "Where a network's checkpoint is, or will be"
+    """Where a network's checkpoint is, or will be
+
+    Args:
+        seed: of the network
+    """
     return folder / f"model-{seed}.safetensors"
 
 
@@ -221,7 +270,12 @@ def initial_params(
     seed: int,  # of the network
     data: Split,  # training data
 ) -> PyTree:
-    "What a network's training begins with"
+    """What a network's training begins with
+
+    Args:
+        seed: of the network
+        data: training data
+    """
     key = jax.random.fold_in(jax.random.key(seed), 0)
     return init_network(config, key, data.images.shape[1:], len(data.classes))
 
@@ -230,10 +284,19 @@ def train_network(
     config: NetworkConfig,  # what to train, and how
     seed: int,  # decides the initial weights and the order of the examples
     data: Split,  # training data
-    folder: Path,  # where its checkpoint is, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    context: Context = Context(),  # where its checkpoint is, or will be
 ) -> TrainResult:  # trained parameters and the history of their training
-    "Train one network, or take it from its checkpoint"
+    """Train one network, or take it from its checkpoint
+
+    Args:
+        config: what to train, and how
+        seed: decides the initial weights and the order of the examples
+        data: training data
+        context: where its checkpoint is, or will be
+
+    Returns:
+        TrainResult: trained parameters and the history of their training
+    """
     params, state = params_and_state(config, initial_params(config, seed, data))
     result = train(
         jax.random.fold_in(jax.random.key(seed), 1),
@@ -243,8 +306,8 @@ def train_network(
         config.training,
         state=state,
         augment=augment_images if config.augment else None,
-        checkpoint=checkpoint_file(folder, seed),
-        callback=callback,
+        checkpoint=context.folder and checkpoint_file(context.folder, seed),
+        callback=context.as_stage,
     )
     return with_state(result)
 
@@ -253,13 +316,21 @@ def train_pair(
     config: NetworkConfig,  # what to train, and how
     seed: int,  # which pair; each network has a seed of its own, see `model_seeds`
     data: Split,  # training data
-    folder: Path,  # where their checkpoints are, or will be
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
+    context: Context = Context(),  # where their checkpoints are, or will be
 ) -> dict[str, TrainResult]:  # "A" and "B"
-    "Train two networks apart"
-    tell = callback or (lambda stage, record: None)
+    """Train two networks apart
+
+    Args:
+        config: what to train, and how
+        seed: which pair; each network has a seed of its own, see `model_seeds`
+        data: training data
+        context: where their checkpoints are, or will be
+
+    Returns:
+        dict[str, TrainResult]: "A" and "B"
+    """
     return {
-        name: train_network(config, s, data, folder, partial(tell, f"train {name}"))
+        name: train_network(config, s, data, context.stage(f"train {name}"))
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
 
@@ -270,7 +341,17 @@ def pair_facts(
     trained: Mapping[str, TrainResult],  # "A" and "B"
     start: float,  # when their training was over, by `time.perf_counter`
 ) -> dict[str, Any]:  # "model_seeds", "data", "seconds"
-    "What a record says of a trained pair, at the end of what was done with it"
+    """What a record says of a trained pair, at the end of what was done with it
+
+    Args:
+        seed: which pair
+        splits: "train" and "test"
+        trained: "A" and "B"
+        start: when their training was over, by `time.perf_counter`
+
+    Returns:
+        dict[str, Any]: "model_seeds", "data", "seconds"
+    """
     seconds = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in trained.items()}
     seconds["match and walk"] = time.perf_counter() - start
     return {
@@ -291,7 +372,17 @@ def pair_problem(
     batch_size: int = 500,  # of the data that matchers see
     judged_at_once: int = 2500,  # images
 ) -> Problem:
-    "Two trained networks, the data to match them by, and the data to judge a match by"
+    """Two trained networks, the data to match them by, and the data to judge a match by
+
+    Args:
+        params_a: model A
+        params_b: model B
+        splits: "train" and "test"
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged: lines are evaluated on the first so many images of each split
+        batch_size: of the data that matchers see
+        judged_at_once: images
+    """
     return Problem(
         network_spec(config),
         params_a,
@@ -304,44 +395,61 @@ def pair_problem(
 
 # %% ../../nbs/experiments/04_networks.ipynb #962b296b
 @dataclass(frozen=True)
-class Lines:
-    "A pair of networks, and how the lines between them are walked"
+class LineConfig:
+    """A pair of networks, and how the lines between them are walked
+
+    Attributes:
+        lambdas: points on a line, an odd number: ½ is one of them
+        judged: lines are evaluated on the first images of a split; None: on all
+    """
 
     network: NetworkConfig
     lambdas: int = 25  # points on a line, an odd number: ½ is one of them
     judged: int | None = 10_000  # lines are evaluated on the first images of a split; None: on all
 
+    def problem(
+        self,
+        params_a: PyTree,  # model A
+        params_b: PyTree,  # model B
+        splits: Mapping[str, Split],  # "train" and "test"
+        **options: Any,  # of `pair_problem`
+    ) -> Problem:
+        """What two trained networks ask of the matchers
+
+        Args:
+            params_a: model A
+            params_b: model B
+            splits: "train" and "test"
+            **options: of `pair_problem`
+        """
+        options = {"lambdas": self.lambdas, "judged": self.judged} | options
+        return pair_problem(self.network, params_a, params_b, splits, **options)
+
 
 def match_lines(
     ways: Mapping[str, Way],  # of matching
-    config: Lines,
+    config: LineConfig,
     seed: int,  # which pair
+    context: Context,
     *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    "`match_networks` as a configuration says"
-    options = {"lambdas": config.lambdas, "judged": config.judged}
-    told = {"folder": folder, "callback": callback}
-    return match_networks(config.network, ways, seed, **told, **options)
-
-
-def match_networks(
-    config: NetworkConfig,
-    ways: Mapping[str, Way],  # of matching
-    seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
     keys: int | None = None,  # tries of each random way; None: one, by the pair's own key
     **options: Any,  # of `pair_problem`
 ) -> dict[str, Any]:  # what the record says
-    "Train a pair, or take it from its checkpoints, and match it in all these ways"
-    tell, splits = callback or (lambda stage, record: None), load_splits(config)
-    trained = train_pair(config, seed, splits["train"], folder, tell)
+    """Train a pair, or take it from its checkpoints, and match it in all these ways
+
+    Args:
+        ways: of matching
+        seed: which pair
+        keys: tries of each random way; None: one, by the pair's own key
+        **options: of `pair_problem`
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
+    splits = load_splits(config.network)
+    trained = train_pair(config.network, seed, splits["train"], context)
     start, key = time.perf_counter(), jax.random.key(seed)
-    both = trained["A"].params, trained["B"].params
-    problem = pair_problem(config, *both, splits, **options)
+    problem = config.problem(trained["A"].params, trained["B"].params, splits, **options)
     tries = [key] if keys is None else [jax.random.fold_in(key, k) for k in range(keys)]
-    found = compare_ways(problem, ways, tries, partial(tell, "match"))
-    return found | pair_facts(seed, splits, trained, start)
+    rows = compare_ways(problem, ways, tries, context.stage("match"))
+    return rows | pair_facts(seed, splits, trained, start)

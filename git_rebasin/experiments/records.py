@@ -25,6 +25,7 @@ import git_rebasin
 from ..checkpoints.io import write_atomic
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
+Record = Mapping[str, Any]  # what JSON can hold
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -55,7 +56,11 @@ def _revision() -> str | None:
 
 # %% ../../nbs/experiments/00_records.ipynb #fe9e0f55
 def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revision
-    "What a record says of the run that made it"
+    """What a record says of the run that made it
+
+    Returns:
+        dict[str, Any]: versions, device, processor, cores, revision
+    """
     return {
         "versions": {"python": platform.python_version()}
         | {p: metadata.version(p) for p in _PACKAGES},
@@ -69,25 +74,41 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
 
 # %% ../../nbs/experiments/00_records.ipynb #35180fd7
 def device_of(
-    record: Mapping[str, Any],  # with its provenance
+    record: Record,  # with its provenance
 ) -> str:
-    "Where a record was made"
+    """Where a record was made
+
+    Args:
+        record: with its provenance
+    """
     made = record["provenance"]
     return f"{made['device']} ({made['processor']}, {made['cores']} cores)"
 
 
 def made_on(
-    record: Mapping[str, Any],  # with its provenance
+    record: Record,  # with its provenance
 ) -> str:
-    "Where a record was made, and by which JAX"
+    """Where a record was made, and by which JAX
+
+    Args:
+        record: with its provenance
+    """
     return f"{device_of(record)}, jax {record['provenance']['versions']['jax']}"
 
 # %% ../../nbs/experiments/00_records.ipynb #42f95806
 def write_record(
     path: str | Path,  # a `.json` file
-    record: dict[str, Any],  # what JSON can hold
+    record: Record,  # what was run, where, for how long, and what came out
 ) -> Path:  # the path written
-    "Write a record as JSON, whole or not at all"
+    """Write a record as JSON, whole or not at all
+
+    Args:
+        path: a `.json` file
+        record: what was run, where, for how long, and what came out
+
+    Returns:
+        Path: the path written
+    """
     text = json.dumps(record, indent=1, ensure_ascii=False)
     text = re.sub(
         r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text
@@ -98,7 +119,11 @@ def write_record(
 def read_record(
     path: str | Path,  # a `.json` file
 ) -> dict[str, Any]:
-    "Read a record"
+    """Read a record
+
+    Args:
+        path: a `.json` file
+    """
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -106,7 +131,15 @@ def read_records(
     folder: str | Path,  # where records lie
     pattern: str = "*.json",  # which of its files
 ) -> list[dict[str, Any]]:  # in the order of their names
-    "Read all records of a folder"
+    """Read all records of a folder
+
+    Args:
+        folder: where records lie
+        pattern: which of its files
+
+    Returns:
+        list[dict[str, Any]]: in the order of their names
+    """
     files = sorted(Path(folder).glob(pattern))
     if not files:
         raise FileNotFoundError(

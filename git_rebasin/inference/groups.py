@@ -14,7 +14,17 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from .axes import Axis, atoms, concat, factors, find, product, segments, unify
+from git_rebasin.inference.axes import (
+    Axis,
+    atoms,
+    concat,
+    factors,
+    find,
+    product,
+    restrict,
+    segments,
+    unify,
+)
 from .trace import Instance, Trace
 
 Atoms = tuple[Axis, ...]
@@ -25,7 +35,14 @@ def pieces(
     axis: Axis,
     known: dict,  # what was found before, by id
 ) -> tuple[Atoms, ...]:  # each the atoms of a product
-    "The parts of an axis that have one atom for each factor"
+    """The parts of an axis that have one atom for each factor
+
+    Args:
+        known: what was found before, by id
+
+    Returns:
+        tuple[Atoms, ...]: each the atoms of a product
+    """
     axis = find(axis)
     if id(axis) not in known:
         parts = [pieces(p, known) for p in axis.parts]
@@ -71,7 +88,7 @@ def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
         flipped = _mirror(b, a)
         return flipped and [(y, x) for x, y in flipped]
     if b.kind == "atom":
-        copies = [Axis(find(p).size, b.reason) for p in a.parts]
+        copies = [Axis(find(p).size, b.reason, limit=b.limit) for p in a.parts]
         b.same = (product if a.kind == "product" else concat)(*copies)
         b = find(b)
     if a.kind != b.kind or [find(p).size for p in a.parts] != [find(p).size for p in b.parts]:
@@ -105,7 +122,11 @@ def resolve_instances(
     trace: Trace,
     params: Mapping[str, Sequence[Axis | None]],  # the axes of the arrays that a spec has rows for
 ) -> Table:
-    "Decide which atoms differ from segment to segment, and unify all others"
+    """Decide which atoms differ from segment to segment, and unify all others
+
+    Args:
+        params: the axes of the arrays that a spec has rows for
+    """
     records = list(trace.instances)
     while True:
         sources = _sources(records)
@@ -119,7 +140,12 @@ def resolve_instances(
                 break  # something was unified: look again
             table[id(atom)] = own
         else:
-            return table
+            break
+    for atom, _ in sources.values():
+        for own in table[id(atom)].values():  # what limits an array limits its segments
+            if atom.reason is not None:
+                restrict(own, atom.limit, atom.reason)
+    return table
 
 
 def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
@@ -162,7 +188,7 @@ def _own(atom: Axis, found: list, blocks: Sequence[Atoms], params) -> dict[int, 
     differ = len({id(child) for child in own.values()}) > 1 or own.keys() != every
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
     sayable = all(_expressible(axes, atom, every) for axes in params.values())
-    if atom.reason is None and differ and seen_with_one and sayable:
+    if not atom.fixed and differ and seen_with_one and sayable:
         return dict.fromkeys(every, atom) | own
     for _, child in found:
         unify(atom, child)
@@ -185,13 +211,17 @@ def renamed(
 def hosts_of(
     blocks: Iterable[Atoms],
 ) -> dict[int, dict[int, Axis]]:  # atom → the atoms that it is always with, by id
-    "For each atom that may move, all that it may be within"
+    """For each atom that may move, all that it may be within
+
+    Returns:
+        dict[int, dict[int, Axis]]: atom → the atoms that it is always with, by id
+    """
     hosts: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
         once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
         for x in {id(x): x for x in block}.values():
-            if x.reason is None and x.size > 1:
+            if not x.fixed and x.size > 1:
                 old = hosts.get(id(x), once)
                 hosts[id(x)] = {i: y for i, y in old.items() if i in once and y is not x}
     return hosts
@@ -201,7 +231,14 @@ def equal_segments(
     forms: Forms,
     skip: set[int],  # atoms that are not considered, by id
 ) -> list[list[Axis]]:  # classes of at least two
-    "Atoms that are segments of the same axes wherever they occur"
+    """Atoms that are segments of the same axes wherever they occur
+
+    Args:
+        skip: atoms that are not considered, by id
+
+    Returns:
+        list[list[Axis]]: classes of at least two
+    """
     signature: dict[int, Counter] = {}
     found: dict[int, Axis] = {}
     alone: set[int] = set()
@@ -211,7 +248,7 @@ def equal_segments(
             for x, key in _places(axis):
                 if len(axis) == 1 or often[id(x)] > 1:  # parts are counted once on an axis
                     alone.add(id(x))
-                elif x.reason is None and x.size and id(x) not in skip:
+                elif not x.fixed and x.size and id(x) not in skip:
                     found[id(x)] = x
                     signature.setdefault(id(x), Counter())[f, k, key] += 1
     classes: dict = {}

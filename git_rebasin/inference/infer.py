@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['trace_symmetry', 'infer_permutation_spec']
+__all__ = ['trace_symmetry', 'infer_permutation_spec', 'infer_limits']
 
 # %% ../../nbs/inference/08_infer.ipynb #ec23f14e
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,14 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from . import loops, order, products, shapes  # noqa: F401  (their rules)
-from .axes import Axis, Reason, atoms
+from git_rebasin.inference import (  # noqa: F401  (their rules)
+    elementwise,
+    loops,
+    order,
+    products,
+    shapes,
+)
+from .axes import Axis, Limit, Reason, atoms
 from .rows import Naming, name_atoms, row_of
 from .trace import Trace, Value, constant, run
 from ..jaxprs import inner_jaxpr, trace_arrays
@@ -92,7 +98,16 @@ def trace_symmetry(
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
     args: Sequence[Any],  # its other arguments
 ) -> tuple[BoundSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
-    "What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end"
+    """What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end
+
+    Args:
+        fn: fn(params, *args) → outputs
+        params: arrays, or `jax.ShapeDtypeStruct`
+        args: its other arguments
+
+    Returns:
+        tuple[BoundSpec, Trace, Naming]: not verified; what was seen; what atoms are called
+    """
     (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
     others = arrays[len(flat) :]
     found = _follow(closed, flat, others, unroll=0)
@@ -110,16 +125,38 @@ def _why(axis: Axis | None) -> str | None:
     some = [a for a in atoms(axis) if a.size > 1]
     if not some:
         return "it is cut into single entries"
-    return "; ".join(dict.fromkeys(str(a.reason) for a in some if a.reason)) or None
+    return "; ".join(dict.fromkeys(str(a.reason) for a in some if a.fixed)) or None
 
 # %% ../../nbs/inference/08_infer.ipynb #41fb6eac
 def infer_permutation_spec(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
     *args: Any,  # its other arguments, as a rule a batch of inputs
-    verify: bool = True,  # try the spec with random weights; raises `PermutationSpecError`
+    verify: bool = True,  # whether the spec is tried, by `check_permutation_spec`
 ) -> BoundSpec:  # bound to the shapes of `params`, with the reason for every fixed axis
-    "The permutation symmetry of a network, from the function that computes it (paper §2)"
+    """Infer which axes of a network's arrays move together, from what it computes
+
+    Args:
+        fn: fn(params, *args) → outputs; any function that JAX can trace
+        params: any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
+        *args: its other arguments, as a rule a batch of inputs
+        verify: whether the spec is tried, by `check_permutation_spec`
+
+    Returns:
+        BoundSpec: bound to the shapes of `params`, with the reason for every fixed axis
+
+    Raises:
+        PermutationSpecError: if `verify`, and permuting the units of a group changes the outputs
+        ValueError: if `verify`, and an array has a shape and no values, or the outputs are no
+            arrays or not finite at random weights
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
+    # raises PermutationSpecError if `verify`, and permuting the units of a group changes the
+    #   outputs
+    # raises ValueError if `verify`, and an array has a shape and no values, or the outputs are no
+    #   arrays or not finite at random weights
     abstract = [p for p, leaf in flatten(params).items() if isinstance(leaf, jax.ShapeDtypeStruct)]
     if verify and (
         abstract or any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args))
@@ -132,3 +169,22 @@ def infer_permutation_spec(
     if verify and spec.groups:
         check_permutation_spec(spec, fn, params, *args)
     return spec
+
+# %% ../../nbs/inference/08_infer.ipynb #5de1a0c2
+def infer_limits(
+    fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
+    params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
+    *args: Any,  # its other arguments, as a rule a batch of inputs
+) -> dict[str, tuple[Limit, Reason | None]]:  # group → its limit, and why it is no wider
+    """How much more than permutations each group of `infer_permutation_spec` may allow
+
+    Args:
+        fn: fn(params, *args) → outputs; any function that JAX can trace
+        params: arrays, or `jax.ShapeDtypeStruct`
+        *args: its other arguments, as a rule a batch of inputs
+
+    Returns:
+        dict[str, tuple[Limit, Reason | None]]: group → its limit, and why it is no wider
+    """
+    _, _, naming = trace_symmetry(fn, params, args)
+    return dict(naming.limits)

@@ -71,7 +71,14 @@ def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], lis
 # %% ../../nbs/inference/09_taps.ipynb #895cefc8
 @dataclass(frozen=True, eq=False, repr=False)
 class Taps:
-    "The values of a function that carry a group, and a way to get them"
+    """The values of a function that carry a group, and a way to get them
+
+    Attributes:
+        spec: of the values, by name, in the groups of the parameters
+        groups: group → the values that carry it, in their order
+        paths: value → path of its equation
+        symmetry: of the parameters, as inferred
+    """
 
     fn: Callable[..., Any]
     spec: PermutationSpec  # of the values, by name, in the groups of the parameters
@@ -85,7 +92,22 @@ class Taps:
         *args: Any,  # a batch: another size than the one that was traced will do
         names: Collection[str] | None = None,  # which values; default: all
     ) -> dict[str, Array]:  # name → value; in a scan its turns are the first axis
-        "The values for a batch; may be jitted"
+        """The values for a batch; may be jitted
+
+        Args:
+            params: a model
+            *args: a batch: another size than the one that was traced will do
+            names: which values; default: all
+
+        Returns:
+            dict[str, Array]: name → value; in a scan its turns are the first axis
+
+        Raises:
+            ValueError: if the function computes other values for these arguments
+            KeyError: if there is no value of one of the `names`
+        """
+        # raises ValueError if the function computes other values for these arguments
+        # raises KeyError if there is no value of one of the `names`
         wanted = self.chosen(names)
         closed, arrays = trace_arrays(self.fn, params, *args)
         evaluation = Evaluation(wanted={self.paths[name] for name in wanted})
@@ -100,7 +122,12 @@ class Taps:
         return {name: found[self.paths[name]] for name in wanted}
 
     def chosen(self, names: Collection[str] | None) -> list[str]:
-        "The values of these names, None for all; a `KeyError` if there is no such value"
+        """The values of these names, None for all
+
+        Raises:
+            KeyError: if there is no value of one of the `names`
+        """
+        # raises KeyError if there is no value of one of the `names`
         wanted = list(self.paths) if names is None else list(names)
         for name in wanted:
             if name not in self.paths:
@@ -116,7 +143,13 @@ def find_taps(
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
     *args: Any,  # its other arguments, as a rule a batch of inputs
 ) -> Taps:
-    "The values on the way that carry the groups of `infer_permutation_spec(fn, params, *args)`"
+    """The values on the way that carry the groups of `infer_permutation_spec(fn, params, *args)`
+
+    Args:
+        fn: fn(params, *args) → outputs; any function that JAX can trace
+        params: arrays, or `jax.ShapeDtypeStruct`
+        *args: its other arguments, as a rule a batch of inputs
+    """
     spec, trace, naming = trace_symmetry(fn, params, args)
     closed, arrays = trace_arrays(fn, params, *args)
     n = len(flatten(params))

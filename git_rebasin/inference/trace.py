@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'whole', 'constant', 'run']
+__all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
@@ -19,18 +19,33 @@ import jax.extend.core as jex
 import numpy as np
 from jax.extend import source_info_util
 
-from .axes import Axis, Reason, concat, fix, unify
+from .axes import Axis, Limit, Reason, concat, restrict, unify
 from ..jaxprs import inner_jaxpr
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)
 class Value:
-    "What is known of a value on the way"
+    """What is known of a value on the way
+
+    Attributes:
+        axes: what each axis consists of; None where it is uniform
+        const: the value itself, where it depends on no argument
+        frozen: whether it comes from outside of the function
+    """
 
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
     const: np.ndarray | None = None  # the value itself, where it depends on no argument
     frozen: bool = False  # whether it comes from outside of the function
+
+    @property
+    def zero(self) -> bool:
+        """Whether it is known to be 0 everywhere, and so stays the same under any matrix
+
+        Returns:
+            bool
+        """
+        return self.const is not None and not np.any(self.const)
 
     def without(self, gone: Collection[int]) -> Value:
         "The value after some of its axes have left"
@@ -40,7 +55,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Instance:
-    "An axis as it is in one segment of another: `query = qkv[0]` has its own units"
+    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
+
+    Attributes:
+        parent: the axis, of the array that was sliced
+        axis: the axis that was cut
+        segment: the segment that was taken
+        child: the first axis, in that segment
+    """
 
     parent: Axis  # the axis, of the array that was sliced
     axis: Axis  # the axis that was cut
@@ -48,9 +70,31 @@ class Instance:
     child: Axis  # the first axis, in that segment
 
 # %% ../../nbs/inference/01_trace.ipynb #8eae47b2
+_ACTS = {
+    Limit.FIXED: "each entry is treated in a way of its own",
+    Limit.PERMUTATION: "a function of each entry",
+    Limit.SIGNED: "an odd function of each entry",
+    Limit.SCALED: "a positively homogeneous function of each entry",
+}
+
+
 @dataclass
 class Trace:
-    "What was seen on the way"
+    """What was seen on the way
+
+    Attributes:
+        unroll: a scan of at most so many turns is followed turn by turn
+        apart: uniform segments: their neighbours differ
+        values: by path of the equation, with the axes of the loops around first; those of `while`
+            and `cond` are not kept
+        places: where they are computed
+        keep: whether values are kept
+        inside: axes of the loops around
+        path: of the equation at hand
+        where: its primitive, and its line in the program
+        used: variables that somebody reads, of the jaxpr at hand
+        stacks: scans over something that may move
+    """
 
     unroll: int = 0  # a scan of at most so many turns is followed turn by turn
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
@@ -72,10 +116,14 @@ class Trace:
         if found:
             self.occurrences.append((*found, *self.inside))
 
+    def restrict(self, axis: Axis | None, limit: Limit, what: str | None = None) -> None:
+        "This axis keeps no more of its symmetry than that; by default for what acts on each entry"
+        if axis is not None and limit is not Limit.INVERTIBLE:
+            restrict(axis, limit, Reason(what or _ACTS[limit], self.where))
+
     def fix(self, axis: Axis | None, what: str) -> None:
         "This axis cannot move"
-        if axis is not None:
-            fix(axis, Reason(what, self.where))
+        self.restrict(axis, Limit.FIXED, what)
 
     def fixed(self, size: int, what: str) -> Axis | None:
         "A new axis that cannot move"
@@ -87,6 +135,14 @@ class Trace:
         for other in others:
             unify(first, other, self.where)
         return first
+
+    def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
+        "These axes of values are added, or laid side by side: one that is uniform has to be 0"
+        axes = list(axes)
+        if any(x is None and not v.zero for x, v in zip(axes, values, strict=True)):
+            for axis in axes:
+                self.restrict(axis, Limit.PERMUTATION, "it meets the same number everywhere")
+        return self.merge(axes)
 
     def mix(
         self, value: Value, axes: Collection[int], what: str, shape: Sequence[int] | None = None
@@ -106,7 +162,11 @@ RULES: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]] = {}
 def rule(
     *names: str,  # of primitives
 ) -> Callable:
-    "Put a function into the table"
+    """Put a function into the table
+
+    Args:
+        *names: of primitives
+    """
 
     def register(function):
         RULES.update(dict.fromkeys(names, function))
@@ -121,7 +181,11 @@ def unknown(
     inputs: list[Value],
     what: str | None = None,  # why nothing may move
 ) -> list[Value]:
-    "The rule of all that has no rule: nothing may move"
+    """The rule of all that has no rule: nothing may move
+
+    Args:
+        what: why nothing may move
+    """
     what = what or f"there is no rule for {eqn.primitive.name!r}"
     for value in inputs:
         for axis in value.axes:
@@ -130,12 +194,31 @@ def unknown(
     return [Value(shape, tuple(trace.fixed(n, what) for n in shape)) for shape in shapes]
 
 
-def whole(
-    axis: Axis | None,
-    n: int,  # its size
+def uniform(
+    size: int,
+    zero: bool,  # whether the entries are 0
 ) -> Axis:
-    "An axis as a term; a uniform axis may change the places of its entries at will"
-    return Axis(n) if axis is None else axis
+    """A term for entries that are all equal: they change places at will, and zeros mix at will
+
+    Args:
+        zero: whether the entries are 0
+    """
+    if zero:
+        return Axis(size)
+    return Axis(size, Reason("its entries are equal"), limit=Limit.PERMUTATION)
+
+
+def whole(
+    value: Value,
+    k: int,  # which axis
+) -> Axis:
+    """An axis of a value as a term, also where it is uniform
+
+    Args:
+        k: which axis
+    """
+    axis = value.axes[k]
+    return uniform(value.shape[k], value.zero) if axis is None else axis
 
 # %% ../../nbs/inference/01_trace.ipynb #d609b226
 _RUNS = 64  # a constant with more runs of equal entries than that is fixed
@@ -147,7 +230,12 @@ def constant(
     array,  # its value
     frozen: bool = False,  # whether it comes from outside of the function
 ) -> Value:
-    "A known array"
+    """A known array
+
+    Args:
+        array: its value
+        frozen: whether it comes from outside of the function
+    """
     if jax.dtypes.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.extended):
         return Value(array.shape, tuple(trace.fixed(n, "a random key") for n in array.shape))
     array = np.asarray(array)
@@ -164,7 +252,7 @@ def constant(
         elif len(runs) > min(_RUNS, n // 2) or not runs:
             axes.append(trace.fixed(n, what))
         else:
-            parts = [Axis(size) for size in runs]
+            parts = [uniform(size, zero=False) for size in runs]
             trace.apart += parts  # equal within a run, and not from one to the next
             axes.append(concat(*parts))
     return Value(array.shape, tuple(axes), array, frozen)
@@ -200,7 +288,11 @@ def run(
     consts: Sequence[Value],
     inputs: Sequence[Value],
 ) -> list[Value]:  # the outputs
-    "Follow a jaxpr"
+    """Follow a jaxpr
+
+    Returns:
+        list[Value]: the outputs
+    """
     env: dict = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= zip(jaxpr.invars, inputs, strict=True)
 

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
-from .scores import Contraction
-from .solve import Layout, layouts, solve, value
+from .scores import Contraction, GroupCosts
+from .weights import solve_trees
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -61,7 +61,12 @@ def _overlap(one: Block, two: Block) -> bool:
 # %% ../../nbs/matching/06_activations.ipynb #01d3d721
 @dataclass(frozen=True)
 class Counterpart:
-    "What a group of one spec is in another"
+    """What a group of one spec is in another
+
+    Attributes:
+        group: its name there
+        hosts: of the axes that it is within here, those that it is within there
+    """
 
     group: str  # its name there
     hosts: tuple[int, ...]  # of the axes that it is within here, those that it is within there
@@ -113,7 +118,15 @@ def relate_groups(
     spec: BoundSpec,  # which axes move together
     function: BoundSpec,  # the whole symmetry, as inferred, bound to the same shapes
 ) -> dict[str, Counterpart]:  # group of `function` → what it is in `spec`; left out where fixed
-    "Which groups of two specs are the same units, by the parameters that carry them"
+    """Which groups of two specs are the same units, by the parameters that carry them
+
+    Args:
+        spec: which axes move together
+        function: the whole symmetry, as inferred, bound to the same shapes
+
+    Returns:
+        dict[str, Counterpart]: group of `function` → what it is in `spec`; left out where fixed
+    """
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
@@ -259,19 +272,27 @@ def _check_finite(name: str, moments: CrossMoments) -> None:
             )
 
 
-def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, np.ndarray]:
+def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, GroupCosts]:
     "The sum of the scores of every group; takes the moments out of their dict"
-    scores = {g: np.zeros(layout.shape) for g, layout in layouts(spec).items()}
+    groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
+    for costs in groups.values():
+        costs.matrix = np.zeros(costs.shape)
     while moments:
-        (group, name, _), own = moments.popitem()
-        _check_finite(name, own)
-        scores[group] += _similarity(own, kind)
-    return scores
+        (group, name, _), found = moments.popitem()
+        _check_finite(name, found)
+        groups[group].matrix += _similarity(found, kind)
+    return groups
 
 # %% ../../nbs/matching/06_activations.ipynb #5115d989
 @dataclass(frozen=True, eq=False, repr=False)
 class ActivationMatch(Match):
-    "A match by activations, with what it was decided by"
+    """A match by activations, with what it was decided by
+
+    Attributes:
+        values: group → what scored it
+        similarity (Mapping[str, Float[np.ndarray, "*fixed n n"]] | None): group → mean similarity
+            of units of A and B, for families of all units of all hosts
+    """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group → what scored it
     # group → mean similarity of units of A and B, for families of all units of all hosts:
@@ -326,7 +347,26 @@ def activation_matching(
     keep_similarity: bool = False,  # whether the match holds the similarities
     callback: Callable[[int], None] | None = None,  # given the number of batches, after each
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
-    "Match two models by their activations, in one pass over data (paper §3.1, eq. 1)"
+    """Match two models by their activations, in one pass over data
+
+    Args:
+        key: a JAX random key, as every matcher takes; nothing here is random
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        fn: (params, batch) → outputs; any function JAX can trace
+        batches: what `fn` takes, one at a time; read once, of any sizes
+        similarity: eq. 1, or Pearson's correlation
+        names: which; default: `layer_inputs`
+        keep_similarity: whether the match holds the similarities
+        callback: given the number of batches, after each
+
+    Returns:
+        ActivationMatch: its objective is the sum of what all values are worth, each at most 1
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.1, eq. 1
+    """
     if similarity not in ("inner", "correlation"):
         raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'correlation'")
     spec, _, _ = bind_models(spec, params_a, params_b)
@@ -346,17 +386,15 @@ def activation_matching(
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     "The match of the largest scores, which is exact: no group depends on another"
-    perm = solve(spec, scores)
-    initial, final = (value(spec, scores, p) for p in (identity_permutation(spec), perm))
-    places = layouts(spec) if keep else {}
-    kept = {g: _mean_similarity(p, scores[g], len(values[g])) for g, p in places.items()}
-    return ActivationMatch(perm, (final,), True, initial, values, kept if keep else None)
+    perm = solve_trees(scores, spec)
+    start = identity_permutation(spec)
+    initial, final = (sum(c.worth(p) for c in scores.values()) for p in (start, perm))
+    kept = {g: _mean_similarity(c, len(values[g])) for g, c in scores.items()} if keep else None
+    return ActivationMatch(perm, (final,), True, initial, values, kept)
 
 
-def _mean_similarity(
-    layout: Layout, scores: Float[np.ndarray, "batch rows rows"], values: int
-) -> Float[np.ndarray, "*fixed n n"]:
+def _mean_similarity(costs: GroupCosts, values: int) -> Float[np.ndarray, "*fixed n n"]:
     "The scores on the scale of one unit: the mean over the values"
-    batch, rows, _ = layout.shape
-    mean = scores * (batch * rows / max(values, 1))
-    return mean if layout.fixed else mean[0]
+    batch, rows, _ = costs.shape
+    mean = costs.matrix * (batch * rows / max(values, 1))
+    return mean if costs.fixed else mean[0]

@@ -22,7 +22,11 @@ except ImportError:  # built without a compiler
 
 # %% ../../nbs/matching/00_assignment.ipynb #7e5c973d
 def assignment_backend() -> str:  # "c" or "scipy"
-    "The solver in use: the compiled one where it was built, unless the environment names another"
+    """The solver in use: the compiled one where it was built, unless the environment names another
+
+    Returns:
+        str: "c" or "scipy"
+    """
     return os.environ.get("GIT_REBASIN_ASSIGNMENT") or ("c" if _assignment else "scipy")
 
 # %% ../../nbs/matching/00_assignment.ipynb #1fd7790a
@@ -97,7 +101,15 @@ def linear_assignments(
     *,
     backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
 ) -> Int[np.ndarray, "*batch n"]:  # for each problem and place, its unit
-    "For each problem the permutation π with the largest Σᵢ scores[..., i, π(i)]"
+    """For each problem the permutation π with the largest Σᵢ scores[..., i, π(i)]
+
+    Args:
+        scores (Float[np.ndarray, "*batch n n"]): any number of problems: scores[..., i, j]
+        backend: "c" or "scipy"; default: `assignment_backend()`
+
+    Returns:
+        Int[np.ndarray, "*batch n"]: for each problem and place, its unit
+    """
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim >= 2)
     values = _computable(scores)
@@ -114,7 +126,15 @@ def linear_assignment(
     *,
     backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
 ) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
-    "The permutation π with the largest Σᵢ scores[i, π(i)]"
+    """The permutation π with the largest Σᵢ scores[i, π(i)]
+
+    Args:
+        scores (Float[np.ndarray, "n n"]): scores[i, j]: what it is worth to give place i to unit j
+        backend: "c" or "scipy"; default: `assignment_backend()`
+
+    Returns:
+        Int[np.ndarray, "n"]: for each place, its unit: a permutation
+    """
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim == 2)
     return linear_assignments(scores, backend=backend)
@@ -134,7 +154,14 @@ class RepeatedAssignment:
         self,
         scores: Float[np.ndarray, "n n"],  # as `linear_assignment` takes them; n may change
     ) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
-        "The permutation π with the largest Σᵢ scores[i, π(i)]"
+        """The permutation π with the largest Σᵢ scores[i, π(i)]
+
+        Args:
+            scores (Float[np.ndarray, "n n"]): as `linear_assignment` takes them; n may change
+
+        Returns:
+            Int[np.ndarray, "n"]: for each place, its unit: a permutation
+        """
         scores = np.asarray(scores)
         _check_shape(scores, square=scores.ndim == 2)
         values, n = _computable(scores), len(scores)

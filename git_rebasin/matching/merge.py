@@ -41,7 +41,11 @@ Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get on
 def load_model(
     model: Model,  # a tree, a safetensors file, or a function without arguments that gives a tree
 ) -> PyTree:
-    "A model as a tree"
+    """A model as a tree
+
+    Args:
+        model: a tree, a safetensors file, or a function without arguments that gives a tree
+    """
     if isinstance(model, str | Path):
         return load_params(model)
     return model() if callable(model) and not flatten(model) else model
@@ -140,7 +144,22 @@ def merge_many(
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
     callback: Callable[[int, float], None] | None = None,  # given (round, objective) after each
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
-    "Merge several models into one (paper, appendix, Algorithm 3: MergeMany)"
+    """Merge several models into one
+
+    Args:
+        key: a JAX random key: the order of the models in each round, and of their groups
+        spec: which axes move together
+        models: two or more trees, files, or functions that give a tree
+        init: where to start, see above; or a permutation for each model
+        max_sweeps: stop after so many rounds over all models, converged or not
+        callback: given (round, objective) after each
+
+    Returns:
+        Merged: their mean, and how to reorder each; the first one stays
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
+    """
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     if max_sweeps < 1:
@@ -181,7 +200,16 @@ def merge_in_order(
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     perms: Sequence[Permutation],  # one for each
 ) -> Merged:  # without a search: its only objective is the initial one
-    "The mean of models in given orders, all of them moved so that the first one stays"
+    """The mean of models in given orders, all of them moved so that the first one stays
+
+    Args:
+        spec: which axes move together
+        models: two or more trees, files, or functions that give a tree
+        perms: one for each
+
+    Returns:
+        Merged: without a search: its only objective is the initial one
+    """
     found = _Sum(spec, models, _starts(perms, len(models)))
     for i in range(len(models)):
         found.begin(i)

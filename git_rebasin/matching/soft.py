@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from .solve import group_trees, layouts, solve
+from .scores import GroupCosts
+from .weights import group_trees, solve_trees
 from ..symmetry.actions import act
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
@@ -34,14 +35,28 @@ Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices,
 def soft_shapes(
     spec: BoundSpec,  # which axes move together
 ) -> dict[str, tuple[int, ...]]:  # group → the shape of its matrices
-    "Sizes of the fixed axes that a group is within, then twice its places with their hosts'"
+    """Sizes of the fixed axes that a group is within, then twice its places with their hosts'
+
+    Args:
+        spec: which axes move together
+
+    Returns:
+        dict[str, tuple[int, ...]]: group → the shape of its matrices
+    """
     return {g: (*fixed, math.prod(rows), math.prod(rows)) for g, fixed, rows in _layouts(spec)}
 
 
 def uniform(
     spec: BoundSpec,  # which axes move together
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
-    "The mean of all permutations: every position takes the same share of every unit"
+    """The mean of all permutations: every position takes the same share of every unit
+
+    Args:
+        spec: which axes move together
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed rows rows"]]
+    """
     return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
 
 
@@ -49,11 +64,19 @@ def soften(
     spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:  # of zeros and ones
-    "The matrices of a permutation"
+    """The matrices of a permutation
+
+    Args:
+        spec: which axes move together
+        perm: for each group, the unit that each position takes
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed rows rows"]]: of zeros and ones
+    """
     check_permutation(spec, perm)
-    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
+    perm, soft = {g: np.asarray(p) for g, p in perm.items()}, {}
     for g, shape in soft_shapes(spec).items():
-        origins = places[g].origins(perm, g)
+        origins = GroupCosts(g, spec, []).origins(perm, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -73,7 +96,14 @@ def _layouts(spec: BoundSpec):
 def mixed_axes(
     block: Block,  # a part of a leaf
 ) -> tuple[int, ...]:  # one matrix for each, so as many factors
-    "The axes of a block's view that matrices are contracted with, those of their hosts included"
+    """The axes of a block's view that matrices are contracted with, those of their hosts included
+
+    Args:
+        block: a part of a leaf
+
+    Returns:
+        tuple[int, ...]: one matrix for each, so as many factors
+    """
     hosts = {h for within in block.hosts for h in within}
     return tuple(k for k, group in enumerate(block.atoms) if group is not None and k not in hosts)
 
@@ -83,7 +113,16 @@ def soft_block(
     view: Float[Array, "..."],  # the block's view of its leaf
     soft: Soft,  # for each group, its matrices
 ) -> Float[Array, "..."]:
-    "A block's view, every axis mixed by the matrix of its group"
+    """A block's view, every axis mixed by the matrix of its group
+
+    Args:
+        block: a part of a leaf
+        view (Float[Array, "..."]): the block's view of its leaf
+        soft: for each group, its matrices
+
+    Returns:
+        Float[Array, "..."]
+    """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
     for axis in mixed_axes(block):
@@ -99,7 +138,11 @@ def soft_block(
 
 @dataclass(frozen=True, eq=False)
 class Mix:
-    "The action of a soft permutation: each position takes shares of all units"
+    """The action of a soft permutation: each position takes shares of all units
+
+    Attributes:
+        soft: for each group, its matrices
+    """
 
     soft: Soft  # for each group, its matrices
 
@@ -118,7 +161,16 @@ def apply_soft(
     soft: Soft,  # for each group, its matrices
     params: PyTree,  # a model; never changed
 ) -> PyTree:  # the same kind of tree, of JAX arrays where units were mixed
-    "Mix a model's units; differentiable in the matrices and in the model"
+    """Mix a model's units; differentiable in the matrices and in the model
+
+    Args:
+        spec: which axes move together
+        soft: for each group, its matrices
+        params: a model; never changed
+
+    Returns:
+        PyTree: the same kind of tree, of JAX arrays where units were mixed
+    """
     return act(spec, Mix(soft), params)
 
 # %% ../../nbs/matching/08_soft.ipynb #7371ed0b
@@ -131,7 +183,12 @@ def check_soft(
     spec: BoundSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
 ) -> None:
-    "Every group has matrices of its sizes"
+    """Every group has matrices of its sizes
+
+    Args:
+        spec: which axes move together
+        soft: for each group, its matrices
+    """
     shapes = soft_shapes(spec)
     for group in sorted(shapes.keys() ^ soft.keys()):
         place = "the spec" if group in shapes else "`soft`"
@@ -151,9 +208,21 @@ def harden(
     spec: BoundSpec,  # which axes move together
     scores: Soft,  # for each group, what each pair of place and unit is worth
 ) -> dict[str, Int[np.ndarray, "*within n"]]:
-    "The permutation that maximises the inner product of its matrices with the scores, exactly"
+    """The permutation that maximises the inner product of its matrices with the scores, exactly
+
+    Args:
+        spec: which axes move together
+        scores: for each group, what each pair of place and unit is worth
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]
+    """
     check_soft(spec, scores)
-    return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
+    groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
+    for g, costs in groups.items():
+        costs.matrix = np.asarray(scores[g], np.float32).reshape(costs.shape)
+    perm = solve_trees(groups, spec)
+    return {g: perm[g] for g in spec.groups}
 
 # %% ../../nbs/matching/08_soft.ipynb #f7bd9ae8
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -162,7 +231,20 @@ def sinkhorn(
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> Float[Array, "*batch n n"]:  # columns sum to one, rows as nearly as it has converged
-    "Rows and columns normalised in turn, in the logarithm (Sinkhorn 1964; Mena et al. 2018)"
+    """Rows and columns normalised in turn, in the logarithm
+
+    Args:
+        logits (Float[Array, "*batch n n"]): any numbers
+        temperature: τ: the smaller, the nearer to a permutation
+        iterations: how often rows and columns are normalised
+
+    Returns:
+        Float[Array, "*batch n n"]: columns sum to one, rows as nearly as it has converged
+
+    References:
+        Sinkhorn 1964
+        Mena et al. 2018
+    """
     z = jnp.asarray(logits, jnp.float32) / temperature
 
     @jax.checkpoint
@@ -182,9 +264,19 @@ def soft_permutation(
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> dict[str, Float[Array, "*fixed rows rows"]]:
-    "Doubly stochastic matrices for all groups, those within others included; differentiable"
+    """Doubly stochastic matrices for all groups, those within others included; differentiable
+
+    Args:
+        spec: which axes move together
+        logits: for each group, any numbers in the shape of its matrices
+        temperature: τ: the smaller, the nearer to a permutation
+        iterations: how often rows and columns are normalised
+
+    Returns:
+        dict[str, Float[Array, "*fixed rows rows"]]
+    """
     check_soft(spec, logits)
-    group_trees(layouts(spec))  # refuses hosts in parallel
+    group_trees({g: GroupCosts(g, spec, []) for g in spec.groups})  # refuses hosts in parallel
     pairs: dict[str, Array] = {}
     for g, fixed, rows in sorted(_layouts(spec), key=lambda layout: len(layout[2])):
         own = sinkhorn(_as_pairs(logits[g], fixed, rows), temperature, iterations)
@@ -203,7 +295,17 @@ def confident_logits(
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
     temperature: float = 1.0,  # the τ that they will be used at
 ) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
-    "Logits whose `soft_permutation` is a permutation blurred evenly"
+    """Logits whose `soft_permutation` is a permutation blurred evenly
+
+    Args:
+        spec: which axes move together
+        perm: for each group, the unit that each position takes
+        confidence: the share that a position takes of that unit; others get the rest
+        temperature: the τ that they will be used at
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed rows rows"]]
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
     odds = confidence / (1 - confidence)

@@ -168,7 +168,13 @@ def _see(eqn, inputs: Sequence[_Seen]) -> _Seen:
 # %% ../../nbs/statistics/01_batch_norm.ipynb #c7471927
 @dataclass(frozen=True)
 class Place:
-    "A value, and the leaves that hold its statistics"
+    """A value, and the leaves that hold its statistics
+
+    Attributes:
+        value: a variable
+        inputs: the variables that bring the leaves, where the value is computed
+        axes: for each axis of the value, an axis of the leaves, or None
+    """
 
     mean: str
     variance: str
@@ -266,7 +272,22 @@ def find_places(
     variables: PyTree,  # parameters and statistics, in any container
     batch: Any,  # a batch of inputs
 ) -> tuple[jex.ClosedJaxpr, list, list[Place]]:
-    "The equations of the function, all calls taken apart; their inputs; the places"
+    """The equations of the function, all calls taken apart; their inputs; the places
+
+    Args:
+        fn: (variables, batch) → outputs, in evaluation mode
+        stats: path of mean → path of variance; None: find them
+        variables: parameters and statistics, in any container
+        batch: a batch of inputs
+
+    Raises:
+        ValueError: if no BatchNorm is recognised, or `stats` names a path that `variables` lacks
+        ValueError: if a mean and its variance are not combined with one value, or normalise several
+    """
+    # raises ValueError if no BatchNorm is recognised, or `stats` names a path that `variables`
+    #   lacks
+    # raises ValueError if a mean and its variance are not combined with one value, or normalise
+    #   several
     closed, arrays = trace_arrays(fn, variables, batch)
     closed = jax.make_jaxpr(
         lambda *inputs: Evaluation().run(closed.jaxpr, closed.consts, inputs)[0]
@@ -296,5 +317,14 @@ def find_batch_stats(
     variables: PyTree,  # parameters and statistics, in any container
     batch: Any,  # a batch of inputs, or its shape
 ) -> dict[str, str]:  # path of a mean → path of its variance
-    "The leaves that hold the statistics of normalised values"
+    """The leaves that hold the statistics of normalised values
+
+    Args:
+        fn: (variables, batch) → outputs, in evaluation mode
+        variables: parameters and statistics, in any container
+        batch: a batch of inputs, or its shape
+
+    Returns:
+        dict[str, str]: path of a mean → path of its variance
+    """
     return {p.mean: p.variance for p in find_places(fn, None, variables, batch)[2]}

@@ -121,10 +121,36 @@ def reset_batch_stats(
     batches: Iterable[Any],  # what `fn` takes beside the variables; read once for each pass
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
-    passes: int = 1,  # 1: normalised batch by batch; so many normalisations in a row are exact
+    passes: int = 1,  # over the data: so many normalisations in a row, the first ones, are exact
     callback: Callable[[int, int], None] | None = None,  # given (pass, number of batches)
 ) -> PyTree:  # the variables with new means and variances, in the dtypes of the old ones
-    "BatchNorm's statistics computed anew from data (arXiv 2211.08403, §2; arXiv 1803.05407, §3.2)"
+    """Compute BatchNorm's statistics anew from data
+
+    Args:
+        fn: (variables, batch) → outputs, in evaluation mode
+        variables: parameters and statistics, in any container; left as they are
+        batches: what `fn` takes beside the variables; read once for each pass
+        stats: path of mean → path of variance; default: all found
+        passes: over the data: so many normalisations in a row, the first ones, are exact
+        callback: given (pass, number of batches)
+
+    Returns:
+        PyTree: the variables with new means and variances, in the dtypes of the old ones
+
+    Raises:
+        ValueError: if `passes` < 1, or `passes` > 1 and `batches` can be read only once
+        ValueError: if there is no batch
+        ValueError: if no BatchNorm is recognised, `stats` names a path that `variables` lacks, or
+            statistics depend on themselves
+
+    References:
+        arXiv 2211.08403, §2
+        arXiv 1803.05407, §3.2
+    """
+    # raises ValueError if `passes` < 1, or `passes` > 1 and `batches` can be read only once
+    # raises ValueError if there is no batch
+    # raises ValueError if no BatchNorm is recognised, `stats` names a path that `variables`
+    #   lacks, or statistics depend on themselves
     if passes < 1 or (passes > 1 and iter(batches) is batches):
         raise ValueError(
             f"passes is {passes}: give at least 1, and for more than one give batches that can be "
@@ -153,7 +179,15 @@ def with_batch_stats(
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
 ) -> Callable[[PyTree, Any], Any]:  # the same outputs; may be jitted and differentiated
-    "A function whose BatchNorm uses the statistics of each batch instead of those that are stored"
+    """A function whose BatchNorm uses the statistics of each batch instead of those that are stored
+
+    Args:
+        fn: (variables, batch) → outputs, in evaluation mode
+        stats: path of mean → path of variance; default: all found
+
+    Returns:
+        Callable[[PyTree, Any], Any]: the same outputs; may be jitted and differentiated
+    """
 
     def run(variables, batch):
         traced, rebuild = keep_containers(fn)

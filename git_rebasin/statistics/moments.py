@@ -32,7 +32,13 @@ from ..symmetry.entries import Fixed, Split, as_row, atoms_of
 )
 @dataclass(frozen=True, eq=False)
 class Moments:
-    "Mean and variance of units over some samples, without the samples"
+    """Mean and variance of units over some samples, without the samples
+
+    Attributes:
+        count: how many samples
+        mean (Float[Array, "*units"]):
+        scatter (Float[Array, "*units"]): Σ (z − mean)² over the samples
+    """
 
     count: int  # how many samples
     mean: Float[Array, "*units"]
@@ -44,13 +50,22 @@ class Moments:
         values: Float[Array, "..."],
         axes: Collection[int],  # which of its axes number the samples; the others are units
     ) -> Moments:
-        "Moments of the values of one batch"
+        """Moments of the values of one batch
+
+        Args:
+            values (Float[Array, "..."]):
+            axes: which of its axes number the samples; the others are units
+        """
         mean, centred = _centre(values, tuple(axes))
         count = math.prod(values.shape[k] for k in axes)
         return cls(count, mean, jnp.sum(jnp.square(centred), tuple(axes)))
 
     def merge(self, other: Moments) -> Moments:
-        "Moments of both sets of samples together (Chan, Golub and LeVeque 1983)"
+        """Moments of both sets of samples together
+
+        References:
+            Chan, Golub and LeVeque 1983
+        """
         one, two = _wide(self), _wide(other)
         count, delta = self.count + other.count, two.mean - one.mean
         mean = one.mean + delta * (other.count / count)
@@ -59,17 +74,29 @@ class Moments:
 
     @property
     def var(self) -> Float[Array, "*units"]:
-        "The variance: the mean square about the mean"
+        """The variance: the mean square about the mean
+
+        Returns:
+            Float[Array, "*units"]
+        """
         return self.scatter / self.count
 
     @property
     def squares(self) -> Float[Array, "*units"]:
-        "Σ z² over the samples"
+        """Σ z² over the samples
+
+        Returns:
+            Float[Array, "*units"]
+        """
         return self.scatter + self.count * self.mean**2
 
     @property
     def constant(self) -> Bool[Array, "*units"]:
-        "Which units never changed, as far as float32 can tell"
+        """Which units never changed, as far as float32 can tell
+
+        Returns:
+            Bool[Array, "*units"]
+        """
         return self.var <= (4 * np.finfo(np.float32).eps * self.mean) ** 2
 
 # %% ../../nbs/statistics/00_moments.ipynb #42afaf16
@@ -92,7 +119,13 @@ def _wide(moments: Any) -> Any:
 )
 @dataclass(frozen=True, eq=False)
 class CrossMoments:
-    "Moments of the units of two models over the same samples, and of all pairs of them"
+    """Moments of the units of two models over the same samples, and of all pairs of them
+
+    Attributes:
+        a: of A's units
+        b: of B's
+        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples
+    """
 
     a: Moments  # of A's units
     b: Moments  # of B's
@@ -104,7 +137,12 @@ class CrossMoments:
         values_a: Float[Array, "*batch samples n"],
         values_b: Float[Array, "*batch samples m"],
     ) -> CrossMoments:
-        "Moments of the values of one batch"
+        """Moments of the values of one batch
+
+        Args:
+            values_a (Float[Array, "*batch samples n"]):
+            values_b (Float[Array, "*batch samples m"]):
+        """
         axis = values_a.ndim - 2
         (mean_a, a), (mean_b, b) = (_centre(z, (axis,)) for z in (values_a, values_b))
         one, two = (
@@ -114,7 +152,11 @@ class CrossMoments:
         return cls(one, two, jnp.matmul(a.mT, b, precision="highest"))
 
     def merge(self, other: CrossMoments) -> CrossMoments:
-        "Moments of both sets of samples together (Chan, Golub and LeVeque 1983)"
+        """Moments of both sets of samples together
+
+        References:
+            Chan, Golub and LeVeque 1983
+        """
         one, two = _wide(self), _wide(other)
         n, m = one.a.count, two.a.count
         between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
@@ -122,12 +164,23 @@ class CrossMoments:
 
     @property
     def inner(self) -> Float[Array, "*batch n m"]:
-        "Z_A Z_Bᵀ, the sums of products (paper, eq. 1)"
+        """Z_A Z_Bᵀ, the sums of products
+
+        Returns:
+            Float[Array, "*batch n m"]
+
+        References:
+            Git Re-Basin (arXiv 2209.04836), eq. 1
+        """
         return self.cross + self.a.count * _outer(self.a.mean, self.b.mean)
 
     @property
     def correlation(self) -> Float[Array, "*batch n m"]:
-        "Pearson's correlation of all pairs; 0 where one of the two is constant"
+        """Pearson's correlation of all pairs; 0 where one of the two is constant
+
+        Returns:
+            Float[Array, "*batch n m"]
+        """
         scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (self.a, self.b)]
         scale = _outer(*scales)
         return np.divide(self.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
@@ -144,7 +197,20 @@ def merge_batches(
     *,
     callback: Callable[[int], None] | None = None,  # given the number of batches, after each
 ) -> dict[Any, Moments | CrossMoments]:  # in float64
-    "Moments over all batches together"
+    """Moments over all batches together
+
+    Args:
+        step: batch → moments, by name
+        batches: what `step` takes; read once
+        callback: given the number of batches, after each
+
+    Returns:
+        dict[Any, Moments | CrossMoments]: in float64
+
+    Raises:
+        ValueError: if there is no batch
+    """
+    # raises ValueError if there is no batch
     total: dict[Any, Moments | CrossMoments] = {}
     count = 0
     for count, batch in enumerate(batches, 1):
@@ -163,7 +229,16 @@ def layer_inputs(
     params: PyTree,  # a model, or its shapes
     *args: Any,  # a batch, or its shapes
 ) -> tuple[str, ...]:  # names of values
-    "The values that a product of matrices or a convolution reads, as they are or reshaped"
+    """The values that a product of matrices or a convolution reads, as they are or reshaped
+
+    Args:
+        taps: of a network
+        params: a model, or its shapes
+        *args: a batch, or its shapes
+
+    Returns:
+        tuple[str, ...]: names of values
+    """
     closed, arrays = trace_arrays(taps.fn, params, *args)
     names = {path: frozenset([name]) for name, path in taps.paths.items()}
     read: set[str] = set()
@@ -208,7 +283,11 @@ def _sources(known: Mapping, variables: Iterable) -> list[frozenset]:
 def unit_axes(
     row: tuple | Split,  # a row of a spec
 ) -> tuple[int, ...]:
-    "The axes that number units: with a group, with a name that groups are within, or with segments"
+    """The axes that number units: with a group, with a name that groups are within, or with segments
+
+    Args:
+        row: a row of a spec
+    """
     if isinstance(row, Split):
         return tuple(sorted({row.axis}.union(*map(unit_axes, row.rows))))
     return tuple(k for k, entry in enumerate(as_row(row)) if _numbers_units(entry))
@@ -226,7 +305,18 @@ def value_moments(
     names: Collection[str] | None = None,  # which values; default: all
     callback: Callable[[int], None] | None = None,  # given the number of batches, after each
 ) -> dict[str, Moments]:  # value → moments, with the shape of its `unit_axes`
-    "Mean and variance of every unit of a network's values, over data"
+    """Mean and variance of every unit of a network's values, over data
+
+    Args:
+        taps: of the network
+        params: a model
+        batches: each is what the taps' function takes besides the parameters
+        names: which values; default: all
+        callback: given the number of batches, after each
+
+    Returns:
+        dict[str, Moments]: value → moments, with the shape of its `unit_axes`
+    """
     units = {name: unit_axes(row) for name, row in taps.spec.axes_to_perm.items()}
 
     @jax.jit

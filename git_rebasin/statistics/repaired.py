@@ -31,7 +31,16 @@ def correction(
     mean: Float[Array, "*units"],  # μ*
     std: Float[Array, "*units"],  # σ*
 ) -> dict[str, Float[Array, "*units"]]:  # {"scale", "shift"}
-    "What gives units another mean and deviation (REPAIR, §4)"
+    """What gives units another mean and deviation (REPAIR, §4)
+
+    Args:
+        moments: of units as they are: μ and σ
+        mean (Float[Array, "*units"]): μ*
+        std (Float[Array, "*units"]): σ*
+
+    Returns:
+        dict[str, Float[Array, "*units"]]: {"scale", "shift"}
+    """
     now = jnp.sqrt(jnp.asarray(moments.var, jnp.float32))
     dead = jnp.asarray(moments.constant) | (now == 0)  # or it varies by less than float32 can hold
     scale = jnp.where(dead, 1, std / jnp.where(dead, 1, now))
@@ -40,7 +49,14 @@ def correction(
 # %% ../../nbs/statistics/03_repaired.ipynb #b5e9c9ca
 @dataclass(frozen=True, eq=False, repr=False)
 class Corrected:
-    "A function that scales and shifts the units of some of its values as it computes them"
+    """A function that scales and shifts the units of some of its values as it computes them
+
+    Attributes:
+        fn: fn(params, *args) → outputs
+        paths: value → path of its equation
+        units: value → its axes that number units; turns of scans first
+        ranks: value → the number of its axes
+    """
 
     fn: Callable[..., Any]  # fn(params, *args) → outputs
     paths: Mapping[str, tuple[int, ...]]  # value → path of its equation
@@ -52,7 +68,19 @@ class Corrected:
         params: PyTree,  # {"params": a model, "corrections": {value: {"scale", "shift"}}}
         *args: Any,  # a batch: another size than the one that was traced will do
     ) -> Any:  # what `fn` returns
-        "The function with its corrections; may be jitted"
+        """The function with its corrections; may be jitted
+
+        Args:
+            params: {"params": a model, "corrections": {value: {"scale", "shift"}}}
+            *args: a batch: another size than the one that was traced will do
+
+        Returns:
+            Any: what `fn` returns
+
+        Raises:
+            ValueError: if the function computes other values for these arguments
+        """
+        # raises ValueError if the function computes other values for these arguments
         return self.run(params["params"], params["corrections"], *args)[0]
 
     def run(
@@ -62,7 +90,21 @@ class Corrected:
         #   "std"} that its units get in this batch; a value that is not named stays as it is
         *args: Any,  # a batch
     ) -> tuple[Any, dict[str, Array]]:  # the outputs; value → as it was before its correction
-        "The function with any corrections"
+        """The function with any corrections
+
+        Args:
+            params: a model
+            known: value → {"scale", "shift"}, or the {"mean", "std"} that its units get in this
+                batch; a value that is not named stays as it is
+            *args: a batch
+
+        Returns:
+            tuple[Any, dict[str, Array]]: the outputs; value → as it was before its correction
+
+        Raises:
+            ValueError: if the function computes other values for these arguments
+        """
+        # raises ValueError if the function computes other values for these arguments
         edits = {self.paths[name]: partial(self._edit, name, known[name]) for name in known}
         evaluation = Evaluation(wanted=self.paths.values(), edits=edits)
         outputs, found = evaluate(self.fn, evaluation, params, *args)
@@ -106,7 +148,14 @@ class Corrected:
 def correctable(
     taps: Taps,  # of a network
 ) -> tuple[str, ...]:  # names of values
-    "The outputs of matrix products and convolutions that carry a group"
+    """The outputs of matrix products and convolutions that carry a group
+
+    Args:
+        taps: of a network
+
+    Returns:
+        tuple[str, ...]: names of values
+    """
     kinds = ("dot_general", "conv_general_dilated")
     return tuple(name for name in taps.paths if name.split(": ")[1].split(" ")[0] in kinds)
 
@@ -145,7 +194,14 @@ def _batch_moments(fn: Corrected, params: PyTree, known: Mapping, batch: Any):
 # %% ../../nbs/statistics/03_repaired.ipynb #1eb623b9
 @dataclass(frozen=True, eq=False, repr=False)
 class Repaired:
-    "A merged network whose units have the statistics of the networks it is made of"
+    """A merged network whose units have the statistics of the networks it is made of
+
+    Attributes:
+        fn: fn(params, batch) → what the network returns
+        params: {"params": the merged model, "corrections": {value: {"scale", "shift"}}}
+        goals: value → {"mean": μ*, "std": σ*} of each unit
+        moments: value → its units, all corrections before it in place
+    """
 
     fn: Corrected  # fn(params, batch) → what the network returns
     params: PyTree  # {"params": the merged model, "corrections": {value: {"scale", "shift"}}}
@@ -160,17 +216,49 @@ class Repaired:
 
 def repair(
     fn: Callable[[PyTree, Any], Any],  # fn(params, batch) → outputs; any function
-    merged: PyTree,  # the merged model
+    merged: PyTree,  # the merged model, any tree of arrays
     models: Sequence[PyTree],  # what it was merged from, two or more, permuted already
     batches: Iterable[Any],  # what `fn` takes beside the parameters; read several times
     *,
-    weights: Sequence[float] | None = None,  # of the models in the merge; default: all the same
-    taps: Taps | None = None,  # of `fn`, if they are at hand
-    names: Collection[str] | None = None,  # which of the taps; default: `correctable(taps)`
-    passes: int = 1,  # 1: corrected batch by batch; so many values in a row are exact
+    weights: Sequence[float] | None = None,  # each model's share in the merge; default: equal ones
+    taps: Taps | None = None,  # `find_taps(fn, merged, batch)`, where it is known already
+    names: Collection[str] | None = None,  # the values to correct; default: `correctable(taps)`
+    passes: int = 1,  # over the data: so many values in a row, the first ones, are exact
     callback: Callable[[int, int], None] | None = None,  # given (pass, number of batches)
-) -> Repaired:
-    "Restore each unit's mean and deviation (REPAIR, arXiv 2211.08403, §4)"
+) -> Repaired:  # its `fn`, at its `params` and a batch, gives the repaired network's outputs
+    """Give a merged model's units the statistics of its models' units
+
+    Args:
+        fn: fn(params, batch) → outputs; any function
+        merged: the merged model, any tree of arrays
+        models: what it was merged from, two or more, permuted already
+        batches: what `fn` takes beside the parameters; read several times
+        weights: each model's share in the merge; default: equal ones
+        taps: `find_taps(fn, merged, batch)`, where it is known already
+        names: the values to correct; default: `correctable(taps)`
+        passes: over the data: so many values in a row, the first ones, are exact
+        callback: given (pass, number of batches)
+
+    Returns:
+        Repaired: its `fn`, at its `params` and a batch, gives the repaired network's outputs
+
+    Raises:
+        ValueError: if `weights` are not one for each model with the sum 1, or `passes` < 1
+        ValueError: if the models and the merged one differ in paths or shapes
+        ValueError: if `batches` is empty or can be read only once
+        ValueError: if no product of `fn` carries a group, or `fn` computes other values for later
+            batches
+        KeyError: if `names` holds a name that `taps` lacks
+
+    References:
+        REPAIR, arXiv 2211.08403, §4
+    """
+    # raises ValueError if `weights` are not one for each model with the sum 1, or `passes` < 1
+    # raises ValueError if the models and the merged one differ in paths or shapes
+    # raises ValueError if `batches` is empty or can be read only once
+    # raises ValueError if no product of `fn` carries a group, or `fn` computes other values for
+    #   later batches
+    # raises KeyError if `names` holds a name that `taps` lacks
     weights = _checked(merged, models, weights, batches, passes)
     first = next(iter(batches))
     taps = find_taps(fn, merged, first) if taps is None else taps

@@ -27,7 +27,12 @@ class Action(Protocol):
         spec: BoundSpec,  # which axes move together
         leaves: Mapping[str, Array],  # path → array, with the shapes of the spec; never changed
     ) -> Iterator[tuple[Block, Array]]:
-        "Each block that changes and its new view; raises `PermutationSpecError` if it does not fit"
+        """Each block that changes and its new view; raises `PermutationSpecError` if it does not fit
+
+        Args:
+            spec: which axes move together
+            leaves: path → array, with the shapes of the spec; never changed
+        """
         ...
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b07
@@ -38,7 +43,17 @@ def act(
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
 ) -> PyTree:  # the same kind of tree
-    "A model after an action on its units"
+    """A model after an action on its units
+
+    Args:
+        spec: which axes move together
+        action: what happens to the units
+        params: a model; never changed
+        partial: accept a tree that lacks some of the spec's arrays
+
+    Returns:
+        PyTree: the same kind of tree
+    """
     bound, flat = spec.bind(params, partial=partial), flatten(params)
     new = dict(flat)
     for block, view in action.views(bound, flat):

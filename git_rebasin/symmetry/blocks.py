@@ -32,7 +32,18 @@ from git_rebasin.symmetry.entries import (
 # %% ../../nbs/symmetry/01_blocks.ipynb #15a024b1
 @dataclass(frozen=True)
 class Block:
-    "A part of an array, viewed so that every axis is one atom"
+    """A part of an array, viewed so that every axis is one atom
+
+    Attributes:
+        path: the leaf that it is a part of
+        index: which part: the places on each axis of the leaf
+        shape: the shape that the part is viewed in: one size per atom
+        atoms: for each axis of the view: a group, or None where fixed
+        hosts: for each axis: the axes that its family is within
+        whole: whether the part is the whole leaf
+        unmerged: where coordinates are flattened: the shape before,
+        order: and the order of its axes that brings them together
+    """
 
     path: str  # the leaf that it is a part of
     index: tuple[range | tuple[int, ...], ...]  # which part: the places on each axis of the leaf
@@ -134,7 +145,15 @@ def row_blocks(
     sizes: dict,  # the sizes of the atoms, by name
     families: dict[str, tuple[str, ...]],  # group → the axes that it is within
 ) -> list[Block]:
-    "The normal form of one array"
+    """The normal form of one array
+
+    Args:
+        path: the leaf
+        row: what its axes consist of
+        shape: its shape
+        sizes: the sizes of the atoms, by name
+        families: group → the axes that it is within
+    """
     blocks = []
     for spans in _spans(row, shape, sizes):
         for choice in itertools.product(*spans):

@@ -18,7 +18,21 @@ from .spec import PermutationSpec
 def mlp_permutation_spec(
     num_hidden_layers: int,  # hidden layers; the network has one more, its output
 ) -> PermutationSpec:  # groups P_0 … P_{n−1}, one per hidden layer
-    "Spec of a multi-layer perceptron with flax's names, `Dense_0` … `Dense_n` (paper §2)"
+    """Spec of a multi-layer perceptron with flax's names, `Dense_0` … `Dense_n`
+
+    Args:
+        num_hidden_layers: hidden layers; the network has one more, its output
+
+    Returns:
+        PermutationSpec: groups P_0 … P_{n−1}, one per hidden layer
+
+    Raises:
+        ValueError: if `num_hidden_layers` < 1
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
+    # raises ValueError if `num_hidden_layers` < 1
     if num_hidden_layers < 1:
         raise ValueError(
             f"an MLP with {num_hidden_layers} hidden layers has no units to permute: give at "
@@ -46,7 +60,14 @@ def _norm(name: str, group: str) -> dict[str, tuple]:
 
 # %% ../../nbs/symmetry/09_builders.ipynb #dcae5539
 def vgg16_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_12, P_Dense_0, P_Dense_1
-    "Spec of the paper's VGG16, with flax's names (arXiv 2209.04836, §5)"
+    """Spec of the paper's VGG16, with flax's names
+
+    Returns:
+        PermutationSpec: P_Conv_0 … P_Conv_12, P_Dense_0, P_Dense_1
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §5
+    """
     rows: dict[str, tuple] = {}
     reads = None
     for i in range(13):
@@ -61,7 +82,14 @@ def vgg16_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_12, P_De
 
 # %% ../../nbs/symmetry/09_builders.ipynb #8dcfc500
 def vgg11_permutation_spec() -> PermutationSpec:  # P_Conv_0 … P_Conv_7
-    "Spec of the VGG11 of OT fusion, with flax's names (arXiv 1910.05653)"
+    """Spec of the VGG11 of OT fusion, with flax's names
+
+    Returns:
+        PermutationSpec: P_Conv_0 … P_Conv_7
+
+    References:
+        arXiv 1910.05653
+    """
     groups = [None, *(f"P_Conv_{i}" for i in range(8))]
     rows = {}
     for i in range(8):
@@ -80,7 +108,14 @@ def _block(name: str, reads: str, writes: str, inner: str) -> dict[str, tuple]:
 
 
 def resnet20_permutation_spec() -> PermutationSpec:  # P_bg0 … P_bg2; P_bg0_0_inner … P_bg2_2_inner
-    "Spec of the paper's ResNet20, with its published names (arXiv 2209.04836, §5)"
+    """Spec of the paper's ResNet20, with its published names
+
+    Returns:
+        PermutationSpec: P_bg0 … P_bg2; P_bg0_0_inner … P_bg2_2_inner
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §5
+    """
     rows = _conv("conv1", None, "P_bg0") | _norm("norm1", "P_bg0")
     reads = "P_bg0"
     for g in range(3):
@@ -111,7 +146,17 @@ def _bottleneck(name: str, reads: str, writes: str, inner: str) -> dict[str, tup
 def resnet50_permutation_spec(
     blocks: Sequence[int] = (3, 4, 6, 3),  # of each group
 ) -> PermutationSpec:  # P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
-    "Spec of a ResNet50's variables, with the published names (arXiv 2209.04836, §5)"
+    """Spec of a ResNet50's variables, with the published names
+
+    Args:
+        blocks: of each group
+
+    Returns:
+        PermutationSpec: P_stem; P_bg0 …; P_bg0_0_inner1, _inner2 …
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §5
+    """
     rows = _conv_block("layers_0/ConvBlock_0", None, "P_stem")
     reads = "P_stem"
     for g, count in enumerate(blocks):

@@ -24,7 +24,12 @@ class PermutationSpecError(ValueError):
 # %% ../../nbs/symmetry/00_entries.ipynb #ec3579dc
 @dataclass(frozen=True)
 class Fixed:
-    "An axis that stays; with a name, families can be within it"
+    """An axis that stays; with a name, families can be within it
+
+    Attributes:
+        size: its length; None: whatever the array has
+        name: say "layers", for units that are permuted in each layer on their own
+    """
 
     size: int | None = None  # its length; None: whatever the array has
     name: str | None = None  # say "layers", for units that are permuted in each layer on their own
@@ -35,7 +40,13 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Group:
-    'An axis that a group permutes; `"P"` is short for `Group("P")`'
+    """An axis that a group permutes; `"P"` is short for `Group("P")`
+
+    Attributes:
+        name: of the group; axes of one name move together
+        size: number of units; None: as the arrays say
+        within: a family: one permutation for each index of these axes
+    """
 
     name: str  # of the group; axes of one name move together
     size: int | None = None  # number of units; None: as the arrays say
@@ -51,7 +62,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Part:
-    "Some of a group's units, whose other parts lie elsewhere on the same axis"
+    """Some of a group's units, whose other parts lie elsewhere on the same axis
+
+    Attributes:
+        name: the group; its units are numbered through the parts, in their order on the axis
+        size: units in this part
+    """
 
     name: str  # the group; its units are numbered through the parts, in their order on the axis
     size: int  # units in this part
@@ -62,7 +78,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Coordinate:
-    "One of several axes that number the units of one group, row-major"
+    """One of several axes that number the units of one group, row-major
+
+    Attributes:
+        name: the group
+        axis: which coordinate, 0 the slowest
+        size: how many values it has; None: as the arrays say
+    """
 
     name: str  # the group
     axis: int  # which coordinate, 0 the slowest
@@ -77,7 +99,11 @@ Atom = Fixed | Group | Part | Coordinate
 # %% ../../nbs/symmetry/00_entries.ipynb #5e826914
 @dataclass(frozen=True, init=False, repr=False)
 class Compound:
-    "Several entries on one axis"
+    """Several entries on one axis
+
+    Attributes:
+        terms: the entries that the axis consists of
+    """
 
     terms: tuple  # the entries that the axis consists of
 
@@ -107,7 +133,12 @@ Entry = Fixed | Group | Part | Coordinate | Product | Concat
 
 @dataclass(frozen=True, init=False, repr=False)
 class Split:
-    "A row whose meaning depends on the segment of one axis: one row for each segment"
+    """A row whose meaning depends on the segment of one axis: one row for each segment
+
+    Attributes:
+        axis: the axis that is cut
+        rows: for each segment, a row: its entry at `axis` is what the segment consists of
+    """
 
     axis: int  # the axis that is cut
     rows: tuple  # for each segment, a row: its entry at `axis` is what the segment consists of
@@ -126,7 +157,18 @@ class Split:
 def as_entry(
     entry: Entry | str | int | None,  # an entry as people write it
 ) -> Entry:  # the same, without abbreviations
-    "An axis entry in full: `None` and numbers are fixed, text names a group"
+    """An axis entry in full: `None` and numbers are fixed, text names a group
+
+    Args:
+        entry: an entry as people write it
+
+    Returns:
+        Entry: the same, without abbreviations
+
+    Raises:
+        TypeError: if it is no entry of a spec
+    """
+    # raises TypeError if it is no entry of a spec
     if entry is None or (isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)):
         return Fixed(None if entry is None else int(entry))
     if isinstance(entry, str):
@@ -139,7 +181,15 @@ def as_entry(
 def as_row(
     row: tuple | list | Split,  # one entry per axis
 ) -> tuple[Entry, ...] | Split:
-    "A row of a spec in full"
+    """A row of a spec in full
+
+    Args:
+        row: one entry per axis
+
+    Raises:
+        TypeError: if it is no row of a spec
+    """
+    # raises TypeError if it is no row of a spec
     if isinstance(row, Split):
         return row
     if not isinstance(row, (tuple, list)):
@@ -150,7 +200,14 @@ def as_row(
 def short(
     entry: Entry | tuple | Split,  # an entry or a row
 ):  # the same as people write it
-    "An entry or a row with `None`, numbers and names wherever they say all that there is to say"
+    """An entry or a row with `None`, numbers and names wherever they say all that there is to say
+
+    Args:
+        entry: an entry or a row
+
+    Returns:
+        the same as people write it
+    """
     if isinstance(entry, tuple):
         return tuple(short(e) for e in entry)
     if isinstance(entry, Fixed) and entry.name is None:
@@ -194,7 +251,15 @@ def measure(
     entry: Entry,  # what an axis consists of
     sizes: dict,  # sizes known so far, by the atom's name
 ) -> int | None:  # its length, or None as long as an atom is unknown
-    "The length of an axis, as far as it is known"
+    """The length of an axis, as far as it is known
+
+    Args:
+        entry: what an axis consists of
+        sizes: sizes known so far, by the atom's name
+
+    Returns:
+        int | None: its length, or None as long as an atom is unknown
+    """
     if isinstance(entry, Compound):
         parts = [measure(t, sizes) for t in entry.terms]
         if None in parts:
@@ -209,7 +274,16 @@ def learn(
     n: int,  # its length
     sizes: dict,  # sizes known so far; gains what the axis tells
 ) -> bool:  # whether the axis can be as long as that
-    "Deduce the one unknown size of an axis"
+    """Deduce the one unknown size of an axis
+
+    Args:
+        entry: what an axis consists of
+        n: its length
+        sizes: sizes known so far; gains what the axis tells
+
+    Returns:
+        bool: whether the axis can be as long as that
+    """
     if not isinstance(entry, Compound):
         key = _key(entry)
         known = entry.size if sizes.get(key) is None else sizes[key]
@@ -240,7 +314,14 @@ def _key(atom: Atom):
 def to_plain(
     entry: Entry | tuple | Split,  # an entry or a row
 ):  # nested lists, dicts, text, numbers and None
-    "An entry or a row in the types that JSON has"
+    """An entry or a row in the types that JSON has
+
+    Args:
+        entry: an entry or a row
+
+    Returns:
+        nested lists, dicts, text, numbers and None
+    """
     entry = short(entry)
     match entry:
         case tuple():
@@ -263,7 +344,11 @@ def to_plain(
 def from_plain(
     data,  # what `to_plain` gives
 ) -> Entry | tuple | Split:
-    "The opposite of `to_plain`"
+    """The opposite of `to_plain`
+
+    Args:
+        data: what `to_plain` gives
+    """
     match data:
         case list():
             return as_row([from_plain(e) for e in data])

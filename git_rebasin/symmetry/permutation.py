@@ -68,7 +68,18 @@ def check_permutation(
     spec: BoundSpec,  # which axes move together
     perm: Permutation,  # what shall be a permutation of it
 ) -> None:
-    "Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size"
+    """Check that there is one permutation for each group of a spec, of its size
+
+    Args:
+        spec: which axes move together
+        perm: what shall be a permutation of it
+
+    Raises:
+        PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
+            each of a group's units once
+    """
+    # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
+    #   not hold each of a group's units once
     for group in perm:
         if group not in spec.groups:
             raise PermutationSpecError(
@@ -131,16 +142,30 @@ def permute_named(w, names: tuple, families: Mapping[str, tuple[str, ...]], perm
 def permute_block(
     block: Block,  # a part of a leaf
     leaf,  # the leaf
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     skip: Collection[int] = (),  # axes of the view that stay as they are
 ):  # the block's view, reordered
-    "A block's view of its leaf, every axis but some in its new order"
+    """A block's view of its leaf, every axis but some in its new order
+
+    Args:
+        block: a part of a leaf
+        leaf: the leaf
+        perm: group → the unit that each position takes, of shape (*within, n)
+        skip: axes of the view that stay as they are
+
+    Returns:
+        the block's view, reordered
+    """
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
 @dataclass(frozen=True, eq=False)
 class Permute:
-    "The action of a permutation: units in another order"
+    """The action of a permutation: units in another order
+
+    Attributes:
+        perm: for each group, the unit that each position takes
+    """
 
     perm: Permutation  # for each group, the unit that each position takes
 
@@ -155,12 +180,33 @@ class Permute:
 
 def apply_permutation(
     spec: PermutationSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     params: PyTree,  # parameters, or anything with their paths and shapes; never changed
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
 ) -> PyTree:  # the same kind of tree, reordered
-    "Reorder a model's units: with the right spec it computes what it computed before (paper §2)"
+    """Reorder a model's units: with the right spec it computes what it computed before
+
+    Args:
+        spec: which axes move together
+        perm: group → the unit that each position takes, of shape (*within, n)
+        params: parameters, or anything with their paths and shapes; never changed
+        partial: accept a tree that lacks some of the spec's arrays
+
+    Returns:
+        PyTree: the same kind of tree, reordered
+
+    Raises:
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
+            each of a group's units once
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
+    #   not hold each of a group's units once
     return act(spec, Permute(perm), params, partial=partial)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #925606f7
@@ -168,7 +214,12 @@ def same_permutation(
     p: Permutation,  # of some groups
     q: Permutation,  # of these and perhaps others
 ) -> bool:
-    "Whether two permutations agree in all groups of the first"
+    """Whether two permutations agree in all groups of the first
+
+    Args:
+        p: of some groups
+        q: of these and perhaps others
+    """
     return all(np.array_equal(w, q[g]) for g, w in p.items())
 
 
@@ -176,7 +227,19 @@ def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # 0, 1, 2, … for each group
-    "The permutation that leaves every unit where it is"
+    """The permutation that leaves every unit where it is
+
+    Args:
+        spec: bound to shapes, unless `params` is given
+        params: a tree to take the sizes from
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
+
+    Raises:
+        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
+    """
+    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -187,8 +250,21 @@ def random_permutation(
     key: Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[Array, "*within n"]]:  # uniform over all permutations
-    "A permutation drawn uniformly from the whole symmetry group"
+) -> dict[str, Int[Array, "*within n"]]:  # group → for each position, its unit
+    """Draw a permutation uniformly from the whole symmetry group
+
+    Args:
+        key: a JAX random key
+        spec: bound to shapes, unless `params` is given
+        params: a tree to take the sizes from
+
+    Returns:
+        dict[str, Int[Array, "*within n"]]: group → for each position, its unit
+
+    Raises:
+        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
+    """
+    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
@@ -199,10 +275,24 @@ def random_permutation(
 
 
 def invert_permutation(
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
 ) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
-    "The permutation that undoes `perm`"
+    """Invert a permutation: what it moves, the inverse moves back
+
+    Args:
+        perm: group → the unit that each position takes, of shape (*within, n)
+        spec: what is within what; needed where families are
+
+    Returns:
+        dict[str, Int[Array, "*within n"]]: for each group, the position that each unit went to
+
+    Raises:
+        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
+            and there is no spec
+    """
+    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    #   family's and there is no spec
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
         p = perm[g]
@@ -216,7 +306,24 @@ def compose_permutations(
     q: Permutation,  # applied first
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
 ) -> dict[str, Int[Array, "*within n"]]:  # p ∘ q
-    "One permutation that does what `q` and then `p` do"
+    """One permutation that does what `q` and then `p` do
+
+    Args:
+        p: applied second
+        q: applied first
+        spec: what is within what; needed where families are
+
+    Returns:
+        dict[str, Int[Array, "*within n"]]: p ∘ q
+
+    Raises:
+        PermutationSpecError: if the two differ in their groups, or in the sizes of one
+        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
+            and there is no spec
+    """
+    # raises PermutationSpecError if the two differ in their groups, or in the sizes of one
+    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    #   family's and there is no spec
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
             f"group {g!r} is in one of the two permutations only: give both the same groups"

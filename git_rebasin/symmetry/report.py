@@ -18,7 +18,13 @@ from .entries import Fixed, Split, as_row, atoms_of, plain_rows, row_str
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
 class AxisReport:
-    "One axis of one array"
+    """One axis of one array
+
+    Attributes:
+        entry: what it consists of, as the spec says; a dot where it is fixed
+        groups: the groups that move it
+        reason: why it, or a part of it, is fixed; empty if nobody knows
+    """
 
     path: str
     axis: int
@@ -34,7 +40,14 @@ def axis_reports(
     shape: tuple[int, ...],  # its shape
     reasons: tuple[str | None, ...] | None = None,  # for each axis, why it is fixed
 ) -> Iterator[AxisReport]:
-    "The axes of one array; where they differ from segment to segment, all that an axis is"
+    """The axes of one array; where they differ from segment to segment, all that an axis is
+
+    Args:
+        path: the array
+        row: what each of its axes consists of
+        shape: its shape
+        reasons: for each axis, why it is fixed
+    """
     rows = list(plain_rows(as_row(row)))
     for k, (n, reason) in enumerate(zip(shape, reasons or (None,) * len(shape), strict=True)):
         entries = dict.fromkeys(row_str((one[k],)) for one in rows)
@@ -76,7 +89,14 @@ def report(
     reasons: Mapping[str, tuple[str | None, ...]] | None = None,  # path → why an axis is fixed
     which: Literal["all", "free", "fixed"] = "all",  # all axes, those that move, those that do not
 ) -> Report:
-    "Every axis of every array: what it moves with, or why it is fixed"
+    """Every axis of every array: what it moves with, or why it is fixed
+
+    Args:
+        rows: path → what each axis consists of
+        shapes: path → shape
+        reasons: path → why an axis is fixed
+        which: all axes, those that move, those that do not
+    """
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]

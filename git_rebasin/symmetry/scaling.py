@@ -43,7 +43,12 @@ Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logari
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scalings:
-    "The rescalings of single units that leave a function as it is"
+    """The rescalings of single units that leave a function as it is
+
+    Attributes:
+        spec: which axes move together
+        exponents (Mapping[str, Int[np.ndarray, "rescalings carriers"]]): group → a row for each
+    """
 
     spec: BoundSpec  # which axes move together
     exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
@@ -53,11 +58,19 @@ class Scalings:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        "Group → the shape of its factors: a row for each rescaling, then as the permutation"
+        """Group → the shape of its factors: a row for each rescaling, then as the permutation
+
+        Returns:
+            dict[str, tuple[int, ...]]
+        """
         return {g: (len(e), *self.spec.perm_shapes[g]) for g, e in self.exponents.items()}
 
     def nothing(self) -> dict[str, Float[np.ndarray, "rescalings *within n"]]:
-        "The factors that change nothing: all one, their logarithms zero"
+        """The factors that change nothing: all one, their logarithms zero
+
+        Returns:
+            dict[str, Float[np.ndarray, "rescalings *within n"]]
+        """
         return {g: np.zeros(shape, np.float32) for g, shape in self.shapes.items()}
 
     def __repr__(self) -> str:
@@ -185,8 +198,30 @@ def find_scalings(
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: Array | None = None,  # seed of the noise; default: key 0
     trials: int = 2,  # random weights that gradients are looked at
-) -> Scalings:  # of those groups that have any; `PermutationSpecError` if one changes `fn`
-    "The rescalings of units that leave `fn` as it is, found from gradients, and tried"
+) -> Scalings:  # of those groups that have any
+    """The rescalings of units that leave `fn` as it is, found from gradients, and tried
+
+    Args:
+        spec: which axes move together
+        fn: fn(params, *args) → outputs, any pytree of arrays; for `jax.vjp`
+        params: parameters of the function; only shapes, dtypes and rough sizes matter
+        *args: the function's other arguments, as a rule a batch of inputs
+        key: seed of the noise; default: key 0
+        trials: random weights that gradients are looked at
+
+    Returns:
+        Scalings: of those groups that have any
+
+    Raises:
+        PermutationSpecError: if rescaling units as the gradients say changes an output
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
+            computed in float64
+    """
+    # raises PermutationSpecError if rescaling units as the gradients say changes an output
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
+    #   computed in float64
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
@@ -239,7 +274,12 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
 # %% ../../nbs/symmetry/08_scaling.ipynb #29b0ed4b
 @dataclass(frozen=True, eq=False)
 class Scale:
-    "The action of a rescaling: units made larger and smaller"
+    """The action of a rescaling: units made larger and smaller
+
+    Attributes:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+    """
 
     scalings: Scalings  # what `find_scalings` gave
     factors: Factors  # group → the logarithms of its factors
@@ -262,7 +302,20 @@ def apply_scaling(
     factors: Factors,  # group → the logarithms of its factors
     params: PyTree,  # a model; never changed
 ) -> PyTree:  # the same kind of tree
-    "Rescale a model's units: it computes what it computed before"
+    """Rescale a model's units: it computes what it computed before
+
+    Args:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+        params: a model; never changed
+
+    Returns:
+        PyTree: the same kind of tree
+
+    Raises:
+        PermutationSpecError: if `factors` do not fit, as in `check_factors`
+    """
+    # raises PermutationSpecError if `factors` do not fit, as in `check_factors`
     return act(scalings.spec, Scale(scalings, factors), params)
 
 
@@ -286,7 +339,18 @@ def check_factors(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
 ) -> None:
-    "Raise `PermutationSpecError` unless every group that can be rescaled has factors of its shape"
+    """Check that every group that can be rescaled has factors, of its shape
+
+    Args:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+
+    Raises:
+        PermutationSpecError: if a group lacks factors, has none to take, or has factors of another
+            shape
+    """
+    # raises PermutationSpecError if a group lacks factors, has none to take, or has factors of
+    #   another shape
     shapes = scalings.shapes
     for group in sorted(shapes.keys() ^ factors.keys()):
         place = "can be rescaled and has none" if group in shapes else "cannot be rescaled"

@@ -83,7 +83,20 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
-    "Which axes of which arrays are permuted together (paper §2): a table, for arrays of any size"
+    """Which axes of which arrays are permuted together: a table, for arrays of any size
+
+    Attributes:
+        axes_to_perm: path → for each axis a group, None, an expression
+        reasons: path → why an axis is fixed
+
+    Raises:
+        PermutationSpecError: if a row is no tuple of entries, or the entries contradict one another
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
+    """
+    # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict one
+    #   another
 
     axes_to_perm: Mapping[str, tuple | Split]  # path → for each axis a group, None, an expression
     reasons: Mapping[str, tuple[str | None, ...]] | None = None  # path → why an axis is fixed
@@ -96,18 +109,39 @@ class PermutationSpec:
     @staticmethod
     def from_axes_to_perm(
         axes_to_perm: Mapping[str, tuple | Split],  # path → one entry per axis
-    ) -> PermutationSpec:
-        'A spec from the paper\'s kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`'
+    ) -> PermutationSpec:  # for arrays of any size
+        """A spec from the paper's kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`
+
+        Args:
+            axes_to_perm: path → one entry per axis
+
+        Returns:
+            PermutationSpec: for arrays of any size
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries, or the entries contradict one
+                another
+        """
+        # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict
+        #   one another
         return PermutationSpec(axes_to_perm)
 
     @cached_property
     def rows(self) -> Mapping[str, tuple[Entry, ...] | Split]:
-        "The table without abbreviations: path → one entry per axis"
+        """The table without abbreviations: path → one entry per axis
+
+        Returns:
+            Mapping[str, tuple[Entry, ...] | Split]
+        """
         return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
 
     @property
     def perm_to_axes(self) -> dict[str, list[tuple[str, int]]]:
-        "Group → every (path, axis) that it permutes, as a whole or in part"
+        """Group → every (path, axis) that it permutes, as a whole or in part
+
+        Returns:
+            dict[str, list[tuple[str, int]]]
+        """
         table: dict[str, list[tuple[str, int]]] = {}
         for path, row in self.rows.items():
             for one in plain_rows(row):
@@ -123,13 +157,21 @@ class PermutationSpec:
 
     @cached_property
     def groups(self) -> Mapping[str, int | None]:
-        "Group → number of units, where an entry says it; None: as the arrays will say"
+        """Group → number of units, where an entry says it; None: as the arrays will say
+
+        Returns:
+            Mapping[str, int | None]
+        """
         sizes, _ = self._declared
         return MappingProxyType({group: sizes.get(group) for group in self.perm_to_axes})
 
     @cached_property
     def families(self) -> Mapping[str, tuple[str, ...]]:
-        "Family → the axes that it is within, the outermost first; plain groups are absent"
+        """Family → the axes that it is within, the outermost first; plain groups are absent
+
+        Returns:
+            Mapping[str, tuple[str, ...]]
+        """
         _, within = self._declared
         return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
 
@@ -139,7 +181,25 @@ class PermutationSpec:
         *,
         partial: bool = False,  # accept a tree that lacks some of the spec's arrays
     ) -> BoundSpec:  # the same table, with sizes and blocks
-        "Check the spec against a tree and note its shapes; raises `PermutationSpecError`"
+        """Check the spec against a tree, and give it the sizes of the tree's arrays
+
+        Args:
+            params: arrays, or anything with their shapes (`jax.ShapeDtypeStruct`)
+            partial: accept a tree that lacks some of the spec's arrays
+
+        Returns:
+            BoundSpec: the same table, with sizes and blocks
+
+        Raises:
+            PermutationSpecError: if the tree lacks an array of the spec, unless `partial`, or has
+                one that the spec does not name
+            PermutationSpecError: if an array has another number of axes than its row, or a group
+                two sizes
+        """
+        # raises PermutationSpecError if the tree lacks an array of the spec, unless `partial`, or
+        #   has one that the spec does not name
+        # raises PermutationSpecError if an array has another number of axes than its row, or a
+        #   group two sizes
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
         return self.bind_shapes(shapes, partial=partial)
 
@@ -148,12 +208,28 @@ class PermutationSpec:
         shapes: Mapping[str, tuple[int, ...]],  # path → shape
         *,
         partial: bool = False,  # accept shapes that lack some of the spec's arrays
-    ) -> BoundSpec:
-        "`bind`, for a tree of which only paths and shapes are at hand"
+    ) -> BoundSpec:  # the same table, with sizes and blocks
+        """`bind`, for a tree of which only paths and shapes are at hand
+
+        Args:
+            shapes: path → shape
+            partial: accept shapes that lack some of the spec's arrays
+
+        Returns:
+            BoundSpec: the same table, with sizes and blocks
+
+        Raises:
+            PermutationSpecError: if the spec does not fit the shapes, as in `bind`
+        """
+        # raises PermutationSpecError if the spec does not fit the shapes, as in `bind`
         return BoundSpec(self.rows, self.reasons, shapes=_shapes_of(self, shapes, partial))
 
-    def to_json(self) -> str:
-        "The spec as JSON text, with its shapes if it is bound"
+    def to_json(self) -> str:  # what `from_json` reads
+        """The spec as JSON text, with its shapes if it is bound
+
+        Returns:
+            str: what `from_json` reads
+        """
         return json.dumps(self._json(), indent=1)
 
     def _json(self) -> dict[str, Any]:
@@ -167,7 +243,18 @@ class PermutationSpec:
     def from_json(
         text: str,  # what `to_json` gave
     ) -> PermutationSpec:  # a `BoundSpec` where the text has shapes
-        "A spec from JSON text"
+        """A spec from JSON text
+
+        Args:
+            text: what `to_json` gave
+
+        Returns:
+            PermutationSpec: a `BoundSpec` where the text has shapes
+
+        Raises:
+            PermutationSpecError: if the text is not what `to_json` gives
+        """
+        # raises PermutationSpecError if the text is not what `to_json` gives
         return _from_json(text)
 
     def __eq__(self, other) -> bool:
@@ -190,7 +277,16 @@ class PermutationSpec:
 # %% ../../nbs/symmetry/04_spec.ipynb #4a1b0a89
 @dataclass(frozen=True, eq=False, repr=False)
 class BoundSpec(PermutationSpec):
-    "A permutation spec for arrays of certain shapes: it knows the size of every group"
+    """A permutation spec for arrays of certain shapes: it knows the size of every group
+
+    Attributes:
+        shapes: path → shape
+
+    Raises:
+        PermutationSpecError: if a group has two sizes, or one that does not follow from the shapes
+    """
+    # raises PermutationSpecError if a group has two sizes, or one that does not follow from the
+    #   shapes
 
     shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
 
@@ -202,19 +298,31 @@ class BoundSpec(PermutationSpec):
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
-        "Size of every named atom, groups and fixed axes"
+        """Size of every named atom, groups and fixed axes
+
+        Returns:
+            Mapping[str, int]
+        """
         return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
 
     @cached_property
     def groups(self) -> Mapping[str, int]:
-        "Group → number of units"
+        """Group → number of units
+
+        Returns:
+            Mapping[str, int]
+        """
         present = (self.rows[path] for path in self.shapes)
         atoms = (a for row in present for a in atoms_of(row) if not isinstance(a, Fixed))
         return MappingProxyType({a.name: self.sizes[a.name] for a in atoms})
 
     @cached_property
     def perm_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        "Group → the shape of its permutation: sizes of the axes that it is within, then its own"
+        """Group → the shape of its permutation: sizes of the axes that it is within, then its own
+
+        Returns:
+            Mapping[str, tuple[int, ...]]
+        """
         hosts, sizes = self.families, self.sizes
         return MappingProxyType(
             {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
@@ -222,7 +330,11 @@ class BoundSpec(PermutationSpec):
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        "The spec's normal form: parts of arrays, each of whose axes is one atom"
+        """The spec's normal form: parts of arrays, each of whose axes is one atom
+
+        Returns:
+            tuple[Block, ...]
+        """
         return tuple(
             block
             for path, shape in self.shapes.items()
@@ -231,7 +343,14 @@ class BoundSpec(PermutationSpec):
 
     @property
     def log10_symmetries(self) -> float:
-        "The decimal logarithm of the number of permutations (paper, Table 1)"
+        """The decimal logarithm of the number of permutations
+
+        Returns:
+            float
+
+        References:
+            Git Re-Basin (arXiv 2209.04836), Table 1
+        """
         each = (math.prod(s[:-1]) * math.lgamma(s[-1] + 1) for s in self.perm_shapes.values())
         return sum(each) / math.log(10)
 
@@ -241,7 +360,20 @@ class BoundSpec(PermutationSpec):
         *,
         partial: bool = False,  # accept shapes that lack some of the spec's arrays
     ) -> BoundSpec:  # itself, where the shapes are its own
-        "`bind`, for a tree of which only paths and shapes are at hand"
+        """`bind`, for a tree of which only paths and shapes are at hand
+
+        Args:
+            shapes: path → shape
+            partial: accept shapes that lack some of the spec's arrays
+
+        Returns:
+            BoundSpec: itself, where the shapes are its own
+
+        Raises:
+            PermutationSpecError: if the spec does not fit the shapes, or has groups of other sizes
+        """
+        # raises PermutationSpecError if the spec does not fit the shapes, or has groups of other
+        #   sizes
         here = _shapes_of(self, shapes, partial)
         if here == self.shapes:
             return self
@@ -253,7 +385,11 @@ class BoundSpec(PermutationSpec):
         self,
         which: Literal["all", "free", "fixed"] = "all",  # axes, or those that move, or do not
     ) -> Report:
-        "Every axis of every array: what it moves with, or why it is fixed"
+        """Every axis of every array: what it moves with, or why it is fixed
+
+        Args:
+            which: axes, or those that move, or do not
+        """
         return report(self.axes_to_perm, self.shapes, self.reasons, which)
 
     def _json(self) -> dict[str, Any]:

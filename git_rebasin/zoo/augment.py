@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/07_augment.ipynb #6b4d9dea
 def random_places(
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a random key
     height: int,  # of an image, in pixels
     width: int,
     *,
@@ -29,7 +30,18 @@ def random_places(
     degrees: float = 30.0,  # the largest turn, either way
     mirror: float = 0.5,  # how likely
 ) -> Float[Array, "2 h w"]:  # for each pixel of the new image, row and column in the old one
-    "Where the pixels of a cropped, mirrored and turned image come from"
+    """Where the pixels of a cropped, mirrored and turned image come from
+
+    Args:
+        key: a random key
+        height: of an image, in pixels
+        zoom: the least and the most
+        degrees: the largest turn, either way
+        mirror: how likely
+
+    Returns:
+        Float[Array, "2 h w"]: for each pixel of the new image, row and column in the old one
+    """
     keys = jax.random.split(key, 4)
     side = 1 / jax.random.uniform(keys[0], minval=zoom[0], maxval=zoom[1])
     size = jnp.array([height, width], jnp.float32)[:, None, None]
@@ -51,15 +63,34 @@ def resample(
     image: Float[Array, "h w c"],
     places: Float[Array, "2 h w"],  # of `random_places`
 ) -> Float[Array, "h w c"]:
-    "An image at those places, between pixels by bilinear interpolation, and 0 outside"
-    return jax.vmap(lambda channel: map_coordinates(channel, places, order=1), -1, -1)(image)
+    """An image at those places, between pixels by bilinear interpolation, and 0 outside
+
+    Args:
+        image (Float[Array, "h w c"]):
+        places (Float[Array, "2 h w"]): of `random_places`
+
+    Returns:
+        Float[Array, "h w c"]
+    """
+    return jax.vmap(lambda channel: map_coordinates(channel, [*places], order=1), -1, -1)(image)
 
 # %% ../../nbs/zoo/07_augment.ipynb #6f68b415
 def augment_images(
-    key: Array,  # a JAX random key; every image has its own part of it
+    key: jax.Array,  # a random key; every image has its own part of it
     batch: Mapping[str, Shaped[Array, "n ..."]],  # with "images"; for `train(augment=…)`
 ) -> dict[str, Any]:  # the batch with its images as floats, each changed in its own way
-    "Crop, mirror and turn each image (arXiv 2209.04836, published training scripts)"
+    """Crop, mirror and turn each image
+
+    Args:
+        key: a random key; every image has its own part of it
+        batch (Mapping[str, Shaped[Array, "n ..."]]): with "images"; for `train(augment=…)`
+
+    Returns:
+        dict[str, Any]: the batch with its images as floats, each changed in its own way
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), published training scripts
+    """
     images = to_float(jnp.asarray(batch["images"]))
     n, height, width, _ = images.shape
     places = jax.vmap(lambda k: random_places(k, height, width))(jax.random.split(key, n))

@@ -19,16 +19,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import PyTree, Shaped
 
 from ..checkpoints.io import load_metadata, load_params, save_params
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #6c7d81f1
 def digest(
-    x: Shaped[Array | np.ndarray, " ..."],  # any array
+    x: Shaped[Array, " ..."],  # any array
 ) -> str:  # such as "float32[3, 2] 1a79a4d60de6718e"
-    "Dtype, shape and contents of an array as text"
+    """Dtype, shape and contents of an array as text
+
+    Args:
+        x (Shaped[Array, " ..."]): any array
+
+    Returns:
+        str: such as "float32[3, 2] 1a79a4d60de6718e"
+    """
     x = np.asarray(x)
     contents = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
     return f"{x.dtype}{list(x.shape)} {contents[:16]}"
@@ -39,7 +46,16 @@ def fingerprint(
     config: Any,  # a dataclass
     **trees: PyTree,  # trees of arrays, by a name for each
 ) -> dict[str, str]:  # what it is → its value, as text
-    "What decides the outcome of a run"
+    """What decides the outcome of a run
+
+    Args:
+        key: a random key, of the new or the old kind
+        config: a dataclass
+        **trees: trees of arrays, by a name for each
+
+    Returns:
+        dict[str, str]: what it is → its value, as text
+    """
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     return (
@@ -65,7 +81,17 @@ def save_checkpoint(
     history: list[dict[str, float]],  # a record for each epoch that is done
     run: Mapping[str, str],  # the fingerprint
 ) -> Path:  # the path written
-    "Write a checkpoint, whole or not at all"
+    """Write a checkpoint, whole or not at all
+
+    Args:
+        path: the file, by custom with the suffix `.safetensors`
+        trees: name → parameters, state of an optimizer, …
+        history: a record for each epoch that is done
+        run: the fingerprint
+
+    Returns:
+        Path: the path written
+    """
     arrays = flatten(dict(trees))
     metadata = {"run": run, "history": history, "contents": _contents(arrays)}
     return save_params(path, arrays, {name: json.dumps(x) for name, x in metadata.items()})
@@ -76,7 +102,20 @@ def load_checkpoint(
     like: Mapping[str, PyTree],  # trees with the structure of those that were saved
     run: Mapping[str, str],  # the fingerprint of the run that is to go on
 ) -> tuple[dict[str, PyTree], list[dict[str, float]]]:  # the trees, and the history
-    "Read a checkpoint of this very run, or say why it cannot be used"
+    """Read a checkpoint of this very run, or say why it cannot be used
+
+    Args:
+        path: a file by `save_checkpoint`
+        like: trees with the structure of those that were saved
+        run: the fingerprint of the run that is to go on
+
+    Returns:
+        tuple[dict[str, PyTree], list[dict[str, float]]]: the trees, and the history
+
+    Raises:
+        CheckpointError: if the file cannot be read, is damaged, or is of another run
+    """
+    # raises CheckpointError if the file cannot be read, is damaged, or is of another run
     advice = "delete it to begin again, or give another path"
     try:
         arrays, metadata = load_params(path, flat=True), load_metadata(path)

@@ -17,13 +17,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/01_mlp.ipynb #0808d5e1
 class MLP(nn.Module):
-    "Multilayer perceptron with ReLU (arXiv 2209.04836, appendix)"
+    """Multilayer perceptron with ReLU
+
+    Attributes:
+        features: width of each hidden layer
+        num_classes: number of logits
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), appendix
+    """
 
     features: Sequence[int] = (512, 512, 512)  # width of each hidden layer
     num_classes: int = 10  # number of logits
@@ -46,20 +55,39 @@ def init_mlp(
     features: Sequence[int] = (512, 512, 512),  # width of each hidden layer
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
-    "Parameters of an `MLP`, freshly drawn"
+    """Parameters of an `MLP`, freshly drawn
+
+    Args:
+        key: a random key
+        input_shape: shape of one image
+        features: width of each hidden layer
+        num_classes: number of logits
+
+    Returns:
+        dict[str, Any]: {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
+    """
     images = jnp.zeros((1, math.prod(input_shape)))
-    return _init(MLP(tuple(features), num_classes))(key, images)["params"]
+    return _init(tuple(features), num_classes)(key, images)["params"]
 
 
 @cache  # compiled once for all networks of one size
-def _init(network: MLP) -> Callable:
-    return jax.jit(network.init)
+def _init(features: tuple[int, ...], num_classes: int) -> Callable:
+    return jax.jit(MLP(features, num_classes).init)
 
 # %% ../../nbs/zoo/01_mlp.ipynb #c23e5f57
 def mlp_apply(
     params: PyTree[Float[Array, " ..."]],  # as `init_mlp` makes them
     images: Shaped[Array, "n h w c"],  # uint8, or floats
 ) -> Float[Array, "n classes"]:  # logits
-    "The function that an MLP computes"
+    """The function that an MLP computes
+
+    Args:
+        params (PyTree[Float[Array, " ..."]]): as `init_mlp` makes them
+        images (Shaped[Array, "n h w c"]): uint8, or floats
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     widths = [params[f"Dense_{i}"]["kernel"].shape[-1] for i in range(len(params))]
-    return MLP(tuple(widths[:-1]), widths[-1]).apply({"params": params}, to_float(images))
+    network = MLP(tuple(widths[:-1]), widths[-1])
+    return nn.apply(MLP.__call__, network)({"params": params}, to_float(images))

@@ -17,17 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ..architectures.cifar_resnet import cifar_resnet_apply
 from ..architectures.transformer import transformer_apply
 from ..checkpoints.io import load_params
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/06_public.ipynb #b4d185c0
 @dataclass(frozen=True)
 class PublicSource:
-    "Where a checkpoint was published"
+    """Where a checkpoint was published
+
+    Attributes:
+        repository: on GitHub
+        commit: in full
+        path: of the original, a PyTorch checkpoint
+        sha256: of the original
+        licence: as the repository says
+        attention_rate: α of a transformer; see `transformer_apply`
+    """
 
     repository: str  # on GitHub
     commit: str  # in full
@@ -38,7 +48,11 @@ class PublicSource:
 
     @property
     def url(self) -> str:
-        "The address of the original"
+        """The address of the original
+
+        Returns:
+            str
+        """
         return f"https://github.com/{self.repository}/raw/{self.commit}/{self.path}"
 
 
@@ -96,7 +110,18 @@ PUBLIC: Mapping[str, PublicSource] = {  # name → source; two of one kind are a
 def public_pair(
     kind: str,  # as "cifar10-resnet20"
 ) -> tuple[str, str]:  # the names of models A and B
-    "The two checkpoints of a kind"
+    """The two checkpoints of a kind
+
+    Args:
+        kind: as "cifar10-resnet20"
+
+    Returns:
+        tuple[str, str]: the names of models A and B
+
+    Raises:
+        ValueError: if the kind is unknown
+    """
+    # raises ValueError if the kind is unknown
     names = [name for name in PUBLIC if name.split("/")[0] == kind]
     if not names:
         kinds = dict.fromkeys(name.split("/")[0] for name in PUBLIC)
@@ -108,7 +133,14 @@ def public_pair(
 def params_of(
     checkpoint: Mapping[str, Any],  # what `torch.load` gives: a state dict, or a dict that has one
 ) -> dict[str, Shaped[np.ndarray, "..."]]:  # name → array
-    "The arrays of a PyTorch checkpoint that its network computes with"
+    """The arrays of a PyTorch checkpoint that its network computes with
+
+    Args:
+        checkpoint: what `torch.load` gives: a state dict, or a dict that has one
+
+    Returns:
+        dict[str, Shaped[np.ndarray, "..."]]: name → array
+    """
     state = checkpoint.get("state_dict", checkpoint)
     arrays = {name.removeprefix("module."): np.asarray(w) for name, w in state.items()}
     return {n: w for n, w in arrays.items() if w.ndim and not n.endswith(".attn.mask")}
@@ -122,7 +154,15 @@ def public_resnet_apply(
     params: Mapping[str, Array],  # a flat state dict
     images: Shaped[Array, "n h w 3"],  # uint8, or floats in [0, 1]
 ) -> Float[Array, "n classes"]:  # logits
-    "A public CIFAR ResNet, from pixels"
+    """A public CIFAR ResNet, from pixels
+
+    Args:
+        params: a flat state dict
+        images (Shaped[Array, "n h w 3"]): uint8, or floats in [0, 1]
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     return cifar_resnet_apply(params, to_float(images, PIXEL_MEAN, PIXEL_STD))
 
 # %% ../../nbs/zoo/06_public.ipynb #c41d31cd
@@ -130,21 +170,39 @@ def public_transformer_apply(
     params: Mapping[str, Array],  # a flat dict, with the scalar "attention_rate"
     tokens: Int[Array, "n 2"],  # two numbers, from 0 to 58
 ) -> Float[Array, "n 59"]:  # logits
-    "A public transformer, with its own rate of attention"
+    """A public transformer, with its own rate of attention
+
+    Args:
+        params: a flat dict, with the scalar "attention_rate"
+        tokens (Int[Array, "n 2"]): two numbers, from 0 to 58
+
+    Returns:
+        Float[Array, "n 59"]: logits
+    """
     return transformer_apply(params, tokens, attention_rate=params["attention_rate"])
 
 
 def addition_table(
     modulus: int = 59,
 ) -> dict[str, Int[np.ndarray, "..."]]:  # "tokens", (modulus², 2), and "labels", (modulus²,)
-    "All sums modulo a number: everything that such a transformer can be asked"
+    """All sums modulo a number: everything that such a transformer can be asked
+
+    Returns:
+        dict[str, Int[np.ndarray, "..."]]: "tokens", (modulus², 2), and "labels", (modulus²,)
+    """
     tokens = np.stack(np.divmod(np.arange(modulus**2, dtype=np.int32), modulus), axis=-1)
     return {"tokens": tokens, "labels": tokens.sum(-1, dtype=np.int32) % modulus}
 
 # %% ../../nbs/zoo/06_public.ipynb #99b0a079
 @dataclass(frozen=True, eq=False)
 class PublicModel:
-    "A public checkpoint, ready to be evaluated"
+    """A public checkpoint, ready to be evaluated
+
+    Attributes:
+        name: as in `PUBLIC`
+        params (dict[str, Shaped[np.ndarray, "..."]]): flat
+        apply: → logits
+    """
 
     name: str  # as in `PUBLIC`
     source: PublicSource
@@ -176,12 +234,23 @@ def load_public(
     name: str,  # one of `PUBLIC`
     folder: str | Path | None = None,  # where the files are; default: GIT_REBASIN_MODELS
 ) -> PublicModel:
-    "Read a public checkpoint"
+    """Read a public checkpoint
+
+    Args:
+        name: one of `PUBLIC`
+        folder: where the files are; default: GIT_REBASIN_MODELS
+
+    Raises:
+        ValueError: if the checkpoint is unknown, or its file is not whole
+        PublicModelNotFoundError: if no folder is known, or the file is not in it
+    """
+    # raises ValueError if the checkpoint is unknown, or its file is not whole
+    # raises PublicModelNotFoundError if no folder is known, or the file is not in it
     if name not in PUBLIC:
         raise ValueError(f"unknown checkpoint {name!r}: choose one of {', '.join(PUBLIC)}")
     source = PUBLIC[name]
     params = params_of(load_params(_file(name, folder), flat=True))
     if source.attention_rate is None:
         return PublicModel(name, source, params, public_resnet_apply)
-    params["attention_rate"] = np.float32(source.attention_rate)
+    params["attention_rate"] = np.array(source.attention_rate, np.float32)
     return PublicModel(name, source, params, public_transformer_apply)

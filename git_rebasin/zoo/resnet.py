@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 from .data import to_float
 from .vgg import fresh_variables, scaled_width
 
@@ -65,7 +65,15 @@ class _BlockGroup(nn.Module):
 
 
 class ResNet20(nn.Module):
-    "ResNet20 with LayerNorm (arXiv 2209.04836, §5 and the published model)"
+    """ResNet20 with LayerNorm
+
+    Attributes:
+        width: channels of the first group; the next have 2× and 4×
+        num_classes: number of logits
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §5 and the published model
+    """
 
     width: int = 16  # channels of the first group; the next have 2× and 4×
     num_classes: int = 10  # number of logits
@@ -89,7 +97,17 @@ def init_resnet20(
     width_multiplier: float = 1,  # 1: groups of 16, 32 and 64 channels
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"conv1": {"kernel": (3, 3, c, width)}, "blockgroups_0": …, "dense": …}
-    "Parameters of a `ResNet20`, freshly drawn"
+    """Parameters of a `ResNet20`, freshly drawn
+
+    Args:
+        key: a random key
+        input_shape: shape of one image; only its channels matter
+        width_multiplier: 1: groups of 16, 32 and 64 channels
+        num_classes: number of logits
+
+    Returns:
+        dict[str, Any]: {"conv1": {"kernel": (3, 3, c, width)}, "blockgroups_0": …, "dense": …}
+    """
     module = ResNet20(scaled_width(16, width_multiplier), num_classes)
     return fresh_variables(key, module, input_shape[-1])["params"]
 
@@ -98,9 +116,18 @@ def resnet20_apply(
     params: PyTree[Float[Array, " ..."]],  # as `init_resnet20` makes them
     images: Shaped[Array, "n h w c"],  # uint8, or floats
 ) -> Float[Array, "n classes"]:  # logits
-    "The function that a ResNet20 computes"
+    """The function that a ResNet20 computes
+
+    Args:
+        params (PyTree[Float[Array, " ..."]]): as `init_resnet20` makes them
+        images (Shaped[Array, "n h w c"]): uint8, or floats
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     width, num_classes = (params[f]["kernel"].shape[-1] for f in ("conv1", "dense"))
-    return ResNet20(width, num_classes).apply({"params": params}, to_float(images))
+    network = ResNet20(width, num_classes)
+    return nn.apply(ResNet20.__call__, network)({"params": params}, to_float(images))
 
 # %% ../../nbs/zoo/05_resnet.ipynb #4a096ad0
 class _ConvBlock(nn.Module):
@@ -113,7 +140,8 @@ class _ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        size, padding = (self.size, self.size), 2 * [2 * (self.size // 2,)]
+        size, half = (self.size, self.size), self.size // 2
+        padding = (half, half), (half, half)
         x = nn.Conv(self.width, size, self.strides, padding, use_bias=False)(x)
         return nn.BatchNorm(not self.train, momentum=0.9)(x)
 
@@ -162,7 +190,18 @@ class _BottleneckGroup(nn.Module):
 
 # %% ../../nbs/zoo/05_resnet.ipynb #9353fdc9
 class ResNet50(nn.Module):
-    "ResNet50 with BatchNorm (arXiv 2209.04836, §5; He et al. 2015, with the stride at the 3 × 3)"
+    """ResNet50 with BatchNorm
+
+    Attributes:
+        width: channels of the stem; the groups have 4×, 8×, 16× and 32×
+        num_classes: number of logits
+        blocks: of each group; fewer make a smaller network
+        train: normalise with the statistics of the batch, not the running averages
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §5
+        He et al. 2015, with the stride at the 3 × 3
+    """
 
     width: int = 64  # channels of the stem; the groups have 4×, 8×, 16× and 32×
     num_classes: int = 1000  # number of logits
@@ -175,7 +214,8 @@ class ResNet50(nn.Module):
         images: Float[Array, "n h w c"],  # a batch of images, of any size
     ) -> Float[Array, "n classes"]:  # logits
         x = nn.relu(_Within(self.width, 7, 2, self.train, name="layers_0")(images))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        padding: Any = ((1, 1), (1, 1))  # flax types it as its default, a string
+        x = nn.max_pool(x, (3, 3), (2, 2), padding)
         for g, blocks in enumerate(self.blocks):
             group, strides = 2**g * self.width, 1 if g == 0 else 2
             x = _BottleneckGroup(group, blocks, strides, self.train, name=f"blockgroups_{g}")(x)
@@ -190,7 +230,18 @@ def init_resnet50(
     num_classes: int = 1000,  # number of logits
     blocks: Sequence[int] = (3, 4, 6, 3),  # of each group; fewer make a smaller network
 ) -> dict[str, Any]:  # {"params": {"layers_0": …, …}, "batch_stats": {"layers_0": …, …}}
-    "Variables of a `ResNet50`, freshly drawn"
+    """Variables of a `ResNet50`, freshly drawn
+
+    Args:
+        key: a random key
+        input_shape: shape of one image; only its channels matter
+        width_multiplier: 1: a stem of 64 channels, groups of 256 to 2048
+        num_classes: number of logits
+        blocks: of each group; fewer make a smaller network
+
+    Returns:
+        dict[str, Any]: {"params": {"layers_0": …, …}, "batch_stats": {"layers_0": …, …}}
+    """
     module = ResNet50(scaled_width(64, width_multiplier), num_classes, tuple(blocks))
     flat = flatten(fresh_variables(key, module, input_shape[-1]))
     last = [path for path in flat if path.endswith("ConvBlock_2/BatchNorm_0/scale")]
@@ -209,15 +260,32 @@ def resnet50_apply(
     variables: Mapping[str, PyTree],  # as `init_resnet50` makes them
     images: Shaped[Array, "n h w c"],  # uint8, or floats
 ) -> Float[Array, "n classes"]:  # logits
-    "The function that a ResNet50 computes, with its running averages"
-    return _resnet50(variables["params"], False).apply(variables, to_float(images))
+    """The function that a ResNet50 computes, with its running averages
+
+    Args:
+        variables: as `init_resnet50` makes them
+        images (Shaped[Array, "n h w c"]): uint8, or floats
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
+    network = _resnet50(variables["params"], False)
+    return nn.apply(ResNet50.__call__, network)(variables, to_float(images))
 
 # %% ../../nbs/zoo/05_resnet.ipynb #40e4b774
 def resnet50_train_apply(
     variables: Mapping[str, PyTree],  # as `init_resnet50` makes them
     images: Shaped[Array, "n h w c"],  # uint8, or floats
 ) -> tuple[Float[Array, "n classes"], PyTree]:  # logits, and the new "batch_stats"
-    "The function that a ResNet50 computes in training, with the statistics of the batch"
+    """The function that a ResNet50 computes in training, with the statistics of the batch
+
+    Args:
+        variables: as `init_resnet50` makes them
+        images (Shaped[Array, "n h w c"]): uint8, or floats
+
+    Returns:
+        tuple[Float[Array, "n classes"], PyTree]: logits, and the new "batch_stats"
+    """
     module = _resnet50(variables["params"], True)
     logits, new = module.apply(variables, to_float(images), mutable=["batch_stats"])
     return logits, new["batch_stats"]
@@ -228,7 +296,16 @@ def resnet50_loss(
     batch_stats: PyTree[Float[Array, " ..."]],  # its "batch_stats": the state of the model
     batch: Mapping[str, Shaped[Array, "n ..."]],  # "images" and "labels"
 ) -> tuple[Array, tuple[dict[str, Array], PyTree]]:  # (loss, ({"accuracy"}, new state))
-    "Mean cross entropy and accuracy of a batch, for `train(…, state=batch_stats)`"
+    """Mean cross entropy and accuracy of a batch, for `train(…, state=batch_stats)`
+
+    Args:
+        params (PyTree[Float[Array, " ..."]]): the "params" of `init_resnet50`
+        batch_stats (PyTree[Float[Array, " ..."]]): its "batch_stats": the state of the model
+        batch (Mapping[str, Shaped[Array, "n ..."]]): "images" and "labels"
+
+    Returns:
+        tuple[Array, tuple[dict[str, Array], PyTree]]: (loss, ({"accuracy"}, new state))
+    """
     variables = {"params": params, "batch_stats": batch_stats}
     logits, batch_stats = resnet50_train_apply(variables, batch["images"])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['centre_box', 'random_box', 'read_image', 'ImageStream', 'open_stream', 'training_batches', 'judged_batches',
+__all__ = ['centre_box', 'random_box', 'read_image', 'ImageStream', 'open_stream', 'training_batches', 'evaluation_batches',
            'describe_order']
 
 # %% ../../nbs/zoo/08_stream.ipynb #a61deb09
@@ -20,8 +20,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import UInt8
 
 from ..matching.weights import key_words
 from .data import SOURCES, find_split
@@ -32,7 +33,15 @@ def centre_box(
     height: int,
     share: float = 0.875,  # of the shorter side
 ) -> tuple[float, float, float, float]:  # left, upper, right, lower
-    "The square in the middle of an image"
+    """The square in the middle of an image
+
+    Args:
+        width: of an image, in pixels
+        share: of the shorter side
+
+    Returns:
+        tuple[float, float, float, float]: left, upper, right, lower
+    """
     side = share * min(width, height)
     left, upper = (width - side) / 2, (height - side) / 2
     return left, upper, left + side, upper + side
@@ -46,7 +55,19 @@ def random_box(
     area: tuple[float, float] = (0.08, 1.0),  # the least and the most, of the image's
     ratio: tuple[float, float] = (3 / 4, 4 / 3),  # of width to height
 ) -> tuple[float, float, float, float]:  # left, upper, right, lower
-    "A random part of an image; its middle if ten that were drawn do not fit (arXiv 1409.4842)"
+    """A random part of an image; its middle if ten that were drawn do not fit
+
+    Args:
+        width: of an image, in pixels
+        area: the least and the most, of the image's
+        ratio: of width to height
+
+    Returns:
+        tuple[float, float, float, float]: left, upper, right, lower
+
+    References:
+        arXiv 1409.4842
+    """
     for _ in range(10):
         size = width * height * rng.uniform(*area)
         aspect = np.exp(rng.uniform(*np.log(ratio)))
@@ -63,7 +84,17 @@ def read_image(
     channels: int = 3,  # 1 for gray
     rng: np.random.Generator | None = None,  # for a random part; None for the middle
 ) -> UInt8[np.ndarray, "size size channels"]:
-    "Decode an image of any size, and resize a part of it"
+    """Decode an image of any size, and resize a part of it
+
+    Args:
+        encoded: as PNG, WebP or JPEG
+        size: pixels of each side of what comes out
+        channels: 1 for gray
+        rng: for a random part; None for the middle
+
+    Returns:
+        UInt8[np.ndarray, "size size channels"]
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded), formats=("PNG", "WEBP", "JPEG")) as image:
@@ -76,7 +107,17 @@ def read_image(
 # %% ../../nbs/zoo/08_stream.ipynb #18654205
 @dataclass(frozen=True, eq=False)
 class ImageStream:
-    "A split of an image data set that is read as it is needed"
+    """A split of an image data set that is read as it is needed
+
+    Attributes:
+        name: of the data set
+        dataset: a `datasets.IterableDataset` with images still encoded
+        image: column of the images
+        label: column of the labels
+        size: pixels of each side of the images that come out
+        channels: of these images
+        source: where it came from
+    """
 
     name: str  # of the data set
     dataset: Any = field(repr=False)  # a `datasets.IterableDataset` with images still encoded
@@ -92,9 +133,24 @@ def open_stream(
     split: str = "train",  # "train" or "test"; ImageNet's test images are those of its validation
     *,
     size: int = 224,  # pixels of each side of the images that come out
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 ) -> ImageStream:
-    "Open a data set in a local folder, the package or the hub"
+    """Open a data set in a local folder, the package or the hub
+
+    Args:
+        name: one of `SOURCES`
+        split: "train" or "test"; ImageNet's test images are those of its validation
+        size: pixels of each side of the images that come out
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
+
+    Raises:
+        ValueError: if the data set or the split is unknown, its files cannot be read, or lack a
+            column
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
+    """
+    # raises ValueError if the data set or the split is unknown, its files cannot be read, or lack
+    #   a column
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     dataset, source, place = find_split(name, split, path=path, streaming=True)
     known, features = SOURCES[name], dataset.features
     if features is not None and not {known.image, known.label} <= set(features):
@@ -151,13 +207,23 @@ def _batches(
 # %% ../../nbs/zoo/08_stream.ipynb #70c3d1da
 def training_batches(
     stream: ImageStream,
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a random key
     epoch: int,  # its number
     batch_size: int,  # images; what is left over at the end of an epoch is left out
     *,
     buffer: int = 10_000,  # images that wait, encoded, to be drawn from
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
-    "The batches of an epoch: shuffled, cropped and mirrored as key and epoch say"
+    """The batches of an epoch: shuffled, cropped and mirrored as key and epoch say
+
+    Args:
+        key: a random key
+        epoch: its number
+        batch_size: images; what is left over at the end of an epoch is left out
+        buffer: images that wait, encoded, to be drawn from
+
+    Returns:
+        Iterator[dict[str, np.ndarray]]: uint8 "images" and int32 "labels"
+    """
     words = [*key_words(key), epoch]
     items = _shuffled(stream, np.random.default_rng(words), buffer)
     draw = lambda number: np.random.default_rng([*words, number])
@@ -166,18 +232,29 @@ def training_batches(
             yield batch
 
 
-def judged_batches(
+def evaluation_batches(
     stream: ImageStream,
     batch_size: int,  # images; the last batch may be smaller
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
-    "All images in their order, the middle of each"
+    """All images in their order, the middle of each
+
+    Args:
+        batch_size: images; the last batch may be smaller
+
+    Returns:
+        Iterator[dict[str, np.ndarray]]: uint8 "images" and int32 "labels"
+    """
     return _batches(stream, _encoded(stream, stream.dataset), batch_size, lambda number: None)
 
 # %% ../../nbs/zoo/08_stream.ipynb #6bd1fd5f
 def describe_order(
     stream: ImageStream,
-    key: Array,  # of `training_batches`
+    key: jax.Array,  # of `training_batches`
     buffer: int,
 ) -> str:
-    "What decides the training batches of a stream"
+    """What decides the training batches of a stream
+
+    Args:
+        key: of `training_batches`
+    """
     return f"{stream.source}; {stream.size} pixels, key {key_words(key)}, buffer {buffer}"

@@ -17,14 +17,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 from .data import to_float
 
 # %% ../../nbs/zoo/04_vgg.ipynb #d077e78d
 class VGG16(nn.Module):
-    "VGG16 with LayerNorm (arXiv 2209.04836, §5 and the published training script)"
+    """VGG16 with LayerNorm
+
+    Attributes:
+        width: channels of the first convolutions; the last, and the dense layers, have 8×
+        num_classes: number of logits
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §5 and the published training script
+    """
 
     width: int = 64  # channels of the first convolutions; the last, and the dense layers, have 8×
     num_classes: int = 10  # number of logits
@@ -50,7 +58,19 @@ def scaled_width(
     width: int,  # channels of the first layer at width multiplier 1
     multiplier: float,  # how many times as wide
 ) -> int:  # channels of the first layer, at least 1
-    "The width of the first layer, from which all others follow"
+    """The width of the first layer, from which all others follow
+
+    Args:
+        width: channels of the first layer at width multiplier 1
+        multiplier: how many times as wide
+
+    Returns:
+        int: channels of the first layer, at least 1
+
+    Raises:
+        ValueError: if no channel is left
+    """
+    # raises ValueError if no channel is left
     if (scaled := round(width * multiplier)) < 1:
         raise ValueError(
             f"width_multiplier={multiplier} leaves {scaled} of {width} channels: give at least "
@@ -65,7 +85,16 @@ def fresh_variables(
     module: nn.Module,  # a network of images
     channels: int,  # of its input
 ) -> dict[str, Any]:  # {"params": …}, and {"batch_stats": …} where there are any
-    "Variables drawn as flax draws them (`lecun_normal`), in one draw for all kernels"
+    """Variables drawn as flax draws them (`lecun_normal`), in one draw for all kernels
+
+    Args:
+        key: a random key
+        module: a network of images
+        channels: of its input
+
+    Returns:
+        dict[str, Any]: {"params": …}, and {"batch_stats": …} where there are any
+    """
     tree = jax.eval_shape(module.init, key, jnp.zeros((1, 1, 1, channels)))
     shapes = {path: leaf.shape for path, leaf in flatten(tree).items()}
     sizes = {path: math.prod(s) for path, s in shapes.items() if path.endswith("kernel")}
@@ -87,7 +116,17 @@ def init_vgg16(
     width_multiplier: float = 1,  # 1: from 64 to 512 channels
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"Conv_0": {"kernel": (3, 3, c, width), …}, "LayerNorm_0": …, "Dense_0": …}
-    "Parameters of a `VGG16`, freshly drawn"
+    """Parameters of a `VGG16`, freshly drawn
+
+    Args:
+        key: a random key
+        input_shape: shape of one image; only its channels matter
+        width_multiplier: 1: from 64 to 512 channels
+        num_classes: number of logits
+
+    Returns:
+        dict[str, Any]: {"Conv_0": {"kernel": (3, 3, c, width), …}, "LayerNorm_0": …, "Dense_0": …}
+    """
     module = VGG16(scaled_width(64, width_multiplier), num_classes)
     return fresh_variables(key, module, input_shape[-1])["params"]
 
@@ -96,13 +135,30 @@ def vgg16_apply(
     params: PyTree[Float[Array, " ..."]],  # as `init_vgg16` makes them
     images: Shaped[Array, "n h w c"],  # uint8, or floats
 ) -> Float[Array, "n classes"]:  # logits
-    "The function that a VGG16 computes"
+    """The function that a VGG16 computes
+
+    Args:
+        params (PyTree[Float[Array, " ..."]]): as `init_vgg16` makes them
+        images (Shaped[Array, "n h w c"]): uint8, or floats
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     width, num_classes = (params[f]["kernel"].shape[-1] for f in ("Conv_0", "Dense_2"))
-    return VGG16(width, num_classes).apply({"params": params}, to_float(images))
+    network = VGG16(width, num_classes)
+    return nn.apply(VGG16.__call__, network)({"params": params}, to_float(images))
 
 # %% ../../nbs/zoo/04_vgg.ipynb #663eb508
 class VGG11(nn.Module):
-    "VGG11 without biases or normalisation, as in OT fusion (arXiv 1910.05653, published code)"
+    """VGG11 without biases or normalisation, as in OT fusion
+
+    Attributes:
+        width: channels of the first convolution; the last have 8×
+        num_classes: number of logits
+
+    References:
+        arXiv 1910.05653, published code
+    """
 
     width: int = 64  # channels of the first convolution; the last have 8×
     num_classes: int = 10  # number of logits
@@ -127,7 +183,17 @@ def init_vgg11(
     width_multiplier: float = 1,  # 1: from 64 to 512 channels
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"Conv_0": {"kernel": (3, 3, c, width)}, …, "Dense_0": …}
-    "Parameters of a `VGG11`, freshly drawn, its convolutions with twice flax's variance"
+    """Parameters of a `VGG11`, freshly drawn, its convolutions with twice flax's variance
+
+    Args:
+        key: a random key
+        input_shape: shape of one image; only its channels matter
+        width_multiplier: 1: from 64 to 512 channels
+        num_classes: number of logits
+
+    Returns:
+        dict[str, Any]: {"Conv_0": {"kernel": (3, 3, c, width)}, …, "Dense_0": …}
+    """
     module = VGG11(scaled_width(64, width_multiplier), num_classes)
     params = fresh_variables(key, module, input_shape[-1])["params"]
     return {
@@ -140,6 +206,15 @@ def vgg11_apply(
     params: PyTree[Float[Array, " ..."]],  # as `init_vgg11` makes them
     images: Shaped[Array, "n h w c"],  # uint8, or floats
 ) -> Float[Array, "n classes"]:  # logits
-    "The function that a VGG11 computes"
+    """The function that a VGG11 computes
+
+    Args:
+        params (PyTree[Float[Array, " ..."]]): as `init_vgg11` makes them
+        images (Shaped[Array, "n h w c"]): uint8, or floats
+
+    Returns:
+        Float[Array, "n classes"]: logits
+    """
     width, num_classes = (params[f]["kernel"].shape[-1] for f in ("Conv_0", "Dense_0"))
-    return VGG11(width, num_classes).apply({"params": params}, to_float(images))
+    network = VGG11(width, num_classes)
+    return nn.apply(VGG11.__call__, network)({"params": params}, to_float(images))
