@@ -30,12 +30,20 @@ class Optimizer(Protocol):
 
     @property
     def init(self) -> Callable[[PyTree], PyTree]:
-        "Parameters → state"
+        """Parameters → state
+
+        Returns:
+            Callable[[PyTree], PyTree]
+        """
         ...
 
     @property
     def update(self) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]:
-        "(gradient, state, parameters) → change, state"
+        """(gradient, state, parameters) → change, state
+
+        Returns:
+            Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+        """
         ...
 
 
@@ -51,7 +59,12 @@ class Learned(NamedTuple):
         params: PyTree,  # where learning starts
         optimizer: Optimizer,  # what will move them
     ) -> Learned:
-        "Parameters before the first step"
+        """Parameters before the first step
+
+        Args:
+            params: where learning starts
+            optimizer: what will move them
+        """
         return cls(params, optimizer.init(params))
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50c9
@@ -59,7 +72,15 @@ def compile_step(
     slope: Callable[..., tuple[Array, PyTree]],  # (params, *more) → loss, gradient
     optimizer: Optimizer,  # what moves the parameters
 ) -> Callable[..., tuple[Learned, float]]:  # (learned, *more) → moved, and the loss before that
-    "A step against the gradient, compiled once"
+    """A step against the gradient, compiled once
+
+    Args:
+        slope: (params, *more) → loss, gradient
+        optimizer: what moves the parameters
+
+    Returns:
+        Callable[..., tuple[Learned, float]]: (learned, *more) → moved, and the loss before that
+    """
 
     @jax.jit
     def move(learned: Learned, *more: PyTree) -> tuple[Learned, Array]:
@@ -80,7 +101,16 @@ def place_on_line(
     number: int,  # of the draw
     lam: float | Literal["uniform"],  # λ, or that it is random
 ) -> float | Float[jax.Array, ""]:  # λ, in [0, 1) where it is random
-    "The point between two models where a step is taken"
+    """The point between two models where a step is taken
+
+    Args:
+        key: a JAX random key
+        number: of the draw
+        lam: λ, or that it is random
+
+    Returns:
+        float | Float[jax.Array, ""]: λ, in [0, 1) where it is random
+    """
     return jax.random.uniform(jax.random.fold_in(key, number)) if lam == "uniform" else lam
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50ce
@@ -91,7 +121,15 @@ def require_batches(
     batches: Iterable[Batch],  # any iterable; read once
     name: str = "batches",  # what the caller knows it as
 ) -> Iterator[Batch]:  # the same batches, at least one
-    "Batches, of which there must be some; raises `ValueError` where there is none"
+    """Batches, of which there must be some; raises `ValueError` where there is none
+
+    Args:
+        batches: any iterable; read once
+        name: what the caller knows it as
+
+    Returns:
+        Iterator[Batch]: the same batches, at least one
+    """
     rest = iter(batches)
     for first in rest:
         return itertools.chain((first,), rest)
@@ -104,7 +142,17 @@ def require_finite(
     step: int,  # counted from 1
     remedy: str,  # what to do about it
 ) -> float:  # the value
-    "A value that must be finite; raises `FloatingPointError` where it is not"
+    """A value that must be finite; raises `FloatingPointError` where it is not
+
+    Args:
+        value: what a step gave
+        what: its name, such as "loss"
+        step: counted from 1
+        remedy: what to do about it
+
+    Returns:
+        float: the value
+    """
     if not math.isfinite(value):
         raise FloatingPointError(f"the {what} is {value} at step {step}: {remedy}")
     return value
@@ -113,7 +161,11 @@ def require_finite(
 def check_steps(
     **numbers: int | None,  # by the name of the argument; None: no limit
 ) -> None:
-    "Raise `ValueError` where a number of steps is below one"
+    """Raise `ValueError` where a number of steps is below one
+
+    Args:
+        **numbers: by the name of the argument; None: no limit
+    """
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: give at least one step")
@@ -125,7 +177,20 @@ Candidate = TypeVar("Candidate")
 
 @dataclass
 class Best(Generic[State, Candidate]):
-    "The candidate with the lowest loss so far, each compared on the same data"
+    """The candidate with the lowest loss so far, each compared on the same data
+
+    Attributes:
+        candidate: what of a state is compared, and kept
+        loss_of: its loss
+        rival: (best, other) → the best one's loss on the other's data; None: all losses are on the
+            same data
+        same: whether two are one
+        step: after which the best one came
+        loss: its loss, when it was taken
+        unchanged: how many in a row were the one before them
+        steps: at which there was a candidate
+        losses: and the loss of each
+    """
 
     candidate: Callable[[State], Candidate]  # what of a state is compared, and kept
     loss_of: Callable[[Candidate], float]  # its loss
@@ -142,7 +207,11 @@ class Best(Generic[State, Candidate]):
 
     @property
     def value(self) -> Candidate:
-        "The best candidate; raises `LookupError` before the first"
+        """The best candidate; raises `LookupError` before the first
+
+        Returns:
+            Candidate
+        """
         if self._value is None:
             raise LookupError("no candidate was considered yet: there is no best one")
         return self._value
@@ -152,7 +221,11 @@ class Best(Generic[State, Candidate]):
         state: State,
         step: int,  # how many steps led to it
     ) -> None:
-        "Compare what a state holds with the best so far"
+        """Compare what a state holds with the best so far
+
+        Args:
+            step: how many steps led to it
+        """
         new = self.candidate(state)
         self.steps.append(step)
         if self._last is not None and self.same(new, self._last):
@@ -190,7 +263,24 @@ def iterate(
     remedy: str = _REMEDY,  # what to do if that is not finite
     callback: Callback | None = None,  # called after each step
 ) -> tuple[State, tuple[float, ...]]:  # the last state, and what came out of each step
-    "Take steps, one for each batch, and keep the best"
+    """Take steps, one for each batch, and keep the best
+
+    Args:
+        step: (state, batch, number from 1) → the next state, and what came out on the way
+        state: before the first step
+        batches: one for each step
+        stage: what is being done, such as "Sinkhorn matching"
+        max_steps: stop after so many; None: when no batch is left
+        until: stop after the step for which it is true
+        best: what considers states
+        eval_every: steps from one state that it considers to the next
+        what: what a step gives besides its state
+        remedy: what to do if that is not finite
+        callback: called after each step
+
+    Returns:
+        tuple[State, tuple[float, ...]]: the last state, and what came out of each step
+    """
     values: list[float] = []
     for number, batch in enumerate(itertools.islice(require_batches(batches), max_steps), 1):
         state, value = step(state, batch, number)

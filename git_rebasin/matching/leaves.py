@@ -42,7 +42,11 @@ class Leaves:
         return isinstance(self._at_hand.get(path), jax.Array)
 
     def __getitem__(self, path: str) -> Float[Array, "..."]:
-        "The values of a leaf, of numpy unless they stay on a device"
+        """The values of a leaf, of numpy unless they stay on a device
+
+        Returns:
+            Float[Array, "..."]
+        """
         if (own := self._at_hand.get(path)) is not None:
             return own
         own = self._kept.pop(path, None)
@@ -84,6 +88,14 @@ def default_budget(
     a: Mapping[str, Array],  # model A, by path
     b: Mapping[str, Array],  # model B
 ) -> int:  # bytes
-    "A twentieth of what both models take in float32, for all that is kept of models read late"
+    """A twentieth of what both models take in float32, for all that is kept of models read late
+
+    Args:
+        a: model A, by path
+        b: model B
+
+    Returns:
+        int: bytes
+    """
     entries = sum(math.prod(leaf.shape) for flat in (a, b) for leaf in flat.values())
     return max(4 * entries // 20, MIN_BUDGET)

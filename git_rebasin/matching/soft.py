@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
-from .scores import GroupCosts
-from .weights import group_trees, solve_trees
+from .solve import group_trees, layouts, solve
 from ..symmetry.actions import act
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
@@ -74,9 +73,9 @@ def soften(
         dict[str, Float[np.ndarray, "*fixed rows rows"]]: of zeros and ones
     """
     check_permutation(spec, perm)
-    perm, soft = {g: np.asarray(p) for g, p in perm.items()}, {}
+    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
     for g, shape in soft_shapes(spec).items():
-        origins = GroupCosts(g, spec, []).origins(perm, g)
+        origins = places[g].origins(perm, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -218,11 +217,7 @@ def harden(
         dict[str, Int[np.ndarray, "*within n"]]
     """
     check_soft(spec, scores)
-    groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
-    for g, costs in groups.items():
-        costs.matrix = np.asarray(scores[g], np.float32).reshape(costs.shape)
-    perm = solve_trees(groups, spec)
-    return {g: perm[g] for g in spec.groups}
+    return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
 
 # %% ../../nbs/matching/08_soft.ipynb #f7bd9ae8
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -276,7 +271,7 @@ def soft_permutation(
         dict[str, Float[Array, "*fixed rows rows"]]
     """
     check_soft(spec, logits)
-    group_trees({g: GroupCosts(g, spec, []) for g in spec.groups})  # refuses hosts in parallel
+    group_trees(layouts(spec))  # refuses hosts in parallel
     pairs: dict[str, Array] = {}
     for g, fixed, rows in sorted(_layouts(spec), key=lambda layout: len(layout[2])):
         own = sinkhorn(_as_pairs(logits[g], fixed, rows), temperature, iterations)

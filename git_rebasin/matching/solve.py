@@ -24,7 +24,14 @@ from ..symmetry.spec import PermutationSpec, PermutationSpecError
 # %% ../../nbs/matching/03_solve.ipynb #1affad83
 @dataclass(frozen=True, eq=False)
 class Layout:
-    "Where the scores of one group stand, and which hosts are fixed and which move"
+    """Where the scores of one group stand, and which hosts are fixed and which move
+
+    Attributes:
+        fixed: the axes that it is within and that stay
+        moving: those that move, the outermost first
+        sizes: of all named axes
+        families: family → the axes that it is within
+    """
 
     group: str
     fixed: tuple[str, ...]  # the axes that it is within and that stay
@@ -34,18 +41,30 @@ class Layout:
 
     @property
     def n(self) -> int:
-        "How many units the group has, in each place of its hosts"
+        """How many units the group has, in each place of its hosts
+
+        Returns:
+            int
+        """
         return self.sizes[self.group]
 
     @cached_property
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        "The sizes of the fixed hosts; those of the moving ones, then its own"
+        """The sizes of the fixed hosts; those of the moving ones, then its own
+
+        Returns:
+            tuple[tuple[int, ...], tuple[int, ...]]
+        """
         sizes = self.sizes
         return tuple(sizes[h] for h in self.fixed), (*(sizes[h] for h in self.moving), self.n)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        "Batch × rows × rows: fixed hosts, then places and units with those of moving hosts"
+        """Batch × rows × rows: fixed hosts, then places and units with those of moving hosts
+
+        Returns:
+            tuple[int, int, int]
+        """
         fixed, rows = (math.prod(part) for part in self.axes)
         return fixed, rows, rows
 
@@ -56,12 +75,20 @@ class Layout:
 
     @cached_property
     def pair_order(self) -> tuple[int, ...]:
-        "The order of axes in which each host's place and source come together"
+        """The order of axes in which each host's place and source come together
+
+        Returns:
+            tuple[int, ...]
+        """
         f, m = (len(part) for part in self.axes)
         return (*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
 
     def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
-        "For each place of the moving hosts, and of named groups within them, where it comes from"
+        """For each place of the moving hosts, and of named groups within them, where it comes from
+
+        Returns:
+            Int[np.ndarray, "batch rows"]
+        """
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
@@ -69,7 +96,11 @@ class Layout:
         return flat % flat.shape[1]
 
     def value(self, scores: Float[np.ndarray, "batch rows rows"], perm: Permutation) -> float:
-        "What the group's permutation is worth: the sum of the scores of its pairs, in float64"
+        """What the group's permutation is worth: the sum of the scores of its pairs, in float64
+
+        Args:
+            scores (Float[np.ndarray, "batch rows rows"]):
+        """
         batch, rows, _ = self.shape
         family = self.group in self.families
         origins = self.origins(perm, self.group) if family else perm[self.group][None]
@@ -80,7 +111,14 @@ class Layout:
 def layouts(
     spec: PermutationSpec,  # bound to shapes
 ) -> dict[str, Layout]:  # group → where its scores stand
-    "The layouts of all groups of a spec"
+    """The layouts of all groups of a spec
+
+    Args:
+        spec: bound to shapes
+
+    Returns:
+        dict[str, Layout]: group → where its scores stand
+    """
     sizes, families = spec.sizes, spec.families
     parts = {g: families.get(g, ()) for g in spec.groups}
     return {
@@ -98,7 +136,14 @@ def layouts(
 def group_trees(
     layouts: Mapping[str, Layout],  # all groups of a spec
 ) -> dict[str, list[str]]:  # outermost group → itself and what is within it
-    "Groups that are solved at once: each outermost one, then all that is within it"
+    """Groups that are solved at once: each outermost one, then all that is within it
+
+    Args:
+        layouts: all groups of a spec
+
+    Returns:
+        dict[str, list[str]]: outermost group → itself and what is within it
+    """
     trees: dict[str, list[str]] = {}
     for group in sorted(layouts, key=lambda g: len(layouts[g].moving)):
         moving = layouts[group].moving
@@ -149,7 +194,18 @@ def solve_tree(
     assignment: RepeatedAssignment | None = None,  # where the scores were solved before, slightly
     #   different: the answer starts from the one before; for a tree of one group without hosts
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # the same groups
-    "The permutations of a tree of groups that are worth most together, exactly"
+    """The permutations of a tree of groups that are worth most together, exactly
+
+    Args:
+        layouts: of all groups of a spec
+        tree: one of the `group_trees`
+        scores (Mapping[str, Float[np.ndarray, "batch rows rows"]]): of the groups of that tree
+        assignment: where the scores were solved before, slightly different: the answer starts from
+            the one before; for a tree of one group without hosts
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]: the same groups
+    """
     root = tree[0]
     if len(tree) == 1 and root not in layouts[root].families:
         return {root: (assignment or RepeatedAssignment()).solve(scores[root][0])}
@@ -166,7 +222,16 @@ def solve(
     scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # group → what each pair is worth,
     #   in the shape of its layout; the fixed axes may be apart or together
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # group → for each place, its unit
-    "The permutation that is worth most, exactly; each tree of groups is solved by itself"
+    """The permutation that is worth most, exactly; each tree of groups is solved by itself
+
+    Args:
+        spec: bound to shapes
+        scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): group → what each pair is
+            worth, in the shape of its layout; the fixed axes may be apart or together
+
+    Returns:
+        dict[str, Int[np.ndarray, "*within n"]]: group → for each place, its unit
+    """
     places = layouts(spec)
     own = {g: _laid_out(layout, scores) for g, layout in places.items()}
     perm: dict[str, np.ndarray] = {}
@@ -180,7 +245,16 @@ def value(
     scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # as `solve` takes them
     perm: Permutation,  # for each group, the unit that each place takes
 ) -> float:  # the sum over all groups and pairs
-    "What a permutation is worth: what `solve` makes as large as it can be"
+    """What a permutation is worth: what `solve` makes as large as it can be
+
+    Args:
+        spec: bound to shapes
+        scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): as `solve` takes them
+        perm: for each group, the unit that each place takes
+
+    Returns:
+        float: the sum over all groups and pairs
+    """
     places = layouts(spec).items()
     return sum(layout.value(_laid_out(layout, scores), perm) for _, layout in places)
 
