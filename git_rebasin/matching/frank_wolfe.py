@@ -63,7 +63,17 @@ def best_step(
     steps: Float[np.ndarray, "points"],  # other γ
     values: Float[np.ndarray, "points"],  # f at those
 ) -> float:  # γ in [0, 1]
-    "Where a polynomial is largest, of a degree one above the number of other values"
+    """Where a polynomial is largest, of a degree one above the number of other values
+
+    Args:
+        value: f at γ = 0
+        slope: its derivative there
+        steps (Float[np.ndarray, "points"]): other γ
+        values (Float[np.ndarray, "points"]): f at those
+
+    Returns:
+        float: γ in [0, 1]
+    """
     powers = steps[:, None] ** np.arange(2, len(steps) + 2)[None]
     rest = np.linalg.solve(powers, values - value - slope * steps)
     curve = np.polynomial.Polynomial([value, slope, *rest])
@@ -199,7 +209,11 @@ def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
 # %% ../../nbs/matching/11_frank_wolfe.ipynb #00b15221
 @dataclass(frozen=True, eq=False, repr=False)
 class FrankWolfeMatch(Match):
-    "A match with the gaps of the walk to it"
+    """A match with the gaps of the walk to it
+
+    Attributes:
+        gaps: the duality gap at the start and after each step
+    """
 
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
@@ -216,7 +230,33 @@ def frank_wolfe_matching(
     polish: bool = True,  # end with weight matching, from the permutation that was found
     callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
-    "Match two models by their weights, all groups at once (Frank–Wolfe; arXiv 2405.17897)"
+    """Match two models by their weights, all groups at once
+
+    Args:
+        key: a JAX random key: the order in which the polish visits the groups
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        init: where to start
+        max_steps: stop after so many steps, converged or not
+        tolerance: stop at a gap of this share of ‖A‖ ‖B‖
+        polish: end with weight matching, from the permutation that was found
+        callback: called with the objective after each step
+
+    Returns:
+        FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
+
+    Raises:
+        PermutationSpecError: if the models do not fit the spec or each other, or `init` does not
+        ValueError: if `max_steps` is below one, or `init` is another word
+        FloatingPointError: if the weights are too large for float32
+
+    References:
+        Frank–Wolfe; arXiv 2405.17897
+    """
+    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` does not
+    # raises ValueError if `max_steps` is below one, or `init` is another word
+    # raises FloatingPointError if the weights are too large for float32
     bound, a, b = bind_models(spec, params_a, params_b)
     check_steps(max_steps=max_steps)
     ascent = _Ascent(bound, [a, b])
@@ -234,7 +274,11 @@ def frank_wolfe_matching(
 # %% ../../nbs/matching/11_frank_wolfe.ipynb #f9d435b2
 @dataclass(frozen=True, eq=False, repr=False)
 class FrankWolfeMerge(Merged):
-    "A merge with the gaps of the walk to it"
+    """A merge with the gaps of the walk to it
+
+    Attributes:
+        gaps: the duality gap at the start and after each step
+    """
 
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
@@ -250,7 +294,34 @@ def frank_wolfe_merge(
     polish: bool = True,  # end with `merge_many`, from the permutations that were found
     callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMerge:  # its `objective`: at each step, then of the permutations
-    "Merge models that are matched all at once, cycle-consistently (arXiv 2405.17897)"
+    """Merge models that are matched all at once, cycle-consistently
+
+    Args:
+        key: a JAX random key: the order in which the polish visits models and groups
+        spec: which axes move together
+        models: at least two; the first stays; none is changed
+        init: where the others start
+        max_steps: stop after so many steps, converged or not
+        tolerance: stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
+        polish: end with `merge_many`, from the permutations that were found
+        callback: called with the objective after each step
+
+    Returns:
+        FrankWolfeMerge: its `objective`: at each step, then of the permutations
+
+    Raises:
+        PermutationSpecError: if the models do not fit the spec or each other
+        ValueError: if there are fewer than two models, `max_steps` is below one, or `init` is
+            another word
+        FloatingPointError: if the weights are too large for float32
+
+    References:
+        arXiv 2405.17897
+    """
+    # raises PermutationSpecError if the models do not fit the spec or each other
+    # raises ValueError if there are fewer than two models, `max_steps` is below one, or `init` is
+    #   another word
+    # raises FloatingPointError if the weights are too large for float32
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
     check_steps(max_steps=max_steps)

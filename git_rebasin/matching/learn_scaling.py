@@ -120,7 +120,17 @@ def learn_scaling(
         eval_batches: to compare factors on; None: keep the last ones
         eval_every: steps from one comparison to the next
         callback: called with the loss of each step
+
+    Raises:
+        PermutationSpecError: if the models do not fit the spec or each other, or `init` does not
+        ValueError: if there is no batch, `max_steps` or `eval_every` is below one, or no unit can
+            be rescaled
+        FloatingPointError: if the loss of a step is not finite
     """
+    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` does not
+    # raises ValueError if there is no batch, `max_steps` or `eval_every` is below one, or no unit
+    #   can be rescaled
+    # raises FloatingPointError if the loss of a step is not finite
     check_steps(max_steps=max_steps, eval_every=eval_every)
     if not scalings.exponents:
         raise ValueError("no unit of this function can be rescaled, so there is nothing to learn")

@@ -26,7 +26,14 @@ from ..tree import Array, flatten, lerp, unflatten
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
 class Match:
-    "A permutation of model B, with the evidence for it"
+    """A permutation of model B, with the evidence for it
+
+    Attributes:
+        perm (Mapping[str, Int[np.ndarray, "n"]]): group → for each position, its unit of B
+        objective: the matcher's objective after each sweep; larger is better
+        converged: whether a whole sweep changed nothing
+        initial_objective: the objective before the first sweep
+    """
 
     perm: Mapping[str, Int[np.ndarray, "n"]]  # group → for each position, its unit of B
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
@@ -39,7 +46,11 @@ class Match:
 
     @property
     def sweeps(self) -> int:
-        "How many times all groups were visited, the confirming sweep included"
+        """How many times all groups were visited, the confirming sweep included
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -74,7 +85,15 @@ def _progress(found: Match | Merged) -> str:
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
 class Merged:
-    "The mean of several models, each in an order of its own, with the evidence for the orders"
+    """The mean of several models, each in an order of its own, with the evidence for the orders
+
+    Attributes:
+        perms (tuple[Mapping[str, Int[np.ndarray, "n"]], ...]): for each model, its permutation
+        params: the mean of the permuted models, in the first one's containers and dtypes
+        objective: the matcher's objective after each sweep; larger is better
+        converged: whether a whole sweep changed nothing
+        initial_objective: the objective before the first sweep
+    """
 
     perms: tuple[Mapping[str, Int[np.ndarray, "n"]], ...]  # for each model, its permutation
     params: PyTree  # the mean of the permuted models, in the first one's containers and dtypes
@@ -88,7 +107,11 @@ class Merged:
 
     @property
     def sweeps(self) -> int:
-        "How many times all models were visited, the confirming sweep included"
+        """How many times all models were visited, the confirming sweep included
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -136,7 +159,16 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    "Check that two models fit a spec and each other; raises `PermutationSpecError`"
+    """Check that two models fit a spec and each other; raises `PermutationSpecError`
+
+    Args:
+        spec: which axes move together
+        params_a: model A
+        params_b: model B
+
+    Returns:
+        tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
+    """
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:
@@ -163,7 +195,15 @@ def merged_loss(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     like: PyTree,  # a model, whose containers are used
 ) -> Callable[[Mapping, Mapping, Any, Any], Any]:  # (A, B, λ, batch) → loss, for flat models
-    "The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down"
+    """The loss between two models, at (1 − λ) A + λ B: what a matcher that learns brings down
+
+    Args:
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        like: a model, whose containers are used
+
+    Returns:
+        Callable[[Mapping, Mapping, Any, Any], Any]: (A, B, λ, batch) → loss, for flat models
+    """
 
     def loss(a, b, lam, batch):
         value = loss_fn(unflatten(lerp(a, b, lam), like), batch)

@@ -50,7 +50,17 @@ from ..tree import Array, flatten, is_array
 def squared_distance(
     params_a: PyTree,  # the model to be near to
 ) -> Callable[[PyTree, Any], Float[Array, ""]]:  # (params, batch) → Σ (params − A)²; no data used
-    "The loss that asks for weights like A's (arXiv 2212.12042, the data-free case)"
+    """The loss that asks for weights like A's
+
+    Args:
+        params_a: the model to be near to
+
+    Returns:
+        Callable[[PyTree, Any], Float[Array, ""]]: (params, batch) → Σ (params − A)²; no data used
+
+    References:
+        arXiv 2212.12042, the data-free case
+    """
 
     def loss_fn(params, batch=None):
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(params_a), strict=True)
@@ -106,7 +116,12 @@ class _Learner:
 # %% ../../nbs/matching/09_sinkhorn.ipynb #85ac42a8
 @dataclass(frozen=True, eq=False, repr=False)
 class SinkhornMatch(Match):
-    "A match with the losses on the way; `objective` is less the loss of the best one so far"
+    """A match with the losses on the way; `objective` is less the loss of the best one so far
+
+    Attributes:
+        losses: of the softly merged model, at each step, on its batch
+        hard_losses: of the merged model at each evaluation, over all batches
+    """
 
     losses: tuple[float, ...]  # of the softly merged model, at each step, on its batch
     hard_losses: tuple[float, ...]  # of the merged model at each evaluation, over all batches
@@ -133,7 +148,44 @@ def sinkhorn_matching(
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
     callback: Callback | None = None,  # called with the loss of each step, the soft one as a rule
 ) -> SinkhornMatch:  # the permutation with the lowest loss at λ (at ½ where it is random)
-    "Learn a permutation of B for a low loss of the merged model (arXiv 2212.12042)"
+    """Learn a permutation of B for a low loss of the merged model
+
+    Args:
+        key: a JAX random key: the points on the line, where they are random
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        loss_fn: (params, batch) → loss, or (loss, more)
+        optimizer: of the logits, such as `optax.adam(0.1)`
+        batches: taken in turn; None: `loss_fn` gets None
+        max_steps: of the optimizer
+        init: where to start: another matcher's permutation, or logits, such as the similarities of
+            activation matching; None: nowhere
+        confidence: the share of its unit that a position has at that start
+        temperature: τ of Sinkhorn's algorithm
+        iterations: of Sinkhorn's algorithm
+        forward: hard: the loss is that of the nearest permutation
+        lam: λ: B's share; "uniform": random at each step
+        eval_batches: on which permutations are compared; None: all
+        eval_every: steps from one evaluation of the nearest permutation to the next
+        callback: called with the loss of each step, the soft one as a rule
+
+    Returns:
+        SinkhornMatch: the permutation with the lowest loss at λ (at ½ where it is random)
+
+    Raises:
+        PermutationSpecError: if the models do not fit the spec or each other, or `init` does not
+        ValueError: if there is no batch, `max_steps` or `eval_every` is below one, or `forward` is
+            neither "soft" nor "hard"
+        FloatingPointError: if the loss of a step is not finite
+
+    References:
+        arXiv 2212.12042
+    """
+    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` does not
+    # raises ValueError if there is no batch, `max_steps` or `eval_every` is below one, or `forward`
+    #   is neither "soft" nor "hard"
+    # raises FloatingPointError if the loss of a step is not finite
     check_steps(max_steps=max_steps, eval_every=eval_every)
     if forward not in ("soft", "hard"):
         raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")

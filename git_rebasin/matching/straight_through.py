@@ -55,7 +55,12 @@ class MovingScores(Scores):
         a: Mapping[str, Float[Array, "..."]],  # what model A is now
         perm: Permutation,  # where all groups are
     ) -> None:
-        "Build all matrices anew, by one call that is compiled once"
+        """Build all matrices anew, by one call that is compiled once
+
+        Args:
+            a (Mapping[str, Float[Array, "..."]]): what model A is now
+            perm: where all groups are
+        """
         self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
         found = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
@@ -109,7 +114,19 @@ class Projection(Search):
         entropy: list[int],  # what the random order of the visits is made of
         max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
     ) -> dict[str, Int[np.ndarray, "*within n"]]:  # π, where the next projection starts
-        "Algorithm 1, from the last permutation (paper §3.3)"
+        """Algorithm 1, from the last permutation
+
+        Args:
+            theta: θ̃, by path
+            entropy: what the random order of the visits is made of
+            max_sweeps: stop after so many sweeps, at rest or not
+
+        Returns:
+            dict[str, Int[np.ndarray, "*within n"]]: π, where the next projection starts
+
+        References:
+            Git Re-Basin (arXiv 2209.04836), §3.3
+        """
         self.moving.renew(theta, self.perm)
         self.settled.clear()
         for sweep in range(max_sweeps):
@@ -202,19 +219,32 @@ def _best(
 # %% ../../nbs/matching/07_straight_through.ipynb #798002f9
 @dataclass(frozen=True, eq=False, repr=False)
 class StraightThroughMatch(Match):
-    "The best permutation of a descent. A sweep is a step, and the objective is minus its loss"
+    """The best permutation of a descent. A sweep is a step, and the objective is minus its loss
+
+    Attributes:
+        best_step: the step that the permutation is from; 0 is weight matching's
+        best_loss: its loss, on the data on which it beat the others
+    """
 
     best_step: int  # the step that the permutation is from; 0 is weight matching's
     best_loss: float  # its loss, on the data on which it beat the others
 
     @property
     def losses(self) -> tuple[float, ...]:
-        "The loss between the models at each step, on the batch of that step"
+        """The loss between the models at each step, on the batch of that step
+
+        Returns:
+            tuple[float, ...]
+        """
         return tuple(-x for x in self.objective)
 
     @property
     def steps(self) -> int:
-        "How many steps were taken"
+        """How many steps were taken
+
+        Returns:
+            int
+        """
         return len(self.objective)
 
     def __repr__(self) -> str:
@@ -244,7 +274,37 @@ def straight_through_matching(
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; see above
     callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
-    "Match two models by descent on the loss between them (paper §3.3, Algorithm 2)"
+    """Match two models by descent on the loss between them
+
+    Args:
+        key: a JAX random key: the order in which projections visit the groups
+        spec: which axes move together
+        params_a: model A, which stays
+        params_b: model B, which moves; neither is changed
+        loss_fn: (params, batch) → mean loss, or (mean loss, more)
+        batches: any pytrees, all of the same shapes: one for each step
+        optimizer: what moves θ̃, such as `optax.adam(1e-3)`
+        init: where the search starts
+        max_steps: stop after so many batches
+        patience: stop, converged, when so many steps brought nothing new
+        lam: λ: where between A and the permuted B the loss is taken
+        eval_batches: on which permutations are compared; see above
+        callback: called with the loss of each step
+
+    Returns:
+        StraightThroughMatch: with the best permutation, which need not be the last one
+
+    Raises:
+        PermutationSpecError: if the models do not fit the spec or each other
+        ValueError: if there is no batch, or `max_steps` or `patience` is below one
+        FloatingPointError: if a loss is not finite, or θ̃ becomes too large for float32
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §3.3, Algorithm 2
+    """
+    # raises PermutationSpecError if the models do not fit the spec or each other
+    # raises ValueError if there is no batch, or `max_steps` or `patience` is below one
+    # raises FloatingPointError if a loss is not finite, or θ̃ becomes too large for float32
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
