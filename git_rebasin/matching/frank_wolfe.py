@@ -247,14 +247,16 @@ def frank_wolfe_matching(
         FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
 
     Raises:
-        PermutationSpecError: if the models do not fit the spec or each other, or `init` does not
+        PermutationSpecError: if the models do not fit the spec or each other, or `init` is none of
+            its permutations
         ValueError: if `max_steps` is below one, or `init` is another word
         FloatingPointError: if the weights are too large for float32
 
     References:
         Frank–Wolfe; arXiv 2405.17897
     """
-    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` does not
+    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` is none
+    #   of its permutations
     # raises ValueError if `max_steps` is below one, or `init` is another word
     # raises FloatingPointError if the weights are too large for float32
     bound, a, b = bind_models(spec, params_a, params_b)

@@ -122,12 +122,14 @@ def learn_scaling(
         callback: called with the loss of each step
 
     Raises:
-        PermutationSpecError: if the models do not fit the spec or each other, or `init` does not
+        PermutationSpecError: if the models do not fit the spec or each other, or `init` is none of
+            its permutations
         ValueError: if there is no batch, `max_steps` or `eval_every` is below one, or no unit can
             be rescaled
         FloatingPointError: if the loss of a step is not finite
     """
-    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` does not
+    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` is none
+    #   of its permutations
     # raises ValueError if there is no batch, `max_steps` or `eval_every` is below one, or no unit
     #   can be rescaled
     # raises FloatingPointError if the loss of a step is not finite

@@ -174,7 +174,8 @@ def sinkhorn_matching(
         SinkhornMatch: the permutation with the lowest loss at λ (at ½ where it is random)
 
     Raises:
-        PermutationSpecError: if the models do not fit the spec or each other, or `init` does not
+        PermutationSpecError: if the models do not fit the spec or each other, or `init` is none of
+            its permutations
         ValueError: if there is no batch, `max_steps` or `eval_every` is below one, or `forward` is
             neither "soft" nor "hard"
         FloatingPointError: if the loss of a step is not finite
@@ -182,7 +183,8 @@ def sinkhorn_matching(
     References:
         arXiv 2212.12042
     """
-    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` does not
+    # raises PermutationSpecError if the models do not fit the spec or each other, or `init` is none
+    #   of its permutations
     # raises ValueError if there is no batch, `max_steps` or `eval_every` is below one, or `forward`
     #   is neither "soft" nor "hard"
     # raises FloatingPointError if the loss of a step is not finite
