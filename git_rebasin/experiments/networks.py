@@ -46,6 +46,7 @@ from git_rebasin.zoo.resnet import (
     resnet50_apply,
     resnet50_loss,
 )
+from ..zoo.stream import ImageStream
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
@@ -337,7 +338,7 @@ def train_pair(
 
 def pair_facts(
     seed: int,  # which pair
-    splits: Mapping[str, Split],  # "train" and "test"
+    splits: Mapping[str, Split | ImageStream],  # "train" and "test"
     trained: Mapping[str, TrainResult],  # "A" and "B"
     start: float,  # when their training was over, by `time.perf_counter`
 ) -> dict[str, Any]:  # "model_seeds", "data", "seconds"

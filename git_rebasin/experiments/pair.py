@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Pair', 'run_pair', 'summary_rows', 'format_pair', 'format_pairs']
+__all__ = ['Pair', 'run_pair', 'summary_rows', 'format_pair']
 
 # %% ../../nbs/experiments/05_pair.ipynb #541a2f2d
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -226,17 +226,3 @@ def format_pair(
     columns = ("loss", "accuracy", "barrier")
     rows = [(r["network"], *(cell(r, c) for c in columns)) for r in summary_rows(record)]
     return markdown_table(["train / test", *columns], rows)
-
-
-def format_pairs(
-    records: Sequence[Record],  # of pairs
-) -> str:  # Markdown
-    """The tables of pairs
-
-    Args:
-        records: of pairs
-
-    Returns:
-        str: Markdown
-    """
-    return "\n\n".join(map(format_pair, records))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['VERDICTS', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'format_findings', 'by_family', 'complete', 'for_each_family',
-           'for_each_record', 'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
+           'for_each_record', 'one_by_one', 'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
 
 # %% ../../nbs/experiments/01_runner.ipynb #6bcde85b
 import dataclasses
@@ -114,6 +114,20 @@ def for_each_record(
 ) -> Rule:
     "A rule that is applied to each record"
     return lambda records: list(map(rule, records))
+
+
+def one_by_one(
+    table: Callable[[Record], str],  # of one record
+) -> Callable[[Sequence[Record]], str]:  # of several
+    """A table for each record
+
+    Args:
+        table: of one record
+
+    Returns:
+        Callable[[Sequence[Record]], str]: of several
+    """
+    return lambda records: "\n\n".join(map(table, records))
 
 # %% ../../nbs/experiments/01_runner.ipynb #346aeae5
 @dataclass(frozen=True)
