@@ -56,7 +56,9 @@ def settings() -> dict[str, str]:
 
 def notebooks() -> list[Path]:
     return sorted(
-        path for path in (ROOT / "nbs").rglob("*.ipynb") if "checkpoints" not in path.as_posix()
+        path
+        for path in (ROOT / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in path.as_posix()
     )
 
 

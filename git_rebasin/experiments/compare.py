@@ -112,7 +112,7 @@ def _sinkhorn(problem: Problem, key: jax.Array, start: Match | None, effort: Eff
         loss_fn=problem.loss if data else squared_distance(problem.params_a),
         batches=problem.batches(key, effort.batches) if data else None,
         optimizer=optax.adam(effort.sinkhorn_rate),
-        steps=effort.sinkhorn,
+        max_steps=effort.sinkhorn,
         init=start.perm,
     )
 

@@ -39,7 +39,7 @@ from .problem import Problem, judge_permutation
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, by_family
 from ..matching.match import Match, bind_models
-from ..matching.scores import Costs
+from ..matching.scores import Scores
 from ..matching.weights import Search, weight_matching
 from ..symmetry.permutation import apply_permutation, identity_permutation
 from ..symmetry.spec import PermutationSpec
@@ -123,10 +123,10 @@ def largest_gain_matching(
         Match: a step counts as a sweep: all groups' problems are solved in it
     """
     spec, a, b = bind_models(spec, params_a, params_b)
-    search, gains = Search(spec, Costs(spec, a, b), identity_permutation(spec)), []
+    search, gains = Search(spec, Scores(spec, a, b), identity_permutation(spec)), []
     while len(gains) < max_steps and (not gains or gains[-1] > 0):
         gains.append(_take_the_best(search))
-    initial, final = search.costs.objective(None), search.costs.objective(search.perm)
+    initial, final = search.scores.objective(None), search.scores.objective(search.perm)
     objective = (*(initial + np.cumsum(gains[:-1])), final)
     return Match(search.perm, objective, gains[-1] == 0, initial)
 

@@ -197,7 +197,7 @@ def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match) ->
         key,
         problem.spec,
         *both,
-        steps=config.sinkhorn_steps,
+        max_steps=config.sinkhorn_steps,
         init=_logits(start) if config.start == "inner" else start.similarity,
         temperature=config.temperature,
         forward="hard",

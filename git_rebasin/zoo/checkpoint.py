@@ -111,7 +111,11 @@ def load_checkpoint(
 
     Returns:
         tuple[dict[str, PyTree], list[dict[str, float]]]: the trees, and the history
+
+    Raises:
+        CheckpointError: if the file cannot be read, is damaged, or is of another run
     """
+    # raises CheckpointError if the file cannot be read, is damaged, or is of another run
     advice = "delete it to begin again, or give another path"
     try:
         arrays, metadata = load_params(path, flat=True), load_metadata(path)

@@ -298,7 +298,7 @@ def find_split(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
     **options: Any,  # of `load_dataset`, where the hub has it; local files are always streamed
 ) -> tuple[Any, str, str]:  # from `datasets`; its place for records, and for errors
     """Open a data set in a local folder, the package or the hub
@@ -306,12 +306,18 @@ def find_split(
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
         **options: of `load_dataset`, where the hub has it; local files are always streamed
 
     Returns:
         tuple[Any, str, str]: from `datasets`; its place for records, and for errors
+
+    Raises:
+        ValueError: if the data set or the split is unknown, or its files cannot be read
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, or its files cannot be read
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
     if split not in ("train", "test"):
@@ -348,18 +354,26 @@ def load(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 ) -> Split:  # the whole split, in memory
     """Load a data set from a local folder, the package or the hub
 
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 
     Returns:
         Split: the whole split, in memory
+
+    Raises:
+        ValueError: if the data set or the split is unknown, does not fit in memory, or cannot be
+            read
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, does not fit in memory, or cannot
+    #   be read
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name in SOURCES and not SOURCES[name].in_memory:
         raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
     (dataset, source, place), known = find_split(name, split, path=path), SOURCES[name]

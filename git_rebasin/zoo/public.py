@@ -117,7 +117,11 @@ def public_pair(
 
     Returns:
         tuple[str, str]: the names of models A and B
+
+    Raises:
+        ValueError: if the kind is unknown
     """
+    # raises ValueError if the kind is unknown
     names = [name for name in PUBLIC if name.split("/")[0] == kind]
     if not names:
         kinds = dict.fromkeys(name.split("/")[0] for name in PUBLIC)
@@ -235,7 +239,13 @@ def load_public(
     Args:
         name: one of `PUBLIC`
         folder: where the files are; default: GIT_REBASIN_MODELS
+
+    Raises:
+        ValueError: if the checkpoint is unknown, or its file is not whole
+        PublicModelNotFoundError: if no folder is known, or the file is not in it
     """
+    # raises ValueError if the checkpoint is unknown, or its file is not whole
+    # raises PublicModelNotFoundError if no folder is known, or the file is not in it
     if name not in PUBLIC:
         raise ValueError(f"unknown checkpoint {name!r}: choose one of {', '.join(PUBLIC)}")
     source = PUBLIC[name]

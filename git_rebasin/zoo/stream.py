@@ -133,7 +133,7 @@ def open_stream(
     split: str = "train",  # "train" or "test"; ImageNet's test images are those of its validation
     *,
     size: int = 224,  # pixels of each side of the images that come out
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 ) -> ImageStream:
     """Open a data set in a local folder, the package or the hub
 
@@ -141,8 +141,16 @@ def open_stream(
         name: one of `SOURCES`
         split: "train" or "test"; ImageNet's test images are those of its validation
         size: pixels of each side of the images that come out
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
+
+    Raises:
+        ValueError: if the data set or the split is unknown, its files cannot be read, or lack a
+            column
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, its files cannot be read, or lack
+    #   a column
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     dataset, source, place = find_split(name, split, path=path, streaming=True)
     known, features = SOURCES[name], dataset.features
     if features is not None and not {known.image, known.label} <= set(features):

@@ -179,7 +179,11 @@ def evaluate(
 
     Returns:
         dict[str, float]: {"loss": mean cross entropy, "accuracy": from 0 to 1}
+
+    Raises:
+        ValueError: if the split is empty
     """
+    # raises ValueError if the split is empty
     arrays = dict((data.arrays if isinstance(data, Split) else data).items())
     size = len(arrays["labels"])
     if not size:

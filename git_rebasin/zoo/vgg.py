@@ -66,7 +66,11 @@ def scaled_width(
 
     Returns:
         int: channels of the first layer, at least 1
+
+    Raises:
+        ValueError: if no channel is left
     """
+    # raises ValueError if no channel is left
     if (scaled := round(width * multiplier)) < 1:
         raise ValueError(
             f"width_multiplier={multiplier} leaves {scaled} of {width} channels: give at least "
