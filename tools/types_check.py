@@ -19,7 +19,7 @@ CHECKED = ["git_rebasin", "tests/user_script.py"]
 
 
 def readme_code() -> str:
-    """The README's blocks of Python, with empty lines so that line numbers are those of the README."""
+    """The README's blocks of Python, on the lines where they stand there."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = [""] * len(text.splitlines())
     for block in BLOCK.finditer(text):
