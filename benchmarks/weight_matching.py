@@ -251,7 +251,7 @@ def bind(spec: PermutationSpec, shapes: dict) -> BoundSpec:
 @contextlib.contextmanager
 def clocked_assignments(contender: str) -> Iterator[list[float]]:
     """A list that gets the seconds of every assignment which a contender solves meanwhile."""
-    ours = sys.modules["git_rebasin.matching.weights"]
+    ours = sys.modules["git_rebasin.matching.solve"]
     places = [(ours, "linear_assignments"), (RepeatedAssignment, "solve")]
     if contender == "baseline":
         places = [(sys.modules[__name__], "linear_sum_assignment")]

@@ -9,15 +9,17 @@ import pytest
 
 from git_rebasin.inference.axes import (
     Axis,
+    Limit,
     Reason,
     atoms,
     concat,
     cut,
     factors,
     find,
-    fix,
     fixed_by,
+    limit_of,
     product,
+    restrict,
     segments,
     unify,
 )
@@ -27,7 +29,7 @@ def labels(axis):
     "For each entry of an axis its place in atoms that may move: the meaning of a term, spelled out"
     axis = find(axis)
     if axis.kind == "atom":
-        free = axis.reason is None and axis.size > 1
+        free = not axis.fixed and axis.size > 1
         return [((id(axis), i),) if free else () for i in range(axis.size)]
     parts = [labels(p) for p in axis.parts]
     if axis.kind == "concat":
@@ -61,14 +63,49 @@ def test_a_fixed_atom_fixes_what_it_meets_with_the_first_reason():
     a = Axis(6, first)
     b = product(Axis(2), Axis(3))
     unify(a, b, "add at a.py:1")
-    assert str(fixed_by(b)) == "input (add at a.py:1)" and all(x.reason for x in atoms(b))
-    fix(b, second)
+    assert str(fixed_by(b)) == "input (add at a.py:1)" and all(x.fixed for x in atoms(b))
+    restrict(b, Limit.FIXED, second)
     assert fixed_by(b).what == "input"
     for pair in ((Axis(4), Axis(4, second)), (Axis(4, second), Axis(4))):
         unify(*pair)
         assert fixed_by(pair[0]) == fixed_by(pair[1]) == second
     half = cut(Axis(4, first), 1)
     assert [x.size for x in half] == [1, 3] and all(fixed_by(x) == first for x in half)
+
+
+# %% c3e5180b
+def test_limits_are_a_lattice():
+    for a, b, c in itertools.product(Limit, repeat=3):
+        assert a.meet(a) is a and a.meet(b) is b.meet(a) and a.meet(b) <= a
+        assert a.meet(b).meet(c) is a.meet(b.meet(c))
+        assert not (c <= a and c <= b) or c <= a.meet(b)  # the meet is the largest below both
+    assert Limit.FIXED <= Limit.PERMUTATION <= Limit.SIGNED <= Limit.ORTHOGONAL <= Limit.INVERTIBLE
+    assert Limit.PERMUTATION <= Limit.SCALED <= Limit.INVERTIBLE
+    assert Limit.SIGNED.meet(Limit.SCALED) is Limit.SCALED.meet(Limit.ORTHOGONAL) is Limit.PERMUTATION
+
+
+# %% d84b6f12
+def test_atoms_that_meet_keep_the_meet_of_their_limits():
+    odd, relu, late = Reason("odd"), Reason("homogeneous"), Reason("late")
+    a, b, free = Axis(6), Axis(6), Axis(6)
+    assert limit_of(a) is Limit.INVERTIBLE and a.reason is None and repr(a) == "6"
+    restrict(a, Limit.SIGNED, odd)
+    restrict(a, Limit.ORTHOGONAL, late)  # takes nothing away
+    assert limit_of(a) is Limit.SIGNED and a.reason is odd
+    unify(free, a)
+    assert limit_of(free) is Limit.SIGNED and find(free).reason.what == "odd"
+    restrict(b, Limit.SCALED, relu)
+    unify(b, a, "add at a.py:1")
+    assert limit_of(a) is Limit.PERMUTATION and fixed_by(a) is None and repr(a) == "6"
+    heads, units = Axis(2), Axis(3)
+    unify(product(heads, units), a)
+    assert {limit_of(heads), limit_of(units)} == {Limit.PERMUTATION}
+    halves = Axis(6, odd, limit=Limit.SIGNED)
+    assert [limit_of(x) for x in cut(halves, 2)] == 2 * [Limit.SIGNED]
+    mixed = concat(Axis(2), Axis(3, odd, limit=Limit.SIGNED))
+    assert limit_of(mixed) is Limit.SIGNED and segments(mixed)[0].limit is Limit.INVERTIBLE
+    restrict(mixed, Limit.FIXED, late)
+    assert fixed_by(mixed) is late and limit_of(mixed) is Limit.FIXED
 
 
 # %% 25005011
@@ -98,7 +135,7 @@ def test_any_order_of_meetings_gives_the_same_partition():
                 unify(a, b)
             for a, b in made:
                 assert labels(a) == labels(b), (seed, order)
-            misfit = any(x.reason for axis in pool for x in atoms(axis))
+            misfit = any(x.fixed for axis in pool for x in atoms(axis))
             outcomes.add("misfit" if misfit else str([len(set(labels(x))) for x in pool]))
         assert len(outcomes) == 1 or "misfit" in outcomes, (seed, outcomes)
     assert [s.size for s in segments(concat(Axis(2), concat(Axis(3), Axis(0)), Axis(4)))] == [2, 3, 4]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.inference.axes import Limit
+from git_rebasin.inference.infer import infer_limits, infer_permutation_spec
 from git_rebasin.inference.trace import RULES
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.symmetry.check import check_permutation_spec
@@ -111,6 +112,32 @@ def test_a_spec_that_is_wrong_would_be_found_out():
             infer_permutation_spec(ordered, draw(), X)
         assert infer_permutation_spec(ordered, draw(), X, verify=False).groups == {"P_0": 6}
     assert check_permutation_spec(infer_permutation_spec(ordered, draw(), X), ordered, draw(), X) == {}
+
+
+# %% 5de1a0c5
+def test_limits_are_those_of_theory():
+    def mlp(activation):
+        return lambda p, x: activation(activation(x @ p["w"] + p["b"]) @ p["u"]) @ p["v"]
+
+
+    def limits(fn, p, x):
+        return {group: limit for group, (limit, _) in infer_limits(fn, p, x).items()}
+
+
+    deep = draw() | {"u": np.ones((6, 5), np.float32), "v": np.ones((5, 3), np.float32)}
+    with jax.numpy_rank_promotion("allow"):
+        for activation, limit in (
+            (lambda z: z, Limit.INVERTIBLE),
+            (jnp.tanh, Limit.SIGNED),
+            (jax.nn.relu, Limit.SCALED),
+            (jax.nn.gelu, Limit.PERMUTATION),
+            (lambda z: jax.nn.relu(jnp.tanh(z)), Limit.PERMUTATION),
+        ):
+            assert limits(mlp(activation), deep, X) == {"P_0": limit, "P_1": limit}
+        _, reason = infer_limits(mlp(jnp.tanh), deep, X)["P_0"]
+        assert str(reason).startswith("an odd function of each entry (tanh at ")
+        mixed = lambda p, x: jnp.tanh(jax.nn.relu(x @ p["w"] + p["b"]) @ p["u"]) @ p["v"]
+        assert limits(mixed, deep, X) == {"P_0": Limit.SCALED, "P_1": Limit.SIGNED}
 
 
 # %% ba4734f8

@@ -21,7 +21,7 @@ def follow(fn, *given):
 
 
 def free(axis):
-    return [a.size for a in atoms(axis) if a.reason is None and a.size > 1]
+    return [a.size for a in atoms(axis) if not a.fixed and a.size > 1]
 
 
 def seen(trace, *axes):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from git_rebasin.inference.axes import Axis, fixed_by, segments
+from git_rebasin.inference.axes import Axis, Limit, fixed_by, limit_of, segments
 from git_rebasin.inference.trace import RULES, Trace, Value, constant, run, whole
 
 
@@ -48,7 +48,9 @@ def test_constants_are_uniform_only_where_they_are():
     outside = constant(trace, np.ones((2, 3)), frozen=True)
     assert all("make that an argument" in str(fixed_by(axis)) for axis in outside.axes)
     assert constant(trace, jax.random.key(0)).axes == ()
-    assert whole(None, 3).size == 3 and whole(value.axes[0], 2) is value.axes[0]
+    assert whole(constant(trace, np.ones(3)), 0).size == 3 and whole(value, 0) is value.axes[0]
+    assert limit_of(whole(constant(trace, np.ones(3)), 0)) is Limit.PERMUTATION
+    assert limit_of(whole(constant(trace, np.zeros(3)), 0)) is Limit.INVERTIBLE
 
 
 # %% ab7a4f81

@@ -19,7 +19,7 @@ PACKAGE = "git_rebasin"
 # The wings of the package, the first first. A module imports from its own wing and from those above
 # it in this table, never from one further down. A name with a dot at its end is a folder.
 LAYERS = [
-    ["tree", "jaxprs", "progress", "interpolation"],
+    ["tree", "jaxprs", "progress", "interpolation", "tables"],
     ["checkpoints."],
     ["symmetry."],
     ["inference."],

@@ -24,6 +24,7 @@ from tools.signatures import (
     Row,
     Source,
     fields,
+    is_property,
     methods,
     parameters,
     raises,
@@ -99,16 +100,29 @@ def describe(src: Source, node: Definition, name: str) -> list[str]:
     after = [raised(raises(src, node)), sources(references(doc))]
     if isinstance(node, ast.FunctionDef):
         rows, result = list(parameters(src, node)), returned(src, node)
-        returns = f"**Returns** {code(result.type)}: {prose(result.comment)}"
-        returns = returns if result.comment else ""
         head = signature(name, rows, result.type)
-        return [head, summary(doc), table("Parameter", rows), returns, *after]
+        return [head, summary(doc), table("Parameter", rows), returns(result), *after]
     rows, bases = list(fields(src, node)), ", ".join(src.code(base) for base in node.bases)
     plain = python(f"class {name}({bases})" if bases else f"class {name}")
-    listed = [(code(method, link=False), prose(line)) for method, line in methods(node)]
+    listed = [method(src, item) for item in methods(node)]
     head = signature(f"class {name}", rows) if rows else plain
     listing = markdown_table(["Method", "Meaning"], listed)
     return [head, summary(doc), table("Field", rows), *after, listing]
+
+
+def method(src: Source, node: ast.FunctionDef) -> tuple[str, str]:
+    """The cells about a method: how it is called, what it does, and what it raises."""
+    names = ", ".join(row.name for row in parameters(src, node))
+    call = node.name if is_property(node) else f"{node.name}({names})"
+    raised = dict.fromkeys(row.name for row in raises(src, node))
+    ends = f"; raises {', '.join(f'`{name}`' for name in raised)}" if raised else ""
+    return code(call, link=False), prose(summary(ast.get_docstring(node) or "") + ends)
+
+
+def returns(row: Row) -> str:
+    """A line about what is returned, if there is more to say than its type."""
+    kind = f" {code(row.type)}" if row.type else ""
+    return f"**Returns**{kind}: {prose(row.comment)}" if row.comment else ""
 
 
 def raised(rows: list[Row]) -> str:

@@ -47,6 +47,7 @@ from git_rebasin.experiments.runner import (
 from ..interpolation import loss_barrier
 from ..matching.match import Match
 from ..matching.weights import weight_matching
+from ..progress import Callback
 from ..statistics.batch_stats import reset_batch_stats
 from ..symmetry.permutation import apply_permutation
 from ..symmetry.spec import PermutationSpec
@@ -54,11 +55,11 @@ from ..tree import lerp
 from git_rebasin.zoo.stream import (
     ImageStream,
     describe_order,
-    judged_batches,
+    evaluation_batches,
     open_stream,
     training_batches,
 )
-from ..zoo.train import TrainConfig, TrainResult, everywhere, local_mesh, spread
+from ..zoo.train import TrainConfig, TrainResult, local_mesh, replicate, shard
 from ..zoo.train_stream import train_stream
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #3875269e
@@ -105,7 +106,7 @@ def train_network_on_stream(
     seed: int,  # decides the initial weights, the order of the images and their crops
     stream: ImageStream,  # of training images
     folder: Path,  # where its checkpoint is, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    callback: Callback | None = None,  # called after each epoch
 ) -> TrainResult:  # its parameters are all variables, statistics included
     """Train one network, or take it from its checkpoint
 
@@ -113,7 +114,7 @@ def train_network_on_stream(
         seed: decides the initial weights, the order of the images and their crops
         stream: of training images
         folder: where its checkpoint is, or will be
-        callback: called with each epoch's record
+        callback: called after each epoch
 
     Returns:
         TrainResult: its parameters are all variables, statistics included
@@ -193,11 +194,11 @@ def walk_lines(
             new = reset_batch_stats(fn, merged, statistics)
             tell("statistics", {"way": way, "λ": lam})
             for kind, model in zip(STATISTICS, (merged, new), strict=True):
-                points.append((way, kind, lam, everywhere(model["batch_stats"], mesh)))
-    weights = {way: everywhere(end["params"], mesh) for way, end in ends.items()}
-    start, sums, total = everywhere(a["params"], mesh), [], 0
+                points.append((way, kind, lam, replicate(model["batch_stats"], mesh)))
+    weights = {way: replicate(end["params"], mesh) for way, end in ends.items()}
+    start, sums, total = replicate(a["params"], mesh), [], 0
     for batch in judged:
-        size, batch = len(batch["labels"]), spread(batch, mesh)
+        size, batch = len(batch["labels"]), shard(batch, mesh)
         found = [_judge(fn, start, weights[w], lam, stats, batch) for w, _, lam, stats in points]
         sums.append([{m: size * float(x) for m, x in v.items()} for v in jax.device_get(found)])
         total += size
@@ -230,7 +231,9 @@ def match_pair(
     tell, network = callback or (lambda stage, record: None), config.network
     train, test = (open_stream(network.data, s, size=config.pixels) for s in ("train", "test"))
     trained = {
-        name: train_network_on_stream(config, s, train, folder, partial(tell, f"train {name}"))
+        name: train_network_on_stream(
+            config, s, train, folder, lambda p, n=name: tell(f"train {n}", dict(p.values))
+        )
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
     start, key = time.perf_counter(), jax.random.key(seed)
@@ -241,7 +244,7 @@ def match_pair(
     size, order = network.training.batch_size, jax.random.fold_in(key, 2)
     some = training_batches(train, order, 0, size, buffer=config.buffer)
     statistics = list(islice(some, config.statistics))
-    judged = judged_batches(test, config.judged_at_once)
+    judged = evaluation_batches(test, config.judged_at_once)
     return {
         "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
         "match": {"sweeps": match.sweeps, "converged": match.converged},

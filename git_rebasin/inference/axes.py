@@ -6,17 +6,38 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'fix', 'fixed_by', 'unify', 'cut']
+__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'restrict', 'limit_of',
+           'fixed_by', 'unify', 'cut']
 
 # %% ../../nbs/inference/00_axes.ipynb #44ac1a36
+import enum
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+# %% ../../nbs/inference/00_axes.ipynb #a94d07e2
+class Limit(enum.Enum):
+    "The matrices that an axis may be multiplied by while its function stays the same"
+
+    FIXED = 0b0000  # the identity
+    PERMUTATION = 0b0001  # permutations
+    SIGNED = 0b0011  # permutations with signs
+    SCALED = 0b0101  # permutations with positive factors
+    ORTHOGONAL = 0b1011  # rotations and reflections, of which signed permutations are some
+    INVERTIBLE = 0b1111  # all that have an inverse, which acts on the axes that read this one
+
+    def meet(self, other: Limit) -> Limit:
+        "The matrices that are in both groups"
+        return Limit(self.value & other.value)
+
+    def __le__(self, other: Limit) -> bool:
+        return self.meet(other) is self
+
 # %% ../../nbs/inference/00_axes.ipynb #6c03d856
 @dataclass(frozen=True)
 class Reason:
-    """Why an axis is fixed
+    """Why an axis is limited
 
     Attributes:
         what: in words
@@ -33,27 +54,38 @@ class Reason:
 class Axis:
     "A term: an atom, or a product or a concatenation of axes"
 
-    __slots__ = ("kind", "parts", "reason", "same", "size")
+    __slots__ = ("kind", "limit", "parts", "reason", "same", "size")
 
     def __init__(
         self,
         size: int,  # how many entries it has
-        reason: Reason | None = None,  # why it is fixed, if it is
+        reason: Reason | None = None,  # why it is limited, if it is
         kind: str = "atom",  # or "product", or "concat"
         parts: tuple[Axis, ...] = (),  # of what
+        limit: Limit | None = None,  # of an atom; default: FIXED with a reason, else INVERTIBLE
     ):
         self.size, self.reason, self.kind, self.parts = int(size), reason, kind, parts
-        self.same: Axis | None = None  # what this axis was found to be
+        self.limit = limit or (Limit.INVERTIBLE if reason is None else Limit.FIXED)
+        self.same: Axis | None = None  # the term that stands for this one since they were unified
+
+    @property
+    def fixed(self) -> bool:
+        """Whether this is an atom that cannot move
+
+        Returns:
+            bool
+        """
+        return self.limit is Limit.FIXED
 
     def __repr__(self) -> str:
         axis = find(self)
         if axis.kind == "atom":
-            return f"{axis.size}{'!' if axis.reason else ''}"
+            return f"{axis.size}{'!' if axis.fixed else ''}"
         return f"({(' × ' if axis.kind == 'product' else ' | ').join(map(repr, axis.parts))})"
 
 
 def find(axis: Axis) -> Axis:
-    "The one axis that stands for all that were found to be the same"
+    "The one axis that stands for all that are unified with this one"
     while axis.same is not None:
         if axis.same.same is not None:
             axis.same = axis.same.same  # a shorter way the next time
@@ -102,17 +134,24 @@ def atoms(axis: Axis) -> Iterator[Axis]:
         yield from atoms(part)
 
 
-def fix(axis: Axis, reason: Reason) -> None:
-    "Say that an axis cannot move; of several reasons the first is kept"
+def restrict(axis: Axis, limit: Limit, reason: Reason) -> None:
+    "Limit all atoms of an axis; the reason is kept by those that it takes something from"
     for atom in atoms(axis):
-        if atom.reason is None:
-            atom.reason = reason
+        if not atom.limit <= limit:
+            atom.limit, atom.reason = atom.limit.meet(limit), reason
+
+
+def limit_of(axis: Axis) -> Limit:
+    "The limit of an axis: the meet of its atoms' limits"
+    return functools.reduce(Limit.meet, (atom.limit for atom in atoms(axis)), Limit.INVERTIBLE)
 
 
 def fixed_by(axis: Axis) -> Reason | None:
     "The reason, if all atoms of an axis are fixed"
-    found = [atom.reason for atom in atoms(axis)]
-    return None if None in found else next(iter(found), Reason("it has no entries"))
+    parts = list(atoms(axis))
+    if not all(atom.fixed for atom in parts):
+        return None
+    return parts[0].reason if parts else Reason("it has no entries")
 
 # %% ../../nbs/inference/00_axes.ipynb #455191d9
 def unify(
@@ -120,7 +159,7 @@ def unify(
     b: Axis,  # of the same size
     where: str | None = None,  # the equation that says so
 ) -> None:
-    """Say that two axes move together: afterwards they consist of the same atoms, or are fixed
+    """Make two axes move together: afterwards they consist of the same atoms, or are fixed
 
     Args:
         b: of the same size
@@ -138,10 +177,10 @@ def unify(
     if a.kind != "atom" and b.kind == "atom":
         a, b = b, a
     if a.kind == "atom":
-        if b.kind == "atom" and a.reason is None:
+        if b.kind == "atom" and not a.fixed:
             a, b = b, a
         if a.reason is not None:
-            fix(b, a.reason if a.reason.where else replace(a.reason, where=where))
+            restrict(b, a.limit, a.reason if a.reason.where else replace(a.reason, where=where))
         a.same = b
     elif a.kind == b.kind == "product":
         _unify_products(factors(a), factors(b), where)
@@ -165,7 +204,8 @@ def _unify_products(xs: list[Axis], ys: list[Axis], where) -> None:
         (big, small), rest = ((x, y), xs) if x.size > y.size else ((y, x), ys)
         if big.size % small.size:
             for axis in (x, y, *xs, *ys):
-                fix(axis, Reason("it is divided in two ways that do not fit together", where))
+                misfit = Reason("it is divided in two ways that do not fit together", where)
+                restrict(axis, Limit.FIXED, misfit)
             return
         outer = Axis(big.size // small.size)
         unify(big, product(outer, small), where)
@@ -199,7 +239,7 @@ def cut(
     """
     axis = find(axis)
     if axis.kind == "atom":
-        a, b = Axis(n, axis.reason), Axis(axis.size - n, axis.reason)
+        a, b = (Axis(m, axis.reason, limit=axis.limit) for m in (n, axis.size - n))
         axis.same = concat(a, b)
         return a, b
     if axis.kind == "concat":
@@ -215,10 +255,10 @@ def cut(
     stride = axis.size // outer.size
     if n % stride:
         reason = Reason("it is cut within a factor of a product", where)
-        fix(axis, reason)
+        restrict(axis, Limit.FIXED, reason)
         return Axis(n, reason), Axis(axis.size - n, reason)
     a, b = cut(outer, n // stride, where)
     for part in (a, b):
         if part.size == 1:  # what is left is the inner factors, which do not tell this entry apart
-            fix(part, Reason("one entry, which a cut has separated", where))
+            restrict(part, Limit.FIXED, Reason("one entry, which a cut has separated", where))
     return product(a, *inner), product(b, *inner)

@@ -14,7 +14,17 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from .axes import Axis, atoms, concat, factors, find, product, segments, unify
+from git_rebasin.inference.axes import (
+    Axis,
+    atoms,
+    concat,
+    factors,
+    find,
+    product,
+    restrict,
+    segments,
+    unify,
+)
 from .trace import Instance, Trace
 
 Atoms = tuple[Axis, ...]
@@ -78,7 +88,7 @@ def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
         flipped = _mirror(b, a)
         return flipped and [(y, x) for x, y in flipped]
     if b.kind == "atom":
-        copies = [Axis(find(p).size, b.reason) for p in a.parts]
+        copies = [Axis(find(p).size, b.reason, limit=b.limit) for p in a.parts]
         b.same = (product if a.kind == "product" else concat)(*copies)
         b = find(b)
     if a.kind != b.kind or [find(p).size for p in a.parts] != [find(p).size for p in b.parts]:
@@ -130,7 +140,12 @@ def resolve_instances(
                 break  # something was unified: look again
             table[id(atom)] = own
         else:
-            return table
+            break
+    for atom, _ in sources.values():
+        for own in table[id(atom)].values():  # what limits an array limits its segments
+            if atom.reason is not None:
+                restrict(own, atom.limit, atom.reason)
+    return table
 
 
 def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
@@ -173,7 +188,7 @@ def _own(atom: Axis, found: list, blocks: Sequence[Atoms], params) -> dict[int, 
     differ = len({id(child) for child in own.values()}) > 1 or own.keys() != every
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
     sayable = all(_expressible(axes, atom, every) for axes in params.values())
-    if atom.reason is None and differ and seen_with_one and sayable:
+    if not atom.fixed and differ and seen_with_one and sayable:
         return dict.fromkeys(every, atom) | own
     for _, child in found:
         unify(atom, child)
@@ -206,7 +221,7 @@ def hosts_of(
         count = Counter(map(id, block))
         once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
         for x in {id(x): x for x in block}.values():
-            if x.reason is None and x.size > 1:
+            if not x.fixed and x.size > 1:
                 old = hosts.get(id(x), once)
                 hosts[id(x)] = {i: y for i, y in old.items() if i in once and y is not x}
     return hosts
@@ -233,7 +248,7 @@ def equal_segments(
             for x, key in _places(axis):
                 if len(axis) == 1 or often[id(x)] > 1:  # parts are counted once on an axis
                     alone.add(id(x))
-                elif x.reason is None and x.size and id(x) not in skip:
+                elif not x.fixed and x.size and id(x) not in skip:
                     found[id(x)] = x
                     signature.setdefault(id(x), Counter())[f, k, key] += 1
     classes: dict = {}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['trace_symmetry', 'infer_permutation_spec']
+__all__ = ['trace_symmetry', 'infer_permutation_spec', 'infer_limits']
 
 # %% ../../nbs/inference/08_infer.ipynb #ec23f14e
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,14 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from . import loops, order, products, shapes  # noqa: F401  (their rules)
-from .axes import Axis, Reason, atoms
+from git_rebasin.inference import (  # noqa: F401  (their rules)
+    elementwise,
+    loops,
+    order,
+    products,
+    shapes,
+)
+from .axes import Axis, Limit, Reason, atoms
 from .rows import Naming, name_atoms, row_of
 from .trace import Trace, Value, constant, run
 from ..jaxprs import inner_jaxpr, trace_arrays
@@ -119,7 +125,7 @@ def _why(axis: Axis | None) -> str | None:
     some = [a for a in atoms(axis) if a.size > 1]
     if not some:
         return "it is cut into single entries"
-    return "; ".join(dict.fromkeys(str(a.reason) for a in some if a.reason)) or None
+    return "; ".join(dict.fromkeys(str(a.reason) for a in some if a.fixed)) or None
 
 # %% ../../nbs/inference/08_infer.ipynb #41fb6eac
 def infer_permutation_spec(
@@ -163,3 +169,22 @@ def infer_permutation_spec(
     if verify and spec.groups:
         check_permutation_spec(spec, fn, params, *args)
     return spec
+
+# %% ../../nbs/inference/08_infer.ipynb #5de1a0c2
+def infer_limits(
+    fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
+    params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
+    *args: Any,  # its other arguments, as a rule a batch of inputs
+) -> dict[str, tuple[Limit, Reason | None]]:  # group → its limit, and why it is no wider
+    """How much more than permutations each group of `infer_permutation_spec` may allow
+
+    Args:
+        fn: fn(params, *args) → outputs; any function that JAX can trace
+        params: arrays, or `jax.ShapeDtypeStruct`
+        *args: its other arguments, as a rule a batch of inputs
+
+    Returns:
+        dict[str, tuple[Limit, Reason | None]]: group → its limit, and why it is no wider
+    """
+    _, _, naming = trace_symmetry(fn, params, args)
+    return dict(naming.limits)

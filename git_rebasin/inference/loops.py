@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import jax.extend.core as jex
 
-from .axes import Axis, fixed_by
+from .axes import Axis, Limit, fixed_by
 from .shapes import sliced_along
-from .trace import Trace, Value, constant, rule, run
+from .trace import Trace, Value, constant, rule, run, uniform
 from ..jaxprs import scan_counts
 
 # %% ../../nbs/inference/05_loops.ipynb #a8376fb8
@@ -39,22 +39,31 @@ def _fixed_point(
     carry: Sequence[Value],  # before the first turn
 ) -> tuple[list[Value], list[Value]]:  # the carry, and what else a turn gives
     "Follow a turn until the carry has the same axes before and after it"
-    carry = [Value(c.shape, c.axes) for c in carry]  # its value changes from turn to turn
+    zero = [c.zero for c in carry]
+    carry = [Value(c.shape, c.axes) for c in carry]  # its value changes from one to the next
     while True:
         for c in carry:
             trace.note(c.axes)
         outs = body(carry)
-        again, after = False, []
-        for c, out in zip(carry, outs, strict=False):
-            pairs = list(zip(c.axes, out.axes, strict=True))
-            new = [Axis(y.size) if x is None and y is not None else x for x, y in pairs]
-            again = again or any(x is not y for (x, _), y in zip(pairs, new, strict=True))
-            for x, (_, y) in zip(new, pairs, strict=True):
-                trace.merge([x, y])
-            after.append(Value(c.shape, tuple(new)))
+        after = [_carried(trace, *each) for each in zip(carry, outs, zero, strict=False)]
+        again = any(c.axes != new.axes for c, new in zip(carry, after, strict=True))
         carry = after
         if not again:
             return carry, outs[len(carry) :]
+
+
+def _carried(
+    trace: Trace,
+    before: Value,  # a part of the carry, before an iteration
+    after: Value,
+    zero: bool,  # whether it starts with 0
+) -> Value:
+    "What is known of a part of the carry both before and after an iteration"
+    axes: list[Axis | None] = []
+    for x, y in zip(before.axes, after.axes, strict=True):
+        axes.append(uniform(y.size, zero) if x is None and y is not None else x)
+        trace.merge_linear([axes[-1], y], [before, after])
+    return Value(before.shape, tuple(axes))
 
 # %% ../../nbs/inference/05_loops.ipynb #acbd3939
 @rule("scan")
@@ -68,6 +77,7 @@ def scan(trace, eqn, inputs):
     if movable and 0 < p["length"] <= trace.unroll:
         return _turn_by_turn(trace, eqn, consts, carry, stacks)
     layers = trace.merge(v.axes[0] for v in stacks) or Axis(p["length"])
+    trace.restrict(layers, Limit.PERMUTATION, "a scan treats each entry alike")
     if carry:
         trace.fix(layers, "a scan goes through it in order")
     slices = [v.without([0]) for v in stacks]
@@ -95,7 +105,8 @@ def _turn_by_turn(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
         collected.append(outs[len(carry) :])
     layers, stacked = trace.fixed(len(turns), "a scan goes through it in order"), []
     for several in zip(*collected, strict=True):
-        axes = (trace.merge(axes) for axes in zip(*(v.axes for v in several), strict=True))
+        pairs = zip(*(v.axes for v in several), strict=True)
+        axes = (trace.merge_linear(axes, several) for axes in pairs)
         stacked.append(Value((len(turns), *several[0].shape), (layers, *axes)))
     return [*carry, *stacked]
 
@@ -122,5 +133,6 @@ def cond(trace, eqn, inputs):
     outs = []
     for several in zip(*branches, strict=True):
         axes = zip(*(v.axes for v in several), strict=True)
-        outs.append(Value(several[0].shape, tuple(trace.merge(a) for a in axes)))
+        merged = tuple(trace.merge_linear(a, several) for a in axes)
+        outs.append(Value(several[0].shape, merged))
     return outs

@@ -10,12 +10,33 @@ __all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transf
            'random_bits', 'iota']
 
 # %% ../../nbs/inference/03_order.ipynb #b94f480e
-from .trace import Value, rule, unknown
+from collections.abc import Collection
+
+from .axes import Limit
+from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/03_order.ipynb #653bb74d
+_ALIKE = {
+    **dict.fromkeys("reduce_sum reduce_window_sum cumsum".split(), Limit.INVERTIBLE),
+    **dict.fromkeys("reduce_max reduce_window_max cummax sort top_k".split(), Limit.SCALED),
+    **dict.fromkeys("reduce_min reduce_window_min cummin".split(), Limit.SCALED),
+}  # what an operation leaves of the axes that stay; where it is not named, permutations
+
+
+def _combine(trace: Trace, eqn, value: Value, axes: Collection[int]) -> None:
+    "Limit the axes along which entries are combined with each other, and those that stay"
+    for k, axis in enumerate(value.axes):
+        if k in axes:
+            what = "its entries are combined with each other"
+            trace.restrict(axis, Limit.PERMUTATION, what)
+        else:
+            trace.restrict(axis, _ALIKE.get(eqn.primitive.name, Limit.PERMUTATION))
+
+
 @rule(*"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor".split())
 def reduce(trace, eqn, inputs):
     "The reduced axes leave"
+    _combine(trace, eqn, inputs[0], eqn.params["axes"])
     return [inputs[0].without(eqn.params["axes"])]
 
 # %% ../../nbs/inference/03_order.ipynb #d1263686
@@ -24,13 +45,16 @@ def index_of_extremum(trace, eqn, inputs):
     "The answer is a place"
     (a,), axes = inputs, eqn.params["axes"]
     trace.mix(a, axes, "the place of its largest or least entry is asked for")
+    _combine(trace, eqn, a, axes)
     return [a.without(axes)]
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulate(trace, eqn, inputs):
     "Each entry knows those before it"
-    return [trace.mix(inputs[0], [eqn.params["axis"]], "its entries are accumulated in order")]
+    (a,), axes = inputs, [eqn.params["axis"]]
+    _combine(trace, eqn, a, axes)
+    return [trace.mix(a, axes, "its entries are accumulated in order")]
 
 
 @rule("rev")
@@ -54,7 +78,11 @@ def sort(trace, eqn, inputs):
     "One array: free before, fixed after. Several: their order is that of the first"
     d, shape, what = eqn.params["dimension"], inputs[0].shape, "it is sorted"
     axes = [trace.merge(v.axes[k] for v in inputs) if k != d else None for k in range(len(shape))]
+    for v in inputs:
+        _combine(trace, eqn, v, [d])
     if len(inputs) > 1:
+        for axis in axes:
+            trace.restrict(axis, Limit.PERMUTATION, "it is sorted along with another array")
         for v in inputs:
             trace.fix(v.axes[d], "it is sorted along with another array")
     trace.note(axes)
@@ -67,8 +95,11 @@ def top_k(trace, eqn, inputs):
     "The largest entries; where nobody asks for their places, what goes in is free"
     (a,), shape = inputs, eqn.outvars[0].aval.shape
     d = eqn.params.get("axis", -1) % len(shape)
+    _combine(trace, eqn, a, [d])
     if eqn.outvars[1] in trace.used:
         trace.fix(a.axes[d], "the places of its largest entries are asked for")
+        for axis in a.axes:
+            trace.restrict(axis, Limit.PERMUTATION, "places of largest entries are asked for")
     axes = [axis if k != d else None for k, axis in enumerate(a.axes)]
     trace.note(axes)
     axes[d] = trace.fixed(shape[d], "it is sorted")
@@ -89,6 +120,7 @@ def reduce_window(trace, eqn, inputs):
         for k, (size, pad) in enumerate(zip(sizes, padding, strict=True))
         if any(n != 1 for n in size) or tuple(pad) != (0, 0)
     ]
+    _combine(trace, eqn, a, moved)
     return [trace.mix(a, moved, "a window slides along it", shape)]
 
 

@@ -11,7 +11,7 @@ __all__ = ['dot_general', 'convolution', 'gather', 'scatter']
 # %% ../../nbs/inference/04_products.ipynb #43595f20
 from collections.abc import Sequence
 
-from .axes import Axis, product, unify
+from .axes import Axis, Limit, product, unify
 from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/04_products.ipynb #a6fe8837
@@ -23,6 +23,8 @@ def dot_general(trace, eqn, inputs):
     contracted = [(a.axes[i], b.axes[j]) for i, j in zip(of_a, of_b, strict=True)]
     batch = [(a.axes[i], b.axes[j]) for i, j in zip(batch_a, batch_b, strict=True)]
     _pair(trace, [*contracted, *batch])
+    _contract(trace, contracted)
+    _multiply(trace, batch)
     trace.note(a.without(of_a).axes)
     trace.note(b.without(of_b).axes)
     free = a.without((*of_a, *batch_a)).axes + b.without((*of_b, *batch_b)).axes
@@ -33,6 +35,21 @@ def _pair(trace: Trace, pairs: Sequence[tuple[Axis | None, Axis | None]]) -> Non
     "Axes that two operands step through together"
     both = [pair for pair in pairs if None not in pair]
     trace.note([trace.merge(pair) for pair in both])
+
+
+def _contract(trace: Trace, pairs: Sequence[tuple[Axis | None, Axis | None]]) -> None:
+    "A matrix on one side is its inverse on the other; where one side is uniform, it is a sum"
+    for pair in pairs:
+        if None in pair:
+            for axis in pair:
+                trace.restrict(axis, Limit.PERMUTATION, "its entries are summed")
+
+
+def _multiply(trace: Trace, pairs: Sequence[tuple[Axis | None, Axis | None]]) -> None:
+    "Products entry by entry are not linear in both operands together"
+    for x, y in pairs:
+        if x is not None and y is not None:
+            trace.restrict(x, Limit.PERMUTATION, "its entries are multiplied one by one")
 
 # %% ../../nbs/inference/04_products.ipynb #3bd43342
 @rule("conv_general_dilated")
@@ -73,11 +90,15 @@ def _features(
     if groups == 1 or x is None:
         trace.note(still)
         trace.note([out])
+        _contract(trace, [(x, into)])
         if groups == 1 and n_in != 1:
             _pair(trace, [(x, into)])
         return out
     group, inner = Axis(groups), Axis(n_in)
     unify(x, product(group, inner), trace.where)
+    trace.restrict(group, Limit.PERMUTATION, "a convolution with groups of features")
+    if n_in != 1:
+        _contract(trace, [(inner, into)])
     made = product(group, Axis(n_out // groups))
     if out is not None:
         unify(out, made, trace.where)
@@ -115,6 +136,8 @@ def gather(trace, eqn, inputs):
         for i, k in zip(how.start_indices_batching_dims, batched, strict=True)
     ]
     _pair(trace, [(x, y) for _, x, y in pairs])
+    for _, x, y in pairs:
+        trace.restrict(trace.merge([x, y]), Limit.PERMUTATION, "each entry has indices of its own")
     for i, x, y in pairs:
         places[i] = trace.merge([x, y])
     rest = [d for d in range(len(shape)) if d not in how.offset_dims]
@@ -139,16 +162,20 @@ def scatter(trace, eqn, inputs):
     rest = [d for d in range(len(new.shape)) if d not in how.update_window_dims]
     trace.mix(new, [window[k] for k in written if k in window], what)
     trace.note(new.axes[d] for d in how.update_window_dims)
+    linear = eqn.primitive.name in ("scatter", "scatter-add")
     for k, d in window.items():
         if k not in written:
-            axes[k] = trace.merge([axes[k], new.axes[d]])
+            axes[k] = trace.merge_linear([axes[k], new.axes[d]], [a, new])
+            trace.restrict(axes[k], Limit.INVERTIBLE if linear else Limit.PERMUTATION)
     trace.fix(where.axes[-1], "it holds indices")
     for i, d in enumerate(rest):
-        trace.merge([where.axes[i], new.axes[d]])
+        place = trace.merge([where.axes[i], new.axes[d]])
+        trace.restrict(place, Limit.PERMUTATION, "each entry has a place of its own")
         if eqn.primitive.name == "scatter":
             trace.fix(new.axes[d], "of several that are written to one place the last one wins")
             trace.fix(where.axes[i], "of several that are written to one place the last one wins")
     for k, i in zip(batched, how.scatter_indices_batching_dims, strict=True):
         axes[k] = trace.merge([axes[k], where.axes[i], new.axes[rest[i]]])
+        trace.restrict(axes[k], Limit.PERMUTATION, "each entry has indices of its own")
         trace.note([axes[k]])
     return [Value(a.shape, tuple(axes))]

@@ -12,9 +12,9 @@ __all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .axes import Axis, atoms, factors, find, segments
+from .axes import Axis, Limit, Reason, atoms, factors, find, segments
 from git_rebasin.inference.groups import (
     Atoms,
     Table,
@@ -49,10 +49,12 @@ class Naming:
     Attributes:
         entries: atom, by id → its entry
         table: atoms that differ from segment to segment
+        limits: of each group
     """
 
     entries: Mapping[int, Entry]  # atom, by id → its entry
     table: Table  # atoms that differ from segment to segment
+    limits: Mapping[str, tuple[Limit, Reason | None]] = field(default_factory=dict)  # of each group
 
 
 def name_atoms(
@@ -64,7 +66,7 @@ def name_atoms(
     forms = forms_of(trace.occurrences)
     hosts = hosts_of(renamed(block, table) for block in blocks_of(forms))
     order = _in_order(params, table)
-    free = [i for i, x in order.items() if x.reason is None and x.size > 1]
+    free = [i for i, x in order.items() if not x.fixed and x.size > 1]
     within = {i: [j for j in hosts.get(i, ()) if j in order] for i in free}
     members = _joint(within)
     tied = {j for i in free for j in (i, *within[i]) if within[i]} | set(table)
@@ -73,7 +75,22 @@ def name_atoms(
     for same in equal_segments(forms, tied):
         ids = [id(x) for x in same if id(x) in order]
         members |= dict.fromkeys(ids, ids)
-    return Naming(_entries(order, members, within, _bare(params, table)), table)
+    entries = _entries(order, members, within, _bare(params, table))
+    return Naming(entries, table, _limits(order, entries))
+
+
+def _limits(
+    order: Mapping[int, Axis], entries: Mapping[int, Entry]
+) -> dict[str, tuple[Limit, Reason | None]]:
+    "For each group the meet of its atoms' limits, and the reason of the last that took something"
+    limits: dict[str, tuple[Limit, Reason | None]] = {}
+    for i, entry in entries.items():
+        if not isinstance(entry, Fixed):
+            atom = order[i]
+            limit, reason = limits.get(entry.name, (Limit.INVERTIBLE, None))
+            why = reason if limit <= atom.limit else atom.reason
+            limits[entry.name] = limit.meet(atom.limit), why
+    return limits
 
 
 def _bare(params: Rows, table: Table) -> set[int]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'whole', 'constant', 'run']
+__all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
@@ -19,7 +19,7 @@ import jax.extend.core as jex
 import numpy as np
 from jax.extend import source_info_util
 
-from .axes import Axis, Reason, concat, fix, unify
+from .axes import Axis, Limit, Reason, concat, restrict, unify
 from ..jaxprs import inner_jaxpr
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
@@ -37,6 +37,15 @@ class Value:
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
     const: np.ndarray | None = None  # the value itself, where it depends on no argument
     frozen: bool = False  # whether it comes from outside of the function
+
+    @property
+    def zero(self) -> bool:
+        """Whether it is known to be 0 everywhere, and so stays the same under any matrix
+
+        Returns:
+            bool
+        """
+        return self.const is not None and not np.any(self.const)
 
     def without(self, gone: Collection[int]) -> Value:
         "The value after some of its axes have left"
@@ -61,6 +70,14 @@ class Instance:
     child: Axis  # the first axis, in that segment
 
 # %% ../../nbs/inference/01_trace.ipynb #8eae47b2
+_ACTS = {
+    Limit.FIXED: "each entry is treated in a way of its own",
+    Limit.PERMUTATION: "a function of each entry",
+    Limit.SIGNED: "an odd function of each entry",
+    Limit.SCALED: "a positively homogeneous function of each entry",
+}
+
+
 @dataclass
 class Trace:
     """What was seen on the way
@@ -99,10 +116,14 @@ class Trace:
         if found:
             self.occurrences.append((*found, *self.inside))
 
+    def restrict(self, axis: Axis | None, limit: Limit, what: str | None = None) -> None:
+        "This axis keeps no more of its symmetry than that; by default for what acts on each entry"
+        if axis is not None and limit is not Limit.INVERTIBLE:
+            restrict(axis, limit, Reason(what or _ACTS[limit], self.where))
+
     def fix(self, axis: Axis | None, what: str) -> None:
         "This axis cannot move"
-        if axis is not None:
-            fix(axis, Reason(what, self.where))
+        self.restrict(axis, Limit.FIXED, what)
 
     def fixed(self, size: int, what: str) -> Axis | None:
         "A new axis that cannot move"
@@ -114,6 +135,14 @@ class Trace:
         for other in others:
             unify(first, other, self.where)
         return first
+
+    def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
+        "These axes of values are added, or laid side by side: one that is uniform has to be 0"
+        axes = list(axes)
+        if any(x is None and not v.zero for x, v in zip(axes, values, strict=True)):
+            for axis in axes:
+                self.restrict(axis, Limit.PERMUTATION, "it meets the same number everywhere")
+        return self.merge(axes)
 
     def mix(
         self, value: Value, axes: Collection[int], what: str, shape: Sequence[int] | None = None
@@ -165,16 +194,31 @@ def unknown(
     return [Value(shape, tuple(trace.fixed(n, what) for n in shape)) for shape in shapes]
 
 
-def whole(
-    axis: Axis | None,
-    n: int,  # its size
+def uniform(
+    size: int,
+    zero: bool,  # whether the entries are 0
 ) -> Axis:
-    """An axis as a term; a uniform axis may change the places of its entries at will
+    """A term for entries that are all equal: they change places at will, and zeros mix at will
 
     Args:
-        n: its size
+        zero: whether the entries are 0
     """
-    return Axis(n) if axis is None else axis
+    if zero:
+        return Axis(size)
+    return Axis(size, Reason("its entries are equal"), limit=Limit.PERMUTATION)
+
+
+def whole(
+    value: Value,
+    k: int,  # which axis
+) -> Axis:
+    """An axis of a value as a term, also where it is uniform
+
+    Args:
+        k: which axis
+    """
+    axis = value.axes[k]
+    return uniform(value.shape[k], value.zero) if axis is None else axis
 
 # %% ../../nbs/inference/01_trace.ipynb #d609b226
 _RUNS = 64  # a constant with more runs of equal entries than that is fixed
@@ -208,7 +252,7 @@ def constant(
         elif len(runs) > min(_RUNS, n // 2) or not runs:
             axes.append(trace.fixed(n, what))
         else:
-            parts = [Axis(size) for size in runs]
+            parts = [uniform(size, zero=False) for size in runs]
             trace.apart += parts  # equal within a run, and not from one to the next
             axes.append(concat(*parts))
     return Value(array.shape, tuple(axes), array, frozen)

@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
-from .scores import Contraction, GroupCosts
-from .weights import solve_trees
+from .scores import Contraction
+from .solve import Layout, layouts, solve, value
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -272,16 +272,14 @@ def _check_finite(name: str, moments: CrossMoments) -> None:
             )
 
 
-def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, GroupCosts]:
+def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, np.ndarray]:
     "The sum of the scores of every group; takes the moments out of their dict"
-    groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
-    for costs in groups.values():
-        costs.matrix = np.zeros(costs.shape)
+    scores = {g: np.zeros(layout.shape) for g, layout in layouts(spec).items()}
     while moments:
-        (group, name, _), found = moments.popitem()
-        _check_finite(name, found)
-        groups[group].matrix += _similarity(found, kind)
-    return groups
+        (group, name, _), own = moments.popitem()
+        _check_finite(name, own)
+        scores[group] += _similarity(own, kind)
+    return scores
 
 # %% ../../nbs/matching/06_activations.ipynb #5115d989
 @dataclass(frozen=True, eq=False, repr=False)
@@ -386,15 +384,17 @@ def activation_matching(
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     "The match of the largest scores, which is exact: no group depends on another"
-    perm = solve_trees(scores, spec)
-    start = identity_permutation(spec)
-    initial, final = (sum(c.worth(p) for c in scores.values()) for p in (start, perm))
-    kept = {g: _mean_similarity(c, len(values[g])) for g, c in scores.items()} if keep else None
-    return ActivationMatch(perm, (final,), True, initial, values, kept)
+    perm = solve(spec, scores)
+    initial, final = (value(spec, scores, p) for p in (identity_permutation(spec), perm))
+    places = layouts(spec) if keep else {}
+    kept = {g: _mean_similarity(p, scores[g], len(values[g])) for g, p in places.items()}
+    return ActivationMatch(perm, (final,), True, initial, values, kept if keep else None)
 
 
-def _mean_similarity(costs: GroupCosts, values: int) -> Float[np.ndarray, "*fixed n n"]:
+def _mean_similarity(
+    layout: Layout, scores: Float[np.ndarray, "batch rows rows"], values: int
+) -> Float[np.ndarray, "*fixed n n"]:
     "The scores on the scale of one unit: the mean over the values"
-    batch, rows, _ = costs.shape
-    mean = costs.matrix * (batch * rows / max(values, 1))
-    return mean if costs.fixed else mean[0]
+    batch, rows, _ = layout.shape
+    mean = scores * (batch * rows / max(values, 1))
+    return mean if layout.fixed else mean[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['Match', 'Merged', 'bind_models', 'merged_loss']
 
 # %% ../../nbs/matching/01_match.ipynb #aa43a7d3
-import math
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from .leaves import is_late
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, lerp, unflatten
+from ..tree import Array, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
@@ -120,14 +121,22 @@ class Merged:
         )
 
 # %% ../../nbs/matching/01_match.ipynb #9ce9576e
-def _surely_finite(leaves: list) -> bool:
+def _surely_finite(leaves: list[Array]) -> bool:
     "Whether no float32 weight is NaN or infinite, in one pass: a sum of squares would show it"
-    if not all(w.dtype == np.float32 for w in leaves):
-        return False
-    flat = [np.asarray(w).ravel() for w in leaves]
-    small = np.concatenate([w for w in flat if w.size < 4096] or [np.zeros(1, np.float32)])
+    small = [np.asarray(w).ravel() for w in leaves if w.size < 4096]
+    large = (np.asarray(w).ravel() for w in leaves if w.size >= 4096)
     with np.errstate(over="ignore"):
-        return all(np.isfinite(np.dot(w, w)) for w in (small, *(w for w in flat if w.size >= 4096)))
+        together = np.concatenate([*small, np.zeros(1, np.float32)])
+        return all(np.isfinite(np.dot(w, w)) for w in itertools.chain([together], large))
+
+
+def _check_model(name: str, flat: Mapping[str, Array]) -> None:
+    "Look for weights that are not finite, leaf by leaf"
+    quick = {p: w for p, w in flat.items() if not is_late(w) and w.dtype == np.float32}
+    sure = _surely_finite(list(quick.values()))
+    for path, leaf in flat.items():
+        if not (sure and path in quick):
+            _check_finite(name, path, leaf)
 
 
 def _check_finite(name: str, path: str, w) -> None:
@@ -176,11 +185,10 @@ def bind_models(
                     "same widths."
                 )
     bound.bind_shapes({path: tuple(w.shape) for path, w in b.items()})
-    for name, flat in (("model A", a), ("model B", b)):
-        if not _surely_finite([flat[path] for path in bound.shapes]):
-            for path in bound.shapes:
-                _check_finite(name, path, flat[path])
-    return bound, {p: a[p] for p in bound.shapes}, {p: b[p] for p in bound.shapes}
+    a, b = ({path: flat[path] for path in bound.shapes} for flat in (a, b))
+    _check_model("model A", a)
+    _check_model("model B", b)
+    return bound, a, b
 
 # %% ../../nbs/matching/01_match.ipynb #2645fed7
 def merged_loss(
@@ -201,18 +209,4 @@ def merged_loss(
         value = loss_fn(unflatten(lerp(a, b, lam), like), batch)
         return value[0] if isinstance(value, tuple) else value
 
-    return loss
-
-# %% ../../nbs/matching/01_match.ipynb #0dbd473c
-def some(found: list) -> list:
-    "What came of batches, as there must be some"
-    if not found:
-        raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
-    return found
-
-
-def finite_loss(loss: float, step: int, advice: str) -> float:
-    "The loss of a step, counted from 1, if it is a number"
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss between the models is {loss} at step {step}{advice}")
     return loss

@@ -6,25 +6,26 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'check_soft', 'harden',
+__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'Mix', 'apply_soft', 'check_soft', 'harden',
            'sinkhorn', 'soft_permutation', 'confident_logits']
 
 # %% ../../nbs/matching/08_soft.ipynb #4d814c96
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
-from .scores import GroupCosts
-from .weights import group_trees, solve_trees
+from .solve import group_trees, layouts, solve
+from ..symmetry.actions import act
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
 Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices, places by units
@@ -72,9 +73,9 @@ def soften(
         dict[str, Float[np.ndarray, "*fixed rows rows"]]: of zeros and ones
     """
     check_permutation(spec, perm)
-    perm, soft = {g: np.asarray(p) for g, p in perm.items()}, {}
+    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
     for g, shape in soft_shapes(spec).items():
-        origins = GroupCosts(g, spec, []).origins(perm, g)
+        origins = places[g].origins(perm, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -134,6 +135,26 @@ def soft_block(
     return jnp.einsum(*operands, new, precision="highest")
 
 
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """The action of a soft permutation: each position takes shares of all units
+
+    Attributes:
+        soft: for each group, its matrices
+    """
+
+    soft: Soft  # for each group, its matrices
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block that carries a group, mixed"
+        check_soft(spec, self.soft)
+        for block in spec.blocks:
+            if any(block.atoms):
+                leaf = jnp.asarray(leaves[block.path])
+                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
+                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
+
+
 def apply_soft(
     spec: PermutationSpec,  # which axes move together
     soft: Soft,  # for each group, its matrices
@@ -149,17 +170,7 @@ def apply_soft(
     Returns:
         PyTree: the same kind of tree, of JAX arrays where units were mixed
     """
-    bound, flat = spec.bind(params), flatten(params)
-    check_soft(bound, soft)
-    new = dict(flat)
-    for block in bound.blocks:
-        if any(block.atoms):
-            leaf = jnp.asarray(new[block.path])
-            wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-            view = block.of(jnp.asarray(flat[block.path]).astype(wide.dtype))
-            mixed = block.put(wide, soft_block(block, view, soft))
-            new[block.path] = mixed.astype(_kept(leaf.dtype))
-    return unflatten(new, like=params)
+    return act(spec, Mix(soft), params)
 
 # %% ../../nbs/matching/08_soft.ipynb #7371ed0b
 def _kept(dtype):
@@ -206,11 +217,7 @@ def harden(
         dict[str, Int[np.ndarray, "*within n"]]
     """
     check_soft(spec, scores)
-    groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
-    for g, costs in groups.items():
-        costs.matrix = np.asarray(scores[g], np.float32).reshape(costs.shape)
-    perm = solve_trees(groups, spec)
-    return {g: perm[g] for g in spec.groups}
+    return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
 
 # %% ../../nbs/matching/08_soft.ipynb #f7bd9ae8
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -246,7 +253,7 @@ def sinkhorn(
 
 # %% ../../nbs/matching/08_soft.ipynb #856ed31c
 def soft_permutation(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     logits: Soft,  # for each group, any numbers in the shape of its matrices
     *,
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
@@ -255,7 +262,7 @@ def soft_permutation(
     """Doubly stochastic matrices for all groups, those within others included; differentiable
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         logits: for each group, any numbers in the shape of its matrices
         temperature: τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
@@ -264,7 +271,7 @@ def soft_permutation(
         dict[str, Float[Array, "*fixed rows rows"]]
     """
     check_soft(spec, logits)
-    group_trees({g: GroupCosts(g, spec, []) for g in spec.groups})  # refuses hosts in parallel
+    group_trees(layouts(spec))  # refuses hosts in parallel
     pairs: dict[str, Array] = {}
     for g, fixed, rows in sorted(_layouts(spec), key=lambda layout: len(layout[2])):
         own = sinkhorn(_as_pairs(logits[g], fixed, rows), temperature, iterations)
@@ -277,7 +284,7 @@ def soft_permutation(
 
 
 def confident_logits(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
@@ -286,7 +293,7 @@ def confident_logits(
     """Logits whose `soft_permutation` is a permutation blurred evenly
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         perm: for each group, the unit that each position takes
         confidence: the share that a position takes of that unit; others get the rest
         temperature: the τ that they will be used at

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['group_trees', 'solve_tree', 'solve_trees', 'Search', 'sweep_order', 'key_words', 'weight_matching']
+__all__ = ['Search', 'sweep_order', 'key_words', 'weight_matching']
 
 # %% ../../nbs/matching/05_weights.ipynb #ed59729f
 from collections.abc import Callable, Mapping
@@ -16,124 +16,30 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from .assignment import linear_assignments
+from .assignment import RepeatedAssignment
 from .match import Match, bind_models
-from .scores import Costs, GroupCosts, Term
+from .scores import Scores, Term
+from .solve import group_trees, solve_tree
 from git_rebasin.symmetry.permutation import (
     Permutation,
     check_permutation,
     identity_permutation,
     same_permutation,
 )
-from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
-
-# %% ../../nbs/matching/05_weights.ipynb #264b7ae9
-def group_trees(
-    groups: Mapping[str, GroupCosts],  # all groups of a spec
-) -> dict[str, list[str]]:  # outermost group → itself and what is within it
-    """Groups that are solved at once: each outermost one, then all that is within it
-
-    Args:
-        groups: all groups of a spec
-
-    Returns:
-        dict[str, list[str]]: outermost group → itself and what is within it
-    """
-    trees: dict[str, list[str]] = {}
-    for group in sorted(groups, key=lambda g: len(groups[g].moving)):
-        moving = groups[group].moving
-        for k, host in enumerate(moving):
-            if groups[host].moving != moving[:k]:
-                raise PermutationSpecError(
-                    f"group {group!r} is within {' and '.join(moving)}, which move independently "
-                    "of each other: matching needs hosts that are within one another"
-                )
-        trees.setdefault(moving[0] if moving else group, []).append(group)
-    return {g: trees[g] for g in groups if g in trees}
-
-
-def _pairs(costs: GroupCosts) -> np.ndarray:
-    "The matrix with the axes: fixed hosts, each moving host's place and source, place, unit"
-    fixed = [costs.sizes[h] for h in costs.fixed]
-    rows = [*(costs.sizes[h] for h in costs.moving), costs.n]
-    f, m = len(fixed), len(rows)
-    tensor = costs.matrix.reshape(*fixed, *rows, *rows)
-    return tensor.transpose(*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
-
-
-def _best(groups: Mapping[str, GroupCosts], group: str, tree: list[str], found: dict) -> np.ndarray:
-    "Solve a group for every pair of its hosts: the assignments, into `found`, and their values"
-    own = groups[group]
-    scores = _pairs(own)
-    for child in tree:
-        inner = groups[child]
-        if inner.moving and inner.moving[-1] == group:
-            value = _best(groups, child, tree, found)
-            extra = tuple(k for k, h in enumerate(inner.fixed) if h not in own.fixed)
-            scores = scores + value.sum(axis=extra)
-    found[group] = linear_assignments(scores)
-    return np.take_along_axis(scores, found[group][..., None], axis=-1)[..., 0].sum(axis=-1)
-
-
-def solve_tree(
-    groups: Mapping[str, GroupCosts],  # their cost matrices, up to date
-    spec: PermutationSpec,  # what is within what
-    tree: list[str],  # one of the `group_trees`
-) -> dict[str, Int[np.ndarray, "*within n"]]:
-    """The best permutations of a tree of groups, all others held still
-
-    Args:
-        groups: their cost matrices, up to date
-        spec: what is within what
-        tree: one of the `group_trees`
-
-    Returns:
-        dict[str, Int[np.ndarray, "*within n"]]
-    """
-    if len(tree) == 1 and tree[0] not in spec.families:
-        own = groups[tree[0]]
-        return {tree[0]: own.assignment.solve(own.matrix[0])}
-    found: dict[str, np.ndarray] = {}
-    _best(groups, tree[0], tree, found)
-    perm: dict[str, np.ndarray] = {}
-    for group in tree:
-        own, hosts = groups[group], spec.families.get(group, ())
-        at = dict(zip(hosts, np.ix_(*(range(own.sizes[h]) for h in hosts)), strict=True))
-        index = [at[h] for h in own.fixed]
-        for h in own.moving:
-            index += [at[h], perm[h][(*(at[k] for k in spec.families.get(h, ())), at[h])]]
-        perm[group] = found[group][tuple(index)]
-    return perm
-
-
-def solve_trees(
-    groups: Mapping[str, GroupCosts],  # all groups of a spec, their cost matrices up to date
-    spec: PermutationSpec,  # what is within what
-) -> dict[str, Int[np.ndarray, "*within n"]]:
-    """The best permutations of all groups, each tree by itself
-
-    Args:
-        groups: all groups of a spec, their cost matrices up to date
-        spec: what is within what
-
-    Returns:
-        dict[str, Int[np.ndarray, "*within n"]]
-    """
-    perm: dict[str, np.ndarray] = {}
-    for tree in group_trees(groups).values():
-        perm |= solve_tree(groups, spec, tree)
-    return perm
+from ..symmetry.spec import BoundSpec, PermutationSpec
 
 # %% ../../nbs/matching/05_weights.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
 
 class Search:
-    "The state of the search: where every group is, and its cost matrices"
+    "The state of the search: where every group is, and its scores"
 
-    def __init__(self, spec: BoundSpec, costs: Costs, perm: dict):
-        self.spec, self.costs, self.perm = spec, costs, perm
-        self.trees = group_trees(self.costs.groups)
+    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict):
+        self.spec, self.scores, self.perm = spec, scores, perm
+        self.layouts = {g: own.layout for g, own in scores.groups.items()}
+        self.trees = group_trees(self.layouts)
+        self._assignments = {root: RepeatedAssignment() for root in self.trees}
         # Trees whose matrices hold for all of their permutations, not only for small moves:
         self.linear = {r for r, tree in self.trees.items() if not self._meets_itself(tree)}
         self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
@@ -141,22 +47,29 @@ class Search:
     def improve(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
         "Solve one tree with the others held still; the gain, 0 if nothing better was found"
         tree = self.trees[root]
-        groups = [self.costs.groups[g] for g in tree]
-        if root in self.settled and not any(c.stale(self.perm) for c in groups):
+        groups = {g: self.scores.groups[g] for g in tree}
+        if root in self.settled and not any(s.stale(self.perm) for s in groups.values()):
             return 0.0
-        for c in groups:
-            c.update(self.perm, known)
-        new = solve_tree(self.costs.groups, self.spec, tree)
+        matrices = {g: s.update(self.perm, known) for g, s in groups.items()}
+        new = solve_tree(self.layouts, tree, matrices, self._assignments[root])
         if known is None:
             self.settled.add(root)
+        gain = self._take(root, new, known is not None)
+        self.scores.trim(tree)
+        return gain
+
+    def _take(self, root: str, new: Permutation, partly: bool) -> float:
+        "Move a tree where it was solved to be, if it is better there; the gain"
+        tree = self.trees[root]
+        groups = [self.scores.groups[g] for g in tree]
         if same_permutation(new, self.perm):
             return 0.0
         moved = self.perm | new
-        if known is not None or root in self.linear:
-            gain = sum(c.worth(moved) - c.worth(self.perm) for c in groups)
+        if partly or root in self.linear:
+            gain = sum(s.value(moved) - s.value(self.perm) for s in groups)
         else:
-            gain = self.costs.objective(moved, tree) - self.costs.objective(self.perm, tree)
-        if known is None and gain <= _PROGRESS * sum(c.scale for c in groups):
+            gain = self.scores.objective(moved, tree) - self.scores.objective(self.perm, tree)
+        if not partly and gain <= _PROGRESS * sum(s.scale for s in groups):
             return 0.0
         self.perm = moved
         return gain
@@ -168,7 +81,7 @@ class Search:
 
     def _meets_itself(self, tree: list[str]) -> bool:
         "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
-        terms = [t for g in tree for t in self.costs.groups[g].terms]
+        terms = [t for g in tree for t in self.scores.groups[g].terms]
         return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
 
     def outward(self) -> None:
@@ -176,7 +89,7 @@ class Search:
         waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
         shares: dict[str, dict[Term, float]] = {}
         for root, tree in self.trees.items():
-            terms = [t for g in tree for t in self.costs.groups[g].terms]
+            terms = [t for g in tree for t in self.scores.groups[g].terms]
             waiting |= {t: set(t.neighbours.values()) for t in terms}
             total = sum(t.energy for t in terms) or 1.0
             shares[root] = {t: t.energy / total for t in terms}
@@ -242,6 +155,8 @@ def weight_matching(
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
     init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
+    budget: float | None = None,  # bytes that are kept of models read late and of their scores;
+    #   None: a twentieth of both models, or all where nothing is read late
     callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
 ) -> Match:  # `Match.perm` is the permutation of B
     """Match two models by the inner product of their weights
@@ -253,6 +168,8 @@ def weight_matching(
         params_b: model B, which moves; neither is changed
         max_sweeps: stop after so many sweeps over all groups, converged or not
         init: where to start
+        budget: bytes that are kept of models read late and of their scores; None: a twentieth of
+            both models, or all where nothing is read late
         callback: given (sweep, objective) after each
 
     Returns:
@@ -264,17 +181,17 @@ def weight_matching(
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = Search(spec, Costs(spec, a, b), _start(spec, init))
+    search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
     gains, converged, words = [], False, key_words(key)
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
-            callback(len(gains), search.costs.objective(search.perm))
+            callback(len(gains), search.scores.objective(search.perm))
 
     initial = None
     if init == "outward":
-        initial = search.costs.objective(None)
+        initial = search.scores.objective(None)
         search.outward()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
@@ -282,7 +199,7 @@ def weight_matching(
         converged = not any(steps)
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
-    final = search.costs.objective(search.perm)
+    final = search.scores.objective(search.perm)
     first, *objective = final - np.cumsum([0.0, *gains[::-1]])[::-1]
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 

@@ -66,7 +66,7 @@ class Block:
         return part.reshape(self.shape)
 
     def put(self, leaf, view, *, into: bool = False):
-        "The leaf with its part replaced by a view: a new array, or `into` a numpy leaf itself"
+        "The leaf in the view's type, its part replaced: a new array, or `into` a numpy leaf itself"
         if self.order is not None:
             swapped = view.reshape([self.unmerged[k] for k in self.order])
             view = swapped.transpose(np.argsort(self.order).tolist())
@@ -74,8 +74,8 @@ class Block:
             return view.reshape(leaf.shape)
         part = view.reshape([len(places) for places in self.index])
         if not (isinstance(leaf, np.ndarray) and isinstance(part, np.ndarray)):
-            return jax.numpy.asarray(leaf).at[_where(self.index)].set(part)
-        new = leaf if into else leaf.copy()
+            return jax.numpy.asarray(leaf, part.dtype).at[_where(self.index)].set(part)
+        new = leaf if into and leaf.dtype == part.dtype else leaf.astype(part.dtype)
         new[_where(self.index)] = part
         return new
 

@@ -75,7 +75,12 @@ def _coarsest_eps(jaxpr) -> float:
 
 
 def outputs_of(run: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
-    "What the function returns, in float64 where it is floats"
+    """What the function returns, in float64 where it is floats
+
+    Raises:
+        ValueError: if there is no output, or one is not finite
+    """
+    # raises ValueError if there is no output, or one is not finite
     outs = [np.asarray(x) for x in run(params, *args)]
     if not outs:
         raise ValueError(
@@ -165,7 +170,7 @@ def check_permutation_spec(
     key: Array | None = None,  # seed of the noise and of the permutations; default: key 0
     trials: int = 2,  # random weights, and random permutations of them
 ) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
-    """Raise `PermutationSpecError`, naming the guilty group, unless the spec leaves `fn` unchanged
+    """Check that a spec leaves a function unchanged, at random weights and by random permutations
 
     Args:
         spec: the spec to try
@@ -177,7 +182,17 @@ def check_permutation_spec(
 
     Returns:
         dict[str, float]: group → largest relative change of an output; all of it rounding
+
+    Raises:
+        PermutationSpecError: if permuting one group, which is named, or all of them changes an
+            output
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        ValueError: if `fn` returns no array, or one that is not finite at random weights
     """
+    # raises PermutationSpecError if permuting one group, which is named, or all of them changes
+    #   an output
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises ValueError if `fn` returns no array, or one that is not finite at random weights
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}
     run, eps = in_double(fn, params, args)

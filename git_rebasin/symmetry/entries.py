@@ -164,7 +164,11 @@ def as_entry(
 
     Returns:
         Entry: the same, without abbreviations
+
+    Raises:
+        TypeError: if it is no entry of a spec
     """
+    # raises TypeError if it is no entry of a spec
     if entry is None or (isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)):
         return Fixed(None if entry is None else int(entry))
     if isinstance(entry, str):
@@ -181,7 +185,11 @@ def as_row(
 
     Args:
         row: one entry per axis
+
+    Raises:
+        TypeError: if it is no row of a spec
     """
+    # raises TypeError if it is no row of a spec
     if isinstance(row, Split):
         return row
     if not isinstance(row, (tuple, list)):

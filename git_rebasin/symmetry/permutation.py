@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Permutation', 'permute_block', 'apply_permutation', 'same_permutation', 'identity_permutation', 'random_permutation',
-           'invert_permutation', 'compose_permutations']
+__all__ = ['Permutation', 'permute_block', 'Permute', 'apply_permutation', 'same_permutation', 'identity_permutation',
+           'random_permutation', 'invert_permutation', 'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
+from .actions import act
 from .blocks import Block
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array
 
 try:
     from git_rebasin.symmetry import _gather
@@ -66,12 +68,18 @@ def check_permutation(
     spec: BoundSpec,  # which axes move together
     perm: Permutation,  # what shall be a permutation of it
 ) -> None:
-    """Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size
+    """Check that there is one permutation for each group of a spec, of its size
 
     Args:
         spec: which axes move together
         perm: what shall be a permutation of it
+
+    Raises:
+        PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
+            each of a group's units once
     """
+    # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
+    #   not hold each of a group's units once
     for group in perm:
         if group not in spec.groups:
             raise PermutationSpecError(
@@ -134,7 +142,7 @@ def permute_named(w, names: tuple, families: Mapping[str, tuple[str, ...]], perm
 def permute_block(
     block: Block,  # a part of a leaf
     leaf,  # the leaf
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     skip: Collection[int] = (),  # axes of the view that stay as they are
 ):  # the block's view, reordered
     """A block's view of its leaf, every axis but some in its new order
@@ -142,7 +150,7 @@ def permute_block(
     Args:
         block: a part of a leaf
         leaf: the leaf
-        perm: for each group, the unit that each position takes
+        perm: group → the unit that each position takes, of shape (*within, n)
         skip: axes of the view that stay as they are
 
     Returns:
@@ -151,9 +159,28 @@ def permute_block(
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
+@dataclass(frozen=True, eq=False)
+class Permute:
+    """The action of a permutation: units in another order
+
+    Attributes:
+        perm: for each group, the unit that each position takes
+    """
+
+    perm: Permutation  # for each group, the unit that each position takes
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block, reordered"
+        absent = self.perm.keys() - spec.groups.keys()  # a part of a tree lacks some of the groups
+        absent = absent and absent & spec.perm_to_axes.keys()
+        check_permutation(spec, {g: p for g, p in self.perm.items() if g not in absent})
+        for block in spec.blocks:
+            yield block, permute_block(block, leaves[block.path], self.perm)
+
+
 def apply_permutation(
     spec: PermutationSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     params: PyTree,  # parameters, or anything with their paths and shapes; never changed
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
@@ -162,26 +189,25 @@ def apply_permutation(
 
     Args:
         spec: which axes move together
-        perm: for each group, the unit that each position takes
+        perm: group → the unit that each position takes, of shape (*within, n)
         params: parameters, or anything with their paths and shapes; never changed
         partial: accept a tree that lacks some of the spec's arrays
 
     Returns:
         PyTree: the same kind of tree, reordered
 
+    Raises:
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
+            each of a group's units once
+
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
-    bound = spec.bind(params, partial=partial)
-    absent = spec.groups.keys() - bound.groups.keys()  # groups that a partial tree does not carry
-    check_permutation(bound, {g: p for g, p in perm.items() if g not in absent})
-    flat = flatten(params)
-    new = dict(flat)
-    for block in bound.blocks:
-        moved = permute_block(block, flat[block.path], perm)
-        leaf = new[block.path]  # from the second block on a copy, which may be written to
-        new[block.path] = block.put(leaf, moved, into=leaf is not flat[block.path])
-    return unflatten(new, like=params)
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
+    #   not hold each of a group's units once
+    return act(spec, Permute(perm), params, partial=partial)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #925606f7
 def same_permutation(
@@ -209,7 +235,11 @@ def identity_permutation(
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
+
+    Raises:
+        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
     """
+    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -220,8 +250,8 @@ def random_permutation(
     key: Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[Array, "*within n"]]:  # uniform over all permutations
-    """A permutation drawn uniformly from the whole symmetry group
+) -> dict[str, Int[Array, "*within n"]]:  # group → for each position, its unit
+    """Draw a permutation uniformly from the whole symmetry group
 
     Args:
         key: a JAX random key
@@ -229,8 +259,12 @@ def random_permutation(
         params: a tree to take the sizes from
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: uniform over all permutations
+        dict[str, Int[Array, "*within n"]]: group → for each position, its unit
+
+    Raises:
+        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
     """
+    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
@@ -241,18 +275,24 @@ def random_permutation(
 
 
 def invert_permutation(
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
 ) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
-    """The permutation that undoes `perm`
+    """Invert a permutation: what it moves, the inverse moves back
 
     Args:
-        perm: for each group, the unit that each position takes
+        perm: group → the unit that each position takes, of shape (*within, n)
         spec: what is within what; needed where families are
 
     Returns:
         dict[str, Int[Array, "*within n"]]: for each group, the position that each unit went to
+
+    Raises:
+        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
+            and there is no spec
     """
+    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    #   family's and there is no spec
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
         p = perm[g]
@@ -275,7 +315,15 @@ def compose_permutations(
 
     Returns:
         dict[str, Int[Array, "*within n"]]: p ∘ q
+
+    Raises:
+        PermutationSpecError: if the two differ in their groups, or in the sizes of one
+        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
+            and there is no spec
     """
+    # raises PermutationSpecError if the two differ in their groups, or in the sizes of one
+    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    #   family's and there is no spec
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
             f"group {g!r} is in one of the two permutations only: give both the same groups"

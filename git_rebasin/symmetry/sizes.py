@@ -29,7 +29,12 @@ from git_rebasin.symmetry.entries import (
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #8faef748
 def declarations(rows: Mapping[str, tuple | Split]) -> tuple[dict, dict[str, tuple[str, ...]]]:
-    "What the entries themselves say: sizes, and the axes that each family is within"
+    """What the entries themselves say: sizes, and the axes that each family is within
+
+    Raises:
+        PermutationSpecError: if an atom is declared twice, and differently
+    """
+    # raises PermutationSpecError if an atom is declared twice, and differently
     sizes, within = {}, {}
     for path, row in rows.items():
         for atom in atoms_of(row):
@@ -49,7 +54,13 @@ def declarations(rows: Mapping[str, tuple | Split]) -> tuple[dict, dict[str, tup
 def solve_sizes(
     rows: Mapping[str, tuple | Split], shapes: Mapping[str, tuple[int, ...]], sizes: dict
 ) -> dict:
-    "The size of every atom; one size each, or an error that names both places"
+    """The size of every atom; one size each, or an error that names both places
+
+    Raises:
+        PermutationSpecError: if an atom has two sizes, or one that does not follow from the shapes
+    """
+    # raises PermutationSpecError if an atom has two sizes, or one that does not follow from the
+    #   shapes
     sizes, origin = dict(sizes), {}
     declared = set(sizes)
     while True:

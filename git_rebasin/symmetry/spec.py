@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import PyTree
 
@@ -34,6 +34,7 @@ from git_rebasin.symmetry.entries import (
     short,
     to_plain,
 )
+from .report import Report, report
 from .sizes import declarations, solve_sizes
 from ..tree import flatten
 
@@ -82,12 +83,20 @@ def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
-    """Which axes of which arrays are permuted together (paper §2): a table, for arrays of any size
+    """Which axes of which arrays are permuted together: a table, for arrays of any size
 
     Attributes:
         axes_to_perm: path → for each axis a group, None, an expression
         reasons: path → why an axis is fixed
+
+    Raises:
+        PermutationSpecError: if a row is no tuple of entries, or the entries contradict one another
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
     """
+    # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict one
+    #   another
 
     axes_to_perm: Mapping[str, tuple | Split]  # path → for each axis a group, None, an expression
     reasons: Mapping[str, tuple[str | None, ...]] | None = None  # path → why an axis is fixed
@@ -100,12 +109,21 @@ class PermutationSpec:
     @staticmethod
     def from_axes_to_perm(
         axes_to_perm: Mapping[str, tuple | Split],  # path → one entry per axis
-    ) -> PermutationSpec:
+    ) -> PermutationSpec:  # for arrays of any size
         """A spec from the paper's kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`
 
         Args:
             axes_to_perm: path → one entry per axis
+
+        Returns:
+            PermutationSpec: for arrays of any size
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries, or the entries contradict one
+                another
         """
+        # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict
+        #   one another
         return PermutationSpec(axes_to_perm)
 
     @cached_property
@@ -163,7 +181,7 @@ class PermutationSpec:
         *,
         partial: bool = False,  # accept a tree that lacks some of the spec's arrays
     ) -> BoundSpec:  # the same table, with sizes and blocks
-        """Check the spec against a tree and note its shapes; raises `PermutationSpecError`
+        """Check the spec against a tree, and give it the sizes of the tree's arrays
 
         Args:
             params: arrays, or anything with their shapes (`jax.ShapeDtypeStruct`)
@@ -171,7 +189,17 @@ class PermutationSpec:
 
         Returns:
             BoundSpec: the same table, with sizes and blocks
+
+        Raises:
+            PermutationSpecError: if the tree lacks an array of the spec, unless `partial`, or has
+                one that the spec does not name
+            PermutationSpecError: if an array has another number of axes than its row, or a group
+                two sizes
         """
+        # raises PermutationSpecError if the tree lacks an array of the spec, unless `partial`, or
+        #   has one that the spec does not name
+        # raises PermutationSpecError if an array has another number of axes than its row, or a
+        #   group two sizes
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
         return self.bind_shapes(shapes, partial=partial)
 
@@ -180,17 +208,28 @@ class PermutationSpec:
         shapes: Mapping[str, tuple[int, ...]],  # path → shape
         *,
         partial: bool = False,  # accept shapes that lack some of the spec's arrays
-    ) -> BoundSpec:
+    ) -> BoundSpec:  # the same table, with sizes and blocks
         """`bind`, for a tree of which only paths and shapes are at hand
 
         Args:
             shapes: path → shape
             partial: accept shapes that lack some of the spec's arrays
+
+        Returns:
+            BoundSpec: the same table, with sizes and blocks
+
+        Raises:
+            PermutationSpecError: if the spec does not fit the shapes, as in `bind`
         """
+        # raises PermutationSpecError if the spec does not fit the shapes, as in `bind`
         return BoundSpec(self.rows, self.reasons, shapes=_shapes_of(self, shapes, partial))
 
-    def to_json(self) -> str:
-        "The spec as JSON text, with its shapes if it is bound"
+    def to_json(self) -> str:  # what `from_json` reads
+        """The spec as JSON text, with its shapes if it is bound
+
+        Returns:
+            str: what `from_json` reads
+        """
         return json.dumps(self._json(), indent=1)
 
     def _json(self) -> dict[str, Any]:
@@ -211,7 +250,11 @@ class PermutationSpec:
 
         Returns:
             PermutationSpec: a `BoundSpec` where the text has shapes
+
+        Raises:
+            PermutationSpecError: if the text is not what `to_json` gives
         """
+        # raises PermutationSpecError if the text is not what `to_json` gives
         return _from_json(text)
 
     def __eq__(self, other) -> bool:
@@ -238,7 +281,12 @@ class BoundSpec(PermutationSpec):
 
     Attributes:
         shapes: path → shape
+
+    Raises:
+        PermutationSpecError: if a group has two sizes, or one that does not follow from the shapes
     """
+    # raises PermutationSpecError if a group has two sizes, or one that does not follow from the
+    #   shapes
 
     shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
 
@@ -320,7 +368,12 @@ class BoundSpec(PermutationSpec):
 
         Returns:
             BoundSpec: itself, where the shapes are its own
+
+        Raises:
+            PermutationSpecError: if the spec does not fit the shapes, or has groups of other sizes
         """
+        # raises PermutationSpecError if the spec does not fit the shapes, or has groups of other
+        #   sizes
         here = _shapes_of(self, shapes, partial)
         if here == self.shapes:
             return self
@@ -330,19 +383,14 @@ class BoundSpec(PermutationSpec):
 
     def report(
         self,
-        which: str = "all",  # "all" axes, those that are "free", or those that are "fixed"
-    ):  # a `git_rebasin.symmetry.report.Report`
+        which: Literal["all", "free", "fixed"] = "all",  # axes, or those that move, or do not
+    ) -> Report:
         """Every axis of every array: what it moves with, or why it is fixed
 
         Args:
-            which: "all" axes, those that are "free", or those that are "fixed"
-
-        Returns:
-            a `git_rebasin.symmetry.report.Report`
+            which: axes, or those that move, or do not
         """
-        from git_rebasin.symmetry.report import report
-
-        return report(self, which)
+        return report(self.axes_to_perm, self.shapes, self.reasons, which)
 
     def _json(self) -> dict[str, Any]:
         return {**super()._json(), "shapes": {p: list(s) for p, s in self.shapes.items()}}
