@@ -163,8 +163,8 @@ def test_a_projection_is_weight_matching():
         check_permutation(whole, got)
         assert all(np.array_equal(got[g], want.perm[g]) for g in got)
         fresh = Scores(whole, a, b)
-        for own in search.scores.groups.values():
-            np.testing.assert_allclose(own.scale, fresh.groups[own.group].scale, rtol=1e-4)
+        for group, own in search.scores.groups.items():
+            np.testing.assert_allclose(own.scale, fresh.groups[group].scale, rtol=1e-4)
     assert search.scores._matrices._cache_size() == 1
 
 

@@ -27,10 +27,10 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
-from .pair import format_pairs
+from .pair import format_pair
 from .problem import output_change
 from .records import Record
-from .runner import Context, Experiment, Runs
+from .runner import Context, Experiment, Runs, one_by_one
 from ..interpolation import Interpolation, loss_barrier
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -215,4 +215,4 @@ def compare_starts(
     }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d
-EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, format_pairs)
+EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, one_by_one(format_pair))

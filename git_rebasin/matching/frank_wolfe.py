@@ -250,6 +250,7 @@ def frank_wolfe_matching(
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if `max_steps` < 1, or `init` is a word that is not known
+        FloatingPointError: if the weights are too large for float32
 
     References:
         Frank–Wolfe; arXiv 2405.17897
@@ -258,6 +259,7 @@ def frank_wolfe_matching(
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `max_steps` < 1, or `init` is a word that is not known
+    # raises FloatingPointError if the weights are too large for float32
     bound, a, b = bind_models(spec, params_a, params_b)
     check_steps(max_steps=max_steps)
     ascent = _Ascent(bound, [a, b])
@@ -314,6 +316,7 @@ def frank_wolfe_merge(
         PermutationSpecError: if the spec does not fit the models
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+        FloatingPointError: if the weights are too large for float32
 
     References:
         arXiv 2405.17897
@@ -321,6 +324,7 @@ def frank_wolfe_merge(
     # raises PermutationSpecError if the spec does not fit the models
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+    # raises FloatingPointError if the weights are too large for float32
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
     check_steps(max_steps=max_steps)

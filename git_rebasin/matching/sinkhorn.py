@@ -79,7 +79,7 @@ class _Learner:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, with what the spec does not name
         b: Mapping[str, Array],  # model B
         loss: Callable[[Mapping, Mapping, Any, Any], Array],  # of `merged_loss`
