@@ -232,14 +232,14 @@ def apply_permutation(
         PyTree: the same kind of tree, reordered
 
     Raises:
-        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
             each of a group's units once
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
-    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
     return act(spec, Permute(perm), params, partial=partial)
@@ -272,9 +272,10 @@ def identity_permutation(
         dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
 
     Raises:
-        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
+        PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
     """
-    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
+    # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
+    #   fit
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -297,9 +298,10 @@ def random_permutation(
         dict[str, Int[Array, "*within n"]]: group → for each position, its unit
 
     Raises:
-        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
+        PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
     """
-    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
+    # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
+    #   fit
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)

@@ -214,12 +214,12 @@ def find_scalings(
 
     Raises:
         PermutationSpecError: if rescaling units as the gradients say changes an output
-        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
             computed in float64
     """
     # raises PermutationSpecError if rescaling units as the gradients say changes an output
-    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
     #   computed in float64
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key

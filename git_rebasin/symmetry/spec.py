@@ -135,7 +135,11 @@ class PermutationSpec:
 
         Returns:
             Mapping[str, Row]
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries
         """
+        # raises PermutationSpecError if a row is no tuple of entries
         return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
 
     @property
