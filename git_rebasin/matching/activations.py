@@ -23,6 +23,7 @@ from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction, GroupCosts
 from .weights import solve_trees
+from ..progress import Callback
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -345,7 +346,7 @@ def activation_matching(
     similarity: Literal["inner", "correlation"] = "inner",  # eq. 1, or Pearson's correlation
     names: Collection[str] | Callable[[str], bool] | None = None,  # which; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
-    callback: Callable[[int], None] | None = None,  # given the number of batches, after each
+    callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
     """Match two models by their activations, in one pass over data
 
@@ -359,7 +360,7 @@ def activation_matching(
         similarity: eq. 1, or Pearson's correlation
         names: which; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
-        callback: given the number of batches, after each
+        callback: called after each batch
 
     Returns:
         ActivationMatch: its objective is the sum of what all values are worth, each at most 1
