@@ -235,7 +235,7 @@ def slice_(trace, eqn, inputs):
 @rule("split")
 def split(trace, eqn, inputs):
     "Several slices, one after the other"
-    k, stops = eqn.params["axis"], list(itertools.accumulate(eqn.params["sizes"]))
+    k, stops = eqn.params["axis"], list(itertools.accumulate(map(int, eqn.params["sizes"])))
     bounds = zip([0, *stops], stops, strict=False)
     return [sliced_along(trace, inputs[0], k, start, stop) for start, stop in bounds]
 
