@@ -226,7 +226,7 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    """Check that two models fit each other, and a spec; raises `ModelError`, or `PermutationSpecError`
+    """Check that two models fit a spec and each other; raises `ModelError` where they do not
 
     Args:
         spec: which axes move together
