@@ -107,7 +107,7 @@ class Projection(Search):
         spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
-        perm: Permutation,  # where to start
+        perm: Mapping[str, Int[np.ndarray, "*within n"]],  # where to start
     ):
         self.moving = MovingScores(spec, a, b)
         super().__init__(spec, self.moving, dict(perm))
