@@ -39,7 +39,7 @@ from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS = ("identity", "outward")
+STARTS = {"identity": "identity", "outward": "greedy"}  # as records call it → as `init` does
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def match_from_each_start(
     for start in STARTS:
         for k in range(config.keys):
             key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
-            match = weight_matching(key, spec, params_a, params_b, init=start)
+            match = weight_matching(key, spec, params_a, params_b, init=STARTS[start])
             seconds = time.perf_counter() - begin
             which = b"".join(match.perm[g].tobytes() for g in spec.groups)
             if which not in known:
