@@ -133,7 +133,8 @@ def unflatten(
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     paths = [path_str(keys) if is_array(leaf) else None for keys, leaf in leaves]
     late = isinstance(like, Mapping) and any(leaf is like for _, leaf in leaves)
-    for path in sorted(set(flat) ^ (flatten(like).keys() if late else {*paths} - {None})):
+    known = flatten(like).keys() if late else {path for path in paths if path is not None}
+    for path in sorted(set(flat) ^ set(known)):
         place = "the paths given" if path in flat else "`like`"
         raise ValueError(
             f"{path!r} is only in {place}: `flat` and `like` must name the same arrays"

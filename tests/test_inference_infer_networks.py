@@ -319,7 +319,7 @@ def test_weight_matching_recovers_a_planted_permutation(name):
     assert spec.families
     planted = random_permutation(jax.random.key(1), spec)
     other = apply_permutation(spec, planted, net.params)
-    match = weight_matching(jax.random.key(0), spec, net.params, other, init="outward")
+    match = weight_matching(jax.random.key(0), spec, net.params, other, init="greedy")
     assert match.converged
     undone = invert_permutation(planted, spec)
     for group, perm in match.perm.items():

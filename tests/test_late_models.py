@@ -73,9 +73,9 @@ def late(model: dict) -> dict:
     ("dtype", "init", "budget"),
     [
         (np.float32, "identity", None),
-        (np.float32, "outward", 0),
+        (np.float32, "greedy", 0),
         (np.float64, "identity", 0),
-        (np.float64, "outward", None),
+        (np.float64, "greedy", None),
         (jnp.bfloat16, "identity", 100_000),
     ],
 )

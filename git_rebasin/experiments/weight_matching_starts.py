@@ -27,10 +27,10 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
-from .pair import format_pairs
+from .pair import format_pair
 from .problem import output_change
 from .records import Record
-from .runner import Context, Experiment, Runs
+from .runner import Context, Experiment, Runs, one_by_one
 from ..interpolation import Interpolation, loss_barrier
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -39,7 +39,7 @@ from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS = ("identity", "outward")
+STARTS = {"identity": "identity", "outward": "greedy"}  # as records call it → as `init` does
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def match_from_each_start(
     for start in STARTS:
         for k in range(config.keys):
             key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
-            match = weight_matching(key, spec, params_a, params_b, init=start)
+            match = weight_matching(key, spec, params_a, params_b, init=STARTS[start])
             seconds = time.perf_counter() - begin
             which = b"".join(match.perm[g].tobytes() for g in spec.groups)
             if which not in known:
@@ -215,4 +215,4 @@ def compare_starts(
     }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d
-EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, format_pairs)
+EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, one_by_one(format_pair))
