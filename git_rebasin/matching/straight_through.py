@@ -30,7 +30,7 @@ from git_rebasin.matching.descent import (
     require_batches,
 )
 from .match import Match, bind_models, merged_loss
-from .scores import GroupScores, Scores, paired
+from .scores import GroupScores, Scores
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
@@ -89,7 +89,7 @@ def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
         left, right = a[t.block.path], b[t.block.path]
         scores = t.contraction.scores(*t.views(left, right, perm))
         if t.paired:
-            shape, place = paired(own.layout, perm)
+            shape, place = own.layout.paired(perm)
             pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.layout.n))
             matrix = pairs.reshape(own.layout.shape)
         else:
