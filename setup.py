@@ -7,6 +7,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import setuptools
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 STATUSES = [
@@ -71,6 +72,17 @@ def extension(name, stable_abi):
     )
 
 
+class BuildPython(build_py):
+    """Without nbdev's index, a sixth of the wheel, which only the site of a clone is made with.
+
+    nbdev passes over entry points that lead nowhere, so that ours may stay.
+    """
+
+    def find_package_modules(self, package, package_dir):
+        modules = super().find_package_modules(package, package_dir)
+        return [module for module in modules if module[1] != "_modidx"]
+
+
 cfg = read_settings()
 stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")  # one build for all versions of Python
 lib = cfg["lib_path"]
@@ -90,7 +102,8 @@ setuptools.setup(
     python_requires=f">={cfg['min_python']}",
     packages=setuptools.find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=False,  # or setuptools takes the folders of data for packages
-    package_data={lib: ["zoo/data_files/**"]},
+    package_data={lib: ["py.typed", "zoo/data_files/**"]},
+    cmdclass={"build_py": BuildPython},
     ext_modules=[
         extension(f"{lib}.{name}", stable_abi)
         for name in ("matching._assignment", "symmetry._gather")

@@ -28,7 +28,7 @@ from weight_matching import blas, median, now, published
 
 from git_rebasin.experiments.records import provenance, write_record
 from git_rebasin.matching import straight_through as module
-from git_rebasin.matching.weights import key_words, weight_matching
+from git_rebasin.matching.weights import key_entropy, weight_matching
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.tree import flatten
 from git_rebasin.zoo.data import batches, load
@@ -100,20 +100,21 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
     bound, a, b = spec.bind(params_a), flatten(params_a), flatten(params_b)
     loss = module.merged_loss(LOSS, params_a)
     perm = dict(weight_matching(key, spec, a, b).perm)
-    search = module.Search(bound, module.MovingCosts(bound, a, b), perm)
-    alone, descent = (
-        module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"])) for _ in range(2)
-    )
+    search = module.Projection(bound, a, b, perm)
+    descent = module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"]))
+    alone = paired = descent.start
     names = ("alone", "step", "projection", "published", "moved")
     found: dict[str, list[float]] = {name: [] for name in names}
     projected = []  # from which permutation, and what
     for number, batch in enumerate(stream):
-        found["alone"].append(seconds(alone.step, perm, batch)[0])
-        before, words = search.perm, [*key_words(key), number]
-        found["step"].append(seconds(descent.step, before, batch)[0])
-        found["projection"].append(seconds(module.project, search, descent.theta, words)[0])
+        spent, (alone, _) = seconds(descent.step, alone, perm, batch)
+        found["alone"].append(spent)
+        before, words = search.perm, [*key_entropy(key), number]
+        spent, (paired, _) = seconds(descent.step, paired, before, batch)
+        found["step"].append(spent)
+        found["projection"].append(seconds(search.project, paired.params, words)[0])
         found["moved"].append(permuted_units(search.perm, before))
-        projected.append((before, descent.theta))
+        projected.append((before, paired.params))
     for number, (before, theta) in enumerate(projected[: config["published"]]):
         start = {g: jax.numpy.asarray(p) for g, p in before.items()}
         order = jax.random.fold_in(key, number)
@@ -132,7 +133,7 @@ def whole_steps(key, config: dict, stream: list, spec, params_a, params_b) -> li
         loss_fn=LOSS,
         batches=stream,
         optimizer=optax.adam(config["rate"]),
-        callback=lambda step, loss: ends.append(time.perf_counter()),
+        callback=lambda progress: ends.append(time.perf_counter()),
     )
     return [after - before for before, after in itertools.pairwise(ends)]
 

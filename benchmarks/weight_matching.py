@@ -55,7 +55,7 @@ from git_rebasin.tree import flatten
 
 RECORD = Path(__file__).parent / "records" / "weight_matching.json"
 KINDS = {"I": "independent", "P": "planted"}
-CONTENDERS = ["baseline", "identity", "outward"]  # the last two are ours, by where it starts
+CONTENDERS = ["baseline", "identity", "greedy"]  # the last two are ours, by where it starts
 DEFAULT = inspect.signature(weight_matching).parameters["init"].default  # ours as shipped
 
 
@@ -251,7 +251,7 @@ def bind(spec: PermutationSpec, shapes: dict) -> BoundSpec:
 @contextlib.contextmanager
 def clocked_assignments(contender: str) -> Iterator[list[float]]:
     """A list that gets the seconds of every assignment which a contender solves meanwhile."""
-    ours = sys.modules["git_rebasin.matching.weights"]
+    ours = sys.modules["git_rebasin.matching.solve"]
     places = [(ours, "linear_assignments"), (RepeatedAssignment, "solve")]
     if contender == "baseline":
         places = [(sys.modules[__name__], "linear_sum_assignment")]

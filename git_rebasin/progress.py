@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Callback', 'Progress', 'within']
+__all__ = ['Callback', 'Progress', 'within', 'ProgressBar']
 
 # %% ../nbs/02_progress.ipynb #e7183aa0
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # %% ../nbs/02_progress.ipynb #ca5db0b8
 @dataclass(frozen=True)
@@ -54,3 +59,44 @@ def within(
     if callback is None:
         return None
     return lambda progress: callback(replace(progress, stage=f"{stage}, {progress.stage}"))
+
+# %% ../nbs/02_progress.ipynb #84164a81
+class ProgressBar:
+    "A callback that shows each stage: as a bar on a terminal, as a line elsewhere"
+
+    def __init__(
+        self,
+        file: TextIO | None = None,  # where it is shown; default: standard error
+    ):
+        self.file, self.stage = file or sys.stderr, ""
+        self.bar: tqdm | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != self.stage:
+            self.close()
+            self.stage, self.bar = progress.stage, self._open(progress)
+        if self.bar is not None:
+            values = {name: f"{value:.4g}" for name, value in progress.values.items()}
+            self.bar.set_postfix(values, refresh=False)
+            self.bar.update(progress.step - self.bar.n)
+
+    def _open(self, progress: Progress) -> tqdm | None:
+        "A bar that begins where the stage does; a line and no bar where there is no terminal"
+        if not self.file.isatty():
+            print(f"{progress.stage} …", file=self.file, flush=True)
+            return None
+        from tqdm import tqdm
+
+        ends = {"total": progress.steps, "initial": progress.step - 1}
+        return tqdm(desc=progress.stage, leave=False, file=self.file, **ends)
+
+    def close(self) -> None:
+        "Take the last bar away"
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['Array', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -53,12 +53,12 @@ def is_array(leaf: Any) -> bool:
 
 # %% ../nbs/00_tree.ipynb #062ddfdf
 def flatten(
-    tree: PyTree,  # parameters in any container; a flat `{path: array}` dict comes back as it is
+    tree: PyTree,  # parameters in any container; a flat `{path: array}` mapping comes back as it is
 ) -> dict[str, Any]:  # path → array, in the tree's order
     """The arrays of a tree by their paths
 
     Args:
-        tree: parameters in any container; a flat `{path: array}` dict comes back as it is
+        tree: parameters in any container; a flat `{path: array}` mapping comes back as it is
 
     Returns:
         dict[str, Any]: path → array, in the tree's order
@@ -68,10 +68,9 @@ def flatten(
     """
     # raises ValueError if two leaves have the same path
     flat: dict[str, Any] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for path, leaf in _leaves(tree):
         if not is_array(leaf):
             continue
-        path = path_str(keys)
         if path in flat:
             raise ValueError(
                 f"two leaves of the tree have the path {path!r}, with shapes {flat[path].shape} "
@@ -79,6 +78,16 @@ def flatten(
             )
         flat[path] = leaf
     return flat
+
+
+def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    "Every leaf with its path; those of mappings that JAX takes for leaves too"
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if isinstance(leaf, Mapping):
+            for name, inner in leaf.items():
+                yield "/".join(filter(None, (path_str(keys), name))), inner
+        else:
+            yield path_str(keys), leaf
 
 # %% ../nbs/00_tree.ipynb #655c6c19
 def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:
@@ -123,11 +132,15 @@ def unflatten(
         return _nested(flat)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     paths = [path_str(keys) if is_array(leaf) else None for keys, leaf in leaves]
-    for path in sorted(set(flat) ^ {p for p in paths if p is not None}):
+    late = isinstance(like, Mapping) and any(leaf is like for _, leaf in leaves)
+    known = flatten(like).keys() if late else {path for path in paths if path is not None}
+    for path in sorted(set(flat) ^ set(known)):
         place = "the paths given" if path in flat else "`like`"
         raise ValueError(
             f"{path!r} is only in {place}: `flat` and `like` must name the same arrays"
         )
+    if late:
+        return dict(flat)
     new = [leaf if p is None else flat[p] for p, (_, leaf) in zip(paths, leaves, strict=True)]
     return jax.tree_util.tree_unflatten(treedef, new)
 

@@ -3,7 +3,6 @@
 
 # %% 6d553ed5
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -13,19 +12,17 @@ import pytest
 
 from git_rebasin.checkpoints.io import load_params
 from git_rebasin.experiments.barrier_vs_epoch import (
+    EXPERIMENT,
     PRESETS,
-    Film,
+    EpochSweep,
     film,
     finding,
-    findings,
-    follow_pair,
-    format_record,
     onset,
-    run,
     train_with_snapshots,
     weights_after,
 )
 from git_rebasin.experiments.networks import NetworkConfig, load_splits, train_network
+from git_rebasin.experiments.runner import Context
 from git_rebasin.tree import flatten
 from git_rebasin.zoo.train import TrainConfig, TrainResult
 
@@ -36,46 +33,28 @@ def same(one, two):
     return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
 
 
-# %% ffe91610
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = json.loads(text)
-        again = follow_pair(
-            PRESETS["smoke"].each["digits"].pair, 0, folder=file.parent / "checkpoints/smoke/digits"
-        )
-    assert again["epochs"] == record["epochs"] and again["lambdas"] == record["lambdas"]
-    rows = record["epochs"]
-    assert [row["epoch"] for row in rows] == [0, 2, 3]
-    assert rows[-1]["late"] == rows[-1]["matched"] and rows[0]["late"] != rows[0]["matched"]
-    assert all(row["matched"]["cosine"] > row["naive"]["cosine"] for row in rows)
-    assert format_record(record).count("\n| ") == 4  # epochs and the head
-
-
 # %% d82067dc
 def test_an_interrupted_training_misses_no_snapshot():
     class Stop(Exception):
         pass
 
 
-    def stop_after_two(record):
+    def stop_after_two(progress):
         "A callback that interrupts"
-        if record["epoch"] == 2:
+        if progress.step == 2:
             raise Stop
 
 
-    config = PRESETS["smoke"].each["digits"].pair
+    config = PRESETS["smoke"]["digits"].config
     data = load_splits(config.network)["train"]
     with tempfile.TemporaryDirectory() as folder:
         whole, cut = Path(folder, "whole"), Path(folder, "cut")
-        result = train_with_snapshots(config, 0, data, whole)
+        result = train_with_snapshots(config, 0, data, Context(whole))
         # Interrupted before the snapshot of the second epoch, but after its checkpoint.
         with pytest.raises(Stop):
-            train_network(config.network, 0, data, cut, stop_after_two)
+            train_network(config.network, 0, data, Context(cut, stop_after_two))
         second = load_params(cut / "model-0.safetensors")["params"]
-        resumed = train_with_snapshots(config, 0, data, cut)
+        resumed = train_with_snapshots(config, 0, data, Context(cut))
         for folder in (whole, cut):
             assert same(weights_after(config, 0, 2, data, folder), second)
             assert same(weights_after(config, 0, 3, data, folder), result.params)
@@ -88,7 +67,7 @@ def test_an_interrupted_training_misses_no_snapshot():
 
 # %% d90e099e
 def test_after_no_epoch_the_weights_are_those_that_training_begins_with():
-    config = PRESETS["smoke"].each["digits"].pair
+    config = PRESETS["smoke"]["digits"].config
     data = load_splits(config.network)["train"]
 
 
@@ -97,7 +76,7 @@ def test_after_no_epoch_the_weights_are_those_that_training_begins_with():
 
 
     with mock.patch("git_rebasin.experiments.networks.train", no_training):
-        begun = train_network(config.network, 4, data, Path("nowhere"))
+        begun = train_network(config.network, 4, data)
     assert same(weights_after(config, 4, 0, data, Path("nowhere")), begun.params)
 
 
@@ -106,7 +85,7 @@ def test_epochs_ascend_within_the_training():
     network = NetworkConfig("mlp", "digits", TrainConfig(3, 50))
     for epochs in ((), (1, 1), (2, 1), (0, 4), (-1, 2)):
         with pytest.raises(ValueError, match=r"must ascend within 0 … 3"):
-            Film(network, epochs)
+            EpochSweep(network, epochs=epochs)
 
 
 # %% 60382755
@@ -130,7 +109,7 @@ def test_the_verdict_follows_the_barriers():
     assert finding([good, slow]).verdict == "partly" and "3, 10" in finding([good, slow]).ours
     assert finding([high]).verdict == "not" and "never" in finding([high]).ours
     assert finding([born]).verdict == "not"  # connected already at initialisation
-    both = findings([good, record_with([0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], "cifar10")])
+    both = EXPERIMENT.findings([good, record_with([0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], "cifar10")])
     assert [f.verdict for f in both] == ["reproduced", "not"] and "cifar10" in both[1].claim
 
 
@@ -164,13 +143,13 @@ def test_the_film_has_a_frame_for_each_epoch():
 # %% 636134cd
 def test_the_paper_preset_is_the_papers():
     for name, batch in (("mnist", 500), ("cifar10", 100)):
-        pairs = PRESETS["paper"].each[name].pair
+        pairs = PRESETS["paper"][name].config
         training = pairs.network.training
         assert (training.epochs, training.batch_size, training.learning_rate) == (100, batch, 1e-3)
         assert training.optimizer == "adam" and training.schedule == "constant"
         assert pairs.epochs == tuple(range(101)) and pairs.lambdas == 25 and pairs.judged is None
         assert pairs.network.size == (512, 512, 512) and pairs.network.augment == (name == "cifar10")
         # `cpu` is the beginning of the same training, but for the augmentation.
-        short = PRESETS["cpu"].each[name].pair.network
+        short = PRESETS["cpu"][name].config.network
         assert dataclasses.replace(short.training, epochs=100) == training
-        assert set(PRESETS["cpu"].each[name].pair.epochs) <= set(pairs.epochs)
+        assert set(PRESETS["cpu"][name].config.epochs) <= set(pairs.epochs)

@@ -2,34 +2,13 @@
 
 
 # %% 1d836c3d
-import json
-import tempfile
-
 from git_rebasin.experiments.barrier_vs_width import (
     PRESETS,
     WAYS,
     by_width,
     findings,
-    format_record,
-    match_pair,
-    run,
 )
 from git_rebasin.zoo.train import PAPER_CONFIGS
-
-
-# %% c2f81cc5
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    with tempfile.TemporaryDirectory() as out:
-        files = run("smoke", out)
-        texts = [file.read_text() for file in files]
-        assert run("smoke", out) == files and [file.read_text() for file in files] == texts
-        records = [json.loads(text) for text in texts]
-        folder = files[0].parent / "checkpoints/smoke/mlp-4"
-        again = match_pair(PRESETS["smoke"].each["mlp-4"].pair, 0, folder=folder)
-    assert again["permutations"] == records[0]["permutations"] and again["ends"] == records[0]["ends"]
-    assert list(by_width(records)["mlp"]) == [4, 8] and format_record(records[1]).count("\n| ") == 2
-    assert [t["way"] for t in records[0]["tries"]] == list(WAYS)
-    assert len(findings(records)) == 1
 
 
 # %% 6cb9eeca
@@ -67,10 +46,10 @@ def test_the_verdict_follows_the_barriers():
 
 # %% 912a99fe
 def test_the_paper_preset_is_the_papers():
-    each = PRESETS["paper"].each
+    each = PRESETS["paper"]
     widths = {"vgg16": [1 / 8, 1 / 4, 1 / 2, 1, 2, 4], "resnet20": [1, 2, 4, 8, 16, 32]}
     for name, sizes in widths.items():
-        pairs = [p.pair for family, p in each.items() if family.startswith(name)]
+        pairs = [p.config for family, p in each.items() if family.startswith(name)]
         assert [p.network.size for p in pairs] == sizes
         for p in pairs:
             assert p.network.training == PAPER_CONFIGS[name] and p.network.augment

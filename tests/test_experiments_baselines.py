@@ -2,21 +2,13 @@
 
 
 # %% e50d22b9
-import json
-import tempfile
-
 from git_rebasin.experiments.baselines import (
     PRESETS,
     decay_finding,
     decays_that_count,
     findings,
-    format_record,
-    format_scale,
-    merge_pair,
-    midpoint,
     narrow_findings,
     repair_finding,
-    run,
     sweep,
     temperature_finding,
 )
@@ -38,31 +30,6 @@ def record_with(seed=0, width=512, decay=0.0, data="mnist", ends=0.9, **ways):
 
 
 plain = record_with(naive_plain=(1.0, 0.5))
-
-
-# %% 175282fe
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    with tempfile.TemporaryDirectory() as out:
-        files = run("smoke", out)
-        texts = [file.read_text() for file in files]
-        assert run("smoke", out) == files and [file.read_text() for file in files] == texts
-        records = [json.loads(text) for text in texts]
-        family = records[0]["family"]
-        config = PRESETS["smoke"].each[family].pair
-        again = merge_pair(config, 0, folder=files[0].parent / "checkpoints/smoke" / family)
-    assert all(again[k] == records[0][k] for k in ("ends", "ensemble", "naive", "matched"))
-    assert list(sweep(records, "digits", "weight decay")) == [0.0, 0.01]
-    assert format_record(records[1]).count("\n| ") == 2
-    assert format_scale(sweep(records, "digits", "weight decay"), "decay").count("\n| ") == 2
-    assert midpoint(records[0], None)["rise"] < 0  # the ensemble is better than its members
-    assert all(0.5 < share <= 1 for record in records for share in record["alive"])
-    for record in records:
-        for line in ("naive", "matched"):
-            cold, warm = (record[line][way] for way in MENDED[:2])
-            assert warm["train"]["loss"] <= cold["train"]["loss"]  # the best temperature
-            assert warm["test"]["accuracy"] == cold["test"]["accuracy"]  # and no other choices
-            assert len(record[line]["kept"]) == 3 and record[line]["temperature"] > 0
-    assert records[0]["naive"] != records[0]["matched"]
 
 
 # %% 49162f67
@@ -127,12 +94,12 @@ def test_narrow_networks_fail_or_not_and_are_helped_or_not():
 
 # %% c2d5c315
 def test_the_paper_preset_has_the_papers_training():
-    for family, part in PRESETS["paper"].each.items():
-        network = part.pair.network
+    for family, part in PRESETS["paper"].items():
+        network = part.config.network
         training = network.training
         cifar = family.startswith("cifar10")
         assert (training.epochs, training.batch_size) == (100, 100 if cifar else 500)
         assert (training.optimizer, training.learning_rate) == ("adam", 1e-3)
-        assert network.augment == cifar and part.pair.judged is None and len(part.seeds) == 3
+        assert network.augment == cifar and part.config.judged is None and len(part.seeds) == 3
         assert network.size == (512,) * 3 or training.weight_decay == 0
-    assert len(PRESETS["paper"].each) == 18
+    assert len(PRESETS["paper"]) == 18

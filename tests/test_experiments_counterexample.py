@@ -5,15 +5,12 @@ import numpy as np
 
 # %% c550491d
 from git_rebasin.experiments.counterexample import (
-    PRESETS,
     Counterexample,
     all_alignments,
     counterexample_apply,
     counterexample_pair,
     findings,
-    format_record,
     overlap,
-    run,
 )
 
 
@@ -39,23 +36,6 @@ def test_the_best_threshold_is_the_best_of_all():
         outputs, positive = rng.integers(0, 6, 12).astype(float), rng.random(12) < 0.5
         every = [np.mean((outputs >= t) != positive) for t in np.arange(-0.5, 7)]
         np.testing.assert_allclose(overlap(outputs, positive), min(every))
-
-
-# %% fa027e0f
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    import tempfile
-
-    from git_rebasin.experiments.records import read_record
-
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = read_record(file)
-    again = all_alignments(PRESETS["smoke"].each["relu"].pair, 0)
-    assert again["alignments"] == record["alignments"] and len(record["alignments"]) == 4
-    assert format_record(record).count("%") == 8
-    assert findings([record])[0].verdict == "reproduced"
 
 
 # %% a028c6ac

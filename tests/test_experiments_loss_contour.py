@@ -14,12 +14,9 @@ from git_rebasin.experiments.loss_contour import (
     Contour,
     Symmetries,
     _table_finding,
-    contour_pair,
     findings,
-    format_record,
     plane_points,
     plane_through,
-    run,
     symmetry_table,
     unit_correlations,
 )
@@ -58,38 +55,13 @@ def test_three_networks_on_a_line_are_refused():
 
 # %% 261c1958
 def test_both_kinds_of_points_fill_the_span():
-    config = PRESETS["cpu"].each["mnist"].pair
+    config = PRESETS["cpu"]["mnist"].config
     points = plane_points(config)
     assert points.shape == (441, 2) and points.min() == -0.5 and points.max() == 1.5
     for place in ((0, 0), (1, 0), (0.5, 0)):
         assert np.isclose(points, place, atol=1e-12).all(1).any()
-    drawn = plane_points(PRESETS["paper"].each["mnist"].pair)
+    drawn = plane_points(PRESETS["paper"]["mnist"].config)
     assert drawn.shape == (1024, 2) and -0.5 <= drawn.min() < -0.49 and 1.49 < drawn.max() <= 1.5
-
-
-# %% 652c989f
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = json.loads(text)
-        again = contour_pair(
-            PRESETS["smoke"].each["digits"].pair, 0, folder=file.parent / "checkpoints/smoke/digits"
-        )
-    assert len(record["losses"]) == 25 and "middle of A and π(B)" in format_record(record)
-    again = json.loads(json.dumps(again))
-    for name in ("losses", "places", "ends", "middles", "correlations"):
-        assert again[name] == record[name]
-    # A lies on the grid, and the middle of A and B too; π(B) computes what B does.
-    assert abs(record["losses"][6] - record["ends"]["A"]["loss"]) < 1e-3
-    assert abs(record["losses"][11] - record["middles"]["A and B"]["loss"]) < 1e-3
-    assert abs(record["ends"]["π(B)"]["loss"] - record["ends"]["B"]["loss"]) < 1e-5
-    for of in record["correlations"].values():
-        assert -1 <= of["before"] < of["after"] <= of["most"] <= 1
 
 
 # %% 6501052c
@@ -164,9 +136,10 @@ def test_the_verdicts_follow_the_records():
 def test_the_paper_preset_is_the_papers():
     from git_rebasin.experiments import mnist_mlp
 
-    first, own = mnist_mlp.PRESETS["paper"], PRESETS["paper"].each["mnist"]
-    assert own.pair.network.training == first.pair.training and own.seeds == first.seeds
-    assert own.pair.network.size == first.pair.features and own.pair.span == (-0.5, 1.5)
-    assert own.pair.sobol == 1024 and own.pair.sobol_seed == 123 and own.pair.judged == 10_000
-    assert dataclasses.replace(own.pair, sobol=0) == PRESETS["cpu"].each["mnist"].pair
-    assert Contour(own.pair.network).grid == 21
+    first, own = mnist_mlp.PRESETS["paper"][""], PRESETS["paper"]["mnist"]
+    config = own.config
+    assert config.network == first.config.network and own.seeds == first.seeds
+    assert config.span == (-0.5, 1.5) and config.judged == 10_000
+    assert config.sobol == 1024 and config.sobol_seed == 123
+    assert dataclasses.replace(config, sobol=0) == PRESETS["cpu"]["mnist"].config
+    assert Contour(config.network).grid == 21

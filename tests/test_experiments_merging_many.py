@@ -5,15 +5,11 @@ import numpy as np
 
 # %% 16919824
 from git_rebasin.experiments.merging_many import (
-    PRESETS,
     findings,
     five_verdict,
-    format_record,
     halves_verdict,
     mean_model,
-    merge_set,
     part_of,
-    run,
 )
 
 
@@ -24,23 +20,6 @@ def test_the_plain_mean_is_the_mean():
     np.testing.assert_allclose(
         mean_model(iter(models))["w"], np.mean([m["w"] for m in models], 0), rtol=1e-5
     )
-
-
-# %% 451fbb29
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = json.loads(text)
-        folder = file.parent / "checkpoints/smoke/halves"
-        again = merge_set(PRESETS["smoke"].each["halves"].pair, 0, folder=folder)
-    assert again["judged"] == record["judged"] and again["objective"] == record["objective"]
-    assert record["converged"] and record["objective"] == sorted(record["objective"])
-    assert all(name in format_record(record) for name in ("network 2", "plain mean", "ensemble"))
 
 
 # %% 83a6822c

@@ -2,35 +2,13 @@
 
 
 # %% 8844896b
-from git_rebasin.experiments.compare import tries_of
 from git_rebasin.experiments.mlp_matchers import (
+    EXPERIMENT,
     PRESETS,
     WAYS,
     finding,
-    findings,
-    format_record,
-    match_pair,
-    run,
     shares_left,
 )
-
-
-# %% f8d68042
-def test_the_smoke_preset_tries_the_papers_ways_and_resumes():
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = json.loads(text)
-        again = match_pair(
-            PRESETS["smoke"].each["digits"].pair, 0, folder=file.parent / "checkpoints/smoke/digits"
-        )
-    assert tuple(tries_of([record])) == WAYS and "straight-through" in format_record(record)
-    # The same configuration and key give the same record, but for the seconds.
-    assert again["permutations"] == record["permutations"] and again["ends"] == record["ends"]
 
 
 # %% a64d0439
@@ -53,7 +31,7 @@ def test_the_verdict_follows_the_barriers():
     assert finding([good]).verdict == "reproduced"
     assert finding([good, record_with("mnist", 1.0, 0.3, 0.03, 0.0)]).verdict == "partly"
     assert finding([record_with("mnist", 1.0, 1.2, 0.03, 0.0)]).verdict == "not"
-    both = findings([good, record_with("cifar10", 2.0, 1.9, 0.1, 0.0)])
+    both = EXPERIMENT.findings([good, record_with("cifar10", 2.0, 1.9, 0.1, 0.0)])
     assert [f.verdict for f in both] == ["reproduced", "not"] and "cifar10" in both[1].claim
 
 
@@ -61,9 +39,9 @@ def test_the_verdict_follows_the_barriers():
 def test_the_paper_preset_is_the_papers():
     from git_rebasin.experiments import mnist_mlp
 
-    first, own = mnist_mlp.PRESETS["paper"], PRESETS["paper"].each["MNIST MLP"]
-    assert own.pair.network.training == first.pair.training and own.seeds == first.seeds
-    cifar = PRESETS["paper"].each["CIFAR-10 MLP"].pair.network
+    first, own = mnist_mlp.PRESETS["paper"][""], PRESETS["paper"]["MNIST MLP"]
+    assert own.config.network.training == first.config.network.training and own.seeds == first.seeds
+    cifar = PRESETS["paper"]["CIFAR-10 MLP"].config.network
     assert cifar.augment and cifar.training.batch_size == 100 and cifar.training.epochs == 100
-    resnet = PRESETS["paper"].each["CIFAR-10 ResNet20"].pair.network
+    resnet = PRESETS["paper"]["CIFAR-10 ResNet20"].config.network
     assert resnet.size == 32 and resnet.training.epochs == 250 and resnet.augment

@@ -5,11 +5,7 @@ import jax
 from git_rebasin.experiments.modadd_transformers import (
     _SMOKE,
     _fn,
-    findings,
-    format_record,
     load_networks,
-    run,
-    shares_left,
     spectrum,
     transformer_spec,
     without_hosts,
@@ -17,9 +13,7 @@ from git_rebasin.experiments.modadd_transformers import (
 
 
 # %% f2d6e86b
-import json
 import math
-import tempfile
 
 import numpy as np
 import pytest
@@ -51,23 +45,3 @@ def test_a_circle_is_one_frequency():
     np.testing.assert_allclose(spectrum(circle), [0, 0, 1, 0, 0], atol=1e-12)
     shares = spectrum(np.random.default_rng(0).normal(size=(4, 59)))
     assert shares.shape == (29,) and shares.sum() == pytest.approx(1)
-
-
-# %% eebc53ca
-def test_the_smoke_preset_runs_and_resumes():
-    with tempfile.TemporaryDirectory() as out:
-        stages = []
-        (file,) = run("smoke", out, lambda stage, record: stages.append(stage))
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-    assert set(stages) == {f"random, pair 0, match, heads {move}" for move in ("move", "stay")}
-    record = json.loads(text)
-    moving, staying = record["specs"].values()
-    assert tuple(tries_of([moving])) == _SMOKE.ways and tuple(tries_of([staying])) == _SMOKE.contrast
-    assert record["control"]["matched"]["cosine"] == pytest.approx(1)
-    assert min(record["control"]["correlation"].values()) == pytest.approx(1)
-    assert max(record["correlation"].values()) < 0.999
-    assert all(f"| {way} |" in format_record(record) for way in _SMOKE.ways)
-    (found,) = findings([record])
-    best = min(shares_left(moving).values())
-    assert (found.verdict == "not") == (best >= 0.5) and f"leaves {100 * best:.0f} %" in found.ours

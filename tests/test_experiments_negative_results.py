@@ -4,13 +4,11 @@
 # %% f0fa210d
 import dataclasses
 import itertools
-import tempfile
 
 import jax
 import numpy as np
 import pytest
 
-from git_rebasin.experiments.compare import Problem, in_batches
 from git_rebasin.experiments.negative_results import (
     FAILURES,
     PRESETS,
@@ -18,14 +16,11 @@ from git_rebasin.experiments.negative_results import (
     finding_of_largest_gain,
     finding_of_steepest_descent,
     findings,
-    format_record,
     largest_gain_matching,
     mean_gradient,
-    run,
     steepest_descent_matching,
-    try_pair,
 )
-from git_rebasin.experiments.records import read_record
+from git_rebasin.experiments.problem import Problem, in_batches
 from git_rebasin.matching.weights import weight_matching
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation
@@ -129,28 +124,6 @@ def test_a_planted_permutation_is_found():
     assert np.isclose(best.objective[-1], found.objective[-1])
 
 
-# %% f883b6ed
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = read_record(file)
-        config, folder = PRESETS["smoke"].each["digits"].pair, file.parent / "checkpoints/smoke/digits"
-        again = try_pair(config, 0, folder=folder)
-    ways = record["ways"]
-    for way in (*ways.values(), *again["ways"].values()):
-        del way["seconds"]
-    assert again["ways"] == ways
-    assert ways["steepest descent"]["slope"] < min(ways[w]["slope"] for w in ("none", "weights"))
-    assert ways["weights"]["cosine"] > max(ways[w]["cosine"] for w in ("none", "steepest descent"))
-    for way in ways.values():  # the slope is that of the line
-        change = np.subtract(way["near"][:2], way["curves"]["train"]["loss"][0])
-        one, three = change / record["near"][:2]  # at distances 1 to 3: without the curvature
-        assert abs((3 * one - three) / 2 - way["slope"]) < 0.01 * abs(way["slope"]) + 1e-3
-    assert format_record(record).count("\n| ") == 5 and len(findings([record])) == 2
-
-
 # %% ca1ae5ec
 def test_the_verdicts_follow_the_records():
     def pair(family, naive=1.0, weights=0.05, steepest=0.9, slopes=(-1.0, -2.0), cosine=0.5, steps=9):
@@ -201,7 +174,7 @@ def test_the_verdicts_follow_the_records():
 # %% df192405
 def test_each_failure_differs_from_its_control_in_one_setting():
     for preset in ("cpu", "paper"):
-        each = {name: part.pair for name, part in PRESETS[preset].each.items()}
+        each = {name: part.config for name, part in PRESETS[preset].items()}
         for family, (_, control) in FAILURES.items():
             one, other = (
                 dataclasses.asdict(each[f].network.training) | {"size": each[f].network.size}
@@ -209,4 +182,4 @@ def test_each_failure_differs_from_its_control_in_one_setting():
             )
             assert len([k for k in one if one[k] != other[k]]) == 1
             assert each[family] == dataclasses.replace(each[control], network=each[family].network)
-        assert all(part.seeds == (0, 1, 2) for part in PRESETS[preset].each.values())
+        assert all(part.seeds == (0, 1, 2) for part in PRESETS[preset].values())

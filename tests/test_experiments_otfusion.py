@@ -2,9 +2,6 @@
 
 
 # %% 80520c17
-import json
-import tempfile
-
 from git_rebasin.experiments.otfusion import (
     PASSES,
     PRESETS,
@@ -12,27 +9,7 @@ from git_rebasin.experiments.otfusion import (
     accuracies,
     findings,
     format_accuracies,
-    format_record,
-    match_pair,
-    run,
 )
-
-
-# %% 22749140
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = json.loads(text)
-        folder = file.parent / "checkpoints/smoke/digits"
-        again = match_pair(PRESETS["smoke"].each["digits"].pair, 0, folder=folder)
-    assert [t["way"] for t in record["tries"]] == list(WAYS)
-    assert again["permutations"] == record["permutations"] and again["ends"] == record["ends"]
-    assert all(p["output_change"] < 1e-4 for p in record["permutations"])
-    assert list(accuracies([record])) == [*WAYS, "ends", "ensemble"]
-    assert "ensemble" in format_record(record) and len(findings([record])) == 3
-    assert "85.98" not in str(findings([record]))  # which is of CIFAR-10
 
 
 # %% 71db9421
@@ -76,10 +53,10 @@ def test_the_verdict_follows_the_accuracies():
 def test_the_paper_preset_is_ot_fusions():
     from git_rebasin.zoo.train import learning_rate_schedule
 
-    (preset,) = PRESETS["paper"].each.values()
-    network, training = preset.pair.network, preset.pair.network.training
+    (runs,) = PRESETS["paper"].values()
+    network, training = runs.config.network, runs.config.network.training
     assert network.network == "vgg11" and network.size == 1 and network.shrink == 1
-    assert network.augment and network.examples is None and preset.pair.judged is None
+    assert network.augment and network.examples is None and runs.config.judged is None
     assert (training.epochs, training.batch_size, training.weight_decay) == (300, 128, 5e-4)
     rate = learning_rate_schedule(training, 390)
     assert [round(float(rate(e * 390 + 5)), 5) for e in (0, 29, 30, 60)] == [0.05, 0.05, 0.025, 0.0125]

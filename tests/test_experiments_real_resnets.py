@@ -3,11 +3,11 @@
 
 # %% 3fd2e75b
 from git_rebasin.experiments.real_resnets import (
-    MENDED,
+    STATISTICS,
     Config,
     best_midpoint,
     finding,
-    format_record,
+    format_midpoints,
     load_problem,
     ways_of,
 )
@@ -30,10 +30,10 @@ def test_the_learners_take_as_many_steps_as_they_are_told():
 
 # %% 69ce29c1
 def test_a_record_is_printed_as_a_table():
-    mended = {kind: {"accuracy": 0.5 + k / 8, "loss": 1.0} for k, kind in enumerate(MENDED)}
+    mended = {kind: {"accuracy": 0.5 + k / 8, "loss": 1.0} for k, kind in enumerate(STATISTICS)}
     record = {"family": "pair", "ends": [{"accuracy": 0.9}] * 2, "ensemble": {"accuracy": 0.95}}
     record["rows"] = [{"way": "weights", "seconds": 2.0, "mended": mended}]
-    text = format_record(record)
+    text = format_midpoints(record)
     assert "| weights | 50.00 % | 62.50 % | 75.00 % | 1.000 | 2.0 |" in text and "95.00 %" in text
 
 
@@ -42,7 +42,10 @@ def test_the_verdict_is_of_the_best_midpoint():
     def pair(best):
         "A record whose best midpoint has that accuracy"
         rows = [
-            {"way": way, "mended": {kind: {"accuracy": a - k / 100} for k, kind in enumerate(MENDED)}}
+            {
+                "way": way,
+                "mended": {kind: {"accuracy": a - k / 100} for k, kind in enumerate(STATISTICS)},
+            }
             for way, a in (("none", 0.1), ("weights", best), ("Sinkhorn", best - 0.005))
         ]
         return {"family": "resnet20", "ends": [{"accuracy": 0.92}, {"accuracy": 0.9}], "rows": rows}

@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from git_rebasin.experiments.rescaled_resnets import LINES, finding, format_record, lowest, shares
+from git_rebasin.experiments.rescaled_resnets import LINES, finding, format_lines, lowest, shares
 
 
 # %% a3f6a28b
@@ -31,7 +31,7 @@ def test_the_verdict_is_of_the_lowest_point_of_the_line():
 
     record = pair(0.6)
     assert lowest(record, "permuted") == 0.3 and lowest(pair(0.8), list(LINES)[-1]) == 0.7
-    assert "| permuted | 80.00 % | 30.00 % | 0.40 (0.30 to 0.50) | 1.0 |" in format_record(record)
+    assert "| permuted | 80.00 % | 30.00 % | 0.40 (0.30 to 0.50) | 1.0 |" in format_lines(record)
     assert [finding(pair(x)).verdict for x in (0.9, 0.6)] == ["partly", "not"]
     good = pair(0.88)
     good["rows"][-1]["line"]["accuracy"] = [0.92, 0.88, 0.86, 0.88, 0.9]

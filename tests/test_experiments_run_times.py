@@ -2,12 +2,9 @@
 
 
 # %% ee6ffbdc
-import tempfile
-
 import numpy as np
 
-from git_rebasin.experiments.compare import Problem
-from git_rebasin.experiments.records import read_record
+from git_rebasin.experiments.problem import Problem
 from git_rebasin.experiments.run_times import (
     MATCHERS,
     PAPER_SECONDS,
@@ -15,31 +12,10 @@ from git_rebasin.experiments.run_times import (
     finding_of_order,
     finding_of_recovery,
     finding_of_seconds,
-    findings,
-    format_record,
     format_times,
     recover,
-    run,
 )
 from git_rebasin.symmetry.builders import mlp_permutation_spec
-
-
-# %% a8d2caab
-def test_the_smoke_preset_runs_and_resumes():
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = read_record(file)
-    assert (
-        tuple(record["matchers"]) == MATCHERS and record["parameters"] == 64 * 16 + 16 * 17 + 16 + 170
-    )
-    for times in record["matchers"].values():
-        assert len(times["seconds"]) == len(times["sweeps"]) == 2 and min(times["seconds"]) > 0
-        assert times["first"] > 0
-    assert [t["recovered"] for t in record["planted"]] == [True, True] and len(record["load"]) == 2
-    assert "MLP 16 × 16" in format_record(record) and "| 500 |" in format_record(record)
-    assert len(findings([record])) == 3
 
 
 # %% b3701584
@@ -91,7 +67,7 @@ def test_the_verdicts_follow_the_times():
 
 # %% 169d3ced
 def test_the_papers_times_are_of_what_its_preset_times():
-    timings = [part.pair for part in PRESETS["paper"].each.values()]
+    timings = [runs.config for runs in PRESETS["paper"].values()]
     assert {(t.network, t.size) for t in timings} >= PAPER_SECONDS.keys()
     passes = {"mnist": 60_000, "cifar10": 50_000}
     for t in timings:

@@ -7,15 +7,10 @@ import numpy as np
 import pytest
 
 from git_rebasin.experiments.single_pass import (
-    PRESETS,
     every_permutation,
     example_pair,
-    findings,
-    format_record,
-    match_cases,
     midpoint_error,
     random_pair,
-    run,
     single_pass_matching,
 )
 from git_rebasin.symmetry.builders import (
@@ -106,30 +101,3 @@ def test_the_examples_are_what_is_said_of_them():
                 assert midpoint_error(a, b) > 0.01
     same = apply_permutation(spec, {"P_0": np.array([1, 0]), "P_1": np.array([1, 0])}, b)
     assert midpoint_error(a, same) < 1e-12
-
-
-# %% 26db2a8d
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    import copy
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as out:
-        files = run("smoke", out)
-        texts = [file.read_text() for file in files]
-        assert run("smoke", out) == files and [file.read_text() for file in files] == texts
-    records = [json.loads(text) for text in texts]
-    one = match_cases(PRESETS["smoke"].each["one-hidden-layer"].pair, 0)
-    assert one["cases"] == records[0]["cases"] and len(one["cases"]) == 2
-    assert all("of" in format_record(record) for record in records)
-    assert [f.verdict for f in findings(records)] == ["reproduced", "reproduced"]
-    # The verdicts follow the records.
-    worse = copy.deepcopy(records)
-    worse[0]["cases"][0]["ways"]["weights"]["objective"][1] /= 2  # one key misses the best
-    worse[1]["cases"][-1]["ways"]["weights"]["objective"][1] = worse[1]["cases"][-1]["best"]
-    assert [f.verdict for f in findings(worse)] == ["partly", "partly"]
-    for record in worse[:2]:
-        for case in record["cases"]:
-            for way in case["ways"].values():
-                way["objective"] = [case["best"] / 10] * len(way["objective"])
-    assert [f.verdict for f in findings(worse)] == ["not", "not"]

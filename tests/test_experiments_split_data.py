@@ -5,13 +5,9 @@ import numpy as np
 
 # %% 72963775
 from git_rebasin.experiments.split_data import (
-    PRESETS,
     biased_halves,
-    findings,
-    format_record,
-    merge_halves,
+    finding,
     pair_verdict,
-    run,
 )
 from git_rebasin.zoo.data import load
 
@@ -31,36 +27,19 @@ def test_the_halves_are_disjoint_complete_and_biased():
     assert not np.array_equal(different.labels, one.labels)
 
 
-# %% 8f32c1ae
-def test_the_smoke_preset_runs_resumes_and_repeats():
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as out:
-        (file,) = run("smoke", out)
-        text = file.read_text()
-        assert run("smoke", out) == [file] and file.read_text() == text
-        record = json.loads(text)
-        folder = file.parent / "checkpoints/smoke/digits"
-        again = merge_halves(PRESETS["smoke"].each["digits"].pair, 0, folder=folder)
-    assert again["judged"] == record["judged"] and again["curves"] == record["curves"]
-    middle = record["curves"]["matched"]["test"]["loss"][1]
-    np.testing.assert_allclose(middle, record["judged"]["merged"]["loss"], rtol=1e-4)
-    assert "| ensemble |" in format_record(record) and len(record["judged"]) == 6
-
-
 # %% 15cb5c3a
 def test_the_verdict_follows_loss_and_calibration():
-    def said(loss, error):
+    def metrics_of(loss, error):
         return {"loss": loss, "accuracy": 0.9, "reliability": {"expected_error": error}}
 
 
-    judged = {"A": said(0.5, 0.05), "B": said(0.6, 0.04), "plain mean": said(2.0, 0.2)}
-    judged |= {"merged": said(0.4, 0.03), "ensemble": said(0.35, 0.02)}
+    judged = {"A": metrics_of(0.5, 0.05), "B": metrics_of(0.6, 0.04)}
+    judged |= {"plain mean": metrics_of(2.0, 0.2)}
+    judged |= {"merged": metrics_of(0.4, 0.03), "ensemble": metrics_of(0.35, 0.02)}
     assert pair_verdict(judged) == 2
-    assert pair_verdict(judged | {"merged": said(0.4, 0.045)}) == 1
-    assert pair_verdict(judged | {"merged": said(0.52, 0.01)}) == 1
-    assert pair_verdict(judged | {"merged": said(0.56, 0.01)}) == 0
-    assert pair_verdict(judged | {"plain mean": said(0.55, 0.2)}) == 1
-    (finding,) = findings([{"family": "mnist", "judged": judged}])
-    assert finding.verdict == "reproduced" and "merged 0.400 (90.0 %)" in finding.ours
+    assert pair_verdict(judged | {"merged": metrics_of(0.4, 0.045)}) == 1
+    assert pair_verdict(judged | {"merged": metrics_of(0.52, 0.01)}) == 1
+    assert pair_verdict(judged | {"merged": metrics_of(0.56, 0.01)}) == 0
+    assert pair_verdict(judged | {"plain mean": metrics_of(0.55, 0.2)}) == 1
+    claim = finding([{"family": "mnist", "judged": judged}])
+    assert claim.verdict == "reproduced" and "merged 0.400 (90.0 %)" in claim.ours

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import git_rebasin
+from tools.docs_renderer import describe
 from tools.docstrings import with_docstrings
+from tools.signatures import parse
 
 MODULE = r'''"""A module."""
 
@@ -135,6 +137,15 @@ def test_docstrings_are_written_once():
     assert with_docstrings(new) == new
 
 
+def test_the_site_says_everything_once():
+    src = parse(with_docstrings(MODULE))
+    page = "\n".join(describe(src, src.find("scaled"), "scaled"))
+    for text in ("Multiply by", "activations, in volts", "x · by", "long to say", "§2"):
+        assert page.count(text) == 1
+    assert "**Raises**" in page and "| `ValueError` | if" in page
+    assert "(https://arxiv.org/abs/1803.05407)" in page
+
+
 # ---- the front door
 
 
@@ -151,8 +162,20 @@ def callables() -> Iterator[tuple[str, Callable]]:
             yield name, inspect.unwrap(value)
 
 
+def classes() -> Iterator[tuple[str, type]]:
+    """Every class of the front door, and every one that its functions return, by name."""
+    for function in CALLABLES.values():
+        result = inspect.signature(function).return_annotation
+        value = getattr(inspect.getmodule(function), str(result), None)
+        if inspect.isclass(value) and value.__module__.startswith("git_rebasin."):
+            yield result, value
+    for name in git_rebasin.__all__:
+        if inspect.isclass(value := getattr(git_rebasin, name)):
+            yield name, value
+
+
 CALLABLES = dict(callables())
-CLASSES = [name for name in git_rebasin.__all__ if inspect.isclass(getattr(git_rebasin, name))]
+CLASSES = dict(classes())
 each_callable = pytest.mark.parametrize("name", CALLABLES)
 
 SOURCES = {
@@ -234,10 +257,9 @@ def test_what_is_raised_is_listed(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_fields_of_classes_are_described(name):
-    value = getattr(git_rebasin, name)
-    described = sections(value.__doc__).get("Attributes", [])
+    described = sections(CLASSES[name].__doc__).get("Attributes", [])
     names = {re.match(r"\w+", entry)[0] for entry in described}
-    assert vars(value).get("__annotations__", {}).keys() <= names
+    assert vars(CLASSES[name]).get("__annotations__", {}).keys() <= names
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from git_rebasin.matching.match import ModelError
 from git_rebasin.matching.learn_scaling import learn_scaling
 from git_rebasin.matching.sinkhorn import squared_distance
+from git_rebasin.progress import Progress
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.symmetry.scaling import Scalings, apply_scaling, find_scalings
 from git_rebasin.symmetry.spec import PermutationSpecError
@@ -102,16 +104,18 @@ def test_random_points_of_the_line_are_those_of_the_key():
 def test_the_best_factors_are_kept_and_the_last_where_nothing_compares():
     seen, how = [], {"loss_fn": error, "batches": [BATCH] * 7}
     wild = {"optimizer": optax.sgd(-0.1), "eval_batches": [BATCH], "eval_every": 3}  # uphill
-    got = learn_scaling(
-        KEY, SCALINGS, mlp(0), mlp(1), callback=lambda *told: seen.append(told), **how, **wild
-    )
+    got = learn_scaling(KEY, SCALINGS, mlp(0), mlp(1), callback=seen.append, **how, **wild)
     assert got.eval_steps == (0, 3, 6, 7) and got.best_step == 0
     assert not got.factors["P_0"].any() and got.eval_losses[0] == pytest.approx(got.losses[0])
     assert got.eval_losses[-1] > got.eval_losses[0]
-    assert seen == list(enumerate(got.losses, 1))
+    assert seen == [
+        Progress("learned scaling", k, None, {"loss": x}) for k, x in enumerate(got.losses, 1)
+    ]
     assert "after 0 of 7 steps, loss" in repr(got)
     got = learn_scaling(KEY, SCALINGS, mlp(0), mlp(1), optimizer=optax.sgd(-0.1), **how)
     assert got.best_step == 7 and got.factors["P_0"].any()
+    short = learn_scaling(KEY, SCALINGS, mlp(0), mlp(1), optimizer=optax.sgd(-0.1), max_steps=2, **how)
+    assert short.best_step == 2 and short.losses == got.losses[:2]
     down = {"optimizer": optax.sgd(0.1), "eval_batches": [BATCH], "eval_every": 7}
     got = learn_scaling(KEY, SCALINGS, mlp(0), mlp(1), **how, **down)
     assert got.eval_steps == (0, 7) and got.best_step == 7
@@ -130,7 +134,7 @@ def test_what_cannot_be_learned_is_refused():
         learn_scaling(KEY, SCALINGS, a, b, eval_every=0, **how)
     with pytest.raises(ValueError, match="no unit of this function can be rescaled"):
         learn_scaling(KEY, Scalings(SCALINGS.spec, {}), a, b, **how)
-    with pytest.raises(PermutationSpecError, match="models A and B differ"):
+    with pytest.raises(ModelError, match="models A and B differ"):
         learn_scaling(KEY, SCALINGS, a, mlp(1, 5), **how)
     with pytest.raises(PermutationSpecError, match="must be \\(1, 4\\)"):
         learn_scaling(KEY, SCALINGS, a, b, init={"P_0": np.zeros(4)}, **how)

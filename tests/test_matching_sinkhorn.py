@@ -13,7 +13,9 @@ import optax
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from git_rebasin.matching.match import ModelError
 from git_rebasin.matching.weights import weight_matching
+from git_rebasin.progress import Progress
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.symmetry.entries import Group, Product
 from git_rebasin.symmetry.permutation import (
@@ -82,7 +84,7 @@ def test_planted_permutations_are_learned_with_and_without_data():
         {"loss_fn": error, "batches": examples(a), "init": wrong},
     ):
         got = sinkhorn_matching(
-            jax.random.key(0), SPEC, a, b, optimizer=optax.adam(0.3), steps=100, **how
+            jax.random.key(0), SPEC, a, b, optimizer=optax.adam(0.3), max_steps=100, **how
         )
         assert all(np.array_equal(got.perm[g], back[g]) for g in back)
         assert got.converged and abs(got.objective[-1]) < 1e-8 < -got.initial_objective
@@ -104,7 +106,7 @@ def test_heads_are_learned_with_their_units():
         b,
         loss_fn=squared_distance(heads),
         optimizer=optax.adam(0.3),
-        steps=60,
+        max_steps=60,
     )
     assert all(np.array_equal(got.perm[g], back[g]) for g in back) and got.objective[-1] == 0
 
@@ -137,7 +139,7 @@ def test_the_result_is_the_best_that_was_tried_and_the_key_decides_the_rest():
             loss_fn=counted,
             batches=batches,
             optimizer=optax.adam(0.5),
-            steps=45,
+            max_steps=45,
             init=start,
             lam="uniform",
         )
@@ -194,7 +196,7 @@ def test_a_step_is_the_one_written_out():
 
     z = [0.5 * np.log(0.8 * (n - 1) / 0.2) * np.eye(n)[perm[f"P_{i}"]] for i, n in enumerate((5, 4))]
     z = [jnp.asarray(x, jnp.float32) for x in z]
-    how = {"loss_fn": error, "optimizer": optax.sgd(rate), "steps": 3}
+    how = {"loss_fn": error, "optimizer": optax.sgd(rate), "max_steps": 3}
     how |= {"temperature": 0.5, "iterations": 3, "lam": 0.25}
     for hard in (False, True):
         seen = []
@@ -207,11 +209,13 @@ def test_a_step_is_the_one_written_out():
             init={"P_0": z[0], "P_1": z[1]} if hard else perm,
             confidence=0.8,
             forward="hard" if hard else "soft",
-            callback=lambda step, loss, seen=seen: seen.append((step, loss)),
+            callback=seen.append,
             **how,
         )
         np.testing.assert_allclose(got.losses, written_out(z, hard), rtol=1e-4)
-        assert seen == [(1, got.losses[0]), (2, got.losses[1]), (3, got.losses[2])]
+        assert seen == [
+            Progress("Sinkhorn matching", k, 3, {"loss": x}) for k, x in enumerate(got.losses, 1)
+        ]
     other = examples(mlp(9), 1)
     judged = sinkhorn_matching(
         jax.random.key(0), SPEC, a, b, batches=[batch], eval_batches=other, init=perm, **how
@@ -224,10 +228,10 @@ def test_a_step_is_the_one_written_out():
 # %% 99428a42
 def test_what_cannot_be_learned_is_refused():
     a, b, key = mlp(0), mlp(1), jax.random.key(0)
-    how = {"loss_fn": squared_distance(a), "optimizer": optax.sgd(1.0), "steps": 1}
+    how = {"loss_fn": squared_distance(a), "optimizer": optax.sgd(1.0), "max_steps": 1}
     with pytest.raises(ValueError, match="there is no batch"):
         sinkhorn_matching(key, SPEC, a, b, batches=[], **how)
-    with pytest.raises(PermutationSpecError, match="models A and B differ"):
+    with pytest.raises(ModelError, match="models A and B differ"):
         sinkhorn_matching(key, SPEC, a, mlp(1, (5, 5)), **how)
     with pytest.raises(PermutationSpecError, match="lacks group 'P_1'"):
         sinkhorn_matching(key, SPEC, a, b, init={"P_0": np.arange(5)}, **how)
@@ -235,6 +239,6 @@ def test_what_cannot_be_learned_is_refused():
         sinkhorn_matching(key, SPEC, a, b, init={"P_0": np.eye(4), "P_1": np.eye(4)}, **how)
     with pytest.raises(ValueError, match="give 'soft' or 'hard'"):
         sinkhorn_matching(key, SPEC, a, b, forward="firm", **how)
-    for wrong in ({"steps": 0}, {"eval_every": 0}):
+    for wrong in ({"max_steps": 0}, {"eval_every": 0}):
         with pytest.raises(ValueError, match="give at least one"):
             sinkhorn_matching(key, SPEC, a, b, **how | wrong)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 NET = {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "scale": jnp.float32(2)}
@@ -39,10 +40,43 @@ def test_leaves_that_are_not_arrays_are_kept_and_not_listed():
     assert unflatten({"w": np.zeros(2)}, like=tree)["activation"] is jax.nn.relu
 
 
+# %% 0a510d6a
+def test_leaves_that_are_read_late_come_through_unread():
+    from collections.abc import Mapping
+
+
+    class Late:
+        shape, dtype = (2, 3), np.dtype(np.float32)
+
+        def __array__(self, dtype=None, copy=None):
+            raise AssertionError("it was read")
+
+
+    class File(Mapping):  # no pytree
+        def __init__(self, leaves):
+            self.leaves = leaves
+
+        def __getitem__(self, path):
+            return self.leaves[path]
+
+        def __iter__(self):
+            return iter(self.leaves)
+
+        def __len__(self):
+            return len(self.leaves)
+
+
+    leaves = {"Dense_0/kernel": Late(), "bias": Late()}
+    for tree in (leaves, File(leaves)):
+        assert flatten(tree) == leaves and list(flatten(tree)) == list(leaves)
+        assert unflatten({path: 0 for path in leaves}, like=tree) == {path: 0 for path in leaves}
+    assert list(flatten({"params": File(leaves)})) == ["params/Dense_0/kernel", "params/bias"]
+    with pytest.raises(ValueError, match="'bias' is only in `like`"):
+        unflatten({"Dense_0/kernel": 0}, like=File(leaves))
+
+
 # %% 6fd87759
 def test_bad_paths_are_refused():
-    import pytest
-
     with pytest.raises(ValueError, match="two leaves of the tree have the path 'a/b'"):
         flatten({"a/b": np.ones(1), "a": {"b": np.ones(2)}})
     for flat in ({"a": np.ones(1), "a/b": np.ones(1)}, {"a/b": np.ones(1), "a": np.ones(1)}):

@@ -22,7 +22,7 @@ from git_rebasin.zoo.stream import (
     ImageStream,
     centre_box,
     describe_order,
-    judged_batches,
+    evaluation_batches,
     open_stream,
     random_box,
     read_image,
@@ -90,7 +90,7 @@ def test_a_small_imagenet_is_streamed_from_files_of_the_hubs_layout():
         write_imagenet(Path(folder))
         stream = open_stream("imagenet", "test", size=16, path=folder)
         assert stream.source == "ILSVRC/imagenet-1k, a local folder" and stream.channels == 3
-        found = list(judged_batches(stream, 10))
+        found = list(evaluation_batches(stream, 10))
         assert [b["images"].shape for b in found] == [(10, 16, 16, 3), (10, 16, 16, 3), (3, 16, 16, 3)]
         labels = np.concatenate([b["labels"] for b in found])
         assert labels.tolist() == list(range(23)) and labels.dtype == np.int32
@@ -118,7 +118,7 @@ def test_crops_depend_on_key_epoch_and_place():
     assert not np.array_equal(one["labels"], later["labels"])
     assert not np.array_equal(one["labels"], other["labels"])
     split, whole = digits("test"), open_stream("digits", "test", size=8)
-    labels = np.concatenate([b["labels"] for b in judged_batches(whole, 100)])
+    labels = np.concatenate([b["labels"] for b in evaluation_batches(whole, 100)])
     np.testing.assert_array_equal(labels, split.labels)
     text = describe_order(stream, keys[1], 200)
     assert text != describe_order(stream, keys[0], 200) != describe_order(stream, keys[0], 100)

@@ -9,7 +9,6 @@ from git_rebasin.zoo.mlp import init_mlp
 from git_rebasin.zoo.mlp import mlp_apply
 from pathlib import Path
 import dataclasses
-import io
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,6 @@ from git_rebasin.zoo.train import (
     evaluate,
     learning_rate_schedule,
     make_optimizer,
-    tqdm_callback,
     train,
 )
 
@@ -164,8 +162,8 @@ def test_one_compilation_for_all_epochs_and_seeds():
         assert len(traces) == 1
         stop = pytest.raises(KeyboardInterrupt)
 
-        def interrupt(record):
-            if record["epoch"] == 2:
+        def interrupt(progress):
+            if progress.step == 2:
                 raise KeyboardInterrupt
 
         key, path = jax.random.key(7), f"{folder}/other.safetensors"
@@ -214,17 +212,17 @@ args = small_run()
 shared = module.train(*args)
 mesh = module.local_mesh(50)
 assert len(jax.devices()) == 4 and mesh.size == 2 and module.local_mesh(21) is None
-carry = module.everywhere((shared.params, shared.opt_state, None), mesh)
-data = module.everywhere(args[3].arrays, mesh)
+carry = module.replicate((shared.params, shared.opt_state, None), mesh)
+data = module.replicate(args[3].arrays, mesh)
 stepper = module.Stepper(args[1], None, args[4], 4, mesh)
 lowered = module._epoch.lower(carry, data, args[0], 0, stepper=stepper)
 assert "all-reduce" in lowered.compile().as_text()
 assert all(len(x.devices()) == 1 for x in jax.tree.leaves(shared.params))
 given = lambda epoch: batches(args[0], args[3], 50, epoch=epoch)
 streamed = train_stream(*args[:3], given, args[4], steps_per_epoch=4)
-batch = module.spread({"x": np.arange(50)}, mesh)["x"]
+batch = module.shard({"x": np.arange(50)}, mesh)["x"]
 assert [len(s.data) for s in batch.addressable_shards] == [25, 25]
-odd = module.spread({"x": np.arange(7)}, mesh)["x"]
+odd = module.shard({"x": np.arange(7)}, mesh)["x"]
 assert [len(s.data) for s in odd.addressable_shards] == [7, 7]
 module.local_mesh = lambda size: None
 alone = module.train(*args)
@@ -255,8 +253,8 @@ def test_bad_data_and_bad_rates_are_refused():
 # %% edec6506
 def test_resuming_gives_the_same_bits():
     def cut_at(epoch):
-        def callback(record):
-            if record["epoch"] == epoch:
+        def callback(progress):
+            if progress.step == epoch:
                 raise KeyboardInterrupt
 
         return callback
@@ -298,8 +296,10 @@ def test_a_checkpoint_of_another_run_is_refused():
 
 
 # %% 7daa2ccb
-def test_the_bar_shows_every_epoch():
+def test_the_callback_is_called_after_every_epoch():
     key, loss_fn, params, data, config = small_run()
-    text = io.StringIO()
-    train(key, loss_fn, params, data, config, callback=tqdm_callback(3, file=text, desc="A"))
-    assert "A: 100%" in text.getvalue() and "3/3" in text.getvalue() and "accuracy=" in text.getvalue()
+    heard = []
+    history = train(key, loss_fn, params, data, config, callback=heard.append).history
+    assert [(p.stage, p.step, p.steps) for p in heard] == [("train", e, 3) for e in (1, 2, 3)]
+    for progress, record in zip(heard, history, strict=True):
+        assert progress.values == {name: record[name] for name in ("loss", "accuracy")}

@@ -63,8 +63,8 @@ def test_a_stream_trains_as_arrays_do():
     with tempfile.TemporaryDirectory() as folder:
         options["checkpoint"] = f"{folder}/run.safetensors"
 
-        def interrupt(record):
-            if record["epoch"] == 2:
+        def interrupt(progress):
+            if progress.step == 2:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

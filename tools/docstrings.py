@@ -29,7 +29,7 @@ from tools.signatures import (
 WIDTH = 100  # of a line of a module
 SHAPE = re.compile(r"""\b(?!Literal\b)\w+\[[^\[\]]*,\s*"[^"]*"\s*\]""")  # Float[Array, "n m"]
 SOURCE = r"(?:\bpaper\b|\barXiv\b|\b[A-Z]\w+,? (?:19|20)\d\d\b)"
-CITED = re.compile(rf"\s*\(([^()]*{SOURCE}[^()]*)\)$")
+CITED = re.compile(rf"\s*\(([^()]*{SOURCE}[^()]*)\)")
 PAPER = re.compile(r"^(?:(?:the )?paper(?:'s)?\b|arXiv 2209\.04836),? ?")
 THE_PAPER = "Git Re-Basin (arXiv 2209.04836)"
 
@@ -42,13 +42,13 @@ def document(src: Source, node: Definition) -> str | None:
     doc = ast.get_docstring(node)
     if doc is None or any(f"\n{name}:\n" in doc for name in SECTIONS):
         return None
-    cited = CITED.search(doc)
+    cited = [each for text in CITED.findall(doc) for each in citations(text)]
     parts = {
         "Args": list(map(described, parameters(src, node))) if is_function(node) else [],
         "Attributes": list(map(described, fields(src, node))) if not is_function(node) else [],
         "Returns": [result(src, node)] if is_function(node) else [],
         "Raises": [f"{row.name}: {row.comment}" for row in raises(src, node)],
-        "References": list(citations(cited[1])) if cited else [],
+        "References": cited,
     }
     sections = [(name, [line for line in lines if line]) for name, lines in parts.items()]
     width = WIDTH - node.body[0].col_offset

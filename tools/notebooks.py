@@ -16,16 +16,17 @@ tests in `tests/`, which run there, and would take as long again.
 import argparse
 import difflib
 import hashlib
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from execnb.nbio import NbCell, write_nb
@@ -37,6 +38,16 @@ from tools.clean import clean
 
 TOLERANCE = 1e-3
 TIMEOUT = 1200  # seconds for one notebook; those of an hour belong behind a flag
+PRELOADED = [  # what most notebooks import, and what runs them
+    "datasets",
+    "execnb.shell",
+    "flax.linen",
+    "git_rebasin.experiments.runner",
+    "matplotlib.pyplot",
+    "optax",
+    "scipy.optimize",
+    "tools.clean",
+]
 NUMBER = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?\d+e[-+]?\d+", re.IGNORECASE)
 
 
@@ -115,38 +126,68 @@ def indent(text: str) -> str:
 # ---- run many, each in a process of its own
 
 
-def run_isolated(path: Path, folder: Path, tests: bool) -> tuple[Path, str | None]:
-    """Run a notebook in a new process; returns where the result is, and what went wrong."""
-    target = folder / "-".join(path.relative_to(project.ROOT).parts)
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "IPYTHONDIR": str(folder / "ipython")}
-    environment.pop("MPLBACKEND", None)  # the shell draws inline
-    command = [sys.executable, "-m", "tools.notebooks", "execute", str(path), str(target)]
-    command += [] if tests else ["--without-tests"]
-    start = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command,
-            cwd=project.ROOT,
-            env=environment,
-            timeout=TIMEOUT,
-            capture_output=True,
-            text=True,
-        )
-        error = (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else None
-    except subprocess.TimeoutExpired:
-        error = f"stopped after {TIMEOUT} s"
-    seconds = time.perf_counter() - start
-    print(f"{seconds:7.1f} s  {name(path)}{'  FAILED' if error else ''}", flush=True)
-    return target, error
+class Run:
+    """A notebook that runs in a process of its own, and where its outputs go."""
+
+    def __init__(self, path: Path, folder: Path, tests: bool, context: BaseContext) -> None:
+        self.path, self.start = path, time.perf_counter()
+        self.target = folder / "-".join(path.relative_to(project.ROOT).parts)
+        self.log = self.target.with_suffix(".log")
+        arguments = (path, self.target, tests, self.log)
+        self.process = context.Process(target=execute_to, args=arguments)
+        self.process.start()
+
+    def result(self) -> tuple[Path, Path, str | None]:
+        """The notebook, where it lies with its outputs, and what went wrong."""
+        if late := self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        error = self.log.read_text(encoding="utf-8").strip() if self.log.exists() else ""
+        error = error or f"exit code {self.process.exitcode}" if self.process.exitcode else None
+        error = f"stopped after {TIMEOUT} s" if late else error
+        seconds = time.perf_counter() - self.start
+        print(f"{seconds:7.1f} s  {name(self.path)}{'  FAILED' if error else ''}", flush=True)
+        return self.path, self.target, error
+
+
+def execute_to(path: Path, target: Path, tests: bool, log: Path) -> None:
+    """What the process of one notebook does; all that it prints goes to `log`."""
+    with log.open("w", encoding="utf-8") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        if error := execute(path, target, tests):
+            file.write(error)
+            file.flush()
+            sys.exit(1)
+
+
+def processes() -> BaseContext:
+    """How processes start: on Linux as copies of one that has imported what takes seconds.
+
+    That one runs nothing of JAX, whose threads a copy would not have.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def run_all(
     paths: list[Path], workers: int, folder: Path, tests: bool
 ) -> Iterator[tuple[Path, Path, str | None]]:
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda path: run_isolated(path, folder, tests), paths)
-        for path, (target, error) in zip(paths, results, strict=True):
-            yield path, target, error
+    """Run notebooks, the last first: those of the zoo train networks, and take longest."""
+    os.environ |= {"JAX_PLATFORMS": "cpu", "IPYTHONDIR": str(folder / "ipython")}
+    os.environ.pop("MPLBACKEND", None)  # the shell draws inline
+    context, waiting, running = processes(), list(paths), []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append(Run(waiting.pop(), folder, tests, context))
+        wait([run.process.sentinel for run in running], timeout=1)
+        late = time.perf_counter() - TIMEOUT
+        for run in [r for r in running if r.start < late or not r.process.is_alive()]:
+            running.remove(run)
+            yield run.result()
 
 
 def name(path: Path) -> str:
@@ -236,19 +277,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["run", "check", "stored", "execute"])
+    parser.add_argument("command", choices=["run", "check", "stored"])
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument(
         "--workers", type=int, default=2, help="how many notebooks run at the same time"
     )
-    parser.add_argument(
-        "--without-tests", action="store_true", help="leave out test cells that show nothing"
-    )
     options = parser.parse_intermixed_args()
-    if options.command == "execute":  # the process of one notebook: from where to where
-        error = execute(*(p.resolve() for p in options.paths), not options.without_tests)
-        print(error or "", file=sys.stderr)
-        return 1 if error else 0
     paths = [path.resolve() for path in options.paths] or project.notebooks()
     found = list(problems(options.command, paths, options.workers))
     for problem in found:

@@ -153,16 +153,24 @@ def fields(src: Source, node: ast.ClassDef) -> Iterator[Row]:
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and not item.target.id.startswith("_"):
             comment = src.comment(item.lineno, item.end_lineno).removesuffix(":")
-            yield Row(item.target.id, src.code(item.annotation), src.code(item.value), comment)
+            yield Row(item.target.id, src.code(item.annotation), _default(src, item.value), comment)
 
 
-def methods(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """Public methods and properties that have a docstring, with its first line."""
+def _default(src: Source, value: ast.expr | None) -> str:
+    """The default of a field, also where `field(...)` has it."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
+        given = {keyword.arg: src.code(keyword.value) for keyword in value.keywords}
+        factory = given.get("default_factory")
+        return given.get("default", "") if factory is None else f"{factory}()"
+    return src.code(value)
+
+
+def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """Public methods and properties that have a docstring."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
-            if doc := ast.get_docstring(item):
-                name = item.name if is_property(item) else f"{item.name}()"
-                yield name, doc.splitlines()[0]
+            if ast.get_docstring(item):
+                yield item
 
 
 # ---- docstrings

@@ -81,7 +81,11 @@ def init_cifar_resnet(
     Args:
         key: a JAX random key
         depth: 6 n + 2: 20, 32, 44, 56, 110
+
+    Raises:
+        ValueError: unless `depth` is 6 n + 2 for some n ≥ 1
     """
+    # raises ValueError unless `depth` is 6 n + 2 for some n ≥ 1
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth is {depth}: these networks have 6 n + 2 layers, as 20, 32, 44, 56")
     shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (16, 3, 3, 3), "bn1": (16,)}

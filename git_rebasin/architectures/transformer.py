@@ -75,7 +75,11 @@ def init_transformer(
         key: a JAX random key
         stream: width of the stream
         hidden: units of each MLP
+
+    Raises:
+        ValueError: unless `heads` divides `stream`
     """
+    # raises ValueError unless `heads` divides `stream`
     if stream % heads:
         raise ValueError(f"a stream of {stream} cannot be divided among {heads} heads")
     units = stream // heads

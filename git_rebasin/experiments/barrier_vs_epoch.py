@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'Film', 'keep_snapshot', 'train_with_snapshots', 'weights_after', 'match_epochs', 'follow_pair', 'run',
-           'barriers', 'format_epochs', 'format_record', 'film', 'onset', 'finding', 'findings']
+__all__ = ['PRESETS', 'EXPERIMENT', 'EpochSweep', 'keep_snapshot', 'train_with_snapshots', 'weights_after', 'match_epochs',
+           'follow_pair', 'barriers', 'format_epochs', 'onset', 'finding', 'film']
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #c1ec4df4
 import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -26,38 +25,37 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..checkpoints.io import load_metadata, load_params, save_params
-from .compare import Problem, judge_permutation, mean_and_spread
+from .compare import mean_and_spread
 from git_rebasin.experiments.networks import (
+    LineConfig,
     NetworkConfig,
     checkpoint_file,
     initial_params,
     load_splits,
+    model_seeds,
     pair_facts,
-    pair_problem,
     train_network,
 )
-from .pair import model_seeds
-from .runner import Families, Finding, Preset, by_family, run_families
+from .problem import Problem, judge_permutation
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs, for_each_family
 from ..matching.weights import weight_matching
+from ..progress import Progress
 from ..symmetry.permutation import identity_permutation
+from ..tables import markdown_table
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig, TrainResult
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #17ce666a
 @dataclass(frozen=True)
-class Film:
+class EpochSweep(LineConfig):
     """A pair of networks, and when in their training it is matched
 
     Attributes:
         epochs: after which of them; 0: the initial weights
-        lambdas: points on a line, an odd number: ½ is one of them
-        judged: lines are evaluated on the first images of a split; None: on all
     """
 
-    network: NetworkConfig
-    epochs: tuple[int, ...]  # after which of them; 0: the initial weights
-    lambdas: int = 25  # points on a line, an odd number: ½ is one of them
-    judged: int | None = 10_000  # lines are evaluated on the first images of a split; None: on all
+    epochs: tuple[int, ...] = field(kw_only=True)  # after which of them; 0: the initial weights
 
     def __post_init__(self):
         last, epochs = self.network.training.epochs, list(self.epochs)
@@ -65,47 +63,23 @@ class Film:
             raise ValueError(f"epochs={self.epochs} must ascend within 0 … {last}, the training")
 
 
-_MNIST, _CIFAR = TrainConfig(), TrainConfig(100, 100)
-_SMOKE = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,))
+_DIGITS = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,))
+_MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
+_CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100), augment=True)
+_MNIST_25 = dataclasses.replace(_MNIST, training=TrainConfig(25))
+_CIFAR_10 = NetworkConfig("mlp", "cifar10", TrainConfig(10, 100))
+_ALL = tuple(range(101))
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(Film(_SMOKE, (0, 2, 3), lambdas=3), (0,))}),
-    "cpu": Families(
-        {
-            "mnist": Preset(
-                Film(
-                    NetworkConfig("mlp", "mnist", dataclasses.replace(_MNIST, epochs=25)),
-                    (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25),
-                    lambdas=11,
-                ),
-                (0, 1, 2),
-            ),
-            "cifar10": Preset(
-                Film(
-                    NetworkConfig("mlp", "cifar10", dataclasses.replace(_CIFAR, epochs=10)),
-                    (0, 1, 2, 3, 5, 7, 10),
-                    lambdas=9,
-                ),
-                (0, 1, 2),
-            ),
-        }
-    ),
-    "paper": Families(
-        {
-            "mnist": Preset(
-                Film(NetworkConfig("mlp", "mnist", _MNIST), tuple(range(101)), judged=None),
-                (0, 1, 2),
-            ),
-            "cifar10": Preset(
-                Film(
-                    NetworkConfig("mlp", "cifar10", _CIFAR, augment=True),
-                    tuple(range(101)),
-                    judged=None,
-                ),
-                (0, 1, 2),
-            ),
-        }
-    ),
+    "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
+    "cpu": {
+        "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
+        "cifar10": Runs(EpochSweep(_CIFAR_10, 9, epochs=(0, 1, 2, 3, 5, 7, 10))),
+    },
+    "paper": {
+        "mnist": Runs(EpochSweep(_MNIST, judged=None, epochs=_ALL)),
+        "cifar10": Runs(EpochSweep(_CIFAR, judged=None, epochs=_ALL)),
+    },
 }
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #ee8d389a
@@ -131,33 +105,32 @@ def keep_snapshot(
 
 
 def train_with_snapshots(
-    config: Film,
+    config: EpochSweep,
     seed: int,  # of the network
     data: Split,  # training data
-    folder: Path,  # where its checkpoint and its snapshots are, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    context: Context,  # where its checkpoint and its snapshots are, or will be
 ) -> TrainResult:
     """Train one network, or take it from its checkpoint, and keep its weights along the way
 
     Args:
         seed: of the network
         data: training data
-        folder: where its checkpoint and its snapshots are, or will be
-        callback: called with each epoch's record
+        context: where its checkpoint and its snapshots are, or will be
     """
-    keep = partial(keep_snapshot, checkpoint_file(folder, seed), config.epochs)
+    checkpoint = checkpoint_file(context.checkpoints, seed)
 
-    def keep_and_tell(record: dict) -> None:
-        keep()
-        if callback:
-            callback(record)
+    def keep_and_report(progress: Progress) -> None:
+        keep_snapshot(checkpoint, config.epochs)
+        if context.listener is not None:
+            context.listener(progress)
 
-    keep()
-    return train_network(config.network, seed, data, folder, keep_and_tell)
+    keep_snapshot(checkpoint, config.epochs)
+    keeping = dataclasses.replace(context, listener=keep_and_report)
+    return train_network(config.network, seed, data, keeping)
 
 
 def weights_after(
-    config: Film,
+    config: EpochSweep,
     seed: int,  # of the network
     epoch: int,  # one of the configuration's
     data: Split,  # training data
@@ -184,28 +157,26 @@ def weights_after(
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #51feee1e
 def match_epochs(
-    config: Film,
+    config: EpochSweep,
     seed: int,  # which pair
     splits: Mapping[str, Split],  # "train" and "test"
-    folder: Path,  # where the snapshots are
-    callback: Callable[[dict], None] | None = None,  # called with the row of each epoch
+    context: Context,  # where the snapshots are
 ) -> list[dict[str, Any]]:  # a row for each epoch: "naive", "matched", "late"
     """Match a pair after each epoch, and walk its lines
 
     Args:
         seed: which pair
         splits: "train" and "test"
-        folder: where the snapshots are
-        callback: called with the row of each epoch
+        context: where the snapshots are
 
     Returns:
         list[dict[str, Any]]: a row for each epoch: "naive", "matched", "late"
     """
 
     def problem_of(epoch: int) -> Problem:
-        a, b = (weights_after(config, s, epoch, splits["train"], folder) for s in model_seeds(seed))
-        options = {"lambdas": config.lambdas, "judged": config.judged}
-        return pair_problem(config.network, a, b, splits, **options)
+        data, folder = splits["train"], context.checkpoints
+        a, b = (weights_after(config, s, epoch, data, folder) for s in model_seeds(seed))
+        return config.problem(a, b, splits)
 
     last, rows = problem_of(config.epochs[-1]), []
     for epoch in config.epochs:
@@ -217,61 +188,34 @@ def match_epochs(
         row["matched"] = judge_permutation(problem, match.perm)
         row["late"] = row["matched"] if problem is last else judge_permutation(last, match.perm)
         rows.append(row)
-        if callback:
-            callback(row)
+        context.report(len(rows), len(config.epochs), cosine=row["matched"]["cosine"])
     return rows
 
 
 def follow_pair(
-    config: Film,
+    config: EpochSweep,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints and snapshots are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,  # where checkpoints and snapshots are kept and looked for
+) -> Record:
     """Train a pair, or take it from its checkpoints, and match it after each epoch
 
     Args:
         seed: which pair
-        folder: where checkpoints and snapshots are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
+        context: where checkpoints and snapshots are kept and looked for
     """
-    tell = callback or (lambda stage, record: None)
     splits = load_splits(config.network)
-    train = partial(train_with_snapshots, config, data=splits["train"], folder=folder)
     trained = {
-        name: train(seed=s, callback=partial(tell, f"train {name}"))
+        name: train_with_snapshots(config, s, splits["train"], context.stage(f"train {name}"))
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
     start = time.perf_counter()
-    rows = match_epochs(config, seed, splits, folder, partial(tell, "match and walk"))
+    rows = match_epochs(config, seed, splits, context.stage("match and walk"))
     lambdas = np.linspace(0, 1, config.lambdas).tolist()
     return {"lambdas": lambdas, "epochs": rows} | pair_facts(seed, splits, trained, start)
 
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Train and follow each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("barrier-vs-epoch", PRESETS, preset, out, callback, run_one=follow_pair)
-
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #23760f9c
 def barriers(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one family
+    records: Sequence[Record],  # of pairs of one family
     way: str,  # "naive", "matched" or "late"
     split: str = "train",
 ) -> list[list[float]]:  # for each pair, one for each epoch of the configuration
@@ -288,7 +232,7 @@ def barriers(
 
 
 def format_epochs(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one family
+    records: Sequence[Record],  # of pairs of one family
 ) -> str:  # Markdown
     """The table of the epochs
 
@@ -298,37 +242,83 @@ def format_epochs(
     Returns:
         str: Markdown
     """
-    lines = [
-        "| epoch | naive | matched | matched, test | its permutation on the last epoch "
-        "| cosine, matched |",
-        "|--:|--:|--:|--:|--:|--:|",
-    ]
     columns = [
         *(barriers(records, way) for way in ("naive", "matched")),
         barriers(records, "matched", "test"),
         barriers(records, "late"),
         [[row["matched"]["cosine"] for row in r["epochs"]] for r in records],
     ]
-    for k, row in enumerate(records[0]["epochs"]):
-        cells = [mean_and_spread([pair[k] for pair in column]) for column in columns]
-        lines.append(f"| {row['epoch']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    heads = ["epoch", "naive", "matched", "matched, test", "its permutation on the last epoch"]
+    rows = [
+        [row["epoch"], *(mean_and_spread([pair[k] for pair in column]) for column in columns)]
+        for k, row in enumerate(records[0]["epochs"])
+    ]
+    return markdown_table([*heads, "cosine, matched"], rows, text=())
 
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #bdf49467
+def onset(
+    record: Record,  # of a pair
+    share: float = 0.1,  # of the naive training barrier
+) -> int | None:  # an epoch, from 1 on; None if even the last leaves more
+    """From when on matching leaves less than a share of the naive barrier
 
     Args:
         record: of a pair
+        share: of the naive training barrier
+
+    Returns:
+        int | None: an epoch, from 1 on; None if even the last leaves more
     """
-    return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_epochs([record])}"
+    rows = [row for row in record["epochs"] if row["epoch"] > 0]
+
+    def low(row: Mapping[str, Any]) -> bool:
+        left = row["matched"]["barrier"]["train"]
+        return left < share * row["naive"]["barrier"]["train"]
+
+    late = list(takewhile(low, reversed(rows)))
+    return late[-1]["epoch"] if late else None
+
+
+def finding(
+    records: Sequence[Record],  # of the `cpu` preset, of one family
+) -> Finding:
+    """The claim beside what came out
+
+    Args:
+        records: of the `cpu` preset, of one family
+    """
+    last = records[0]["epochs"][-1]["epoch"]
+    naive, matched, late = (barriers(records, way) for way in ("naive", "matched", "late"))
+    end = max(m[-1] / n[-1] for m, n in zip(matched, naive, strict=True))
+    initial = min(x[0] / n[-1] for x, n in zip(late, naive, strict=True))
+    onsets = [onset(record) for record in records]
+    verdict = "partly" if end < 0.5 < initial else "not"
+    if initial > 0.5 and all(e is not None and e <= last / 2 for e in onsets):
+        verdict = "reproduced"
+    when = ", ".join("–" if e is None else str(e) for e in onsets)
+    low = "below a tenth of the naive one"
+    ever = any(e is not None for e in onsets)
+    low = f"{low} from epoch {when} on" if ever else f"never {low}"
+    first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
+    return Finding(
+        f"MLPs on {records[0]['family']} become connected early in training, not at initialisation",
+        "§5.2, Figure 3",
+        "matched barrier falls from the first epoch to about zero at 25 (from the figure)",
+        f"matched training barrier {mean_and_spread([m[first] for m in matched], 3)} after the "
+        f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last}; {low}; "
+        f"the initial permutation leaves at least {100 * initial:.0f} %",
+        verdict,
+    )
+
+
+EXPERIMENT = Experiment(
+    "barrier-vs-epoch", follow_pair, PRESETS, format_epochs, for_each_family(finding)
+)
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #592a0d88
 def film(
-    families: Mapping[str, Sequence[Mapping[str, Any]]],  # of `by_family`; shown: the first pair
-    rate: float = 3.0,  # frames a second, one for each epoch that was looked at
+    families: Mapping[str, Sequence[Record]],  # of `by_family`; shown: the first pair
+    rate: int = 3,  # frames a second, one for each epoch that was looked at
 ) -> bytes:  # an animated GIF
     """The training loss on the naive and on the matched line, epoch after epoch
 
@@ -366,69 +356,3 @@ def film(
         FuncAnimation(figure, draw, frames).save(file, PillowWriter(rate), dpi=80)
         plt.close(figure)
         return file.read_bytes()
-
-# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #bdf49467
-def onset(
-    record: Mapping[str, Any],  # of a pair
-    share: float = 0.1,  # of the naive training barrier
-) -> int | None:  # an epoch, from 1 on; None if even the last leaves more
-    """From when on matching leaves less than a share of the naive barrier
-
-    Args:
-        record: of a pair
-        share: of the naive training barrier
-
-    Returns:
-        int | None: an epoch, from 1 on; None if even the last leaves more
-    """
-    rows = [row for row in record["epochs"] if row["epoch"] > 0]
-
-    def low(row: Mapping[str, Any]) -> bool:
-        left = row["matched"]["barrier"]["train"]
-        return left < share * row["naive"]["barrier"]["train"]
-
-    found = list(takewhile(low, reversed(rows)))
-    return found[-1]["epoch"] if found else None
-
-
-def finding(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset, of one family
-) -> Finding:
-    """The claim beside what came out
-
-    Args:
-        records: of the `cpu` preset, of one family
-    """
-    last = records[0]["epochs"][-1]["epoch"]
-    naive, matched, late = (barriers(records, way) for way in ("naive", "matched", "late"))
-    end = max(m[-1] / n[-1] for m, n in zip(matched, naive, strict=True))
-    initial = min(x[0] / n[-1] for x, n in zip(late, naive, strict=True))
-    onsets = [onset(record) for record in records]
-    verdict = "partly" if end < 0.5 < initial else "not"
-    if initial > 0.5 and all(e is not None and e <= last / 2 for e in onsets):
-        verdict = "reproduced"
-    when = ", ".join("–" if e is None else str(e) for e in onsets)
-    low = "below a tenth of the naive one"
-    ever = any(e is not None for e in onsets)
-    low = f"{low} from epoch {when} on" if ever else f"never {low}"
-    first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
-    return Finding(
-        f"MLPs on {records[0]['family']} become connected early in training, not at initialisation",
-        "§5.2, Figure 3",
-        "matched barrier falls from the first epoch to about zero at 25 (from the figure)",
-        f"matched training barrier {mean_and_spread([m[first] for m in matched], 3)} after the "
-        f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last}; {low}; "
-        f"the initial permutation leaves at least {100 * initial:.0f} %",
-        verdict,
-    )
-
-
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """One for each data set
-
-    Args:
-        records: of the `cpu` preset
-    """
-    return list(map(finding, by_family(records).values()))

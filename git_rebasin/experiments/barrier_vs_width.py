@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'match_pair', 'run', 'width_of', 'by_width', 'barriers', 'format_widths', 'format_record',
-           'finding', 'findings']
+__all__ = ['WAYS', 'PRESETS', 'EXPERIMENT', 'match_pair', 'width_of', 'by_width', 'barriers', 'format_widths',
+           'format_architectures', 'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +22,10 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .networks import Lines, NetworkConfig, match_lines
-from .runner import Families, Finding, Preset, complete, run_families
+from .networks import LineConfig, NetworkConfig, match_lines
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs, complete
+from ..tables import markdown_table
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #c221bed8
@@ -34,64 +33,45 @@ WAYS = ("none", "weights")  # as in `ways_to_match`
 
 
 def _widths(
-    config: Lines,  # whose network has any width
+    config: LineConfig,  # whose network has any width
     sizes: Sequence[float],  # units of each hidden layer of an MLP; else multipliers
     seeds: tuple[int, ...] = (0, 1, 2),
-) -> dict[str, Preset]:
+) -> dict[str, Runs[LineConfig]]:
     "A family for each width"
-    network, found = config.network, {}
+    network, families = config.network, {}
     for s in sizes:
-        size = (s,) * len(network.size) if network.network == "mlp" else s
+        size = (int(s),) * len(network.size) if isinstance(network.size, tuple) else s
         wide = dataclasses.replace(config, network=dataclasses.replace(network, size=size))
-        found[f"{network.network}-{s:g}"] = Preset(wide, seeds)
-    return found
+        families[f"{network.network}-{s:g}"] = Runs(wide, seeds)
+    return families
 
 
-_SMOKE = Lines(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
-_MLP = Lines(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
+_SMOKE = LineConfig(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
+_MLP = LineConfig(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
 _SHORT = TrainConfig(2, 100, learning_rate=1e-3, schedule="warmup_cosine", warmup_epochs=0.25)
-_VGG16 = Lines(NetworkConfig("vgg16", "cifar10", _SHORT, shrink=2), lambdas=9, judged=2000)
+_VGG16 = LineConfig(NetworkConfig("vgg16", "cifar10", _SHORT, 1.0, shrink=2), 9, judged=2000)
 _PAPER = {
-    name: Lines(NetworkConfig(name, "cifar10", PAPER_CONFIGS[name], augment=True), judged=None)
+    name: LineConfig(NetworkConfig(name, "cifar10", how, 1.0, augment=True), judged=None)
     for name in ("vgg16", "resnet20")
+    for how in [PAPER_CONFIGS[name]]
 }
 
 PRESETS = {
-    "smoke": Families(_widths(_SMOKE, (4, 8), (0,))),
-    "cpu": Families(
-        _widths(_MLP, [2**k for k in range(3, 12)]) | _widths(_VGG16, (1 / 16, 1 / 8, 1 / 4))
-    ),
-    "paper": Families(
-        _widths(_PAPER["vgg16"], (1 / 8, 1 / 4, 1 / 2, 1, 2, 4))
-        | _widths(_PAPER["resnet20"], (1, 2, 4, 8, 16, 32))
-    ),
+    "smoke": _widths(_SMOKE, (4, 8), (0,)),
+    "cpu": _widths(_MLP, [2**k for k in range(3, 12)]) | _widths(_VGG16, (1 / 16, 1 / 8, 1 / 4)),
+    "paper": _widths(_PAPER["vgg16"], (1 / 8, 1 / 4, 1 / 2, 1, 2, 4))
+    | _widths(_PAPER["resnet20"], (1, 2, 4, 8, 16, 32)),
 }
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #068da11d
-_EVERY = ways_to_match(Effort())
-match_pair: Callable[..., dict[str, Any]] = partial(match_lines, {w: _EVERY[w] for w in WAYS})
-
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per width and pair
-    """Train and match each pair of each width of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per width and pair
-    """
-    return run_families("barrier-vs-width", PRESETS, preset, out, callback, run_one=match_pair)
+def match_pair(config: LineConfig, seed: int, context: Context) -> Record:
+    "Train a pair, or take it from its checkpoints, and match it by its weights"
+    every = ways_to_match(Effort())
+    return match_lines({name: every[name] for name in WAYS}, config, seed, context)
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #b2e1491a
 def width_of(
-    record: Mapping[str, Any],  # of a pair
+    record: Record,  # of a pair
 ) -> float:  # units of a hidden layer of an MLP; else the multiplier
     """How wide the networks of a record are
 
@@ -106,25 +86,26 @@ def width_of(
 
 
 def by_width(
-    records: Sequence[Mapping[str, Any]],  # of any architectures
-) -> dict[str, dict[float, list[Mapping[str, Any]]]]:  # architecture → width, ascending → its pairs
+    records: Sequence[Record],  # of any architectures
+) -> dict[str, dict[float, list[Record]]]:  # architecture → width, ascending → its pairs
     """The records of each architecture, narrow to wide, but for widths of which pairs are missing
 
     Args:
         records: of any architectures
 
     Returns:
-        dict[str, dict[float, list[Mapping[str, Any]]]]: architecture → width, ascending → its pairs
+        dict[str, dict[float, list[Record]]]: architecture → width, ascending → its pairs
     """
-    found: dict[str, dict[float, list]] = {}
+    architectures: dict[str, dict[float, list[Record]]] = {}
     for record in sorted(records, key=lambda r: (width_of(r), r["seed"])):
-        widths = found.setdefault(record["config"]["network"]["network"], {})
+        name = record["config"]["network"]["network"]
+        widths = architectures.setdefault(name, {})
         widths.setdefault(width_of(record), []).append(record)
-    return {name: complete(widths) for name, widths in sorted(found.items())}
+    return {name: complete(widths) for name, widths in sorted(architectures.items())}
 
 
 def barriers(
-    widths: Mapping[float, Sequence[Mapping[str, Any]]],  # of one architecture
+    widths: Mapping[float, Sequence[Record]],  # of one architecture
     way: str,  # one of `WAYS`
     split: str = "train",
 ) -> list[list[float]]:  # for each width, one for each pair
@@ -141,7 +122,7 @@ def barriers(
 
 
 def format_widths(
-    widths: Mapping[float, Sequence[Mapping[str, Any]]],  # of one architecture
+    widths: Mapping[float, Sequence[Record]],  # of one architecture
 ) -> str:  # Markdown
     """The table of an architecture
 
@@ -151,46 +132,46 @@ def format_widths(
     Returns:
         str: Markdown
     """
-    lines = [
-        "| width | test accuracy of the ends | naive | matched | naive, test | matched, test "
-        "| cosine, matched |",
-        "|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = ["width", "test accuracy of the ends", "naive", "matched", "naive, test"]
+    heads, rows = [*heads, "matched, test", "cosine, matched"], []
     columns = [barriers(widths, way, split) for split in ("train", "test") for way in WAYS]
     for k, (width, records) in enumerate(widths.items()):
         ends = [end["test"]["accuracy"] for r in records for end in r["ends"]]
         cells = [str(Fraction(width)), f"{100 * np.mean(ends):.1f} %"]
         cells += [mean_and_spread(column[k], 3) for column in columns]
         cells += [mean_and_spread([t["cosine"] for t in tries_of(records)["weights"]], 3)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(heads, rows, text=())
 
 
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
+def format_architectures(
+    records: Sequence[Record],  # of any architectures
+) -> str:  # Markdown
+    """The table of each architecture
 
     Args:
-        record: of a pair
+        records: of any architectures
+
+    Returns:
+        str: Markdown
     """
-    (widths,) = by_width([record]).values()
-    return f"{record['family']}, pair {record['seed']}: barriers\n\n{format_widths(widths)}"
+    return "\n\n".join(map(format_widths, by_width(records).values()))
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #414b9b13
 def finding(
-    widths: Mapping[float, Sequence[Mapping[str, Any]]],  # of one architecture, in `cpu`
+    widths: Mapping[float, Sequence[Record]],  # of one architecture, in `cpu`
 ) -> Finding:
     """The claim beside what came out
 
     Args:
         widths: of one architecture, in `cpu`
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     network = next(iter(widths.values()))[0]["config"]["network"]
     matched = barriers(widths, "weights")
-    falls = float(spearmanr(list(widths), [np.mean(pairs) for pairs in matched]).statistic)
+    means = [np.mean(pairs) for pairs in matched]
+    falls = np.corrcoef(rankdata(list(widths)), rankdata(means))[0, 1]
     left = max(wide / narrow for narrow, wide in zip(matched[0], matched[-1], strict=True))
     verdict = "partly" if left < 1 else "not"
     if left < 0.25 and falls <= -0.8:
@@ -207,7 +188,7 @@ def finding(
 
 
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """One for each architecture
 
@@ -215,3 +196,6 @@ def findings(
         records: of the `cpu` preset
     """
     return [finding(widths) for widths in by_width(records).values()]
+
+
+EXPERIMENT = Experiment("barrier-vs-width", match_pair, PRESETS, format_architectures, findings)

@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'WAYS', 'Merge', 'merge_pair', 'run', 'midpoint', 'column', 'sweep', 'format_sweep', 'format_scale',
-           'format_record', 'decays_that_count', 'decay_finding', 'temperature_finding', 'repair_finding',
+__all__ = ['PRESETS', 'WAYS', 'EXPERIMENT', 'Merge', 'merge_pair', 'midpoint', 'column', 'sweep', 'format_sweep', 'format_scale',
+           'format_decays', 'decays_that_count', 'decay_finding', 'temperature_finding', 'repair_finding',
            'narrow_findings', 'findings']
 
 # %% ../../nbs/experiments/baselines.ipynb #57a2ff66
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from .calibration import ensemble, log_probabilities
-from .compare import in_batches, mean_and_spread
+from .compare import mean_and_spread
 from .mend import MENDED, loss_and_accuracy, mend
 from git_rebasin.experiments.networks import (
     NetworkConfig,
@@ -32,16 +31,19 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
+from .problem import in_batches
+from .records import Record
 from git_rebasin.experiments.runner import (
     VERDICTS,
-    Families,
+    Context,
+    Experiment,
     Finding,
-    Preset,
+    Runs,
     complete,
-    run_families,
 )
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
+from ..tables import markdown_table
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52
@@ -67,31 +69,27 @@ def _sweeps(
     seeds: tuple[int, ...] = (0, 1, 2),
     full: int = 512,  # units of each hidden layer
     **options: Any,  # of `Merge`; "augment" is the network's
-) -> dict[str, Preset]:
+) -> dict[str, Runs[Merge]]:
     "A family for each weight decay, and for each width"
-    augment, found = options.pop("augment", False), {}
+    augment, families = options.pop("augment", False), {}
     for width, decay in [*((full, d) for d in decays), *((w, 0.0) for w in narrower)]:
         how = dataclasses.replace(training, weight_decay=decay)
         network = NetworkConfig("mlp", data, how, (width,) * 3, augment=augment)
-        found[f"{data}-{width}-{decay:g}"] = Preset(Merge(network, **options), seeds)
-    return found
+        families[f"{data}-{width}-{decay:g}"] = Runs(Merge(network, **options), seeds)
+    return families
 
 
 _MNIST, _CIFAR = TrainConfig(), TrainConfig(100, 100)
 _DECAYS, _WIDTHS = (0.0, 1e-4, 1e-3, 1e-2), (8, 16, 32, 64, 128)
 
+_TINY = _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200)
+
 PRESETS = {
-    "smoke": Families(
-        _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200)
-    ),
-    "cpu": Families(
-        _sweeps("mnist", TrainConfig(10), _DECAYS, _WIDTHS)
-        | _sweeps("cifar10", TrainConfig(5), _DECAYS[:3])
-    ),
-    "paper": Families(
-        _sweeps("mnist", _MNIST, _DECAYS, _WIDTHS, judged=None)
-        | _sweeps("cifar10", _CIFAR, _DECAYS, _WIDTHS, judged=None, augment=True)
-    ),
+    "smoke": _TINY,
+    "cpu": _sweeps("mnist", TrainConfig(10), _DECAYS, _WIDTHS)
+    | _sweeps("cifar10", TrainConfig(5), _DECAYS[:3]),
+    "paper": _sweeps("mnist", _MNIST, _DECAYS, _WIDTHS, judged=None)
+    | _sweeps("cifar10", _CIFAR, _DECAYS, _WIDTHS, judged=None, augment=True),
 }
 
 # %% ../../nbs/experiments/baselines.ipynb #3e88c866
@@ -104,61 +102,36 @@ def _alive(params: Mapping[str, Mapping[str, Any]]) -> float:  # of an MLP
 def merge_pair(
     config: Merge,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints; average it, as it is and matched, and mend that
 
     Args:
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
     splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], folder, callback)
+    trained = train_pair(config.network, seed, splits["train"], context)
     start, spec, fn = time.perf_counter(), network_spec(config.network), network_fn(config.network)
     a, b = (trained[name].params for name in "AB")
     match = weight_matching(jax.random.key(seed), spec, a, b)
     images = in_batches(splits["train"][: config.statistics].arrays, 2500)
     judged = {s: data[: config.judged] for s, data in splits.items()}
-    said = [{s: log_probabilities(fn, p, data) for s, data in judged.items()} for p in (a, b)]
-    both = {s: ensemble([logs[s] for logs in said]) for s in judged}
+    logs = [{s: log_probabilities(fn, p, data) for s, data in judged.items()} for p in (a, b)]
+    both = {s: ensemble([of[s] for of in logs]) for s in judged}
     return {
-        "ends": [loss_and_accuracy(logs, judged) for logs in said],
+        "ends": [loss_and_accuracy(of, judged) for of in logs],
         "alive": [_alive(p) for p in (a, b)],
         "ensemble": loss_and_accuracy(both, judged),
         "naive": mend(fn, (a, b), images, judged),
         "matched": mend(fn, (a, apply_permutation(spec, match.perm, b)), images, judged),
     } | pair_facts(seed, splits, trained, start)
 
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per family and pair
-    """Train, average and mend each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per family and pair
-    """
-    return run_families("baselines", PRESETS, preset, out, callback, run_one=merge_pair)
-
 # %% ../../nbs/experiments/baselines.ipynb #31405f35
 WAYS = [(line, mended) for line in ("naive", "matched") for mended in MENDED]
 
 
 def midpoint(
-    record: Mapping[str, Any],  # of a pair
+    record: Record,  # of a pair
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
 ) -> dict[str, float]:  # on test images
     """Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'
@@ -170,21 +143,21 @@ def midpoint(
     Returns:
         dict[str, float]: on test images
     """
-    found = (record["ensemble"] if way is None else record[way[0]][way[1]])["test"]
+    mid = (record["ensemble"] if way is None else record[way[0]][way[1]])["test"]
     loss, accuracy = (np.mean([e["test"][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
     return {
-        "rise": found["loss"] - float(loss),
-        "accuracy": found["accuracy"],
-        "lost": float(accuracy) - found["accuracy"],
+        "rise": mid["loss"] - float(loss),
+        "accuracy": mid["accuracy"],
+        "lost": float(accuracy) - mid["accuracy"],
     }
 
 
 def column(
-    records: Sequence[Mapping[str, Any]],  # of pairs
+    records: Sequence[Record],  # of pairs
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
     of: str = "rise",  # what `midpoint` gives
 ) -> np.ndarray:  # one for each pair
-    """Something of the midpoints of all pairs
+    """One value of the midpoints of all pairs
 
     Args:
         records: of pairs
@@ -197,17 +170,17 @@ def column(
     return np.array([midpoint(record, way)[of] for record in records])
 
 
-def _setting(record: Mapping[str, Any]) -> tuple[int, float]:
+def _setting(record: Record) -> tuple[int, float]:
     "Width and weight decay"
     network = record["config"]["network"]
     return network["size"][0], network["training"]["weight_decay"]
 
 
 def sweep(
-    records: Sequence[Mapping[str, Any]],  # of any families
+    records: Sequence[Record],  # of any families
     data: str,
     over: str,  # "weight decay": at the full width; "width": without decay
-) -> dict[float, list[Mapping[str, Any]]]:  # decay or width, ascending → its pairs, by seed
+) -> dict[float, list[Record]]:  # decay or width, ascending → its pairs, by seed
     """The records of a data set along one axis
 
     Args:
@@ -215,24 +188,24 @@ def sweep(
         over: "weight decay": at the full width; "width": without decay
 
     Returns:
-        dict[float, list[Mapping[str, Any]]]: decay or width, ascending → its pairs, by seed
+        dict[float, list[Record]]: decay or width, ascending → its pairs, by seed
     """
     these = [r for r in records if r["config"]["network"]["data"] == data]
-    full, found = max(_setting(r)[0] for r in these), {}
+    full, pairs = max(_setting(r)[0] for r in these), {}
     for record in sorted(these, key=lambda r: (_setting(r), r["seed"])):
         width, decay = _setting(record)
         if (width == full) if over == "weight decay" else (decay == 0):
-            found.setdefault(decay if over == "weight decay" else width, []).append(record)
-    return complete(found)
+            pairs.setdefault(decay if over == "weight decay" else width, []).append(record)
+    return complete(pairs)
 
 
-def _data_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _data_of(records: Sequence[Record]) -> list[str]:
     "The data sets of records, each once"
     return sorted({r["config"]["network"]["data"] for r in records})
 
 
 def format_sweep(
-    pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of `sweep`
+    pairs: Mapping[float, Sequence[Record]],  # of `sweep`
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
     """The table of a sweep: rise of the test loss and test accuracy at each midpoint
@@ -245,19 +218,19 @@ def format_sweep(
         str: Markdown: means over the pairs
     """
     names = [", ".join(way) for way in WAYS]
-    lines = [f"| {over} | ends | {' | '.join(names)} | ensemble |", f"|--:|{'--:|' * 8}"]
+    rows = []
     for value, records in pairs.items():
         ends = np.mean([e["test"]["accuracy"] for r in records for e in r["ends"]])
         cells = [f"{value:g}", f"{100 * ends:.1f} %"]
         for way in (*WAYS, None):
             rise, accuracy = (column(records, way, m).mean() for m in ("rise", "accuracy"))
             cells.append(f"{rise:z.3f}, {100 * accuracy:.1f} %")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table([over, "ends", *names, "ensemble"], rows, text=())
 
 
 def format_scale(
-    pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of `sweep`
+    pairs: Mapping[float, Sequence[Record]],  # of `sweep`
     over: str,  # what it goes over
 ) -> str:  # Markdown: means over the pairs
     """The table of what was wrong with the scale of the midpoints
@@ -269,11 +242,8 @@ def format_scale(
     Returns:
         str: Markdown: means over the pairs
     """
-    lines = [
-        f"| {over} | hidden units with weights | deviation kept, by layer: naive | matched "
-        "| temperature: naive | matched |",
-        "|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = [over, "hidden units with weights", "deviation kept, by layer: naive", "matched"]
+    heads, rows = [*heads, "temperature: naive", "matched"], []
     for value, records in pairs.items():
         cells = [f"{value:g}", f"{100 * np.mean([r['alive'] for r in records]):.0f} %"]
         for line in ("naive", "matched"):
@@ -281,20 +251,22 @@ def format_scale(
             cells.append(", ".join(f"{100 * k:.0f} %" for k in kept))
         warm = [[r[line]["temperature"] for r in records] for line in ("naive", "matched")]
         cells += [f"{t:.2f}" for t in np.mean(warm, 1)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(heads, rows, text=())
 
 
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
+def format_decays(
+    records: Sequence[Record],  # of one family, whose networks have one width and one decay
+) -> str:  # Markdown
+    """The midpoints of a family, beside its weight decay
 
     Args:
-        record: of a pair
+        records: of one family, whose networks have one width and one decay
+
+    Returns:
+        str: Markdown
     """
-    head = f"{record['family']}, pair {record['seed']}: rise of the test loss, test accuracy"
-    return f"{head}\n\n{format_sweep({_setting(record)[1]: [record]}, 'weight decay')}"
+    return format_sweep({_setting(records[0])[1]: records}, "weight decay")
 
 # %% ../../nbs/experiments/baselines.ipynb #c3d05929
 def _worst(verdicts: Sequence[str]) -> str:
@@ -307,7 +279,7 @@ def _percent(values: np.ndarray) -> str:
 
 
 def decays_that_count(
-    pairs: Mapping[float, Sequence[Mapping[str, Any]]],  # of a sweep over weight decays
+    pairs: Mapping[float, Sequence[Record]],  # of a sweep over weight decays
 ) -> list[float]:
     """The weight decays that leave the networks themselves as good, but for a point of accuracy
 
@@ -319,22 +291,22 @@ def decays_that_count(
 
 
 def decay_finding(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> Finding:
     """Rule 1
 
     Args:
         records: of the `cpu` preset
     """
-    way, verdicts, said = ("naive", "as it is"), [], []
+    way, verdicts, shown = ("naive", "as it is"), [], []
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")
         plain = column(pairs[0], way)
         left = {d: (column(pairs[d], way) / plain).max() for d in decays_that_count(pairs)}
-        best = min(left, key=left.get, default=0)
+        best = min(left, key=lambda decay: left[decay], default=0)
         least = left.get(best, 1)
         verdicts.append("reproduced" if least < 0.5 else "partly" if least < 1 else "not")
-        said.append(
+        shown.append(
             f"{data}: {mean_and_spread(plain, 3)} without decay, at best "
             f"{mean_and_spread(column(pairs[best], way), 3)} (at {best:g})"
         )
@@ -342,62 +314,62 @@ def decay_finding(
         "Weight decay lowers the barrier of the plain average",
         "arXiv 2402.05966, 2510.04686",
         "a milder collapse, after matching; merging is best at a middle decay (from the abstracts)",
-        f"rise of the test loss at the naive midpoint, {'; '.join(said)}",
+        f"rise of the test loss at the naive midpoint, {'; '.join(shown)}",
         _worst(verdicts),
     )
 
 
 def temperature_finding(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> Finding:
     """Rule 2
 
     Args:
         records: of the `cpu` preset
     """
-    naive, way, verdicts, said = ("naive", "as it is"), ("naive", "tempered"), [], []
+    naive, way, verdicts, shown = ("naive", "as it is"), ("naive", "tempered"), [], []
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")[0]
         left, lost = (column(pairs, way) / column(pairs, naive)).max(), column(pairs, way, "lost")
         good = left < 0.1 and lost.max() <= 0.01
         verdicts.append("reproduced" if good else "partly" if left < 0.5 else "not")
-        said.append(f"{data}: at most {100 * left:.0f} % and {_percent(lost)}")
+        shown.append(f"{data}: at most {100 * left:.0f} % and {_percent(lost)}")
     return Finding(
         "A wide network needs a temperature, and no permutation",
         "arXiv 2510.08023",
         "widening alone connects networks, with a calibrated temperature (from the abstract)",
-        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(said)}",
+        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)}",
         _worst(verdicts),
     )
 
 
 def repair_finding(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> Finding:
     """Rule 3
 
     Args:
         records: of the `cpu` preset
     """
-    verdicts, said = [], []
+    verdicts, shown = [], []
     ways = ("naive", "repaired"), ("matched", "as it is"), ("matched", "repaired")
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")[0]
         repaired, matched, both = (column(pairs, way, "accuracy") for way in ways)
         helps = (both > repaired).all(), (both > matched).all()
         verdicts.append("reproduced" if all(helps) else "partly" if helps[0] else "not")
-        said.append(f"{data}: {', '.join(map(_percent, (repaired, matched, both)))}")
+        shown.append(f"{data}: {', '.join(map(_percent, (repaired, matched, both)))}")
     return Finding(
         "Matching and repair do more together than either alone",
         "REPAIR, arXiv 2211.08403",
         "alignment alone is not enough; with repair 60 to 100 % of the barrier goes",
-        f"accuracy repaired, matched, both, {'; '.join(said)}",
+        f"accuracy repaired, matched, both, {'; '.join(shown)}",
         _worst(verdicts),
     )
 
 
 def narrow_findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """Rules 4 and 5
 
@@ -437,7 +409,7 @@ def narrow_findings(
 
 
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """One for each rule
 
@@ -446,3 +418,6 @@ def findings(
     """
     wide = decay_finding, temperature_finding, repair_finding
     return [*(rule(records) for rule in wide), *narrow_findings(records)]
+
+
+EXPERIMENT = Experiment("baselines", merge_pair, PRESETS, format_decays, findings)

@@ -6,224 +6,32 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['classify', 'Problem', 'mean_metrics', 'in_batches', 'stream', 'walk', 'judge_permutation', 'Way', 'Effort',
-           'ways_to_match', 'run_way', 'compare_ways', 'tries_of', 'middle', 'rise', 'mean_and_spread', 'format_ways']
+__all__ = ['Way', 'Effort', 'ways_to_match', 'run_way', 'compare_ways', 'tries_of', 'middle', 'rise', 'mean_and_spread',
+           'format_ways']
 
 # %% ../../nbs/experiments/03_compare.ipynb #e206f857
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from itertools import chain, count, islice
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree, Shaped
 
-from .pair import output_change
-from ..interpolation import loss_barrier
+from .problem import Problem, judge_permutation
+from .records import Record
+from .runner import Context
 from ..matching.activations import activation_matching
 from ..matching.frank_wolfe import frank_wolfe_matching
 from ..matching.match import Match
 from ..matching.sinkhorn import sinkhorn_matching, squared_distance
 from ..matching.straight_through import straight_through_matching
 from ..matching.weights import weight_matching
-from ..symmetry.permutation import apply_permutation, identity_permutation
-from ..symmetry.spec import PermutationSpec
-from ..tree import inner, lerp, norm
-from ..zoo.data import batches
-
-# %% ../../nbs/experiments/03_compare.ipynb #c3a6fd8c
-def classify(
-    logits: Float[Array, "n classes"],
-    batch: Mapping[str, Array],  # with "labels"
-) -> dict[str, Float[Array, ""]]:  # means over the batch
-    """Cross entropy, in nats, and accuracy
-
-    Args:
-        logits (Float[Array, "n classes"]):
-        batch: with "labels"
-
-    Returns:
-        dict[str, Float[Array, ""]]: means over the batch
-    """
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
-    return {"loss": loss, "accuracy": (logits.argmax(-1) == batch["labels"]).mean()}
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Two networks, the data to match them by, and the data to judge a match by
-
-    Attributes:
-        spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves
-        fn: (params, batch) → outputs
-        batches: (key, n) → n batches of training data
-        judged: split → the batches on which lines are evaluated
-        judge: (outputs, batch) → metrics
-        lambdas: points of a line, both ends included
-    """
-
-    spec: PermutationSpec  # which axes move together
-    params_a: PyTree  # model A, which stays
-    params_b: PyTree  # model B, which moves
-    fn: Callable[[PyTree, Any], Array]  # (params, batch) → outputs
-    batches: Callable[[Array, int], Iterable[Any]]  # (key, n) → n batches of training data
-    judged: Mapping[str, Sequence[Any]]  # split → the batches on which lines are evaluated
-    judge: Callable[[Array, Any], Mapping[str, Array]] = classify  # (outputs, batch) → metrics
-    lambdas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)  # points of a line, both ends included
-
-    def loss(self, params: PyTree, batch: Any) -> Float[Array, ""]:
-        """The mean loss of a batch
-
-        Returns:
-            Float[Array, ""]
-        """
-        return self.judge(self.fn(params, batch), batch)["loss"]
-
-    def evaluate(
-        self,
-        *models: PyTree,  # one, or the members of an ensemble
-    ) -> dict[str, dict[str, float]]:  # split → metric → mean
-        """How good a model is, or an ensemble
-
-        Args:
-            *models: one, or the members of an ensemble
-
-        Returns:
-            dict[str, dict[str, float]]: split → metric → mean
-        """
-        metrics = _metrics_of(self.fn, self.judge)
-        return {split: mean_metrics(metrics, models, data) for split, data in self.judged.items()}
-
-    @cached_property
-    def ends(self) -> tuple[dict, dict]:
-        """How good the two models are: all lines share these points
-
-        Returns:
-            tuple[dict, dict]
-        """
-        return self.evaluate(self.params_a), self.evaluate(self.params_b)
-
-
-@lru_cache(maxsize=32)
-def _metrics_of(fn: Callable, judge: Callable) -> Callable:
-    "The metrics of a batch, compiled once for all pairs of networks that one function is of"
-
-    def mean_output(models: Sequence[PyTree], batch: Any) -> Array:
-        "The outputs of one model, or the logarithm of several models' mean probabilities"
-        if len(models) == 1:
-            return fn(models[0], batch)
-        logs = jnp.stack([jax.nn.log_softmax(fn(params, batch)) for params in models])
-        return jax.nn.logsumexp(logs, axis=0) - np.log(len(models))
-
-    return jax.jit(lambda models, batch: judge(mean_output(models, batch), batch))
-
-
-def mean_metrics(
-    metrics: Callable[[Any, Any], Mapping[str, Array]],  # (model, batch) → means over the batch
-    model: Any,  # whatever `metrics` takes
-    data: Iterable[Any],  # batches
-) -> dict[str, float]:
-    """The mean of each metric over all examples
-
-    Args:
-        metrics: (model, batch) → means over the batch
-        model: whatever `metrics` takes
-        data: batches
-    """
-    sums: dict[str, float] = {}
-    total = 0
-    for batch in data:
-        size = len(jax.tree.leaves(batch)[0])
-        for name, value in metrics(model, batch).items():
-            sums[name] = sums.get(name, 0.0) + size * float(value)
-        total += size
-    return {name: value / total for name, value in sums.items()}
-
-# %% ../../nbs/experiments/03_compare.ipynb #aef7df6d
-def in_batches(
-    data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
-    batch_size: int,  # examples a batch
-) -> list[dict[str, np.ndarray]]:
-    """All examples in their order
-
-    Args:
-        data (Mapping[str, Shaped[np.ndarray, "n ..."]]): arrays of one length, by name
-        batch_size: examples a batch
-    """
-    starts = range(0, len(next(iter(data.values()))), batch_size)
-    return [{name: x[i : i + batch_size] for name, x in data.items()} for i in starts]
-
-
-def stream(
-    data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
-    batch_size: int,  # examples a batch; fewer where there are not so many
-) -> Callable[[Array, int], Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches
-    """Batches of one epoch after another, each shuffled by the key
-
-    Args:
-        data (Mapping[str, Shaped[np.ndarray, "n ..."]]): arrays of one length, by name
-        batch_size: examples a batch; fewer where there are not so many
-
-    Returns:
-        Callable[[Array, int], Iterator[dict[str, np.ndarray]]]: (key, n) → n batches
-    """
-    size = min(batch_size, len(next(iter(data.values()))))
-
-    def take(key: Array, n: int) -> Iterator[dict[str, np.ndarray]]:
-        epochs = (batches(key, data, size, epoch=epoch) for epoch in count())
-        return islice(chain.from_iterable(epochs), n)
-
-    return take
-
-# %% ../../nbs/experiments/03_compare.ipynb #98ac2e11
-def walk(
-    problem: Problem,
-    params_b: PyTree,  # model B, permuted or not
-) -> dict[str, dict[str, list[float]]]:  # split → metric → its value at each λ
-    """The line from A to a model
-
-    Args:
-        params_b: model B, permuted or not
-
-    Returns:
-        dict[str, dict[str, list[float]]]: split → metric → its value at each λ
-    """
-    a, b = problem.ends
-    inner_points = problem.lambdas[1:-1]
-    points = [problem.evaluate(lerp(problem.params_a, params_b, lam)) for lam in inner_points]
-    points = [a, *points, b]
-    return {s: {m: [p[s][m] for p in points] for m in a[s]} for s in a}
-
-
-def judge_permutation(
-    problem: Problem,
-    perm: Mapping[str, np.ndarray],  # of model B
-) -> dict[str, Any]:  # cosine, curves, barrier and the change of outputs, as JSON takes them
-    """Whether A and the permuted B are near in weights, and what lies between them
-
-    Args:
-        perm: of model B
-
-    Returns:
-        dict[str, Any]: cosine, curves, barrier and the change of outputs, as JSON takes them
-    """
-    a, b = problem.params_a, problem.params_b
-    permuted = apply_permutation(problem.spec, perm, b)
-    curves = walk(problem, permuted)
-    batch = next(iter(problem.judged.values()))[0]
-    return {
-        "cosine": inner(a, permuted) / (norm(a) * norm(b)),
-        "curves": curves,
-        "barrier": {split: loss_barrier(np.array(c["loss"])) for split, c in curves.items()},
-        "output_change": output_change(problem.fn, b, permuted, batch),
-    }
+from ..symmetry.permutation import identity_permutation
+from ..tables import markdown_table
+from ..tree import inner
 
 # %% ../../nbs/experiments/03_compare.ipynb #44e970a1
 @dataclass(frozen=True)
@@ -236,7 +44,7 @@ class Way:
         random: whether the key decides anything
     """
 
-    match: Callable[[Problem, Array, Match | None], Match]  # (problem, key, where to start)
+    match: Callable[[Problem, jax.Array, Match | None], Match]  # (problem, key, where to start)
     start: str | None = None  # the way whose match it starts from
     random: bool = True  # whether the key decides anything
 
@@ -260,24 +68,41 @@ class Effort:
     sinkhorn_rate: float = 0.1  # learning rate of Adam
 
 # %% ../../nbs/experiments/03_compare.ipynb #3c5f2ca7
-def _stay(problem: Problem, key: Array, start: Match | None) -> Match:
+def _stay(problem: Problem, key: jax.Array, start: Match | None) -> Match:
     "No matching at all"
     a, b = problem.params_a, problem.params_b
     return Match(identity_permutation(problem.spec.bind(b)), (), True, inner(a, b))
 
 
-def _by_weights(problem: Problem, key: Array, start: Match | None, init: str) -> Match:
+def given(start: Match | None) -> Match:
+    "The match that a way starts from"
+    if start is None:
+        raise ValueError("this way starts from the match of another: name that one as its start")
+    return start
+
+
+def _by_weights(
+    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "outward"]
+) -> Match:
     return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
 
 
-def _by_activations(problem: Problem, key: Array, start, similarity: str, n: int) -> Match:
+def _by_activations(
+    problem: Problem,
+    key: jax.Array,
+    start: Match | None,
+    similarity: Literal["inner", "correlation"],
+    n: int,
+) -> Match:
     both, data = (problem.params_a, problem.params_b), problem.batches(key, n)
     return activation_matching(
         key, problem.spec, *both, fn=problem.fn, batches=data, similarity=similarity
     )
 
 
-def _straight_through(problem: Problem, key: Array, start: Match | None, effort: Effort) -> Match:
+def _straight_through(
+    problem: Problem, key: jax.Array, start: Match | None, effort: Effort
+) -> Match:
     "Permutations are compared on the first batches, all of them on the same"
     both, data = (problem.params_a, problem.params_b), problem.batches(key, effort.straight_through)
     fixed = list(problem.batches(key, min(effort.batches, 5)))
@@ -292,7 +117,7 @@ def _straight_through(problem: Problem, key: Array, start: Match | None, effort:
     )
 
 
-def _sinkhorn(problem: Problem, key: Array, start: Match | None, effort: Effort, data: bool):
+def _sinkhorn(problem: Problem, key: jax.Array, start: Match | None, effort: Effort, data: bool):
     "With the task's loss on as much data as activation matching sees, or for the weights alone"
     return sinkhorn_matching(
         key,
@@ -302,12 +127,12 @@ def _sinkhorn(problem: Problem, key: Array, start: Match | None, effort: Effort,
         loss_fn=problem.loss if data else squared_distance(problem.params_a),
         batches=problem.batches(key, effort.batches) if data else None,
         optimizer=optax.adam(effort.sinkhorn_rate),
-        steps=effort.sinkhorn,
-        init=start.perm,
+        max_steps=effort.sinkhorn,
+        init=given(start).perm,
     )
 
 
-def _frank_wolfe(problem: Problem, key: Array, start: Match | None) -> Match:
+def _frank_wolfe(problem: Problem, key: jax.Array, start: Match | None) -> Match:
     return frank_wolfe_matching(key, problem.spec, problem.params_a, problem.params_b)
 
 # %% ../../nbs/experiments/03_compare.ipynb #1ae57674
@@ -322,7 +147,7 @@ def ways_to_match(
     ways = {
         "none": Way(_stay, random=False),
         "weights": Way(partial(_by_weights, init="identity")),
-        "weights, outward": Way(partial(_by_weights, init="outward")),
+        "weights, outward": Way(partial(_by_weights, init="greedy")),
         "Frank–Wolfe": Way(_frank_wolfe),
     }
     for similarity in ("inner", "correlation"):
@@ -338,7 +163,7 @@ def ways_to_match(
 def run_way(
     problem: Problem,
     way: Way,
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a JAX random key
     start: Match | None = None,  # the match of the way that it starts from
     before: float = 0.0,  # the seconds that this took
 ) -> tuple[Match, float]:
@@ -357,15 +182,14 @@ def run_way(
 def compare_ways(
     problem: Problem,
     ways: Mapping[str, Way],  # a way that another starts from comes before it
-    keys: Sequence[Array],  # a try of each random way for each of them
-    callback: Callable[[dict], None] | None = None,  # called with each try
+    keys: Sequence[jax.Array],  # a try of each random way for each of them
+    context: Context = Context(),
 ) -> dict[str, Any]:  # "lambdas", "ends", "ensemble", "permutations", and "tries" that number these
     """Match a pair in all ways, with all keys, and judge what comes out
 
     Args:
         ways: a way that another starts from comes before it
         keys: a try of each random way for each of them
-        callback: called with each try
 
     Returns:
         dict[str, Any]: "lambdas", "ends", "ensemble", "permutations", and "tries" that number these
@@ -382,8 +206,7 @@ def compare_ways(
             row = {"way": name, "key": k, "permutation": list(judged).index(which)}
             row |= {"sweeps": match.sweeps, "converged": match.converged}
             tries.append(row | {"seconds": round(seconds, 4)})
-            if callback:
-                callback(tries[-1])
+            context.report(len(tries), seconds=seconds)
     return {
         "lambdas": list(problem.lambdas),
         "ends": list(problem.ends),
@@ -401,7 +224,7 @@ def _start(ways: Mapping[str, Way], way: Way, found: Mapping, k: int) -> tuple[M
 
 # %% ../../nbs/experiments/03_compare.ipynb #e6dd10e9
 def tries_of(
-    records: Iterable[Mapping[str, Any]],  # of pairs, with what `compare_ways` gives
+    records: Iterable[Record],  # of pairs, with what `compare_ways` gives
 ) -> dict[str, list[dict[str, Any]]]:  # way → its tries, each with what was judged of it
     """The tries of all records, by their way
 
@@ -444,19 +267,19 @@ def rise(
     return middle(losses) - (losses[0] + losses[-1]) / 2
 
 
-def _ensemble_rise(record: Mapping[str, Any], split: str) -> float:
+def _ensemble_rise(record: Record, split: str) -> float:
     "How far an ensemble's loss lies above the mean of the two ends"
     return record["ensemble"][split]["loss"] - np.mean([e[split]["loss"] for e in record["ends"]])
 
 
-def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
+def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 4) -> str:
     "A mean and a standard deviation, as a table's cell"
     mean = f"{np.mean(values):z.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def format_ways(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one kind
+    records: Sequence[Record],  # of pairs of one kind
 ) -> str:  # Markdown
     """The table of the ways, with the end points' ensemble below it
 
@@ -469,7 +292,7 @@ def format_ways(
     splits = list(records[0]["ensemble"])
     heads = ["way", "cosine", *(f"{s} barrier" for s in splits)]
     heads += ["rise at ½", "accuracy at ½", "seconds", "converged"]
-    lines = [f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
+    rows: list[list[str]] = []
     for way, tries in tries_of(records).items():
         cells = [way, mean_and_spread([t["cosine"] for t in tries], 3)]
         cells += [mean_and_spread([t["barrier"][s] for t in tries]) for s in splits]
@@ -478,9 +301,9 @@ def format_ways(
         cells += [mean_and_spread([middle(c["accuracy"]) for c in curves])]
         cells += [f"{np.median([t['seconds'] for t in tries]):.2f}"]
         cells += [f"{sum(t['converged'] for t in tries)} of {len(tries)}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     rises = [_ensemble_rise(r, splits[-1]) for r in records]
     accuracy = [r["ensemble"][splits[-1]]["accuracy"] for r in records]
     both = [mean_and_spread(rises), mean_and_spread(accuracy)]
     cells = ["*both, as an ensemble*", "", *("" for _ in splits), *both, "", ""]
-    return "\n".join([*lines, f"| {' | '.join(cells)} |"])
+    return markdown_table(heads, [*rows, cells])

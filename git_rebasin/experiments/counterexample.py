@@ -6,25 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'ALIGNMENTS', 'counterexample_pair', 'counterexample_apply', 'Counterexample', 'wrong', 'overlap',
-           'all_alignments', 'run', 'format_record', 'findings']
+__all__ = ['PRESETS', 'ALIGNMENTS', 'EXPERIMENT', 'counterexample_pair', 'counterexample_apply', 'Counterexample', 'wrong',
+           'overlap', 'all_alignments', 'format_alignments', 'findings']
 
 # %% ../../nbs/experiments/counterexample.ipynb #bed93eba
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
-from .runner import Families, Finding, Preset, run_families
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs
 from ..interpolation import loss_barrier
 from ..symmetry.builders import mlp_permutation_spec
 from ..symmetry.permutation import apply_permutation
-from ..tree import lerp
+from ..tables import markdown_table
+from ..tree import Array, lerp
 
 # %% ../../nbs/experiments/counterexample.ipynb #5a4ab320
 def counterexample_pair() -> tuple[dict, dict]:
@@ -50,15 +50,15 @@ def counterexample_apply(
     params: PyTree,
     points: Float[Array, "n 2"],
     slope: float = 0.01,  # of the leaky ReLU, on the left; 0: a ReLU
-) -> Float[Array, " n"]:  # at least 0 where both coordinates are said to be positive
-    """What such a network computes
+) -> Float[Array, " n"]:  # at least 0 where it takes both coordinates for positive
+    """Compute the output of such a network at each point
 
     Args:
         points (Float[Array, "n 2"]):
         slope: of the leaky ReLU, on the left; 0: a ReLU
 
     Returns:
-        Float[Array, " n"]: at least 0 where both coordinates are said to be positive
+        Float[Array, " n"]: at least 0 where it takes both coordinates for positive
     """
     x = points
     for k in range(3):
@@ -69,7 +69,7 @@ def counterexample_apply(
 # %% ../../nbs/experiments/counterexample.ipynb #a710d253
 @dataclass(frozen=True)
 class Counterexample:
-    """How the lines between the two networks are looked at
+    """Where the lines between the two networks are evaluated
 
     Attributes:
         points: of the square, uniform
@@ -82,14 +82,9 @@ class Counterexample:
     slope: float = 0.01  # of the leaky ReLUs
 
 
-_ALL = Families(
-    {
-        "leaky": Preset(Counterexample(), (0, 1, 2)),
-        "relu": Preset(Counterexample(slope=0.0), (0, 1, 2)),
-    }
-)
+_ALL = {"leaky": Runs(Counterexample()), "relu": Runs(Counterexample(slope=0.0))}
 PRESETS = {
-    "smoke": Families({"relu": Preset(Counterexample(points=128, lambdas=5, slope=0.0), (0,))}),
+    "smoke": {"relu": Runs(Counterexample(points=128, lambdas=5, slope=0.0), (0,))},
     "cpu": _ALL,
     "paper": _ALL,
 }
@@ -141,39 +136,26 @@ def overlap(
 def all_alignments(
     config: Counterexample,
     seed: int,  # draws the points
-    *,
-    folder: Path | None = None,  # nothing is kept
-    callback: Callable[[str, dict], None] | None = None,  # called with ("alignment", {…})
-) -> dict[str, Any]:  # what the record says
+    context: Context = Context(),  # nothing is kept
+) -> Record:
     """Both losses on the lines between A and each alignment of B
 
     Args:
         seed: draws the points
-        folder: nothing is kept
-        callback: called with ("alignment", {…})
-
-    Returns:
-        dict[str, Any]: what the record says
+        context: nothing is kept
     """
     a, b = counterexample_pair()
     spec, key = mlp_permutation_spec(2), jax.random.key(seed)
     points = jax.random.uniform(key, (config.points, 2), minval=-1, maxval=1)
-    positive = (points >= 0).all(1)
-    found = {}
-    for name, swaps in ALIGNMENTS.items():
-        perm = {
-            g: np.array([1, 0] if s else [0, 1]) for g, s in zip(spec.groups, swaps, strict=True)
-        }
-        moved = apply_permutation(spec, perm, b)
+    positive, alignments = (points >= 0).all(1), {}
+    for step, (name, swaps) in enumerate(ALIGNMENTS.items(), 1):
+        orders = (np.array([1, 0] if swap else [0, 1]) for swap in swaps)
+        moved = apply_permutation(spec, dict(zip(spec.groups, orders, strict=True)), b)
         line = _line(config, a, moved, points, positive)
         barrier = {loss: float(loss_barrier(np.array(values))) for loss, values in line.items()}
-        found[name] = {"line": line, "barrier": barrier}
-        if callback:
-            callback("alignment", barrier)
-    return {
-        "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
-        "alignments": found,
-    }
+        alignments[name] = {"line": line, "barrier": barrier}
+        context.stage("alignments").report(step, len(ALIGNMENTS), **barrier)
+    return {"lambdas": np.linspace(0, 1, config.lambdas).tolist(), "alignments": alignments}
 
 
 def _line(config: Counterexample, a, b, points, positive) -> dict[str, list[float]]:
@@ -188,61 +170,51 @@ def _line(config: Counterexample, a, b, points, positive) -> dict[str, list[floa
     }
 
 # %% ../../nbs/experiments/counterexample.ipynb #736f5095
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one for each draw of points
-    """Walk the lines of all alignments
+def format_alignments(
+    records: Sequence[Record],  # of one family
+) -> str:  # Markdown
+    """The barriers of all alignments, the mean over the records
 
     Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one for each draw of points
-    """
-    return run_families("counterexample", PRESETS, preset, out, callback, run_one=all_alignments)
-
-
-def format_record(
-    record: Mapping[str, Any],
-) -> str:  # Markdown
-    """The table of the alignments
+        records: of one family
 
     Returns:
         str: Markdown
     """
-    lines = ["| B's units | barrier | barrier with the best threshold |", "|---|--:|--:|"]
-    for name, found in record["alignments"].items():
-        barriers = " | ".join(f"{100 * found['barrier'][k]:.1f} %" for k in ("wrong", "overlap"))
-        lines.append(f"| {name} | {barriers} |")
-    return "\n".join(lines)
+    rows = []
+    for name in ALIGNMENTS:
+        barriers = [r["alignments"][name]["barrier"] for r in records]
+        means = (np.mean([b[loss] for b in barriers]) for loss in ("wrong", "overlap"))
+        rows.append([name, *(f"{100 * mean:.1f} %" for mean in means)])
+    return markdown_table(["B's units", "barrier", "barrier with the best threshold"], rows)
 
 # %% ../../nbs/experiments/counterexample.ipynb #20657f33
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """The claim beside what came out
 
     Args:
         records: of the `cpu` preset
     """
-    ends, least = {}, {"wrong": 1.0, "overlap": 1.0}
+    ends: dict[str, float] = {}
+    least = {"wrong": 1.0, "overlap": 1.0}
     for r in records:
-        for found in r["alignments"].values():
-            worse = max(found["line"]["wrong"][0], found["line"]["wrong"][-1])
+        for alignment in r["alignments"].values():
+            worse = max(alignment["line"]["wrong"][0], alignment["line"]["wrong"][-1])
             ends[r["family"]] = max(ends.get(r["family"], 0.0), worse)
-            least = {loss: min(least[loss], found["barrier"][loss]) for loss in least}
+            least = {loss: min(least[loss], alignment["barrier"][loss]) for loss in least}
     good = all(worse <= (0 if name == "relu" else 0.01) for name, worse in ends.items())
-    said = ", ".join(f"{name} {100 * worse:.1f} %" for name, worse in ends.items())
-    found = Finding(
+    at_ends = ", ".join(f"{name} {100 * worse:.1f} %" for name, worse in ends.items())
+    finding = Finding(
         "Two good networks exist that no permutation connects",
         "§4, Figures 6 and 7",
         "all four alignments have a barrier",
         f"the lowest barrier of all is {100 * least['wrong']:.1f} % of the points "
-        f"({100 * least['overlap']:.1f} % with the best threshold); wrong at the ends: {said}",
+        f"({100 * least['overlap']:.1f} % with the best threshold); wrong at the ends: {at_ends}",
         "not" if not good else "reproduced" if least["wrong"] > 0.01 else "partly",
     )
-    return [found]
+    return [finding]
+
+
+EXPERIMENT = Experiment("counterexample", all_alignments, PRESETS, format_alignments, findings)

@@ -6,29 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'Comparison', 'compare_pair', 'run', 'format_record']
+__all__ = ['PRESETS', 'EXPERIMENT', 'Comparison', 'compare_pair']
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #87706ff3
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from .compare import Effort, format_ways, ways_to_match
-from .networks import match_networks, network_of
-from .pair import PairConfig
-from .runner import Families, Preset, run_families
+from .networks import LineConfig, NetworkConfig, match_lines
+from .records import Record
+from .runner import Context, Experiment, Runs
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #963146bc
 @dataclass(frozen=True)
-class Comparison(PairConfig):
-    """A pair of MLPs, and how the ways of matching it are compared
+class Comparison(LineConfig):
+    """A pair of networks, and how the ways of matching it are compared
 
     Attributes:
         lambdas: points on a line, an odd number: ½ is one of them
         keys: tries of each way that is random
-        judged: lines are evaluated on the first so many images of each split
         batch_size: of the data that matchers see
         effort: how much they may do
         checkpoints: below `out`: where another experiment keeps these networks
@@ -36,18 +32,15 @@ class Comparison(PairConfig):
 
     lambdas: int = 7  # points on a line, an odd number: ½ is one of them
     keys: int = 3  # tries of each way that is random
-    judged: int = 10_000  # lines are evaluated on the first so many images of each split
     batch_size: int = 500  # of the data that matchers see
     effort: Effort = field(default_factory=Effort)  # how much they may do
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
-_WIDE = Comparison(checkpoints="mnist-mlp/checkpoints/paper")
-_NARROW = Comparison(features=(64, 64, 64), training=TrainConfig(20))
+_WIDE = NetworkConfig("mlp", "mnist", TrainConfig())
+_NARROW = NetworkConfig("mlp", "mnist", TrainConfig(20), (64, 64, 64))
 _SMOKE = Comparison(
-    "digits",
-    (24, 24),
-    TrainConfig(8, 50),
+    NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)),
     lambdas=3,
     keys=1,
     batch_size=100,
@@ -55,66 +48,26 @@ _SMOKE = Comparison(
 )
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0,))}),
-    "cpu": Families({"wide": Preset(_WIDE, (0, 1, 2)), "narrow": Preset(_NARROW, (0, 1, 2))}),
+    "smoke": {"digits": Runs(_SMOKE, (0,))},
+    "cpu": {
+        "wide": Runs(Comparison(_WIDE, checkpoints="mnist-mlp/checkpoints/paper")),
+        "narrow": Runs(Comparison(_NARROW)),
+    },
 }
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #8bdfb9fd
 def compare_pair(
-    config: Comparison,  # what to run
+    config: Comparison,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints, and match it in all ways
 
     Args:
-        config: what to run
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    return match_networks(
-        network_of(config),
-        ways_to_match(config.effort),
-        seed,
-        folder=folder,
-        callback=callback,
-        keys=config.keys,
-        lambdas=config.lambdas,
-        judged=config.judged,
-        batch_size=config.batch_size,
-    )
+    options = {"keys": config.keys, "batch_size": config.batch_size}
+    return match_lines(ways_to_match(config.effort), config, seed, context, **options)
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #f9e3ab8a
-def run(
-    preset: str,  # "smoke" or "cpu"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Compare all ways on each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke" or "cpu"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("how-to-choose", PRESETS, preset, out, callback, run_one=compare_pair)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
-
-    Args:
-        record: of a pair
-    """
-    return f"{record['family']}, pair {record['seed']}\n\n{format_ways([record])}"
+EXPERIMENT = Experiment("how-to-choose", compare_pair, PRESETS, format_ways)

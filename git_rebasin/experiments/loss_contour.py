@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'PAPER_TABLE', 'Plane', 'plane_through', 'Contour', 'plane_points', 'unit_correlations', 'walk_plane',
-           'contour_pair', 'run', 'format_record', 'Symmetries', 'count_symmetries', 'symmetry_table', 'findings']
+__all__ = ['PRESETS', 'EXPERIMENT', 'PAPER_TABLE', 'Plane', 'plane_through', 'Contour', 'plane_points', 'unit_correlations',
+           'walk_plane', 'contour_pair', 'format_plane', 'findings', 'Symmetries', 'count_symmetries', 'symmetry_table']
 
 # %% ../../nbs/experiments/loss_contour.ipynb #5a834536
 import dataclasses
@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .compare import Problem
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
@@ -31,7 +29,9 @@ from git_rebasin.experiments.networks import (
     pair_problem,
     train_pair,
 )
-from .runner import Families, Finding, Preset, run_families
+from .problem import Problem
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs, one_by_one
 from ..matching.activations import activation_matching
 from ..matching.weights import weight_matching
 from git_rebasin.symmetry.builders import (
@@ -42,6 +42,7 @@ from git_rebasin.symmetry.builders import (
 )
 from ..symmetry.permutation import Permutation, apply_permutation
 from ..symmetry.spec import BoundSpec
+from ..tables import markdown_table
 from ..tree import flatten, inner, lerp
 from ..zoo.mlp import init_mlp
 from ..zoo.resnet import init_resnet20, init_resnet50
@@ -62,7 +63,7 @@ class Plane:
         return _combine((1.0, x, y), (self.origin, self.first, self.second))
 
     def coordinates(self, params: PyTree) -> tuple[float, float]:
-        "Where weights lie, or their shadow"
+        "Where weights lie, or their projection onto the plane"
         square = inner(self.first, self.first)
         apart = _combine((1.0, -1.0), (params, self.origin))
         return inner(apart, self.first) / square, inner(apart, self.second) / square
@@ -129,9 +130,9 @@ _OF_FIRST = partial(Contour, _MNIST, checkpoints="mnist-mlp/checkpoints/paper")
 _SMOKE = Contour(NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)), grid=5, corner=8)
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0,))}),
-    "cpu": Families({"mnist": Preset(_OF_FIRST(), (0, 1, 2))}),
-    "paper": Families({"mnist": Preset(_OF_FIRST(sobol=1024), (0, 1, 2))}),
+    "smoke": {"digits": Runs(_SMOKE, (0,))},
+    "cpu": {"mnist": Runs(_OF_FIRST())},
+    "paper": {"mnist": Runs(_OF_FIRST(sobol=1024))},
 }
 
 
@@ -147,21 +148,21 @@ def plane_points(
     if config.sobol:
         from scipy.stats import qmc
 
-        sobol = qmc.Sobol(2, scramble=True, seed=config.sobol_seed).random(config.sobol)
-        return low + (high - low) * sobol
+        engine = qmc.Sobol(2, seed=config.sobol_seed)  # pyright: ignore[reportCallIssue]: scipy's types know `rng` alone, which draws other points
+        return low + (high - low) * engine.random(config.sobol)
     axis = np.linspace(low, high, config.grid)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
 # %% ../../nbs/experiments/loss_contour.ipynb #eb3361f2
 def unit_correlations(
     problem: Problem,
-    perm: Permutation,  # of B, to be looked at
+    perm: Permutation,  # of B
     corner: int,  # so many units of A and of the permuted B are kept
 ) -> dict[str, dict[str, Any]]:  # group → means over its units; hundredths for the corner
-    """How alike the activations of units are that have the same place in A and in B
+    """Correlate the activations of units that have the same place in A and in B
 
     Args:
-        perm: of B, to be looked at
+        perm: of B
         corner: so many units of A and of the permuted B are kept
 
     Returns:
@@ -177,10 +178,10 @@ def unit_correlations(
         similarity="correlation",
         keep_similarity=True,
     )
-    found = {}
-    for group, correlation in best.similarity.items():
+    correlations = {}
+    for group, correlation in (best.similarity or {}).items():
         matched, most = correlation[:, perm[group]], correlation[:, best.perm[group]]
-        found[group] = {
+        correlations[group] = {
             "before": float(np.diag(correlation).mean()),
             "after": float(np.diag(matched).mean()),
             "most": float(np.diag(most).mean()),
@@ -188,7 +189,7 @@ def unit_correlations(
             "corner before": _hundredths(correlation[:corner, :corner]),
             "corner after": _hundredths(matched[:corner, :corner]),
         }
-    return found
+    return correlations
 
 
 def _hundredths(matrix: Float[np.ndarray, "n n"]) -> list[list[int]]:
@@ -199,20 +200,18 @@ def walk_plane(
     config: Contour,
     problem: Problem,
     permuted: PyTree,  # π(B)
-    callback: Callable[[dict], None] | None = None,  # called with each point
+    context: Context = Context(),
 ) -> dict[str, Any]:
     """The test loss at the points of a plane, at the three networks and half-way between them
 
     Args:
         permuted: π(B)
-        callback: called with each point
     """
     a, b = problem.params_a, problem.params_b
-    plane, losses = plane_through(a, b, permuted), []
-    for x, y in plane_points(config).tolist():
+    plane, points, losses = plane_through(a, b, permuted), plane_points(config).tolist(), []
+    for step, (x, y) in enumerate(points, 1):
         losses.append(problem.evaluate(plane.at(x, y))["test"]["loss"])
-        if callback:
-            callback({"x": x, "y": y, "loss": losses[-1]})
+        context.report(step, len(points), loss=losses[-1])
     named = {"A": a, "B": b, "π(B)": permuted}
     ends = {name: problem.evaluate(p)["test"] for name, p in named.items()}
     pairs = ("A", "B"), ("A", "π(B)"), ("B", "π(B)")
@@ -231,23 +230,15 @@ def walk_plane(
 def contour_pair(
     config: Contour,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints, match it by weights and walk its plane
 
     Args:
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    tell = callback or (lambda stage, record: None)
     splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], folder, tell)
+    trained = train_pair(config.network, seed, splits["train"], context)
     start = time.perf_counter()
     a, b = trained["A"].params, trained["B"].params
     problem = pair_problem(config.network, a, b, splits, judged=config.judged)
@@ -255,32 +246,14 @@ def contour_pair(
     match = weight_matching(jax.random.key(seed), problem.spec, a, b)
     permuted = apply_permutation(problem.spec, match.perm, b)
     return {
-        **walk_plane(config, problem, permuted, partial(tell, "plane")),
+        **walk_plane(config, problem, permuted, context.stage("plane")),
         "correlations": unit_correlations(problem, match.perm, config.corner),
         **pair_facts(seed, splits, trained, start),
     }
 
 
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Walk the plane of each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("loss-contour", PRESETS, preset, out, callback, run_one=contour_pair)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
+def format_plane(
+    record: Record,  # of a pair
 ) -> str:  # Markdown
     """The losses of a pair, and its correlations
 
@@ -290,16 +263,61 @@ def format_record(
     Returns:
         str: Markdown
     """
-    lines = ["| weights | test loss | test accuracy |", "|---|--:|--:|"]
-    named = record["ends"] | {f"middle of {n}": m for n, m in record["middles"].items()}
-    for name, of in named.items():
-        lines.append(f"| {name} | {of['loss']:.4f} | {of['accuracy']:.4f} |")
-    lines += ["", "| units of | correlation, as trained | matched by weights | the most | agree |"]
-    lines += ["|---|--:|--:|--:|--:|"]
+    models = record["ends"] | {f"middle of {n}": m for n, m in record["middles"].items()}
+    losses = [[n, f"{m['loss']:.4f}", f"{m['accuracy']:.4f}"] for n, m in models.items()]
+    means = []
     for group, of in record["correlations"].items():
-        means = " | ".join(f"{of[k]:.3f}" for k in ("before", "after", "most"))
-        lines.append(f"| {group} | {means} | {100 * of['agree']:.0f} % |")
-    return "\n".join(lines)
+        cells = (f"{of[k]:.3f}" for k in ("before", "after", "most"))
+        means.append([group, *cells, f"{100 * of['agree']:.0f} %"])
+    heads = ["units of", "correlation, as trained", "matched by weights", "the most", "agree"]
+    first = markdown_table(["weights", "test loss", "test accuracy"], losses)
+    return f"{first}\n\n{markdown_table(heads, means)}"
+
+# %% ../../nbs/experiments/loss_contour.ipynb #f839790f
+def findings(
+    records: Sequence[Record],  # of the `cpu` preset
+) -> list[Finding]:
+    """The claims beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
+    return [_plane_finding(records), _table_finding(symmetry_table())]
+
+
+def _plane_finding(records: Sequence[Record]) -> Finding:
+    "Whether the ridge lies between A and B only"
+    worse = [max(end["loss"] for end in r["ends"].values()) for r in records]
+    naive, matched = (
+        [r["middles"][f"A and {b}"]["loss"] / w for r, w in zip(records, worse, strict=True)]
+        for b in ("B", "π(B)")
+    )
+    halved = all(m <= n / 2 for n, m in zip(naive, matched, strict=True))
+    both = min(naive) > 4 and max(matched) <= 1
+    return Finding(
+        "The permuted network lies in the other one's basin",
+        "Figure 1",
+        "a ridge between A and B, none between A and π(B) (from the figure)",
+        f"loss of the midpoint, of the worse end's, in {len(records)} pairs: A and B at least "
+        f"{min(naive):.2f}, A and π(B) at most {max(matched):.2f}",
+        "reproduced" if both else "partly" if halved else "not",
+    )
+
+
+def _table_finding(table: Mapping[str, Symmetries]) -> Finding:
+    "Whether the paper's counts are the networks'"
+
+    def near(kind: str) -> bool:
+        pairs = ((n, getattr(table[name], kind)) for name, n in PAPER_TABLE.items())
+        return all(abs(paper - ours) <= 0.01 * ours for paper, ours in pairs)
+
+    paper = ", ".join(f"{name}: {n}" for name, n in PAPER_TABLE.items())
+    ours = ", ".join(f"{name}: {table[name].tied:.0f}" for name in PAPER_TABLE)
+    verdict = "reproduced" if near("tied") else "partly" if near("alone") else "not"
+    return Finding("Networks have very many symmetries", "Table 1", paper, ours, verdict)
+
+
+EXPERIMENT = Experiment("loss-contour", contour_pair, PRESETS, one_by_one(format_plane), findings)
 
 # %% ../../nbs/experiments/loss_contour.ipynb #068685cc
 PAPER_TABLE = {"MLP, 3 × 512": 3498, "VGG16": 35160, "ResNet50": 55109}  # powers of ten
@@ -329,11 +347,11 @@ def count_symmetries(
         spec: which axes move together
     """
     layers = [
-        math.lgamma(shape[-1] + 1) / math.log(10)
-        for path, shape in spec.shapes.items()
-        if path.endswith("kernel")
-        and not any(word in path for word in ("shortcut", "SkipConnection"))
-        and spec.axes_to_perm[path][-1] is not None
+        math.lgamma(block.shape[-1] + 1) / math.log(10)
+        for block in spec.blocks
+        if block.path.endswith("kernel")
+        and not any(word in block.path for word in ("shortcut", "SkipConnection"))
+        and block.atoms[-1] is not None
     ]
     whole = sum(math.floor(digits + 1e-9) for digits in layers)
     return Symmetries(whole, sum(layers), spec.log10_symmetries)
@@ -359,46 +377,3 @@ def symmetry_table() -> dict[str, Symmetries]:
         "ResNet50": resnet50_permutation_spec().bind_shapes(shapes(init_resnet50)),
     }
     return {name: count_symmetries(spec) for name, spec in specs.items()}
-
-# %% ../../nbs/experiments/loss_contour.ipynb #f839790f
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """The claims beside what came out
-
-    Args:
-        records: of the `cpu` preset
-    """
-    return [_plane_finding(records), _table_finding(symmetry_table())]
-
-
-def _plane_finding(records: Sequence[Mapping[str, Any]]) -> Finding:
-    "Whether the ridge lies between A and B only"
-    worse = [max(end["loss"] for end in r["ends"].values()) for r in records]
-    naive, matched = (
-        [r["middles"][f"A and {b}"]["loss"] / w for r, w in zip(records, worse, strict=True)]
-        for b in ("B", "π(B)")
-    )
-    halved = all(m <= n / 2 for n, m in zip(naive, matched, strict=True))
-    both = min(naive) > 4 and max(matched) <= 1
-    return Finding(
-        "The permuted network lies in the other one's basin",
-        "Figure 1",
-        "a ridge between A and B, none between A and π(B) (from the figure)",
-        f"loss of the midpoint, of the worse end's, in {len(records)} pairs: A and B at least "
-        f"{min(naive):.2f}, A and π(B) at most {max(matched):.2f}",
-        "reproduced" if both else "partly" if halved else "not",
-    )
-
-
-def _table_finding(table: Mapping[str, Symmetries]) -> Finding:
-    "Whether the paper's counts are the networks'"
-
-    def near(kind: str) -> bool:
-        pairs = ((n, getattr(table[name], kind)) for name, n in PAPER_TABLE.items())
-        return all(abs(paper - ours) <= 0.01 * ours for paper, ours in pairs)
-
-    said = ", ".join(f"{name}: {n}" for name, n in PAPER_TABLE.items())
-    ours = ", ".join(f"{name}: {table[name].tied:.0f}" for name in PAPER_TABLE)
-    verdict = "reproduced" if near("tied") else "partly" if near("alone") else "not"
-    return Finding("Networks have very many symmetries", "Table 1", said, ours, verdict)

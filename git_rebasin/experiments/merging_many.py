@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'Merging', 'part_of', 'mean_model', 'merge_set', 'run', 'format_record', 'five_verdict', 'halves_verdict',
-           'findings']
+__all__ = ['PRESETS', 'EXPERIMENT', 'Merging', 'part_of', 'mean_model', 'merge_set', 'format_set', 'five_verdict',
+           'halves_verdict', 'findings']
 
 # %% ../../nbs/experiments/merging_many.ipynb #a9737b5d
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,8 +26,18 @@ from git_rebasin.experiments.networks import (
     network_spec,
     train_network,
 )
-from .runner import VERDICTS, Families, Finding, Preset, run_families
+from .records import Record
+from git_rebasin.experiments.runner import (
+    VERDICTS,
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    by_family,
+    one_by_one,
+)
 from ..matching.merge import merge_many
+from ..tables import markdown_table
 from ..tree import lerp
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig
@@ -57,19 +65,9 @@ _SMOKE = Merging(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)), 3
 _HALVES = NetworkConfig("mlp", "mnist", TrainConfig(20))
 
 PRESETS = {
-    "smoke": Families({"halves": Preset(_SMOKE, (0,))}),
-    "cpu": Families(
-        {
-            "five": Preset(_FIVE, (0, 1, 2)),
-            "halves": Preset(Merging(_HALVES, 16, share=0.5), (0, 1, 2)),
-        }
-    ),
-    "paper": Families(
-        {
-            "five": Preset(_FIVE, (0, 1, 2)),
-            "halves": Preset(Merging(_MNIST, 32, share=0.5), (0, 1, 2)),
-        }
-    ),
+    "smoke": {"halves": Runs(_SMOKE, (0,))},
+    "cpu": {"five": Runs(_FIVE), "halves": Runs(Merging(_HALVES, 16, share=0.5))},
+    "paper": {"five": Runs(_FIVE), "halves": Runs(Merging(_MNIST, 32, share=0.5))},
 }
 
 # %% ../../nbs/experiments/merging_many.ipynb #b3795d4d
@@ -107,31 +105,23 @@ def mean_model(
 def merge_set(
     config: Merging,
     seed: int,  # which set of networks
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train some networks, merge them, and judge all of it
 
     Args:
         seed: which set of networks
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    tell, n = callback or (lambda stage, record: None), config.models
-    splits, seeds = load_splits(config.network), [n * seed + k for k in range(n)]
+    n, splits = config.models, load_splits(config.network)
+    seeds = [n * seed + k for k in range(n)]
     models, start = [], time.perf_counter()
     for k, s in enumerate(seeds):
         data = part_of(splits["train"], config.share, s)
-        told = partial(tell, f"train {k + 1} of {n}")
-        models.append(train_network(config.network, s, data, folder, told).params)
+        stage = context.stage(f"train {k + 1} of {n}")
+        models.append(train_network(config.network, s, data, stage).params)
     trained = time.perf_counter()
-    told = lambda sweep, objective: tell("merge", {"sweep": sweep, "objective": objective})
     key, spec = jax.random.key(seed), network_spec(config.network)
-    merged = merge_many(key, spec, models, callback=told)
+    merged = merge_many(key, spec, models, callback=context.stage("merge").as_stage)
     seconds = {"train or load": trained - start, "merge": time.perf_counter() - trained}
     return {
         "model_seeds": seeds,
@@ -158,26 +148,8 @@ def _judge_all(config: NetworkConfig, models, merged, data: Split) -> dict[str, 
     }
 
 # %% ../../nbs/experiments/merging_many.ipynb #2db54b6c
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per set of networks
-    """Train and merge each set of networks that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per set of networks
-    """
-    return run_families("merging-many", PRESETS, preset, out, callback, run_one=merge_set)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a set of networks
+def format_set(
+    record: Record,  # of a set of networks
 ) -> str:  # Markdown
     """Loss, accuracy and calibration of the networks and of what became of them
 
@@ -187,16 +159,16 @@ def format_record(
     Returns:
         str: Markdown
     """
-    heads = ["test loss", "test accuracy", "calibration error", "training loss"]
-    lines = [f"| | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
     test, train = record["judged"]["test"], record["judged"]["train"]
-    rows = {f"network {s}": k for k, s in enumerate(record["model_seeds"])}
-    rows |= {name: name for name in ("plain mean", "merged", "ensemble")}
-    for name, which in rows.items():
-        t, other = (x["each"][which] if isinstance(which, int) else x[which] for x in (test, train))
-        cells = [*judged_cells(t), f"{other['loss']:.4f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def row(name: str, test: Mapping[str, Any], train: Mapping[str, Any]) -> list[str]:
+        return [name, *judged_cells(test), f"{train['loss']:.4f}"]
+
+    each = zip(record["model_seeds"], test["each"], train["each"], strict=True)
+    rows = [row(f"network {seed}", *judged) for seed, *judged in each]
+    rows += [row(name, test[name], train[name]) for name in ("plain mean", "merged", "ensemble")]
+    heads = ["", "test loss", "test accuracy", "calibration error", "training loss"]
+    return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/merging_many.ipynb #a865813d
 def five_verdict(
@@ -253,25 +225,6 @@ _CLAIMS = {
 }
 
 
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """The claims beside what came out
-
-    Args:
-        records: of the `cpu` preset
-    """
-    found = []
-    for family, (claim, source, paper, rule) in _CLAIMS.items():
-        these = [r for r in records if r["family"] == family]
-        if these:
-            judged = [r["judged"]["test"] for r in these]
-            claim = claim.format(epochs=these[0]["config"]["network"]["training"]["epochs"])
-            worst, ours = min(map(rule, judged)), "; ".join(map(_in_words, judged))
-            found.append(Finding(claim, source, paper, ours, VERDICTS[::-1][worst]))
-    return found
-
-
 def _in_words(judged: Mapping[str, Any]) -> str:
     losses = [each["loss"] for each in judged["each"]]
     errors = [100 * each["reliability"]["expected_error"] for each in judged["each"]]
@@ -282,3 +235,24 @@ def _in_words(judged: Mapping[str, Any]) -> str:
         f"{100 * merged['accuracy']:.2f} %, calibration error {min(errors):.2f}–{max(errors):.2f} "
         f"→ {error:.2f} %"
     )
+
+
+def findings(
+    records: Sequence[Record],  # of the `cpu` preset
+) -> list[Finding]:
+    """The claims beside what came out
+
+    Args:
+        records: of the `cpu` preset
+    """
+    findings, families = [], by_family(records)
+    for family, (claim, source, paper, rule) in _CLAIMS.items():
+        if these := families.get(family):
+            judged = [r["judged"]["test"] for r in these]
+            claim = claim.format(epochs=these[0]["config"]["network"]["training"]["epochs"])
+            worst, ours = min(map(rule, judged)), "; ".join(map(_in_words, judged))
+            findings.append(Finding(claim, source, paper, ours, VERDICTS[::-1][worst]))
+    return findings
+
+
+EXPERIMENT = Experiment("merging-many", merge_set, PRESETS, one_by_one(format_set), findings)

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'Matchers', 'match_pair', 'run', 'format_record', 'shares_left', 'finding', 'findings']
+__all__ = ['WAYS', 'PRESETS', 'EXPERIMENT', 'Matchers', 'match_pair', 'shares_left', 'finding']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from git_rebasin.experiments.compare import (
     Effort,
@@ -22,13 +20,14 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .networks import Lines, NetworkConfig, match_lines
+from .networks import LineConfig, NetworkConfig, match_lines
+from .records import Record
 from git_rebasin.experiments.runner import (
-    Families,
+    Context,
+    Experiment,
     Finding,
-    Preset,
-    by_family,
-    run_families,
+    Runs,
+    for_each_family,
 )
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
@@ -37,7 +36,7 @@ WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `w
 
 
 @dataclass(frozen=True)
-class Matchers(Lines):
+class Matchers(LineConfig):
     """A pair of networks, and how the paper's matchers are compared on it
 
     Attributes:
@@ -52,6 +51,7 @@ _FIRST = "mnist-mlp/checkpoints/paper"  # of the first experiment
 _MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100))
+_SHORT = dataclasses.replace(_CIFAR, training=TrainConfig(20, 100))
 _SMOKE = Matchers(
     NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)),
     lambdas=3,
@@ -59,78 +59,35 @@ _SMOKE = Matchers(
 )
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0,))}),
-    "cpu": Families(
-        {
-            "mnist": Preset(Matchers(_MNIST, checkpoints=_FIRST), (0, 1, 2)),
-            "cifar10": Preset(
-                Matchers(dataclasses.replace(_CIFAR, training=TrainConfig(20, 100))), (0, 1, 2)
-            ),
-        }
-    ),
-    "paper": Families(
-        {
-            "MNIST MLP": Preset(Matchers(_MNIST, checkpoints=_FIRST), (0, 1, 2)),
-            "CIFAR-10 MLP": Preset(Matchers(dataclasses.replace(_CIFAR, augment=True)), (0, 1, 2)),
-            "CIFAR-10 ResNet20": Preset(Matchers(_RESNET), (0, 1, 2)),
-        }
-    ),
+    "smoke": {"digits": Runs(_SMOKE, (0,))},
+    "cpu": {
+        "mnist": Runs(Matchers(_MNIST, checkpoints=_FIRST)),
+        "cifar10": Runs(Matchers(_SHORT)),
+    },
+    "paper": {
+        "MNIST MLP": Runs(Matchers(_MNIST, checkpoints=_FIRST)),
+        "CIFAR-10 MLP": Runs(Matchers(dataclasses.replace(_CIFAR, augment=True))),
+        "CIFAR-10 ResNet20": Runs(Matchers(_RESNET)),
+    },
 }
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #8ccea6fb
 def match_pair(
     config: Matchers,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints, and match it in each of the paper's ways
 
     Args:
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
     every = ways_to_match(config.effort)
-    ways = {name: every[name] for name in WAYS}
-    return match_lines(ways, config, seed, folder=folder, callback=callback)
-
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Train, match and walk each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("mlp-matchers", PRESETS, preset, out, callback, run_one=match_pair)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
-
-    Args:
-        record: of a pair
-    """
-    return f"{record['family']}, pair {record['seed']}\n\n{format_ways([record])}"
+    return match_lines({name: every[name] for name in WAYS}, config, seed, context)
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #3f3bd730
 def shares_left(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one family
+    records: Sequence[Record],  # of pairs of one family
 ) -> dict[str, list[float]]:  # way → for each pair, the part of the training barrier that it leaves
     """What each matcher leaves of the naive barrier
 
@@ -150,7 +107,7 @@ def shares_left(
 
 
 def finding(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset, of one family
+    records: Sequence[Record],  # of the `cpu` preset, of one family
 ) -> Finding:
     """The claim beside what came out
 
@@ -172,12 +129,4 @@ def finding(
     )
 
 
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """One for each data set
-
-    Args:
-        records: of the `cpu` preset
-    """
-    return list(map(finding, by_family(records).values()))
+EXPERIMENT = Experiment("mlp-matchers", match_pair, PRESETS, format_ways, for_each_family(finding))

@@ -6,38 +6,28 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'run']
+__all__ = ['PRESETS', 'EXPERIMENT', 'line_of_pair']
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #3250e972
-from collections.abc import Callable
-from pathlib import Path
-
-from .pair import PairConfig
-from .runner import Preset, choose_preset, run_pairs
-from ..zoo.train import TrainConfig
+from .networks import LineConfig, NetworkConfig
+from .pair import format_pair, run_pair
+from .records import Record
+from .runner import Context, Experiment, Runs, one_by_one
+from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #7c1e4ec0
+_DIGITS = NetworkConfig("mlp", "digits", TrainConfig(epochs=5, batch_size=50), (64, 64))
+_MNIST = NetworkConfig("mlp", "mnist", PAPER_CONFIGS["mlp"])
+
 PRESETS = {
-    "smoke": Preset(
-        PairConfig("digits", (64, 64), TrainConfig(epochs=5, batch_size=50), lambdas=5), seeds=(0,)
-    ),
-    "paper": Preset(PairConfig(), seeds=(0, 1, 2)),
+    "smoke": {"": Runs(LineConfig(_DIGITS, lambdas=5, judged=None), (0,))},
+    "paper": {"": Runs(LineConfig(_MNIST, judged=None))},
 }
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #b372a347
-def run(
-    preset: str,  # "smoke" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Train, match and interpolate each pair of a preset that has no record yet
+def line_of_pair(config: LineConfig, seed: int, context: Context) -> Record:
+    "Train, match and interpolate a pair"
+    return run_pair(config, seed, context).record()
 
-    Args:
-        preset: "smoke" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
 
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_pairs("mnist-mlp", preset, choose_preset(PRESETS, preset), out, callback)
+EXPERIMENT = Experiment("mnist-mlp", line_of_pair, PRESETS, one_by_one(format_pair))

@@ -6,42 +6,48 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'Addition', 'load_networks', 'transformer_spec', 'without_hosts', 'spectrum', 'unit_correlations',
-           'match_transformers', 'run', 'format_record', 'shares_left', 'finding', 'findings']
+__all__ = ['PRESETS', 'EXPERIMENT', 'Addition', 'load_networks', 'transformer_spec', 'without_hosts', 'spectrum',
+           'unit_correlations', 'match_transformers', 'format_specs', 'shares_left', 'finding']
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #30562b7e
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ..architectures.transformer import init_transformer
 from git_rebasin.experiments.compare import (
     Effort,
-    Problem,
     compare_ways,
     format_ways,
-    judge_permutation,
     middle,
-    stream,
     tries_of,
     ways_to_match,
 )
-from .runner import Families, Finding, Preset, run_families
+from .problem import Problem, judge_permutation, stream
+from .records import Record
+from git_rebasin.experiments.runner import (
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    for_each_record,
+    one_by_one,
+)
 from ..inference.infer import infer_permutation_spec
 from ..matching.activations import activation_matching
 from ..matching.soft import soften
 from ..matching.weights import weight_matching
-from ..symmetry.entries import Compound, Entry, Fixed, Group, as_entry
+from ..symmetry.entries import Compound, Entry, Fixed, Group, Split, as_entry
 from ..symmetry.permutation import apply_permutation, random_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
+from ..tree import Array
 from git_rebasin.zoo.public import (
     addition_table,
     load_public,
@@ -88,27 +94,25 @@ _SMOKE = Addition(
 )
 
 PRESETS = {
-    "smoke": Families({"random": Preset(_SMOKE, (0,))}),
-    "cpu": Families(
-        {
-            "one layer": Preset(Addition("modadd59-transformer-1L"), (0,)),
-            "two layers": Preset(Addition("modadd59-transformer-2L"), (0,)),
-        }
-    ),
+    "smoke": {"random": Runs(_SMOKE, (0,))},
+    "cpu": {
+        "one layer": Runs(Addition("modadd59-transformer-1L"), (0,)),
+        "two layers": Runs(Addition("modadd59-transformer-2L"), (0,)),
+    },
 }
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #0c10f813
 def load_networks(
     config: Addition,
     seed: int,  # of random weights; public checkpoints need none
-) -> dict[str, dict[str, Array]]:  # name → parameters, of A and then of B
+) -> Mapping[str, Mapping[str, Array]]:  # name → parameters, of A and then of B
     """The two networks of a pair
 
     Args:
         seed: of random weights; public checkpoints need none
 
     Returns:
-        dict[str, dict[str, Array]]: name → parameters, of A and then of B
+        Mapping[str, Mapping[str, Array]]: name → parameters, of A and then of B
     """
     if config.kind is not None:
         return {name: load_public(name).params for name in public_pair(config.kind)}
@@ -151,8 +155,12 @@ def without_hosts(
         PermutationSpec: not bound to shapes
     """
     hosts = {host for within in spec.families.values() for host in within}
-    rows = spec.axes_to_perm.items()
-    return PermutationSpec({p: tuple(_stay(entry, hosts) for entry in row) for p, row in rows})
+    table: dict[str, tuple[Entry, ...]] = {}
+    for path, row in spec.axes_to_perm.items():
+        if isinstance(row, Split):
+            raise ValueError(f"{path} depends on the segment of an axis: its hosts cannot stay")
+        table[path] = tuple(_stay(entry, hosts) for entry in row)
+    return PermutationSpec(table)
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #696cbf7f
 def spectrum(
@@ -194,13 +202,12 @@ def unit_correlations(
         similarity="correlation",
         keep_similarity=True,
     )
-    pairs = soften(problem.spec, match.perm)
-    return {g: float(np.sum(pairs[g] * s) / pairs[g].sum()) for g, s in match.similarity.items()}
+    pairs = soften(problem.spec.bind(problem.params_a), match.perm)
+    alike = match.similarity or {}
+    return {g: float(np.sum(pairs[g] * s) / pairs[g].sum()) for g, s in alike.items()}
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #bcbc3d2e
-def _problem(
-    config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTree
-) -> Problem:
+def _problem(config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTree) -> Problem:
     "What a pair asks of the matchers"
     table = addition_table(config.modulus)
     data, points = stream(table, config.batch_size), np.linspace(0, 1, config.lambdas).tolist()
@@ -223,38 +230,28 @@ def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any
 def match_transformers(
     config: Addition,  # what to run
     seed: int,  # which pair; decides the keys
-    *,
-    folder: Path | None = None,  # of checkpoints of training: there is none
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Match a pair of transformers in all ways, with and without the symmetry of the heads
 
     Args:
         config: what to run
         seed: which pair; decides the keys
-        folder: of checkpoints of training: there is none
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    tell = callback or (lambda stage, record: None)
     networks, start = load_networks(config, seed), time.perf_counter()
     a, b = networks.values()
     spec = transformer_spec(a)
     keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
     ways, stay = ways_to_match(config.effort), without_hosts(spec).bind(a)
     cases = {"heads move": (spec, config.ways or ways), "heads stay": (stay, config.contrast)}
-    found = {}
+    specs = {}
     for name, (s, names) in cases.items():
-        problem, told = _problem(config, s, a, b), partial(tell, f"match, {name}")
-        found[name] = compare_ways(problem, {n: ways[n] for n in names}, keys, told)
+        problem, stage = _problem(config, s, a, b), context.stage(f"match, {name}")
+        specs[name] = compare_ways(problem, {n: ways[n] for n in names}, keys, stage)
     return {
-        "networks": {
-            n: float(p["attention_rate"]) for n, p in networks.items()
-        },  # with their rates
+        "networks": {n: float(p["attention_rate"]) for n, p in networks.items()},
         "groups": {g: list(shape) for g, shape in spec.perm_shapes.items()},
-        "specs": found,
+        "specs": specs,
         "spectra": {n: spectrum(p["embed.W_E"]).tolist() for n, p in networks.items()},
         "correlation": unit_correlations(_problem(config, spec, a, b), config.effort.batches),
         "control": _control(config, spec, a),
@@ -262,66 +259,50 @@ def match_transformers(
     }
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #6919e01d
-def run(
-    preset: str,  # "smoke" or "cpu"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Match each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke" or "cpu"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    name = "modadd-transformers"
-    return run_families(name, PRESETS, preset, out, callback, run_one=match_transformers)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
+def format_specs(
+    record: Record,  # of a pair
+) -> str:  # Markdown
+    """The table of the ways on each of the two specs
 
     Args:
         record: of a pair
+
+    Returns:
+        str: Markdown
     """
-    tables = (f"{name}:\n\n{format_ways([found])}" for name, found in record["specs"].items())
-    return "\n\n".join([f"{record['family']}, {' and '.join(record['networks'])}", *tables])
+    tables = (f"{name}:\n\n{format_ways([of])}" for name, of in record["specs"].items())
+    return "\n\n".join([" and ".join(record["networks"]), *tables])
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #103cef92
 def shares_left(
-    found: Mapping[str, Any],  # what was found with one spec
+    matches: Record,  # of `compare_ways`, with one spec
 ) -> dict[str, float]:  # way → share
     """The largest share of the unmatched barrier that a try of each way leaves
 
     Args:
-        found: what was found with one spec
+        matches: of `compare_ways`, with one spec
 
     Returns:
         dict[str, float]: way → share
     """
-    tries = tries_of([found])
+    tries = tries_of([matches])
     (naive,) = tries["none"]
     worst = {way: max(t["barrier"]["all"] for t in ts) for way, ts in tries.items()}
     return {way: b / naive["barrier"]["all"] for way, b in worst.items() if way != "none"}
 
 
 def finding(
-    record: Mapping[str, Any],  # of a pair
+    record: Record,  # of a pair
 ) -> Finding:
     """What became of a pair
 
     Args:
         record: of a pair
     """
-    found = record["specs"]["heads move"]
-    shares = shares_left(found)
-    best = min(shares, key=shares.get)
-    top = max(middle(p["curves"]["all"]["accuracy"]) for p in found["permutations"])
+    moving = record["specs"]["heads move"]
+    shares = shares_left(moving)
+    best = min(shares, key=lambda way: shares[way])
+    top = max(middle(p["curves"]["all"]["accuracy"]) for p in moving["permutations"])
     return Finding(
         f"Transformers of {record['family']} that add, trained apart, can be brought together",
         "beyond the paper",
@@ -332,12 +313,10 @@ def finding(
     )
 
 
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """One for each pair
-
-    Args:
-        records: of the `cpu` preset
-    """
-    return [finding(record) for record in records]
+EXPERIMENT = Experiment(
+    "modadd-transformers",
+    match_transformers,
+    PRESETS,
+    one_by_one(format_specs),
+    for_each_record(finding),
+)

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['NEAR', 'FAILURES', 'PRESETS', 'steepest_descent_matching', 'mean_gradient', 'largest_gain_matching',
-           'judge_direction', 'try_pair', 'run', 'column', 'dips', 'format_directions', 'format_record', 'shares_left',
+__all__ = ['NEAR', 'FAILURES', 'PRESETS', 'EXPERIMENT', 'steepest_descent_matching', 'mean_gradient', 'largest_gain_matching',
+           'judge_direction', 'try_pair', 'column', 'dips', 'format_directions', 'shares_left',
            'finding_of_steepest_descent', 'finding_of_failure', 'finding_of_largest_gain', 'findings']
 
 # %% ../../nbs/experiments/negative_results.ipynb #23476096
@@ -15,42 +15,41 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from git_rebasin.experiments.compare import (
     Effort,
-    Problem,
     Way,
-    judge_permutation,
     mean_and_spread,
     run_way,
     ways_to_match,
 )
 from git_rebasin.experiments.networks import (
-    Lines,
+    LineConfig,
     NetworkConfig,
     load_splits,
     pair_facts,
-    pair_problem,
     train_pair,
 )
-from .runner import Families, Finding, Preset, by_family, run_families
+from .problem import Problem, judge_permutation
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs, by_family
 from ..matching.match import Match, bind_models
-from ..matching.scores import Costs
+from ..matching.scores import Scores
 from ..matching.weights import Search, weight_matching
 from ..symmetry.permutation import apply_permutation, identity_permutation
 from ..symmetry.spec import PermutationSpec
+from ..tables import markdown_table
 from ..tree import inner, lerp, norm
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/negative_results.ipynb #c51ec8c6
 def steepest_descent_matching(
-    key: Array,  # a JAX random key: the order in which the groups are visited
+    key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
     gradient: PyTree,  # of the loss, at model A
     params_b: PyTree,  # model B, which moves
@@ -124,10 +123,10 @@ def largest_gain_matching(
         Match: a step counts as a sweep: all groups' problems are solved in it
     """
     spec, a, b = bind_models(spec, params_a, params_b)
-    search, gains = Search(spec, Costs(spec, a, b), identity_permutation(spec)), []
+    search, gains = Search(spec, Scores(spec, a, b), identity_permutation(spec)), []
     while len(gains) < max_steps and (not gains or gains[-1] > 0):
         gains.append(_take_the_best(search))
-    initial, final = search.costs.objective(None), search.costs.objective(search.perm)
+    initial, final = search.scores.objective(None), search.scores.objective(search.perm)
     objective = (*(initial + np.cumsum(gains[:-1])), final)
     return Match(search.perm, objective, gains[-1] == 0, initial)
 
@@ -169,19 +168,19 @@ _KINDS = {  # family → training, size
 }
 
 
-def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> Families:
+def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Runs]:
     "All kinds of MNIST networks, those that are trained for one epoch, and others on CIFAR-10"
     kinds = {
         name: NetworkConfig("mlp", "mnist", dataclasses.replace(training, epochs=epochs), size)
         for name, (training, size) in _KINDS.items()
     }
     kinds |= {"early": NetworkConfig("mlp", "mnist", TrainConfig(1)), "cifar10": cifar}
-    return Families({name: Preset(Lines(n, **options), (0, 1, 2)) for name, n in kinds.items()})
+    return {name: Runs(LineConfig(n, **options)) for name, n in kinds.items()}
 
 
 _SMOKE = NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24))
 PRESETS = {
-    "smoke": Families({"digits": Preset(Lines(_SMOKE, lambdas=3, judged=None), (0,))}),
+    "smoke": {"digits": Runs(LineConfig(_SMOKE, lambdas=3, judged=None), (0,))},
     "cpu": _families(8, NetworkConfig("mlp", "cifar10", TrainConfig(5)), lambdas=11, judged=5000),
     "paper": _families(
         100,
@@ -192,11 +191,13 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/negative_results.ipynb #946f21ce
-def _by_steepest_descent(gradient: PyTree, problem: Problem, key: Array, start: None) -> Match:
+def _by_steepest_descent(
+    gradient: PyTree, problem: Problem, key: jax.Array, start: Match | None
+) -> Match:
     return steepest_descent_matching(key, problem.spec, gradient, problem.params_b)
 
 
-def _by_largest_gain(problem: Problem, key: Array, start: None) -> Match:
+def _by_largest_gain(problem: Problem, key: jax.Array, start: Match | None) -> Match:
     return largest_gain_matching(problem.spec, problem.params_a, problem.params_b)
 
 
@@ -225,59 +226,34 @@ def judge_direction(
 
 
 def try_pair(
-    config: Lines,
+    config: LineConfig,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints, and match it in all the ways of this page
 
     Args:
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    tell, splits = callback or (lambda stage, record: None), load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], folder, tell)
-    start, both = time.perf_counter(), (trained["A"].params, trained["B"].params)
-    options = {"lambdas": config.lambdas, "judged": config.judged}
-    problem = pair_problem(config.network, *both, splits, **options)
+    splits = load_splits(config.network)
+    trained = train_pair(config.network, seed, splits["train"], context)
+    start = time.perf_counter()
+    problem = config.problem(trained["A"].params, trained["B"].params, splits)
     gradient, every = mean_gradient(problem), ways_to_match(Effort())
-    ways, found = {name: every[name] for name in ("none", "weights")}, {}
+    ways = {name: every[name] for name in ("none", "weights")}
     ways["steepest descent"] = Way(partial(_by_steepest_descent, gradient))
     ways["largest gain first"] = Way(_by_largest_gain, random=False)
+    judged: dict[str, dict[str, Any]] = {}
     for name, way in ways.items():
         match, seconds = run_way(problem, way, jax.random.key(seed))
-        found[name] = judge_direction(problem, gradient, match) | {"seconds": round(seconds, 4)}
-        tell("match", {"way": name})
-    lines = {"lambdas": list(problem.lambdas), "near": list(NEAR), "ways": found}
+        judged[name] = judge_direction(problem, gradient, match) | {"seconds": round(seconds, 4)}
+        context.stage("match").report(len(judged), len(ways))
+    lines = {"lambdas": list(problem.lambdas), "near": list(NEAR), "ways": judged}
     return lines | {"gradient": norm(gradient)} | pair_facts(seed, splits, trained, start)
-
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Train and match each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("negative-results", PRESETS, preset, out, callback, run_one=try_pair)
 
 # %% ../../nbs/experiments/negative_results.ipynb #a3db309e
 def column(
-    records: Sequence[Mapping[str, Any]],  # of pairs
+    records: Sequence[Record],  # of pairs
     way: str,  # of matching
     value: str = "barrier",  # of what is known of it
     split: str | None = "train",  # where that is known for each split
@@ -298,7 +274,7 @@ def column(
 
 
 def dips(
-    records: Sequence[Mapping[str, Any]],  # of pairs
+    records: Sequence[Record],  # of pairs
     way: str,  # of matching
 ) -> list[float]:  # below zero where the loss falls at first
     """The lowest training loss near A, less that of A
@@ -315,7 +291,7 @@ def dips(
 
 
 def format_directions(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one family
+    records: Sequence[Record],  # of pairs of one family
 ) -> str:  # Markdown
     """The table of the ways
 
@@ -325,27 +301,19 @@ def format_directions(
     Returns:
         str: Markdown
     """
-    lines = [
-        "| way | slope at A | lowest near A | cosine | train barrier | test barrier | problems |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads, rows = ["way", "slope at A", "lowest near A", "cosine"], []
     for way in records[0]["ways"]:
-        cells = [mean_and_spread(column(records, way, "slope"), 3)]
+        cells = [way, mean_and_spread(column(records, way, "slope"), 3)]
         cells += [f"{np.mean(dips(records, way)):+.1e}"]
         cells += [mean_and_spread(column(records, way, "cosine"), 3)]
         cells += [mean_and_spread(column(records, way, "barrier", s), 3) for s in ("train", "test")]
         cells += [f"{np.mean(column(records, way, 'problems')):.0f}"]
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def format_record(record: Mapping[str, Any]) -> str:
-    "What the command prints of a record"
-    return f"{record['family']}, pair {record['seed']}\n\n{format_directions([record])}"
+        rows.append(cells)
+    return markdown_table([*heads, "train barrier", "test barrier", "problems"], rows)
 
 # %% ../../nbs/experiments/negative_results.ipynb #ec9b11c6
 def shares_left(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one family
+    records: Sequence[Record],  # of pairs of one family
     way: str = "weights",
 ) -> list[float]:  # one for each pair
     """What a way of matching leaves of the naive training barrier
@@ -360,7 +328,7 @@ def shares_left(
 
 
 def finding_of_steepest_descent(
-    records: Sequence[Mapping[str, Any]],  # of pairs of all families
+    records: Sequence[Record],  # of pairs of all families
 ) -> Finding:
     """The failed idea, and what came of it
 
@@ -385,7 +353,7 @@ def finding_of_steepest_descent(
 
 def finding_of_failure(
     family: str,  # one of `FAILURES`
-    records: Mapping[str, Sequence[Mapping[str, Any]]],  # family → of its pairs
+    records: Mapping[str, Sequence[Record]],  # family → of its pairs
 ) -> Finding:
     """A failure that the paper knows of, beside its control
 
@@ -393,7 +361,7 @@ def finding_of_failure(
         family: one of `FAILURES`
         records: family → of its pairs
     """
-    said, control = FAILURES[family]
+    networks, control = FAILURES[family]
     left, good = shares_left(records[family]), shares_left(records[control])
     verdict = "partly" if min(left) > max(0.1, *good) else "not"
     if max(good) > 0.1:
@@ -402,7 +370,7 @@ def finding_of_failure(
         verdict = "reproduced"
     spread = [f"{100 * min(x):.1f} to {100 * max(x):.1f} %" for x in (left, good)]
     return Finding(
-        f"Matching fails for {said}",
+        f"Matching fails for {networks}",
         "A.1",
         "no numbers",
         f"it leaves {spread[0]} of the naive training barrier, and {spread[1]} in the control",
@@ -411,15 +379,17 @@ def finding_of_failure(
 
 
 def finding_of_largest_gain(
-    records: Sequence[Mapping[str, Any]],  # of pairs of all families
+    records: Sequence[Record],  # of pairs of all families
 ) -> Finding:
     """Another order of the groups, and what came of it
 
     Args:
         records: of pairs of all families
     """
-    ways, values = ("largest gain first", "weights"), ("cosine", "problems")
-    rates = [np.divide(*(column(records, way, value) for way in ways)) for value in values]
+    rates = [
+        np.divide(column(records, "largest gain first", value), column(records, "weights", value))
+        for value in ("cosine", "problems")
+    ]
     holds = sum((max(rates[0]) <= 1.01, min(rates[1]) > 1))
     return Finding(
         "Nothing is gained by taking the group with the largest gain first",
@@ -432,7 +402,7 @@ def finding_of_largest_gain(
 
 
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """All of the page's
 
@@ -446,3 +416,6 @@ def findings(
         *(finding_of_failure(f, families) for f in failures),
         finding_of_largest_gain(records),
     ]
+
+
+EXPERIMENT = Experiment("negative-results", try_pair, PRESETS, format_directions, findings)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'NetworkConfig', 'network_of', 'Architecture', 'network_spec', 'init_network', 'network_fn',
-           'load_splits', 'training_loss', 'params_and_state', 'with_state', 'checkpoint_file', 'initial_params',
-           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'Lines', 'match_lines', 'match_networks']
+__all__ = ['ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec', 'init_network', 'network_fn', 'load_splits',
+           'training_loss', 'params_and_state', 'with_state', 'model_seeds', 'checkpoint_file', 'initial_params',
+           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'LineConfig', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
-from .compare import Problem, Way, compare_ways, in_batches, stream
-from .pair import PairConfig, model_seeds
+from .compare import Way, compare_ways
+from .problem import Problem, in_batches, stream
+from .runner import Context
 from git_rebasin.symmetry.builders import (
     mlp_permutation_spec,
     resnet20_permutation_spec,
@@ -35,6 +36,7 @@ from git_rebasin.symmetry.builders import (
     vgg16_permutation_spec,
 )
 from ..symmetry.spec import PermutationSpec
+from ..tree import Array
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
 from ..zoo.mlp import init_mlp, mlp_apply
@@ -45,6 +47,7 @@ from git_rebasin.zoo.resnet import (
     resnet50_apply,
     resnet50_loss,
 )
+from ..zoo.stream import ImageStream
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
@@ -70,17 +73,6 @@ class NetworkConfig:
     shrink: int = 1  # so many pixels are averaged in each direction
     examples: int | None = None  # the first so many training images; None for all
     augment: bool = False  # crops, mirrors and turns, as the paper's on CIFAR
-
-
-def network_of(
-    config: PairConfig,  # of MLPs
-) -> NetworkConfig:
-    """The network of a pair of the first experiment
-
-    Args:
-        config: of MLPs
-    """
-    return NetworkConfig("mlp", config.data, config.training, config.features)
 
 # %% ../../nbs/experiments/04_networks.ipynb #72addce5
 @dataclass(frozen=True)
@@ -121,12 +113,12 @@ def network_spec(
 ) -> PermutationSpec:
     "The spec of a network, from its builder"
     spec = ARCHITECTURES[config.network].spec
-    return spec(len(config.size)) if config.network == "mlp" else spec()
+    return spec(len(config.size)) if isinstance(config.size, tuple) else spec()
 
 
 def init_network(
     config: NetworkConfig,
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a JAX random key
     input_shape: tuple[int, int, int],  # of an image
     num_classes: int = 10,
 ) -> PyTree:
@@ -184,7 +176,8 @@ def _convolve(next_fun, args, kwargs, context):
     conv = context.module
     if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)
-    (h, w), (rows, columns) = args[0].shape[1:3], conv.kernel_size
+    h, w = args[0].shape[1:3]
+    rows, columns = np.broadcast_to(conv.kernel_size, 2).tolist()
     kernel = conv.get_variable("params", "kernel").reshape(-1, conv.features)
     s = conv.strides if isinstance(conv.strides, int) else 1
     high, wide = -(-h // s), -(-w // s)
@@ -249,6 +242,20 @@ def with_state(
     return dataclasses.replace(result, params=variables)
 
 # %% ../../nbs/experiments/04_networks.ipynb #aff5c10d
+def model_seeds(
+    seed: int,  # which pair
+) -> tuple[int, int]:  # seeds of models A and B
+    """Each pair has two seeds of its own, so that no two pairs share a network
+
+    Args:
+        seed: which pair
+
+    Returns:
+        tuple[int, int]: seeds of models A and B
+    """
+    return 2 * seed, 2 * seed + 1
+
+
 def checkpoint_file(
     folder: Path,
     seed: int,  # of the network
@@ -280,8 +287,7 @@ def train_network(
     config: NetworkConfig,  # what to train, and how
     seed: int,  # decides the initial weights and the order of the examples
     data: Split,  # training data
-    folder: Path,  # where its checkpoint is, or will be
-    callback: Callable[[dict], None] | None = None,  # called with each epoch's record
+    context: Context = Context(),  # where its checkpoint is, or will be
 ) -> TrainResult:  # trained parameters and the history of their training
     """Train one network, or take it from its checkpoint
 
@@ -289,8 +295,7 @@ def train_network(
         config: what to train, and how
         seed: decides the initial weights and the order of the examples
         data: training data
-        folder: where its checkpoint is, or will be
-        callback: called with each epoch's record
+        context: where its checkpoint is, or will be
 
     Returns:
         TrainResult: trained parameters and the history of their training
@@ -304,8 +309,8 @@ def train_network(
         config.training,
         state=state,
         augment=augment_images if config.augment else None,
-        checkpoint=checkpoint_file(folder, seed),
-        callback=callback,
+        checkpoint=context.folder and checkpoint_file(context.folder, seed),
+        callback=context.as_stage,
     )
     return with_state(result)
 
@@ -314,8 +319,7 @@ def train_pair(
     config: NetworkConfig,  # what to train, and how
     seed: int,  # which pair; each network has a seed of its own, see `model_seeds`
     data: Split,  # training data
-    folder: Path,  # where their checkpoints are, or will be
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
+    context: Context = Context(),  # where their checkpoints are, or will be
 ) -> dict[str, TrainResult]:  # "A" and "B"
     """Train two networks apart
 
@@ -323,22 +327,20 @@ def train_pair(
         config: what to train, and how
         seed: which pair; each network has a seed of its own, see `model_seeds`
         data: training data
-        folder: where their checkpoints are, or will be
-        callback: called with (stage, record) on the way
+        context: where their checkpoints are, or will be
 
     Returns:
         dict[str, TrainResult]: "A" and "B"
     """
-    tell = callback or (lambda stage, record: None)
     return {
-        name: train_network(config, s, data, folder, partial(tell, f"train {name}"))
+        name: train_network(config, s, data, context.stage(f"train {name}"))
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
 
 
 def pair_facts(
     seed: int,  # which pair
-    splits: Mapping[str, Split],  # "train" and "test"
+    splits: Mapping[str, Split | ImageStream],  # "train" and "test"
     trained: Mapping[str, TrainResult],  # "A" and "B"
     start: float,  # when their training was over, by `time.perf_counter`
 ) -> dict[str, Any]:  # "model_seeds", "data", "seconds"
@@ -396,7 +398,7 @@ def pair_problem(
 
 # %% ../../nbs/experiments/04_networks.ipynb #962b296b
 @dataclass(frozen=True)
-class Lines:
+class LineConfig:
     """A pair of networks, and how the lines between them are walked
 
     Attributes:
@@ -408,38 +410,31 @@ class Lines:
     lambdas: int = 25  # points on a line, an odd number: ½ is one of them
     judged: int | None = 10_000  # lines are evaluated on the first images of a split; None: on all
 
+    def problem(
+        self,
+        params_a: PyTree,  # model A
+        params_b: PyTree,  # model B
+        splits: Mapping[str, Split],  # "train" and "test"
+        **options: Any,  # of `pair_problem`
+    ) -> Problem:
+        """What two trained networks ask of the matchers
+
+        Args:
+            params_a: model A
+            params_b: model B
+            splits: "train" and "test"
+            **options: of `pair_problem`
+        """
+        options = {"lambdas": self.lambdas, "judged": self.judged} | options
+        return pair_problem(self.network, params_a, params_b, splits, **options)
+
 
 def match_lines(
     ways: Mapping[str, Way],  # of matching
-    config: Lines,
+    config: LineConfig,
     seed: int,  # which pair
+    context: Context,
     *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    """`match_networks` as a configuration says
-
-    Args:
-        ways: of matching
-        seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
-    """
-    options = {"lambdas": config.lambdas, "judged": config.judged}
-    told = {"folder": folder, "callback": callback}
-    return match_networks(config.network, ways, seed, **told, **options)
-
-
-def match_networks(
-    config: NetworkConfig,
-    ways: Mapping[str, Way],  # of matching
-    seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
     keys: int | None = None,  # tries of each random way; None: one, by the pair's own key
     **options: Any,  # of `pair_problem`
 ) -> dict[str, Any]:  # what the record says
@@ -448,19 +443,16 @@ def match_networks(
     Args:
         ways: of matching
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
         keys: tries of each random way; None: one, by the pair's own key
         **options: of `pair_problem`
 
     Returns:
         dict[str, Any]: what the record says
     """
-    tell, splits = callback or (lambda stage, record: None), load_splits(config)
-    trained = train_pair(config, seed, splits["train"], folder, tell)
+    splits = load_splits(config.network)
+    trained = train_pair(config.network, seed, splits["train"], context)
     start, key = time.perf_counter(), jax.random.key(seed)
-    both = trained["A"].params, trained["B"].params
-    problem = pair_problem(config, *both, splits, **options)
+    problem = config.problem(trained["A"].params, trained["B"].params, splits, **options)
     tries = [key] if keys is None else [jax.random.fold_in(key, k) for k in range(keys)]
-    found = compare_ways(problem, ways, tries, partial(tell, "match"))
-    return found | pair_facts(seed, splits, trained, start)
+    rows = compare_ways(problem, ways, tries, context.stage("match"))
+    return rows | pair_facts(seed, splits, trained, start)

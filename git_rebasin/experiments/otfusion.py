@@ -6,21 +6,19 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PUBLISHED', 'PRESETS', 'match_pair', 'PAPER', 'PASSES', 'STARTS', 'run', 'accuracies', 'format_accuracies',
-           'format_record', 'findings_of', 'findings']
+__all__ = ['WAYS', 'PUBLISHED', 'PRESETS', 'PAPER', 'PASSES', 'STARTS', 'EXPERIMENT', 'accuracies', 'format_accuracies',
+           'format_both', 'findings_of', 'findings']
 
 # %% ../../nbs/experiments/otfusion.ipynb #89c9ef10
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import jax
 import numpy as np
-from jaxtyping import Array
 
 from git_rebasin.experiments.compare import (
     Effort,
-    Problem,
     Way,
     format_ways,
     mean_and_spread,
@@ -28,22 +26,27 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
-from .networks import Lines, NetworkConfig, match_lines
-from .runner import Families, Finding, Preset, by_family, run_families
+from .networks import LineConfig, NetworkConfig, match_lines
+from .problem import Problem
+from .records import Record
+from .runner import Experiment, Finding, Runs, by_family
 from .single_pass import single_pass_matching
 from ..matching.match import Match
 from ..matching.weights import weight_matching
+from ..tables import markdown_table
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/otfusion.ipynb #d5d9dd41
-def _single_pass(problem: Problem, key: Array, start: Match | None, cost: str) -> Match:
+def _single_pass(
+    problem: Problem, key: jax.Array, start: Match | None, cost: Literal["inner", "distance"]
+) -> Match:
     return single_pass_matching(problem.spec, problem.params_a, problem.params_b, cost=cost)
 
 
-def _onward(problem: Problem, key: Array, start: Match | None) -> Match:
+def _onward(problem: Problem, key: jax.Array, start: Match | None) -> Match:
     "Weight matching from where the single pass ends"
-    both = problem.params_a, problem.params_b
-    return weight_matching(key, problem.spec, *both, init=start.perm)
+    init = "identity" if start is None else start.perm
+    return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
 
 
 _EVERY = ways_to_match(Effort())
@@ -60,60 +63,25 @@ WAYS = {  # in the order of the table
 PUBLISHED = TrainConfig(300, 128, "sgd", 0.05, 0.9, 5e-4, "halving")  # OT fusion's of VGG11
 
 
-def _small(data: str, epochs: int, weight_decay: float) -> Preset:
+def _small(data: str, epochs: int, weight_decay: float) -> Runs[LineConfig]:
     "Pairs of a quarter of the width, on images of half the height and width"
     rate = "adamw", 2e-3, 0.9, weight_decay, "warmup_cosine", 0.25
     network = NetworkConfig("vgg11", data, TrainConfig(epochs, 100, *rate), 1 / 4, shrink=2)
-    return Preset(Lines(network, lambdas=5, judged=5000), (0, 1, 2))
+    return Runs(LineConfig(network, lambdas=5, judged=5000))
 
+
+_SMOKE = NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8, 8))  # a VGG11 compiles too long
+_FULL = NetworkConfig("vgg11", "cifar10", PUBLISHED, 1, augment=True)
 
 PRESETS = {
-    "smoke": Families(  # an MLP: a VGG11 takes seconds to compile
-        {
-            "digits": Preset(
-                Lines(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8, 8)), lambdas=3), (0,)
-            )
-        }
-    ),
-    "cpu": Families({"cifar10": _small("cifar10", 10, 1.0), "mnist": _small("mnist", 2, 3.0)}),
-    "paper": Families(
-        {
-            "CIFAR-10 VGG11": Preset(
-                Lines(
-                    NetworkConfig("vgg11", "cifar10", PUBLISHED, 1, augment=True),
-                    lambdas=25,
-                    judged=None,
-                ),
-                (0, 1, 2),
-            )
-        }
-    ),
+    "smoke": {"digits": Runs(LineConfig(_SMOKE, lambdas=3), (0,))},
+    "cpu": {"cifar10": _small("cifar10", 10, 1.0), "mnist": _small("mnist", 2, 3.0)},
+    "paper": {"CIFAR-10 VGG11": Runs(LineConfig(_FULL, judged=None))},
 }
 
 # %% ../../nbs/experiments/otfusion.ipynb #05675921
-match_pair: Callable[..., dict[str, Any]] = partial(match_lines, WAYS)
-
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Train and match each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("otfusion", PRESETS, preset, out, callback, run_one=match_pair)
-
-
 def accuracies(
-    records: Sequence[Mapping[str, Any]],  # of pairs
+    records: Sequence[Record],  # of pairs
 ) -> dict[str, list[float]]:  # way → for each pair; and "ends", "ensemble"
     """Test accuracies of the midpoints, of the ends (the mean of both), and of the ensembles
 
@@ -123,13 +91,13 @@ def accuracies(
     Returns:
         dict[str, list[float]]: way → for each pair; and "ends", "ensemble"
     """
-    found = {
+    values = {
         way: [middle(t["curves"]["test"]["accuracy"]) for t in tries]
         for way, tries in tries_of(records).items()
     }
-    found["ends"] = [float(np.mean([e["test"]["accuracy"] for e in r["ends"]])) for r in records]
-    found["ensemble"] = [r["ensemble"]["test"]["accuracy"] for r in records]
-    return found
+    values["ends"] = [float(np.mean([e["test"]["accuracy"] for e in r["ends"]])) for r in records]
+    values["ensemble"] = [r["ensemble"]["test"]["accuracy"] for r in records]
+    return values
 
 
 PAPER = {  # data set → way → test accuracy in Table 2
@@ -138,7 +106,7 @@ PAPER = {  # data set → way → test accuracy in Table 2
 
 
 def format_accuracies(
-    records: Sequence[Mapping[str, Any]],  # of pairs of one kind
+    records: Sequence[Record],  # of pairs of one kind
 ) -> str:  # Markdown
     """Each pair's test accuracies, beside the paper's
 
@@ -149,30 +117,29 @@ def format_accuracies(
         str: Markdown
     """
     paper = PAPER.get(records[0]["config"]["network"]["data"], {})
+    labels = {"ends": "*the two networks, mean*", "ensemble": "*both, as an ensemble*"}
     heads = ["midpoint", *(f"pair {r['seed']}" for r in records), "mean"]
     heads += ["the paper's"] if paper else []
-    lines = [f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
+    rows = []
     for name, values in accuracies(records).items():
-        label = {"ends": "*the two networks, mean*", "ensemble": "*both, as an ensemble*"}
-        cells = [label.get(name, name), *(f"{100 * v:.2f} %" for v in values)]
+        cells = [labels.get(name, name), *(f"{100 * v:.2f} %" for v in values)]
         cells += [f"{mean_and_spread([100 * v for v in values], 2)} %"]
-        cells += [paper.get(name, "")] if paper else []
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([*cells, paper.get(name, "")] if paper else cells)
+    return markdown_table(heads, rows)
 
 
-def format_record(
-    record: Mapping[str, Any],  # of a pair
-) -> str:
-    """What the command prints of a record
+def format_both(
+    records: Sequence[Record],  # of pairs of one kind
+) -> str:  # Markdown
+    """Test accuracies, and the table of the ways
 
     Args:
-        record: of a pair
+        records: of pairs of one kind
+
+    Returns:
+        str: Markdown
     """
-    return (
-        f"{record['family']}, pair {record['seed']}: test accuracy\n\n"
-        f"{format_accuracies([record])}\n\n{format_ways([record])}"
-    )
+    return f"{format_accuracies(records)}\n\n{format_ways(records)}"
 
 # %% ../../nbs/experiments/otfusion.ipynb #975f9ea8
 PASSES = ("single pass", "single pass, distance")
@@ -180,18 +147,18 @@ STARTS = ("weights, outward", "weights, from the pass")
 
 
 def findings_of(
-    records: Sequence[Mapping[str, Any]],  # of one family
+    records: Sequence[Record],  # of one family
 ) -> list[Finding]:
     """The claims beside what came out on one data set
 
     Args:
         records: of one family
     """
-    found = accuracies(records)
-    passes, ours, none = np.array([found[p] for p in PASSES]), found["weights"], found["none"]
+    at_half = accuracies(records)
+    passes, ours, none = np.array([at_half[p] for p in PASSES]), at_half["weights"], at_half["none"]
     ahead, gained = np.array(ours)[None] - passes, passes - np.array(none)[None]  # (pass, pair)
-    started = np.array([found[way] for way in STARTS]) - passes[:1]
-    means = {name: f"{mean_and_spread([100 * v for v in vs], 2)} %" for name, vs in found.items()}
+    started = np.array([at_half[way] for way in STARTS]) - passes[:1]
+    means = {n: f"{mean_and_spread([100 * v for v in vs], 2)} %" for n, vs in at_half.items()}
     verdict = lambda worst, mean: "reproduced" if worst else "partly" if mean else "not"
     network = records[0]["config"]["network"]
     what = f"{network['network']} on {network['data']}"
@@ -223,11 +190,14 @@ def findings_of(
 
 
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """Three for each data set
 
     Args:
         records: of the `cpu` preset
     """
-    return [found for these in by_family(records).values() for found in findings_of(these)]
+    return [finding for these in by_family(records).values() for finding in findings_of(these)]
+
+
+EXPERIMENT = Experiment("otfusion", partial(match_lines, WAYS), PRESETS, format_both, findings)

@@ -6,54 +6,53 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'MENDED', 'Config', 'network', 'load_problem', 'batch_loss', 'by_activations', 'after_relu', 'learning',
-           'ways_of', 'merge_and_mend', 'compare_merges', 'run', 'format_record', 'best_midpoint', 'finding',
-           'findings']
+__all__ = ['PRESETS', 'STATISTICS', 'EXPERIMENT', 'Config', 'network', 'load_problem', 'batch_loss', 'by_activations',
+           'after_relu', 'learning', 'ways_of', 'merge_and_repair', 'compare_merges', 'format_midpoints',
+           'best_midpoint', 'finding']
 
 # %% ../../nbs/experiments/real_resnets.ipynb #50c6d355
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ..architectures.cifar_resnet import init_cifar_resnet
-from git_rebasin.experiments.compare import (
-    Effort,
-    Problem,
-    Way,
-    classify,
-    in_batches,
-    mean_metrics,
-    run_way,
-    stream,
-    ways_to_match,
+from .compare import Effort, Way, given, run_way, ways_to_match
+from .problem import Problem, classify, in_batches, mean_metrics, stream
+from .records import Record, read_record, write_record
+from git_rebasin.experiments.runner import (
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    for_each_record,
+    one_by_one,
+    row_file,
 )
-from .records import read_record, write_record
-from .runner import Families, Finding, Preset, row_file, run_families
 from ..inference.infer import infer_permutation_spec
-from ..matching.activations import activation_matching
+from ..matching.activations import ActivationMatch, activation_matching
 from ..matching.match import Match
 from ..matching.sinkhorn import sinkhorn_matching
 from ..matching.straight_through import straight_through_matching
-from ..matching.weights import key_words
+from ..matching.weights import key_entropy
 from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..statistics.repaired import repair
 from ..symmetry.permutation import apply_permutation
-from ..tree import lerp
+from ..tables import markdown_table
+from ..tree import Array, lerp
 from ..zoo.data import Split, load
 from ..zoo.public import load_public, public_pair, public_resnet_apply
 
 # %% ../../nbs/experiments/real_resnets.ipynb #0fdd0576
 @dataclass(frozen=True)
 class Config:
-    """A pair of ResNets, and how it is matched and mended
+    """A pair of ResNets, and how it is matched and its midpoint repaired
 
     Attributes:
         models: kind of the public checkpoints; None: random ones, of depth 8
@@ -87,15 +86,11 @@ class Config:
 _SMOKE = Config(None, "digits", ("weights", "activations, correlation"), 32, 64, 64, batch=16)
 
 PRESETS = {
-    "smoke": Families({"random": Preset(_SMOKE, (0,))}),
-    "cpu": Families(
-        {
-            "resnet20": Preset(Config("cifar10-resnet20", start="inner"), (0,)),
-            "resnet56": Preset(
-                Config("cifar10-resnet56", steps=100, sinkhorn_steps=500, batch=64), (0,)
-            ),
-        }
-    ),
+    "smoke": {"random": Runs(_SMOKE, (0,))},
+    "cpu": {
+        "resnet20": Runs(Config("cifar10-resnet20", start="inner"), (0,)),
+        "resnet56": Runs(Config("cifar10-resnet56", steps=100, sinkhorn_steps=500, batch=64), (0,)),
+    },
 }
 
 # %% ../../nbs/experiments/real_resnets.ipynb #94db1120
@@ -134,9 +129,9 @@ def load_problem(
     return problem, in_batches(train[: config.statistics].arrays, 1000)
 
 
-def _mirrored(batches: Callable, key: Array, n: int) -> Iterator[dict[str, np.ndarray]]:
+def _mirrored(batches: Callable, key: jax.Array, n: int) -> Iterator[dict[str, np.ndarray]]:
     "So many batches, each image mirrored or not"
-    rng = np.random.default_rng(key_words(key))
+    rng = np.random.default_rng(key_entropy(key))
     for batch in batches(key, n):
         mirror = rng.random((len(batch["labels"]), 1, 1, 1)) < 0.5
         yield {**batch, "images": np.where(mirror, batch["images"][:, :, ::-1], batch["images"])}
@@ -151,8 +146,18 @@ def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
     return classify(with_batch_stats(network)(params, batch), batch)["loss"]
 
 
-def by_activations(config: Config, similarity: str, problem: Problem, key: Array, start) -> Match:
-    "The match by what the ReLUs pass on, with its similarities"
+def by_activations(
+    config: Config,
+    similarity: Literal["inner", "correlation"],
+    problem: Problem,
+    key: jax.Array,
+    start: Match | None,  # makes no difference
+) -> Match:
+    """The match by what the ReLUs pass on, with its similarities
+
+    Args:
+        start: makes no difference
+    """
     both, n = (problem.params_a, problem.params_b), max(1, config.activations // config.batch)
     return activation_matching(
         key,
@@ -171,7 +176,7 @@ def after_relu(name: str) -> bool:
     return ": max at" in name
 
 
-def learning(config: Config, problem: Problem, key: Array, rate: float, steps: int) -> dict:
+def learning(config: Config, problem: Problem, key: jax.Array, rate: float, steps: int) -> dict:
     "What all that learn are given: the loss, an optimizer, images to learn from and to judge by"
     schedule = optax.cosine_decay_schedule(rate, steps)
     held, size = jax.random.fold_in(key, 1), max(1, 2000 // config.batch)
@@ -183,26 +188,32 @@ def learning(config: Config, problem: Problem, key: Array, rate: float, steps: i
     }
 
 
-def _straight_through(config: Config, problem: Problem, key: Array, start: Match) -> Match:
+def _straight_through(
+    config: Config, problem: Problem, key: jax.Array, start: Match | None
+) -> Match:
     how = learning(config, problem, key, config.straight_through_rate, config.steps)
     both = problem.params_a, problem.params_b
-    return straight_through_matching(key, problem.spec, *both, init=start.perm, **how)
+    return straight_through_matching(key, problem.spec, *both, init=given(start).perm, **how)
 
 
-def _logits(match: Match) -> dict[str, np.ndarray]:
-    "Inner products of activations, at the scale of correlations: a row's largest is 1 on average"
-    return {g: (s / s.max(-1).mean()).astype(np.float32) for g, s in match.similarity.items()}
+def _logits(config: Config, start: Match | None) -> Mapping[str, np.ndarray]:
+    "Similarities; inner products at the scale of correlations: a row's largest is 1 on average"
+    if not isinstance(start, ActivationMatch) or start.similarity is None:
+        raise ValueError("Sinkhorn starts from similarities: give it a match that keeps them")
+    if config.start != "inner":
+        return start.similarity
+    return {g: (s / s.max(-1).mean()).astype(np.float32) for g, s in start.similarity.items()}
 
 
-def _sinkhorn(config: Config, problem: Problem, key: Array, start: Match) -> Match:
+def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match | None) -> Match:
     how = learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
     both = problem.params_a, problem.params_b
     return sinkhorn_matching(
         key,
         problem.spec,
         *both,
-        steps=config.sinkhorn_steps,
-        init=_logits(start) if config.start == "inner" else start.similarity,
+        max_steps=config.sinkhorn_steps,
+        init=_logits(config, start),
         temperature=config.temperature,
         forward="hard",
         eval_every=max(1, config.sinkhorn_steps // 25),
@@ -228,22 +239,22 @@ def ways_of(
     return ways if config.ways is None else {n: ways[n] for n in ("none", *config.ways)}
 
 # %% ../../nbs/experiments/real_resnets.ipynb #85a0b45c
-MENDED = ("as it is", "reset", "repair")
+STATISTICS = ("as it is", "reset", "repair")
 
 
-def merge_and_mend(
+def merge_and_repair(
     problem: Problem,
     perm: Mapping[str, np.ndarray],  # of model B
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
-) -> dict[str, dict[str, float]]:  # as in `MENDED` → loss and accuracy on the test images
-    """The midpoint of A and a permuted B, without and with mended statistics
+) -> dict[str, dict[str, float]]:  # as in `STATISTICS` → loss and accuracy on the test images
+    """How good the midpoint of A and a permuted B is, with each kind of statistics
 
     Args:
         perm: of model B
         images: batches of training images, for statistics
 
     Returns:
-        dict[str, dict[str, float]]: as in `MENDED` → loss and accuracy on the test images
+        dict[str, dict[str, float]]: as in `STATISTICS` → loss and accuracy on the test images
     """
     a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
     merged = lerp(a, b, 0.5)
@@ -259,36 +270,28 @@ def merge_and_mend(
 def compare_merges(
     config: Config,
     seed: int,  # decides the random choices
-    *,
-    folder: Path,  # where matches are kept until the record is written
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    """Match a pair in all ways, and merge and mend it
+    context: Context,  # its folder keeps rows until the record is written
+) -> Record:
+    """Match a pair in all ways, merge it, and repair its midpoint
 
     Args:
         seed: decides the random choices
-        folder: where matches are kept until the record is written
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
+        context: its folder keeps rows until the record is written
     """
     problem, images = load_problem(config)
-    tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
-    rows, matches, ways = [], {}, ways_of(config)
+    key, rows, ways = jax.random.key(seed), [], ways_of(config)
+    matches: dict[str | None, tuple[Match | None, float]] = {None: (None, 0.0)}
     starts = {way.start for way in ways.values()}
     for name, way in ways.items():
-        kept = row_file(folder, len(rows), key, config)
-        row = read_record(kept) if kept.exists() else None
-        if row is None or name in starts:
-            start = matches.get(way.start, (None, 0.0))
-            matches[name] = match, seconds = run_way(problem, way, key, *start)
-        if row is None:
-            row = {"way": name, "seconds": round(seconds, 2)}
-            row |= {"mended": merge_and_mend(problem, match.perm, images)}
-            write_record(kept, row)
-        rows.append(row)
-        tell("match and merge", row["mended"]["reset"])
+        kept = row_file(context.checkpoints, len(rows), key, config)
+        if name in starts or not kept.exists():
+            matches[name] = match, seconds = run_way(problem, way, key, *matches[way.start])
+            if not kept.exists():
+                mended = merge_and_repair(problem, match.perm, images)
+                write_record(kept, {"way": name, "seconds": round(seconds, 2), "mended": mended})
+        rows.append(read_record(kept))
+        reset = rows[-1]["mended"]["reset"]
+        context.stage("match and merge").report(len(rows), len(ways), **reset)
     return {
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],
@@ -297,61 +300,45 @@ def compare_merges(
     }
 
 # %% ../../nbs/experiments/real_resnets.ipynb #32af7739
-def run(
-    preset: str,  # "smoke" or "cpu"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair and seed
-    """Match, merge and mend each pair of a preset that has no record yet
+def format_midpoints(
+    record: Record,  # of a pair
+) -> str:  # Markdown
+    """Test accuracy of the midpoint, for each way of matching and each kind of statistics
 
     Args:
-        preset: "smoke" or "cpu"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair and seed
-    """
-    return run_families("real-resnets", PRESETS, preset, out, callback, run_one=compare_merges)
-
-
-def format_record(
-    record: Mapping[str, Any],
-) -> str:  # Markdown
-    """The table of a pair: test accuracy of the midpoint, for each way of matching and mending
+        record: of a pair
 
     Returns:
         str: Markdown
     """
     ends = " and ".join(f"{100 * end['accuracy']:.2f} %" for end in record["ends"])
     both = f"{100 * record['ensemble']['accuracy']:.2f} %"
-    lines = [f"{record['family']}: the ends have {ends}, their ensemble {both}.", ""]
-    lines += [f"| matched by | {' | '.join(MENDED)} | loss, reset | seconds |"]
-    lines += [f"|---|{'--:|' * (len(MENDED) + 2)}"]
+    rows = []
     for row in record["rows"]:
-        cells = [f"{100 * row['mended'][m]['accuracy']:.2f} %" for m in MENDED]
+        cells = [row["way"], *(f"{100 * row['mended'][m]['accuracy']:.2f} %" for m in STATISTICS)]
         cells += [f"{row['mended']['reset']['loss']:.3f}", f"{row['seconds']:.1f}"]
-        lines.append(f"| {row['way']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    table = markdown_table(["matched by", *STATISTICS, "loss, reset", "seconds"], rows)
+    return f"{record['family']}: the ends have {ends}, their ensemble {both}.\n\n{table}"
 
 # %% ../../nbs/experiments/real_resnets.ipynb #ccafeb44
 def best_midpoint(
-    record: Mapping[str, Any],
-) -> tuple[float, str, str]:  # accuracy, how it was matched, and how mended
+    record: Record,
+) -> tuple[float, str, str]:  # accuracy, how it was matched, and with which statistics
     """The best midpoint of a pair
 
     Returns:
-        tuple[float, str, str]: accuracy, how it was matched, and how mended
+        tuple[float, str, str]: accuracy, how it was matched, and with which statistics
     """
     return max(
         (row["mended"][kind]["accuracy"], row["way"], kind)
         for row in record["rows"]
-        for kind in MENDED
+        for kind in STATISTICS
     )
 
 
 def finding(
-    record: Mapping[str, Any],  # of one pair
+    record: Record,  # of one pair
 ) -> Finding:
     """What became of a pair
 
@@ -371,12 +358,10 @@ def finding(
     )
 
 
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """One for each pair
-
-    Args:
-        records: of the `cpu` preset
-    """
-    return [finding(record) for record in records]
+EXPERIMENT = Experiment(
+    "real-resnets",
+    compare_merges,
+    PRESETS,
+    one_by_one(format_midpoints),
+    for_each_record(finding),
+)

@@ -25,6 +25,7 @@ import git_rebasin
 from ..checkpoints.io import write_atomic
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
+Record = Mapping[str, Any]  # what JSON can hold
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
@@ -73,7 +74,7 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
 
 # %% ../../nbs/experiments/00_records.ipynb #35180fd7
 def device_of(
-    record: Mapping[str, Any],  # with its provenance
+    record: Record,  # with its provenance
 ) -> str:
     """Where a record was made
 
@@ -85,7 +86,7 @@ def device_of(
 
 
 def made_on(
-    record: Mapping[str, Any],  # with its provenance
+    record: Record,  # with its provenance
 ) -> str:
     """Where a record was made, and by which JAX
 
@@ -97,13 +98,13 @@ def made_on(
 # %% ../../nbs/experiments/00_records.ipynb #42f95806
 def write_record(
     path: str | Path,  # a `.json` file
-    record: dict[str, Any],  # what JSON can hold
+    record: Record,  # what was run, where, for how long, and what came out
 ) -> Path:  # the path written
     """Write a record as JSON, whole or not at all
 
     Args:
         path: a `.json` file
-        record: what JSON can hold
+        record: what was run, where, for how long, and what came out
 
     Returns:
         Path: the path written

@@ -6,30 +6,37 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'LINES', 'Config', 'rescale', 'walk', 'shares', 'compare_lines', 'run', 'lowest', 'format_record',
-           'finding', 'findings']
+__all__ = ['PRESETS', 'LINES', 'EXPERIMENT', 'Config', 'rescale', 'walk', 'shares', 'compare_lines', 'lowest', 'format_lines',
+           'finding']
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #d915fb45
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from . import real_resnets
-from .compare import Problem
-from .pair import output_change
-from .records import read_record, write_record
-from .runner import Families, Finding, Preset, row_file, run_families
+from .problem import Problem, output_change
+from .records import Record, read_record, write_record
+from git_rebasin.experiments.runner import (
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    for_each_record,
+    one_by_one,
+    row_file,
+)
 from ..matching.learn_scaling import learn_scaling
 from ..statistics.batch_stats import reset_batch_stats
 from ..symmetry.permutation import apply_permutation
 from ..symmetry.scaling import apply_scaling, find_scalings
-from ..tree import lerp
+from ..tables import markdown_table
+from ..tree import Array, lerp
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #683ca7a6
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Config:
     """
 
     pair: real_resnets.Config  # the networks, their data, and how B is permuted
-    similarity: str = "inner"  # of activations
+    similarity: Literal["inner", "correlation"] = "inner"  # of activations
     steps: int = 400
     rate: float = 0.05  # Adam's, on logarithms of factors; falls to 0 as a cosine
     points: int = 9  # of a line, the ends included; an odd number: ½ is one of them
@@ -53,8 +60,8 @@ class Config:
 _TINY = real_resnets.Config(None, "digits", None, 32, 64, 64, batch=16)
 
 PRESETS = {
-    "smoke": Families({"random": Preset(Config(_TINY, steps=2, points=3), (0,))}),
-    "cpu": Families({"resnet20": Preset(Config(real_resnets.Config("cifar10-resnet20")), (0,))}),
+    "smoke": {"random": Runs(Config(_TINY, steps=2, points=3), (0,))},
+    "cpu": {"resnet20": Runs(Config(real_resnets.Config("cifar10-resnet20")), (0,))},
 }
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #530ccdea
@@ -62,7 +69,7 @@ def rescale(
     config: Config,
     problem: Problem,
     b: PyTree,  # model B, permuted or not
-    key: Array,  # a JAX random key: which images are learned from, and which points of the line
+    key: jax.Array,  # a JAX random key: which images are learned from, and which points of the line
     lam: float | Literal["uniform"],  # the point of the line that is to be good, or all of them
 ) -> PyTree:  # model B, its units rescaled
     """Learn the sizes of B's units
@@ -98,12 +105,12 @@ def walk(
     Returns:
         dict[str, list[float]]: metric → its value at each point, the ends included
     """
-    found = [end["test"] for end in problem.ends]
+    line = [end["test"] for end in problem.ends]
     for lam in np.linspace(0, 1, config.points)[1:-1]:
         mixed = lerp(problem.params_a, b, float(lam))
-        mended = reset_batch_stats(real_resnets.network, mixed, images)
-        found.insert(-1, problem.evaluate(mended)["test"])
-    return {metric: [point[metric] for point in found] for metric in found[0]}
+        reset = reset_batch_stats(real_resnets.network, mixed, images)
+        line.insert(-1, problem.evaluate(reset)["test"])
+    return {metric: [point[metric] for point in line] for metric in line[0]}
 
 
 def shares(
@@ -141,36 +148,33 @@ LINES = {  # what B is → (whether it is permuted, the λ that its factors are 
 def compare_lines(
     config: Config,
     seed: int,  # decides the random choices
-    *,
-    folder: Path,  # where rows are kept until the record is written
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,  # its folder keeps rows until the record is written
+) -> Record:
     """Walk from A to B, in its own order and in A's, at its own sizes and at learned ones
 
     Args:
         seed: decides the random choices
-        folder: where rows are kept until the record is written
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
+        context: its folder keeps rows until the record is written
     """
     problem, images = real_resnets.load_problem(config.pair)
-    tell, key = callback or (lambda stage, record: None), jax.random.key(seed)
+    key = jax.random.key(seed)
     match = real_resnets.by_activations(config.pair, config.similarity, problem, key, None)
     permuted = apply_permutation(problem.spec, match.perm, problem.params_b)
     rows = []
     for name, (moved, lam) in LINES.items():
-        kept = row_file(folder, len(rows), key, config)
+        kept = row_file(context.checkpoints, len(rows), key, config)
         if not kept.exists():
             b = permuted if moved else problem.params_b
             write_record(kept, {"b": name} | _row(config, problem, b, images, key, lam))
         rows.append(read_record(kept))
-        tell(name, {m: values[config.points // 2] for m, values in rows[-1]["line"].items()})
+        middle = {m: values[config.points // 2] for m, values in rows[-1]["line"].items()}
+        context.stage(name).report(len(rows), len(LINES), **middle)
     return {"lambdas": np.linspace(0, 1, config.points).tolist(), "rows": rows}
 
 
-def _row(config: Config, problem: Problem, b: PyTree, images: Sequence, key: Array, lam) -> dict:
+def _row(
+    config: Config, problem: Problem, b: PyTree, images: Sequence, key: jax.Array, lam
+) -> dict:
     "A line, after a rescaling where λ says what for"
     begin = time.perf_counter()
     new = b if lam is None else rescale(config, problem, b, key, lam)
@@ -182,26 +186,8 @@ def _row(config: Config, problem: Problem, b: PyTree, images: Sequence, key: Arr
     }
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #27edf830
-def run(
-    preset: str,  # "smoke" or "cpu"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair and seed
-    """Walk the lines of each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke" or "cpu"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair and seed
-    """
-    return run_families("rescaled-resnets", PRESETS, preset, out, callback, run_one=compare_lines)
-
-
 def lowest(
-    record: Mapping[str, Any],
+    record: Record,
     name: str,  # as in `LINES`
 ) -> float:
     """The lowest accuracy on a line
@@ -212,31 +198,35 @@ def lowest(
     return min(_row_of(record, name)["line"]["accuracy"])
 
 
-def _row_of(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _row_of(record: Record, name: str) -> Record:
     (row,) = (row for row in record["rows"] if row["b"] == name)
     return row
 
 
-def format_record(
-    record: Mapping[str, Any],
+def format_lines(
+    record: Record,  # of a pair
 ) -> str:  # Markdown
-    """The table of a pair: test accuracies on each line, and A's share of the weights
+    """Test accuracies on each line, and A's share of the weights
+
+    Args:
+        record: of a pair
 
     Returns:
         str: Markdown
     """
-    lines = ["| B is | at ½ | lowest on the line | A's share of the weights | seconds |"]
-    lines += ["|---|--:|--:|--:|--:|"]
+    rows = []
     for row in record["rows"]:
         accuracy, share = row["line"]["accuracy"], list(row["share"].values())
-        cells = [f"{100 * accuracy[len(accuracy) // 2]:.2f} %", f"{100 * min(accuracy):.2f} %"]
+        middle, low = accuracy[len(accuracy) // 2], min(accuracy)
+        cells = [row["b"], f"{100 * middle:.2f} %", f"{100 * low:.2f} %"]
         cells += [f"{share[1]:.2f} ({share[0]:.2f} to {share[2]:.2f})", f"{row['seconds']:.1f}"]
-        lines.append(f"| {row['b']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    heads = ["B is", "at ½", "lowest on the line", "A's share of the weights", "seconds"]
+    return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #1ebf46cc
 def finding(
-    record: Mapping[str, Any],  # of one pair
+    record: Record,  # of one pair
 ) -> Finding:
     """What became of a pair
 
@@ -257,12 +247,10 @@ def finding(
     )
 
 
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """One for each pair
-
-    Args:
-        records: of the `cpu` preset
-    """
-    return [finding(record) for record in records]
+EXPERIMENT = Experiment(
+    "rescaled-resnets",
+    compare_lines,
+    PRESETS,
+    one_by_one(format_lines),
+    for_each_record(finding),
+)

@@ -6,37 +6,39 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'ACTIVATIONS', 'LEARNED', 'MATCHERS', 'PAPER_SECONDS', 'PRESETS', 'Timing', 'draw_network', 'timed_problem',
-           'recover', 'time_matchers', 'run', 'label', 'paper_seconds', 'middle_seconds', 'format_times',
-           'format_record', 'finding_of_order', 'finding_of_seconds', 'finding_of_recovery', 'findings']
+__all__ = ['WEIGHTS', 'ACTIVATIONS', 'LEARNED', 'MATCHERS', 'PAPER_SECONDS', 'PRESETS', 'EXPERIMENT', 'Timing', 'draw_network',
+           'timed_problem', 'recover', 'time_matchers', 'label', 'paper_seconds', 'middle_seconds', 'format_times',
+           'finding_of_order', 'finding_of_seconds', 'finding_of_recovery', 'findings']
 
 # %% ../../nbs/experiments/run_times.ipynb #414f1de7
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .compare import Effort, Problem, run_way, ways_to_match
+from .compare import Effort, run_way, ways_to_match
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     init_network,
+    model_seeds,
+    network_fn,
     network_spec,
     pair_problem,
 )
-from .pair import model_seeds
 from .plan import IMAGES
-from .records import device_of
-from .runner import Families, Finding, Preset, run_families
+from .problem import Problem
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation, random_permutation
-from ..tree import flatten
+from ..tables import markdown_table
+from ..tree import Array, flatten
 from ..zoo.data import Split, load
 from ..zoo.train import TrainConfig
 
@@ -80,10 +82,10 @@ _ALONE = (WEIGHTS,)
 _RESNET50 = Timing("resnet50", 1.0, "imagenet", _ALONE)
 
 
-def _each(*timings: Timing) -> Families:
+def _each(*timings: Timing) -> dict[str, Runs[Timing]]:
     "One family for each architecture, with its width in its name"
     names = (t.network if t.network == "mlp" else f"{t.network}-x{t.size:g}" for t in timings)
-    return Families({n: Preset(t, (0,)) for n, t in zip(names, timings, strict=True)})
+    return {name: Runs(timing, (0,)) for name, timing in zip(names, timings, strict=True)}
 
 
 def _paper(network: str, width: float) -> Timing:
@@ -101,12 +103,7 @@ PRESETS = {
         Timing("resnet20", 16.0, matchers=_ALONE),
         _RESNET50,
     ),
-    "paper": _each(
-        _MLP,
-        _paper("vgg16", 1.0),
-        _paper("resnet20", 32.0),
-        _RESNET50,
-    ),
+    "paper": _each(_MLP, _paper("vgg16", 1.0), _paper("resnet20", 32.0), _RESNET50),
 }
 
 # %% ../../nbs/experiments/run_times.ipynb #5dac736a
@@ -138,18 +135,22 @@ def timed_problem(
         seed: which pair
         data: training images; None: none of the matchers takes any
     """
-    both = [draw_network(config, s) for s in model_seeds(seed)]
+    a, b = (draw_network(config, s) for s in model_seeds(seed))
+    network = _network(config)
     if data is None:
-        return Problem(network_spec(_network(config)), *both, None, None, {})
-    options = {"batch_size": config.batch_size}
-    return pair_problem(_network(config), *both, {"train": data}, **options)
+        return Problem(network_spec(network), a, b, network_fn(network), _no_batches, {})
+    return pair_problem(network, a, b, {"train": data}, batch_size=config.batch_size)
+
+
+def _no_batches(key: Array, n: int) -> Iterable[Any]:
+    raise ValueError("this problem has no data, for matchers that take none")
 
 
 def recover(
     problem: Problem,
     seed: int,  # decides the permutation, and the order of the visits
 ) -> dict[str, Any]:  # "recovered", "sweeps" (the confirming one too), "seconds"
-    """Permute A's units at random, and find the order again by weight matching
+    """Permute A's units at random, and recover their order by weight matching
 
     Args:
         seed: decides the permutation, and the order of the visits
@@ -170,63 +171,42 @@ def recover(
 def time_matchers(
     config: Timing,
     seed: int,  # of the first pair
-    *,
-    folder: Path | None = None,  # not used: there are no checkpoints
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context = Context(),  # nothing is kept
+) -> Record:
     """Time all matchers of an architecture, one pair after the other
 
     Args:
         seed: of the first pair
-        folder: not used: there are no checkpoints
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
+        context: nothing is kept
     """
-    tell, load_before = callback or (lambda stage, record: None), os.getloadavg()[0]
+    load_before = os.getloadavg()[0]
     data = None if set(config.matchers) == {WEIGHTS} else load(config.data, "train")
     every = ways_to_match(Effort(batches=config.batches, straight_through=config.steps))
-    times = {name: {"seconds": [], "sweeps": []} for name in config.matchers}
+    times: dict[str, dict[str, Any]] = {
+        name: {"seconds": [], "sweeps": []} for name in config.matchers
+    }
     planted = []
+    shapes = jax.eval_shape(lambda: draw_network(config, seed))
     for k in range(config.repeats):
         problem, key = timed_problem(config, seed + k, data), jax.random.key(seed + k)
-        for name, found in times.items():
+        for name, of in times.items():
             if k == 0:
-                found["first"] = round(run_way(problem, every[name], key)[1], 4)
+                of["first"] = round(run_way(problem, every[name], key)[1], 4)
             match, seconds = run_way(problem, every[name], key)
-            found["seconds"].append(round(seconds, 4))
-            found["sweeps"].append(match.sweeps)
-            tell(f"pair {k}, {name}", {"seconds": seconds})
+            of["seconds"].append(round(seconds, 4))
+            of["sweeps"].append(match.sweeps)
+            context.stage(name).report(k + 1, config.repeats, seconds=seconds)
         planted.append(recover(problem, seed + k))
     return {
-        "parameters": sum(math.prod(w.shape) for w in flatten(problem.params_a).values()),
-        "groups": len(problem.spec.groups),
+        "parameters": sum(math.prod(w.shape) for w in flatten(shapes).values()),
+        "groups": len(network_spec(_network(config)).groups),
         "matchers": times,
         "planted": planted,
         "load": [load_before, os.getloadavg()[0]],
     }
 
-
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per architecture
-    """Time each architecture of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per architecture
-    """
-    return run_families("run-times", PRESETS, preset, out, callback, run_one=time_matchers)
-
 # %% ../../nbs/experiments/run_times.ipynb #96f33ab8
-def label(record: Mapping[str, Any]) -> str:
+def label(record: Record) -> str:
     "The name of a record's architecture and its width"
     network, size = (record["config"][name] for name in ("network", "size"))
     names = {"mlp": "MLP", "vgg16": "VGG16", "resnet20": "ResNet20", "resnet50": "ResNet50"}
@@ -234,15 +214,15 @@ def label(record: Mapping[str, Any]) -> str:
     return f"{names[network]} {width}"
 
 
-def paper_seconds(record: Mapping[str, Any]) -> float | None:
-    "What the paper says of weight matching for this architecture and width"
+def paper_seconds(record: Record) -> float | None:
+    "The paper's time of weight matching for this architecture and width"
     size = record["config"]["size"]
     size = tuple(size) if isinstance(size, list) else float(size)
     return PAPER_SECONDS.get((record["config"]["network"], size))
 
 
 def middle_seconds(
-    record: Mapping[str, Any],  # of one architecture
+    record: Record,  # of one architecture
     matcher: str,
 ) -> float | None:  # None: it was not timed
     """The median time of a matcher, after its first call
@@ -253,16 +233,33 @@ def middle_seconds(
     Returns:
         float | None: None: it was not timed
     """
-    found = record["matchers"].get(matcher)
-    return float(np.median(found["seconds"])) if found else None
+    return _median(record, matcher) if matcher in record["matchers"] else None
+
+
+def _median(record: Record, matcher: str) -> float:
+    return float(np.median(record["matchers"][matcher]["seconds"]))
 
 
 def _digits(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds:.3g} s"
 
 
+def _row(record: Record) -> list[str]:
+    "The cells of an architecture"
+    cells, config = [f"{record['parameters']:,}", str(record["groups"])], record["config"]
+    amounts = (None, config["batches"] * config["batch_size"], config["steps"])
+    for name, amount in zip(MATCHERS, amounts, strict=True):
+        times = record["matchers"].get(name)
+        first = f" (first {_digits(times['first'])})" if times else ""
+        cells.append(_digits(middle_seconds(record, name)) + first)
+        if amount:
+            cells.append(f"{amount:,}" if times else "–")
+    cells.append(" → ".join(f"{load:.1f}" for load in record["load"]))
+    return [label(record), *cells, _digits(paper_seconds(record))]
+
+
 def format_times(
-    records: Sequence[Mapping[str, Any]],  # of one device
+    records: Sequence[Record],  # of one device
 ) -> str:  # Markdown
     """The table of architectures and matchers: the median, and the first call
 
@@ -272,69 +269,51 @@ def format_times(
     Returns:
         str: Markdown
     """
-    lines = [
-        "| architecture | parameters | groups | weight matching | activation matching | its images "
-        "| straight-through | its steps | load | weight matching in the paper |",
-        f"|---|{'--:|' * 9}",
-    ]
-    for r in records:
-        cells, config = [f"{r['parameters']:,}", str(r["groups"])], r["config"]
-        amounts = (None, config["batches"] * config["batch_size"], config["steps"])
-        for name, amount in zip(MATCHERS, amounts, strict=True):
-            found = r["matchers"].get(name)
-            first = f" (first {_digits(found['first'])})" if found else ""
-            cells.append(_digits(middle_seconds(r, name)) + first)
-            if amount:
-                cells.append(f"{amount:,}" if found else "–")
-        cells += [" → ".join(f"{load:.1f}" for load in r["load"]), _digits(paper_seconds(r))]
-        lines.append(f"| {label(r)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def format_record(record: Mapping[str, Any]) -> str:
-    "What the command prints of a record"
-    return f"{device_of(record)}\n\n{format_times([record])}"
+    heads = ["architecture", "parameters", "groups", "weight matching", "activation matching"]
+    heads += ["its images", "straight-through", "its steps", "load"]
+    return markdown_table([*heads, "weight matching in the paper"], map(_row, records))
 
 # %% ../../nbs/experiments/run_times.ipynb #33a0c544
 def finding_of_order(
-    records: Sequence[Mapping[str, Any]],  # of one device
+    records: Sequence[Record],  # of one device
 ) -> Finding:
     """Which matcher is the fastest
 
     Args:
         records: of one device
     """
-    ratios, costs = {}, {}
+    ratios: dict[str, float] = {}
+    costs: dict[str, float] = {}
     for r in records:
         if set(MATCHERS) <= r["matchers"].keys():
-            weights, activations, learned = (middle_seconds(r, m) for m in MATCHERS)
+            weights, activations, learned = (_median(r, m) for m in MATCHERS)
             ratios[label(r)] = activations / weights
             costs[label(r)] = (
                 learned / r["config"]["steps"] / (activations / r["config"]["batches"])
             )
     holds = min(ratios.values()) > 1 and min(costs.values()) > 1
     verdict = "reproduced" if holds and min(ratios.values()) > 10 else "partly" if holds else "not"
-    said = "; ".join(f"{n}: {x:.3g} and {costs[n]:.3g} times" for n, x in ratios.items())
+    ours = "; ".join(f"{n}: {x:.3g} and {costs[n]:.3g} times" for n, x in ratios.items())
     return Finding(
         "Weight matching is the fastest of the three by far, the straight-through estimator the "
         "slowest",
         "§3.2, §3.3, Figure 2",
         "orders of magnitude; no numbers",
         "activation matching over weight matching, and straight-through over activation matching "
-        f"for each image: {said}",
+        f"for each image: {ours}",
         verdict,
     )
 
 
 def finding_of_seconds(
-    records: Sequence[Mapping[str, Any]],  # of one device
+    records: Sequence[Record],  # of one device
 ) -> Finding:
     """How long weight matching takes
 
     Args:
         records: of one device
     """
-    times = {label(r): middle_seconds(r, WEIGHTS) for r in records}
+    times = {label(r): _median(r, WEIGHTS) for r in records}
     names = {"mlp": "MLP", "resnet50": "ResNet50", "resnet20": "ResNet20 × 32"}
     return Finding(
         "Weight matching takes seconds to a few minutes",
@@ -346,29 +325,29 @@ def finding_of_seconds(
 
 
 def finding_of_recovery(
-    records: Sequence[Mapping[str, Any]],  # of one device
+    records: Sequence[Record],  # of one device
 ) -> Finding:
-    """Whether a known permutation is found, and in how many passes
+    """Whether a known permutation is recovered, and in how many passes
 
     Args:
         records: of one device
     """
     tries = [t for r in records for t in r["planted"]]
     passes = [t["sweeps"] - 1 for t in tries]
-    found = sum(t["recovered"] for t in tries)
+    good = sum(t["recovered"] for t in tries)
     verdict = "reproduced" if max(passes) <= 4 else "partly"
     return Finding(
         "A known permutation is recovered exactly in three to four passes",
         "A.5",
         "3 to 4 passes, in a handful of trials",
-        f"{found} of {len(tries)} recovered, in {min(passes)} to {max(passes)} passes and one more "
+        f"{good} of {len(tries)} recovered, in {min(passes)} to {max(passes)} passes and one more "
         "that confirms",
-        verdict if found == len(tries) else "not",
+        verdict if good == len(tries) else "not",
     )
 
 
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """All of the page's
 
@@ -376,3 +355,6 @@ def findings(
         records: of the `cpu` preset
     """
     return [f(records) for f in (finding_of_order, finding_of_seconds, finding_of_recovery)]
+
+
+EXPERIMENT = Experiment("run-times", time_matchers, PRESETS, format_times, findings)

@@ -6,25 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'MATCHERS', 'RANDOM', 'single_pass_matching', 'example_pair', 'random_pair', 'every_permutation', 'Cases',
-           'midpoint_error', 'match_case', 'match_cases', 'run', 'shortfall', 'reached', 'format_cases',
-           'format_record', 'findings']
+__all__ = ['PRESETS', 'MATCHERS', 'RANDOM', 'EXPERIMENT', 'single_pass_matching', 'example_pair', 'random_pair',
+           'every_permutation', 'Cases', 'midpoint_error', 'match_case', 'match_cases', 'shortfall', 'reached',
+           'format_cases', 'findings']
 
 # %% ../../nbs/experiments/single_pass.ipynb #b5fb066b
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
-from .runner import Families, Finding, Preset, by_family, run_families
+from .records import Record
+from .runner import Context, Experiment, Finding, Runs, by_family
 from ..matching.assignment import linear_assignment
 from ..matching.frank_wolfe import frank_wolfe_matching
 from ..matching.match import Match, bind_models
@@ -38,7 +38,8 @@ from git_rebasin.symmetry.permutation import (
     permute_block,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import lerp
+from ..tables import markdown_table
+from ..tree import Array, lerp
 
 # %% ../../nbs/experiments/single_pass.ipynb #c37b074a
 def single_pass_matching(
@@ -71,12 +72,13 @@ def single_pass_matching(
     perm: dict[str, np.ndarray] = {}
     for group, reads in _chain(spec):
         views = [_views(block, a, b, perm) for block in reads]
-        perm[group] = linear_assignment(_scores(*zip(*views, strict=True), cost))
-    start, end = (_worth(spec, a, b, p) for p in (identity_permutation(spec), perm))
+        of_a, of_b = zip(*views, strict=True)
+        perm[group] = linear_assignment(_scores(of_a, of_b, cost))
+    start, end = (_objective(spec, a, b, p) for p in (identity_permutation(spec), perm))
     return Match(perm, (end,), False, start)
 
 
-def _worth(spec: BoundSpec, a, b, perm: Permutation) -> float:
+def _objective(spec: BoundSpec, a, b, perm: Permutation) -> float:
     "⟨A, π(B)⟩, in the precision of the arrays"
     parts = ((x.of(a[x.path]), permute_block(x, b[x.path], perm)) for x in spec.blocks)
     return float(sum(np.vdot(*part) for part in parts))
@@ -89,7 +91,7 @@ def _exact(flat: Mapping[str, Array]) -> dict[str, np.ndarray]:
 def _chain(spec: BoundSpec) -> Iterator[tuple[str, list[Block]]]:
     "Each group, after all groups that its units read, with the arrays by which they do"
     reads = {g: [x for x in spec.blocks if x.atoms[-1] == g] for g in spec.groups}
-    waiting, placed = list(reads), {None}
+    waiting, placed = list(reads), set[str | None]([None])
     while waiting:
         ready = [g for g in waiting if all(placed.issuperset(x.atoms[:-1]) for x in reads[g])]
         if not ready or not reads[ready[0]]:
@@ -103,10 +105,11 @@ def _chain(spec: BoundSpec) -> Iterator[tuple[str, list[Block]]]:
 
 
 def _views(block: Block, a, b, perm: Permutation) -> tuple[np.ndarray, np.ndarray]:
-    "A's and B's view of a block, B's in the order found so far: (what is read, units)"
+    "A's and B's view of a block, B's permuted by what is matched already: (what is read, units)"
     last = len(block.atoms) - 1
-    views = block.of(a[block.path]), permute_block(block, b[block.path], perm, [last])
-    return tuple(view.reshape(-1, block.shape[last]) for view in views)
+    of_a, of_b = block.of(a[block.path]), permute_block(block, b[block.path], perm, [last])
+    units = block.shape[last]
+    return np.reshape(of_a, (-1, units)), np.reshape(of_b, (-1, units))
 
 
 def _scores(a: Sequence[np.ndarray], b: Sequence[np.ndarray], cost: str) -> np.ndarray:
@@ -205,21 +208,17 @@ class Cases:
 
 
 _EPSILONS = tuple(2.0**-k for k in range(1, 7))
-_ALL = Families(
-    {
-        "one-hidden-layer": Preset(Cases(1, _EPSILONS), (0,)),
-        "two-hidden-layers": Preset(Cases(2, _EPSILONS), (0,)),
-        "random": Preset(Cases(2, draws=100, width=3, keys=5), (0, 1, 2)),
-    }
-)
+_ALL = {
+    "one-hidden-layer": Runs(Cases(1, _EPSILONS), (0,)),
+    "two-hidden-layers": Runs(Cases(2, _EPSILONS), (0,)),
+    "random": Runs(Cases(2, draws=100, width=3, keys=5)),
+}
 PRESETS = {
-    "smoke": Families(
-        {
-            "one-hidden-layer": Preset(Cases(1, (0.5, 2.0**-6), keys=2), (0,)),
-            "two-hidden-layers": Preset(Cases(2, (0.5, 2.0**-6), keys=2), (0,)),
-            "random": Preset(Cases(2, draws=2, width=2, keys=2), (0,)),
-        }
-    ),
+    "smoke": {
+        "one-hidden-layer": Runs(Cases(1, (0.5, 2.0**-6), keys=2), (0,)),
+        "two-hidden-layers": Runs(Cases(2, (0.5, 2.0**-6), keys=2), (0,)),
+        "random": Runs(Cases(2, draws=2, width=2, keys=2), (0,)),
+    },
     "cpu": _ALL,
     "paper": _ALL,
 }
@@ -229,7 +228,7 @@ MATCHERS = {  # name → (key, spec, A, B) → match
     "single pass": lambda key, *given: single_pass_matching(*given),
     "single pass, distance": lambda key, *given: single_pass_matching(*given, cost="distance"),
     "weights": weight_matching,
-    "weights, outward": partial(weight_matching, init="outward"),
+    "weights, outward": partial(weight_matching, init="greedy"),
     "Frank–Wolfe": frank_wolfe_matching,
 }
 RANDOM = ("weights", "weights, outward")  # those for which the key decides something
@@ -237,12 +236,12 @@ RANDOM = ("weights", "weights, outward")  # those for which the key decides some
 
 def midpoint_error(
     a: PyTree,
-    b: PyTree,  # in the order that was found
+    b: PyTree,  # permuted
 ) -> float:  # mean square
     """How far the midpoint is from A, on inputs from [−1, 1] whose last is 0
 
     Args:
-        b: in the order that was found
+        b: permuted
 
     Returns:
         float: mean square
@@ -266,76 +265,51 @@ def match_case(
     a: PyTree,
     b: PyTree,
     hidden: int,  # layers
-    keys: Sequence[Array],  # JAX random keys
-    judged: bool,  # whether the midpoints are compared with A
+    keys: Sequence[jax.Array],  # random keys
+    errors: bool,  # whether the midpoints are compared with A
 ) -> dict[str, Any]:  # "best" and "ways": for each key the objective and the midpoint's error
     """Match a pair in all ways, and by trying every permutation
 
     Args:
         hidden: layers
-        keys: JAX random keys
-        judged: whether the midpoints are compared with A
+        keys: random keys
+        errors: whether the midpoints are compared with A
 
     Returns:
         dict[str, Any]: "best" and "ways": for each key the objective and the midpoint's error
     """
     spec, *both = bind_models(mlp_permutation_spec(hidden), a, b)
-    worth, ways = partial(_worth, spec, *map(_exact, both)), {}
+    objective, ways = partial(_objective, spec, *map(_exact, both)), {}
     for name, match in MATCHERS.items():
         perms = [match(k, spec, a, b).perm for k in (keys if name in RANDOM else keys[:1])]
-        ways[name] = {"objective": [worth(p) for p in perms]}
-        if judged:
+        ways[name] = {"objective": [objective(p) for p in perms]}
+        if errors:
             moved = (apply_permutation(spec, p, b) for p in perms)
             ways[name]["error"] = [midpoint_error(a, m) for m in moved]
-    return {"best": max(map(worth, every_permutation(spec))), "ways": ways}
+    return {"best": max(map(objective, every_permutation(spec))), "ways": ways}
 
 
 def match_cases(
     config: Cases,
     seed: int,  # of the keys, and of random networks
-    *,
-    folder: Path | None = None,  # nothing is kept
-    callback: Callable[[str, dict], None] | None = None,  # called with ("case", {…})
-) -> dict[str, Any]:  # what the record says
+    context: Context = Context(),  # nothing is kept
+) -> Record:
     """Match all pairs of a family
 
     Args:
         seed: of the keys, and of random networks
-        folder: nothing is kept
-        callback: called with ("case", {…})
-
-    Returns:
-        dict[str, Any]: what the record says
+        context: nothing is kept
     """
     keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
     pairs = [example_pair(config.hidden, e) for e in config.epsilons]
     pairs += [random_pair(config.hidden, config.width, (seed, d)) for d in range(config.draws)]
     cases = []
     for pair in pairs:
-        cases.append(match_case(*pair, config.hidden, keys, judged=bool(config.epsilons)))
-        if callback:
-            callback("case", {"best": cases[-1]["best"]})
+        cases.append(match_case(*pair, config.hidden, keys, errors=bool(config.epsilons)))
+        context.stage("cases").report(len(cases), len(pairs), best=cases[-1]["best"])
     return {"cases": cases}
 
 # %% ../../nbs/experiments/single_pass.ipynb #53ed3ac4
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one for each family and seed
-    """Match all small pairs
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one for each family and seed
-    """
-    return run_families("single-pass", PRESETS, preset, out, callback, run_one=match_cases)
-
-
 def shortfall(
     case: Mapping[str, Any],  # of a record
     way: str,  # one of `MATCHERS`
@@ -370,7 +344,7 @@ def reached(
 
 
 def format_cases(
-    records: Sequence[Mapping[str, Any]],  # of one family
+    records: Sequence[Record],  # of one family
 ) -> str:  # Markdown
     """How often the best was reached; of an example, what was at the smallest ε
 
@@ -385,22 +359,15 @@ def format_cases(
     heads = ["way", "best reached"]
     if smallest:
         heads += [f"{what}, ε = {smallest[0]:g}" for what in ("best ÷ reached", "midpoint's error")]
-    lines = [f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
+    rows = []
     for way in MATCHERS:
         hits = [hit for case in cases for hit in reached(case, way)]
         cells = [way, f"{sum(hits)} of {len(hits)}"]
         if smallest:
             worst = max(shortfall(cases[-1], way)), max(cases[-1]["ways"][way]["error"])
             cells += [f"{x:.3g}" for x in worst]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def format_record(
-    record: Mapping[str, Any],
-) -> str:
-    "What the command prints of a record"
-    return f"{record['family']}, seed {record['seed']}\n\n{format_cases([record])}"
+        rows.append(cells)
+    return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/single_pass.ipynb #d238e6f7
 def _grows(factors: Sequence[float]) -> bool:
@@ -409,7 +376,7 @@ def _grows(factors: Sequence[float]) -> bool:
 
 
 def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
+    records: Sequence[Record],  # of the `cpu` preset
 ) -> list[Finding]:
     """One for each example
 
@@ -423,7 +390,7 @@ def findings(
     best, worst = (
         [pick(shortfall(case, "weights")) for case in two["cases"]] for pick in (min, max)
     )
-    found = [hit for case in two["cases"] for hit in reached(case, "Frank–Wolfe")]
+    exact = [hit for case in two["cases"] for hit in reached(case, "Frank–Wolfe")]
     smallest = one["config"]["epsilons"][-1], two["config"]["epsilons"][-1]
     return [
         Finding(
@@ -439,7 +406,10 @@ def findings(
             "§3.2; the example is ours",
             "no constant-factor approximation in polynomial time unless P = NP",
             f"{best[-1]:.3g} times below the best at ε = {smallest[1]:g}, with its best key; "
-            f"Frank–Wolfe reaches the best in {sum(found)} of {len(found)}",
+            f"Frank–Wolfe reaches the best in {sum(exact)} of {len(exact)}",
             "reproduced" if _grows(best) else "partly" if _grows(worst) else "not",
         ),
     ]
+
+
+EXPERIMENT = Experiment("single-pass", match_cases, PRESETS, format_cases, findings)

@@ -6,57 +6,57 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'SplitData', 'biased_halves', 'merge_halves', 'run', 'format_record', 'pair_verdict', 'findings']
+__all__ = ['PRESETS', 'EXPERIMENT', 'SplitData', 'biased_halves', 'merge_halves', 'format_models', 'pair_verdict', 'finding']
 
 # %% ../../nbs/experiments/split_data.ipynb #1236bb19
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from .calibration import ensemble, judge, judged_cells, log_probabilities
-from .compare import walk
+from git_rebasin.experiments.calibration import (
+    ensemble,
+    judge,
+    judged_cells,
+    log_probabilities,
+)
 from git_rebasin.experiments.networks import (
+    LineConfig,
     NetworkConfig,
     load_splits,
-    pair_problem,
     train_network,
 )
+from .problem import walk
+from .records import Record
 from git_rebasin.experiments.runner import (
     VERDICTS,
-    Families,
+    Context,
+    Experiment,
     Finding,
-    Preset,
-    by_family,
-    run_families,
+    Runs,
+    for_each_family,
+    one_by_one,
 )
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
+from ..tables import markdown_table
 from ..tree import lerp
 from ..zoo.data import Split
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/split_data.ipynb #d4d07e14
 @dataclass(frozen=True)
-class SplitData:
-    """A pair of networks on two halves of the data
+class SplitData(LineConfig):
+    """A pair of networks on two halves of the data, and how the lines between them are walked
 
     Attributes:
         share: of the first classes that A sees, and of the others that B does
-        lambdas: points on a line, an odd number: ½ is one of them
-        judged: lines are evaluated on the first so many images of each split
         models: that are trained for each record: A, B, and one on all of the data
     """
 
-    network: NetworkConfig
     share: float = 0.2  # of the first classes that A sees, and of the others that B does
-    lambdas: int = 25  # points on a line, an odd number: ½ is one of them
-    judged: int = 10_000  # lines are evaluated on the first so many images of each split
     models: int = 3  # that are trained for each record: A, B, and one on all of the data
 
 
@@ -64,14 +64,12 @@ _RESNET = NetworkConfig("resnet20", "cifar100", PAPER_CONFIGS["resnet20"], 32.0,
 _SMOKE = SplitData(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)), lambdas=3)
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0,))}),
-    "cpu": Families(
-        {
-            data: Preset(SplitData(NetworkConfig("mlp", data, TrainConfig(20, size))), (0, 1, 2))
-            for data, size in (("mnist", 500), ("cifar10", 100))
-        }
-    ),
-    "paper": Families({"cifar100": Preset(SplitData(_RESNET), (0, 1, 2))}),
+    "smoke": {"digits": Runs(_SMOKE, (0,))},
+    "cpu": {
+        data: Runs(SplitData(NetworkConfig("mlp", data, TrainConfig(20, size))))
+        for data, size in (("mnist", 500), ("cifar10", 100))
+    },
+    "paper": {"cifar100": Runs(SplitData(_RESNET))},
 }
 
 # %% ../../nbs/experiments/split_data.ipynb #d7796d65
@@ -103,67 +101,40 @@ def biased_halves(
 def merge_halves(
     config: SplitData,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
-    """Train two networks on two halves of the data, merge them, and judge all of it
+    context: Context,
+) -> Record:
+    """Train two networks on two halves of the data, merge them, and evaluate all of it
 
     Args:
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    tell, splits = callback or (lambda stage, record: None), load_splits(config.network)
+    splits = load_splits(config.network)
     parts = (*biased_halves(splits["train"], config.share, seed), splits["train"])
     begin, models = time.perf_counter(), {}
     for k, (name, data) in enumerate(zip(("A", "B", "all data"), parts, strict=True)):
-        told = partial(tell, f"train {name}")
-        trained = train_network(config.network, 3 * seed + k, data, folder, told)
-        models[name] = trained.params
+        part = context.stage(f"train {name}")
+        models[name] = train_network(config.network, 3 * seed + k, data, part).params
     seconds = time.perf_counter() - begin
     a, b = models["A"], models["B"]
-    options = {"lambdas": config.lambdas, "judged": config.judged}
-    problem = pair_problem(config.network, a, b, splits, **options)
+    problem = config.problem(a, b, splits)
     match = weight_matching(jax.random.key(seed), problem.spec, a, b)
     moved = apply_permutation(problem.spec, match.perm, b)
     models |= {"plain mean": lerp(a, b, 0.5), "merged": lerp(a, moved, 0.5)}
-    said = {n: log_probabilities(config.network, p, splits["test"]) for n, p in models.items()}
-    said["ensemble"] = ensemble([said["A"], said["B"]])
+    logs = {n: log_probabilities(config.network, p, splits["test"]) for n, p in models.items()}
+    logs["ensemble"] = ensemble([logs["A"], logs["B"]])
     return {
         "model_seeds": [3 * seed + k for k in range(3)],
         "data": splits["train"].source,
         "examples": [len(part) for part in parts],
         "lambdas": list(problem.lambdas),
         "curves": {"naive": walk(problem, b), "matched": walk(problem, moved)},
-        "judged": {name: judge(logs, splits["test"].labels) for name, logs in said.items()},
+        "judged": {name: judge(values, splits["test"].labels) for name, values in logs.items()},
         "seconds": {"train or load": round(seconds, 3)},
     }
 
 # %% ../../nbs/experiments/split_data.ipynb #2fd9b274
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Train and merge each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    return run_families("split-data", PRESETS, preset, out, callback, run_one=merge_halves)
-
-
-def format_record(
-    record: Mapping[str, Any],  # of a pair
+def format_models(
+    record: Record,  # of a pair
 ) -> str:  # Markdown
     """Test loss, accuracy and calibration of both networks and of what became of them
 
@@ -173,19 +144,18 @@ def format_record(
     Returns:
         str: Markdown
     """
-    lines = ["| | test loss | test accuracy | calibration error |", "|---|--:|--:|--:|"]
-    for name, judged in record["judged"].items():
-        lines.append(f"| {name} | {' | '.join(judged_cells(judged))} |")
-    return "\n".join(lines)
+    heads = ["", "test loss", "test accuracy", "calibration error"]
+    rows = ([name, *judged_cells(metrics)] for name, metrics in record["judged"].items())
+    return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/split_data.ipynb #d7224783
 def pair_verdict(
-    judged: Mapping[str, Any],  # of a record
+    judged: Record,  # "judged" of a record: name → metrics of a network
 ) -> int:  # 2: reproduced, 1: partly, 0: not
     """Whether a merged network is better than its parents, and the plain mean is not
 
     Args:
-        judged: of a record
+        judged: "judged" of a record: name → metrics of a network
 
     Returns:
         int: 2: reproduced, 1: partly, 0: not
@@ -200,30 +170,29 @@ def pair_verdict(
     return 2 if better and calibrated and judged["plain mean"]["loss"] > max(losses) else 1
 
 
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of the `cpu` preset
-) -> list[Finding]:
-    """One for each data set
+def finding(
+    records: Sequence[Record],  # of the `cpu` preset, of one data set
+) -> Finding:
+    """The claim beside what came out
 
     Args:
-        records: of the `cpu` preset
+        records: of the `cpu` preset, of one data set
     """
-    found = []
-    for family, these in by_family(records).items():
-        judged = [r["judged"] for r in these]
-        mean = {
-            name: np.mean([[j[name]["loss"], j[name]["accuracy"]] for j in judged], 0)
-            for name in ("A", "B", "plain mean", "merged", "ensemble")
-        }
-        said = ", ".join(f"{n} {x:.3f} ({100 * y:.1f} %)" for n, (x, y) in mean.items())
-        verdict = VERDICTS[::-1][min(map(pair_verdict, judged))]
-        found.append(
-            Finding(
-                f"Networks from biased halves of {family} merge into a better one",
-                "§5.4, Figures 5, 10, 11",
-                "CIFAR-100: lower test loss than either, near the ensemble's (from the figure)",
-                f"test loss (accuracy), mean of {len(judged)} pairs: {said}",
-                verdict,
-            )
-        )
-    return found
+    judged = [r["judged"] for r in records]
+    means = {
+        name: np.mean([[j[name]["loss"], j[name]["accuracy"]] for j in judged], 0)
+        for name in ("A", "B", "plain mean", "merged", "ensemble")
+    }
+    ours = ", ".join(f"{n} {x:.3f} ({100 * y:.1f} %)" for n, (x, y) in means.items())
+    return Finding(
+        f"Networks from biased halves of {records[0]['family']} merge into a better one",
+        "§5.4, Figures 5, 10, 11",
+        "CIFAR-100: lower test loss than either, near the ensemble's (from the figure)",
+        f"test loss (accuracy), mean of {len(judged)} pairs: {ours}",
+        VERDICTS[::-1][min(map(pair_verdict, judged))],
+    )
+
+
+EXPERIMENT = Experiment(
+    "split-data", merge_halves, PRESETS, one_by_one(format_models), for_each_family(finding)
+)

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STARTS', 'PRESETS', 'Family', 'evaluate_on', 'walk', 'match_from_each_start', 'compare_starts', 'run']
+__all__ = ['STARTS', 'PRESETS', 'EXPERIMENT', 'Starts', 'evaluate_on', 'walk', 'match_from_each_start', 'compare_starts']
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #338b4f5e
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,8 +27,10 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
-from .pair import output_change
-from .runner import Families, Preset, run_families
+from .pair import format_pair
+from .problem import output_change
+from .records import Record
+from .runner import Context, Experiment, Runs, one_by_one
 from ..interpolation import Interpolation, loss_barrier
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -38,12 +39,12 @@ from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS = ("identity", "outward")
+STARTS = {"identity": "identity", "outward": "greedy"}  # as records call it → as `init` does
 
 
 @dataclass(frozen=True)
-class Family(NetworkConfig):
-    """One kind of network on one data set, and how its pairs are compared
+class Starts(NetworkConfig):
+    """A kind of network, and how the starts are compared on pairs of it
 
     Attributes:
         evaluated: losses are of the first so many images of each split
@@ -58,10 +59,10 @@ class Family(NetworkConfig):
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #6c85241f
-_DIGITS = Family("mlp", "digits", TrainConfig(40, 50, weight_decay=1e-3))
-_MNIST = Family("mlp", "mnist", TrainConfig(), checkpoints="mnist-mlp/checkpoints/paper")
+_DIGITS = Starts("mlp", "digits", TrainConfig(40, 50, weight_decay=1e-3))
+_MNIST = Starts("mlp", "mnist", TrainConfig(), checkpoints="mnist-mlp/checkpoints/paper")
 _SHORT = partial(TrainConfig, optimizer="adam", schedule="warmup_cosine")
-_VGG16 = Family(
+_VGG16 = Starts(
     "vgg16",
     "cifar10",
     _SHORT(2, 100, learning_rate=1e-3, warmup_epochs=0.25),
@@ -69,7 +70,7 @@ _VGG16 = Family(
     shrink=2,
     evaluated=2000,
 )
-_RESNET20 = Family(
+_RESNET20 = Starts(
     "resnet20",
     "cifar10",
     _SHORT(1, 50, learning_rate=2e-3, warmup_epochs=0.1),
@@ -78,28 +79,26 @@ _RESNET20 = Family(
     examples=20_000,
     evaluated=2000,
 )
-_SMOKE = Family("mlp", "digits", TrainConfig(4, 50), (32, 32), shrink=2, lambdas=3, keys=2)
+_SMOKE = Starts("mlp", "digits", TrainConfig(4, 50), (32, 32), shrink=2, lambdas=3, keys=2)
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0, 1))}),
-    "cpu": Families(
-        {
-            "digits": Preset(_DIGITS, tuple(range(8))),
-            "mnist": Preset(_MNIST, (0, 1, 2)),
-            "vgg16": Preset(_VGG16, (0, 1, 2)),
-            "resnet20": Preset(_RESNET20, (0, 1)),
-        }
-    ),
-    "paper": Families({"mnist": Preset(_MNIST, (0, 1, 2))}),
+    "smoke": {"digits": Runs(_SMOKE, (0, 1))},
+    "cpu": {
+        "digits": Runs(_DIGITS, tuple(range(8))),
+        "mnist": Runs(_MNIST),
+        "vgg16": Runs(_VGG16),
+        "resnet20": Runs(_RESNET20, (0, 1)),
+    },
+    "paper": {"mnist": Runs(_MNIST)},
 }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #8664d0b0
 def evaluate_on(
-    family: Family,
+    config: Starts,
     params: PyTree,  # a network
     splits: Mapping[str, Split],  # train and test
 ) -> dict[str, dict[str, float]]:  # split → loss and accuracy
-    """How good a network is on the first images of each split
+    """Evaluate a network on the first images of each split
 
     Args:
         params: a network
@@ -108,51 +107,51 @@ def evaluate_on(
     Returns:
         dict[str, dict[str, float]]: split → loss and accuracy
     """
-    apply, n = ARCHITECTURES[family.network].apply, family.evaluated
+    apply, n = ARCHITECTURES[config.network].apply, config.evaluated
     return {s: evaluate(apply, params, x[:n], batch_size=500) for s, x in splits.items()}
 
 
 def walk(
-    family: Family,
+    config: Starts,
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B, permuted or not
     splits: Mapping[str, Split],  # train and test
-    ends: Mapping[str, dict],  # what `evaluate_on` says of A and B: all lines share it
+    ends: Mapping[str, dict],  # `evaluate_on` of A and B, which all lines share
 ) -> dict[str, Interpolation]:  # loss and accuracy on each split
-    """The line between two models
+    """Evaluate the line between two models
 
     Args:
         params_a: model A
         params_b: model B, permuted or not
         splits: train and test
-        ends: what `evaluate_on` says of A and B: all lines share it
+        ends: `evaluate_on` of A and B, which all lines share
 
     Returns:
         dict[str, Interpolation]: loss and accuracy on each split
     """
-    lambdas = np.linspace(0, 1, family.lambdas)
+    lambdas = np.linspace(0, 1, config.lambdas)
     inner = [lerp(params_a, params_b, lam) for lam in lambdas[1:-1].tolist()]
-    points = [ends["A"], *(evaluate_on(family, p, splits) for p in inner), ends["B"]]
+    points = [ends["A"], *(evaluate_on(config, p, splits) for p in inner), ends["B"]]
     return {
         s: Interpolation(lambdas, {m: np.array([p[s][m] for p in points]) for m in points[0][s]})
         for s in splits
     }
 
 
-def _plain(curves: Mapping[str, Interpolation]) -> dict[str, dict]:
+def _as_json(curves: Mapping[str, Interpolation]) -> dict[str, dict]:
     "Curves and barriers as JSON takes them"
     lists = {s: {m: v.tolist() for m, v in c.metrics.items()} for s, c in curves.items()}
     return {"curves": lists, "barrier": {s: loss_barrier(c) for s, c in curves.items()}}
 
 
 def match_from_each_start(
-    family: Family,
+    config: Starts,
     seed: int,  # which pair
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
     splits: Mapping[str, Split],  # train and test
-    ends: Mapping[str, dict],  # what `evaluate_on` says of A and B
-    callback: Callable[[dict], None] | None = None,  # called with each match
+    ends: Mapping[str, dict],  # `evaluate_on` of A and B
+    context: Context,
 ) -> list[dict[str, Any]]:  # for each start and key: objective, sweeps, curves, …
     """Match a pair from both starts with all keys, verify the matches and walk their lines
 
@@ -161,64 +160,54 @@ def match_from_each_start(
         params_a: model A
         params_b: model B
         splits: train and test
-        ends: what `evaluate_on` says of A and B
-        callback: called with each match
+        ends: `evaluate_on` of A and B
 
     Returns:
         list[dict[str, Any]]: for each start and key: objective, sweeps, curves, …
     """
-    spec, apply = network_spec(family), ARCHITECTURES[family.network].apply
-    tries, known = [], {}
+    spec, apply = network_spec(config), ARCHITECTURES[config.network].apply
+    tries: list[dict[str, Any]] = []
+    known: dict[bytes, dict[str, Any]] = {}
     for start in STARTS:
-        for k in range(family.keys):
+        for k in range(config.keys):
             key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
-            match = weight_matching(key, spec, params_a, params_b, init=start)
+            match = weight_matching(key, spec, params_a, params_b, init=STARTS[start])
             seconds = time.perf_counter() - begin
             which = b"".join(match.perm[g].tobytes() for g in spec.groups)
             if which not in known:
                 permuted = apply_permutation(spec, match.perm, params_b)
                 images = splits["test"].images[:500]
                 change = output_change(apply, params_b, permuted, images)
-                curves = _plain(walk(family, params_a, permuted, splits, ends))
+                curves = _as_json(walk(config, params_a, permuted, splits, ends))
                 known[which] = {"permutation": len(known), "output_change": change, **curves}
-            found = {"start": start, "key": k, "objective": match.objective[-1]}
-            found |= {"sweeps": match.sweeps, "converged": match.converged}
-            tries.append(found | {"seconds": round(seconds, 4)} | known[which])
-            if callback:
-                callback(found)
+            row = {"start": start, "key": k, "objective": match.objective[-1]}
+            row |= {"sweeps": match.sweeps, "converged": match.converged}
+            tries.append(row | {"seconds": round(seconds, 4)} | known[which])
+            context.report(len(tries), len(STARTS) * config.keys, objective=match.objective[-1])
     return tries
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #427761e1
 def compare_starts(
-    family: Family,  # what to run
+    config: Starts,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints, and match it from each start
 
     Args:
-        family: what to run
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    splits = load_splits(family)
-    tell = callback or (lambda stage, record: None)
-    trained = train_pair(family, seed, splits["train"], folder, tell)
+    splits = load_splits(config)
+    trained = train_pair(config, seed, splits["train"], context)
     a, b = (trained[name].params for name in "AB")
     start = time.perf_counter()
-    ends = {name: evaluate_on(family, r.params, splits) for name, r in trained.items()}
-    naive = _plain(walk(family, a, b, splits, ends))
-    tries = match_from_each_start(family, seed, a, b, splits, ends, partial(tell, "match"))
+    ends = {name: evaluate_on(config, r.params, splits) for name, r in trained.items()}
+    naive = _as_json(walk(config, a, b, splits, ends))
+    tries = match_from_each_start(config, seed, a, b, splits, ends, context.stage("match"))
     ways = {"naive": naive, "matched": tries[0]}  # of Algorithm 1 with the first key
     lines = {part: {w: ways[w][part] for w in ways} for part in ("curves", "barrier")}
     return {
-        "lambdas": np.linspace(0, 1, family.lambdas).tolist(),
+        "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
         **lines,
         "tries": tries,
         "training": {name: [dict(e) for e in r.history] for name, r in trained.items()},
@@ -226,20 +215,4 @@ def compare_starts(
     }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records, one per pair
-    """Compare the starts on each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records, one per pair
-    """
-    name = "weight-matching-starts"
-    return run_families(name, PRESETS, preset, out, callback, run_one=compare_starts)
+EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, one_by_one(format_pair))

@@ -294,7 +294,11 @@ def run(
 
     Returns:
         list[Value]: the outputs
+
+    Raises:
+        AssertionError: if a rule gives values of other shapes than its equation
     """
+    # raises AssertionError if a rule gives values of other shapes than its equation
     env: dict = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= zip(jaxpr.invars, inputs, strict=True)
 

@@ -11,27 +11,30 @@ __all__ = ['best_step', 'FrankWolfeMatch', 'frank_wolfe_matching', 'FrankWolfeMe
 # %% ../../nbs/matching/11_frank_wolfe.ipynb #c7f27db3
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
+from .descent import check_steps, iterate
 from .match import Match, Merged, bind_models
 from .merge import merge_in_order, merge_many
-from .scores import GroupCosts, dot
+from .scores import dot
 from .soft import harden, mixed_axes, soft_block, soften, uniform
-from .weights import group_trees, weight_matching
+from .solve import group_trees, layouts
+from .weights import weight_matching
+from ..progress import Callback
 from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
     identity_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import inner, norm
+from ..tree import Array, inner, norm
 
 # %% ../../nbs/matching/11_frank_wolfe.ipynb #e9eda589
 def _moved(block, models: Mapping[str, Array], soft: Mapping[str, Array]):
@@ -148,24 +151,44 @@ class _Ascent:
         far = best_step(self.values[-1], self.gaps[-1], self.steps, _total(products))
         return {g: np.float32(1 - far) * p + np.float32(far) * corner[g] for g, p in soft.items()}
 
-    def walk(self, soft, max_iterations: int, tolerance: float, callback) -> bool:
+    def walk(
+        self,
+        soft: Mapping[str, np.ndarray],  # where to start
+        max_steps: int,
+        tolerance: float,  # of the gap, as a share of what the objective can be
+        callback: Callback | None,
+    ) -> bool:
         "Walk until the gap is small; whether it became so"
-        while True:
-            corner = self.look(soft)
-            if callback is not None and len(self.values) > 1:
-                callback(len(self.values) - 1, self.values[-1])
-            done = self.gaps[-1] <= tolerance * self.scale
-            if done or len(self.values) > max_iterations:
-                self.soft = soft
-                return done
-            soft = self.step(soft, corner)
+
+        def step(state: tuple[Mapping, Mapping], _: None, number: int):
+            soft = self.step(*state)
+            return (soft, self.look(soft)), self.values[-1]
+
+        def at_rest(state: tuple[Mapping, Mapping]) -> bool:
+            return self.gaps[-1] <= tolerance * self.scale
+
+        here = soft, self.look(soft)
+        if not at_rest(here):
+            here, _ = iterate(
+                step,
+                here,
+                itertools.repeat(None),
+                stage="Frank–Wolfe matching",
+                max_steps=max_steps,
+                until=at_rest,
+                what="objective",
+                remedy="the weights are too large for float32, so scale all models down",
+                callback=callback,
+            )
+        self.soft = here[0]
+        return at_rest(here)
 
 # %% ../../nbs/matching/11_frank_wolfe.ipynb #3b9709c8
 def _make_hard(ascent: _Ascent) -> list[dict[str, np.ndarray]]:
     "A permutation for each model that moves, at least as good as the soft ones"
     spec, soft = ascent.spec, dict(ascent.soft)
     if not all(np.all((p == 0) | (p == 1)) for p in soft.values()):
-        trees = group_trees({g: GroupCosts(g, spec, []) for g in spec.groups}).values()
+        trees = group_trees(layouts(spec)).values()
         for i, tree in itertools.product(range(ascent.moving), trees):
             slope, _ = _gradient(spec.blocks, ascent.models, soft)
             corner = soften(spec, ascent.corners(slope)[i])
@@ -173,11 +196,6 @@ def _make_hard(ascent: _Ascent) -> list[dict[str, np.ndarray]]:
                 soft[g] = soft[g].copy()
                 soft[g][i] = corner[g]
     return ascent.corners(soft)
-
-
-def _check_iterations(max_iterations: int) -> None:
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations}: give at least one step")
 
 
 def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
@@ -201,40 +219,51 @@ class FrankWolfeMatch(Match):
 
 
 def frank_wolfe_matching(
-    key: Array,  # a JAX random key: the order in which the polish visits the groups
+    key: jax.Array,  # a JAX random key: the order in which the polish visits the groups
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
-    init: Permutation | Literal["uniform", "identity"] = "uniform",  # where to start
-    max_iterations: int = 100,  # stop after so many steps, converged or not
-    tolerance: float = 1e-6,  # stop at a gap of this share of ‖A‖ ‖B‖
+    init: Permutation | Literal["uniform", "identity"] = "uniform",  # B's permutation at the start
+    max_steps: int = 100,  # stop after so many steps, converged or not
+    tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation that was found
-    callback: Callable[[int, float], None] | None = None,  # given (step, objective) after each
+    callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
     """Match two models by their weights, all groups at once
 
     Args:
         key: a JAX random key: the order in which the polish visits the groups
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
-        init: where to start
-        max_iterations: stop after so many steps, converged or not
-        tolerance: stop at a gap of this share of ‖A‖ ‖B‖
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
+        init: B's permutation at the start
+        max_steps: stop after so many steps, converged or not
+        tolerance: stop at a duality gap of this share of ‖A‖ ‖B‖
         polish: end with weight matching, from the permutation that was found
-        callback: given (step, objective) after each
+        callback: called with the objective after each step
 
     Returns:
         FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `max_steps` < 1, or `init` is a word that is not known
+        FloatingPointError: if the weights are too large for float32
+
     References:
         Frank–Wolfe; arXiv 2405.17897
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `max_steps` < 1, or `init` is a word that is not known
+    # raises FloatingPointError if the weights are too large for float32
     bound, a, b = bind_models(spec, params_a, params_b)
-    _check_iterations(max_iterations)
+    check_steps(max_steps=max_steps)
     ascent = _Ascent(bound, [a, b])
-    done = ascent.walk(_stack([_start(bound, init)]), max_iterations, tolerance, callback)
+    done = ascent.walk(_stack([_start(bound, init)]), max_steps, tolerance, callback)
     (perm,) = _make_hard(ascent)
     first, *values = ascent.values
     if polish:
@@ -258,15 +287,15 @@ class FrankWolfeMerge(Merged):
 
 
 def frank_wolfe_merge(
-    key: Array,  # a JAX random key: the order in which the polish visits models and groups
+    key: jax.Array,  # a JAX random key: the order in which the polish visits models and groups
     spec: PermutationSpec,  # which axes move together
     models: Sequence[PyTree],  # at least two; the first stays; none is changed
     *,
     init: Literal["uniform", "identity"] = "uniform",  # where the others start
-    max_iterations: int = 100,  # stop after so many steps, converged or not
+    max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
     polish: bool = True,  # end with `merge_many`, from the permutations that were found
-    callback: Callable[[int, float], None] | None = None,  # given (step, objective) after each
+    callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMerge:  # its `objective`: at each step, then of the permutations
     """Merge models that are matched all at once, cycle-consistently
 
@@ -275,24 +304,34 @@ def frank_wolfe_merge(
         spec: which axes move together
         models: at least two; the first stays; none is changed
         init: where the others start
-        max_iterations: stop after so many steps, converged or not
+        max_steps: stop after so many steps, converged or not
         tolerance: stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
         polish: end with `merge_many`, from the permutations that were found
-        callback: given (step, objective) after each
+        callback: called with the objective after each step
 
     Returns:
         FrankWolfeMerge: its `objective`: at each step, then of the permutations
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+        FloatingPointError: if the weights are too large for float32
+
     References:
         arXiv 2405.17897
     """
+    # raises PermutationSpecError if the spec does not fit the models
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+    # raises FloatingPointError if the weights are too large for float32
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
-    _check_iterations(max_iterations)
+    check_steps(max_steps=max_steps)
     bound, first, _ = bind_models(spec, models[0], models[1])
     flat = [first, *(bind_models(spec, first, m)[2] for m in models[1:])]
     ascent, starts = _Ascent(bound, flat), [_start(bound, init)] * (len(models) - 1)
-    done = ascent.walk(_stack(starts), max_iterations, tolerance, callback)
+    done = ascent.walk(_stack(starts), max_steps, tolerance, callback)
     perms = [identity_permutation(bound), *_make_hard(ascent)]
     if polish:
         merged = merge_many(key, bound, models, init=perms)

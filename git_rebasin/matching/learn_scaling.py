@@ -10,7 +10,6 @@ __all__ = ['LearnedScaling', 'learn_scaling']
 
 # %% ../../nbs/matching/12_learn_scaling.ipynb #850e7e73
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +18,22 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
-from .match import bind_models, finite_loss, merged_loss, some
+from git_rebasin.matching.descent import (
+    Best,
+    Learned,
+    Optimizer,
+    check_steps,
+    compile_step,
+    iterate,
+    place_on_line,
+    require_batches,
+)
+from .match import bind_models, merged_loss
+from ..progress import Callback
 from ..symmetry.scaling import Factors, Scalings, apply_scaling, check_factors
-from ..tree import flatten
+from ..tree import Array, flatten
 
 # %% ../../nbs/matching/12_learn_scaling.ipynb #d4e53d6d
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,66 +60,50 @@ class LearnedScaling:
 
 # %% ../../nbs/matching/12_learn_scaling.ipynb #a4a3da84
 class _Learner:
-    "The two functions of a run, each compiled once: a step of the factors, and the loss"
+    "The two compiled functions of a run: a step of the factors, and the loss"
 
-    def __init__(self, scalings: Scalings, a: Mapping, b: Mapping, loss: Callable, optimizer):
+    def __init__(
+        self,
+        scalings: Scalings,
+        a: Mapping[str, Array],  # model A, with what the spec does not name
+        b: Mapping[str, Array],  # model B
+        loss: Callable[[Mapping, Mapping, Any, Any], Array],  # of `merged_loss`
+        optimizer: Optimizer,  # of the logarithms
+    ):
         self.a, self.b = jax.tree.map(jnp.asarray, (a, b))
 
         def merged(factors, a, b, lam, batch):
             return loss(a, apply_scaling(scalings, factors, b), lam, batch)
 
-        def step(factors, state, a, b, lam, batch):
-            value, slope = jax.value_and_grad(merged)(factors, a, b, lam, batch)
-            updates, state = optimizer.update(slope, state, factors)
-            return jax.tree.map(jnp.add, factors, updates), state, value
+        self._step = compile_step(jax.value_and_grad(merged), optimizer)
+        self._merged = jax.jit(merged)
 
-        self._step, self._merged = jax.jit(step), jax.jit(merged)
+    def step(self, learned: Learned, lam: float | jax.Array, batch: Any) -> tuple[Learned, float]:
+        "Moved factors, and the loss before that"
+        return self._step(learned, self.a, self.b, jnp.float32(lam), batch)
 
-    def step(self, factors, state, lam: float, batch):
-        return self._step(factors, state, self.a, self.b, jnp.float32(lam), batch)
-
-    def loss(self, places: Sequence[float], batches: Sequence, factors) -> float:
+    def loss(self, places: Sequence[float], batches: Sequence[Any], factors: Factors) -> float:
         "The mean over places on the line and over batches"
         every = itertools.product(map(jnp.float32, places), batches)
         return float(np.mean([float(self._merged(factors, self.a, self.b, *at)) for at in every]))
 
-
-class _Best:
-    "The factors with the lowest loss of those that were tried; the last ones if none has a loss"
-
-    def __init__(self, start: Mapping, loss_of: Callable | None):
-        self.loss_of, self.steps, self.losses = loss_of, [], []
-        self.factors, self.step = start, 0
-        self.consider(start, 0)
-
-    def consider(self, factors: Mapping, step: int) -> None:
-        if self.loss_of is not None:
-            loss, before = self.loss_of(factors), min(self.losses, default=math.inf)
-            self.steps.append(step)
-            self.losses.append(loss)
-            if not loss < before:
-                return
-        self.factors, self.step = factors, step
-
 # %% ../../nbs/matching/12_learn_scaling.ipynb #3e74722f
-_NOT_FINITE = ": give the optimizer a smaller learning rate, and look at loss_fn and at that batch"
-
-
 def learn_scaling(
-    key: Array,  # a JAX random key: the points on the line, where they are random
+    key: jax.Array,  # a JAX random key: the points on the line, where they are random
     scalings: Scalings,  # what `find_scalings` gave
     params_a: PyTree,  # model A, which stays
     params_b: PyTree,  # model B, permuted already, which is rescaled; neither is changed
     *,
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
-    optimizer: Any,  # of the logarithms: `init` and `update` as in optax, say optax.adam(0.05)
+    optimizer: Optimizer,  # of the logarithms, such as `optax.adam(0.05)`
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     init: Factors | None = None,  # where to start; None: where all factors are one
+    max_steps: int | None = None,  # stop after so many batches
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # to compare factors on; None: keep the last ones
     eval_every: int = 10,  # steps from one comparison to the next
-    callback: Callable[[int, float], None] | None = None,  # given (step, loss) after each, from 1
-) -> LearnedScaling:
+    callback: Callback | None = None,  # called with the loss of each step
+) -> LearnedScaling:  # its `factors`: those with the lowest loss, where they were compared
     """Learn at what sizes of its units B is best merged with A
 
     Args:
@@ -118,39 +112,59 @@ def learn_scaling(
         params_a: model A, which stays
         params_b: model B, permuted already, which is rescaled; neither is changed
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
-        optimizer: of the logarithms: `init` and `update` as in optax, say optax.adam(0.05)
+        optimizer: of the logarithms, such as `optax.adam(0.05)`
         batches: any pytrees, all of the same shapes: one for each step
         init: where to start; None: where all factors are one
+        max_steps: stop after so many batches
         lam: λ: B's share; "uniform": random at each step
         eval_batches: to compare factors on; None: keep the last ones
         eval_every: steps from one comparison to the next
-        callback: given (step, loss) after each, from 1
+        callback: called with the loss of each step
+
+    Returns:
+        LearnedScaling: its `factors`: those with the lowest loss, where they were compared
+
+    Raises:
+        PermutationSpecError: if `init` does not fit the scalings
+        ValueError: if no unit can be rescaled, there is no batch, or a number of steps is below one
+        FloatingPointError: if the loss becomes NaN or infinite
     """
-    if eval_every < 1:
-        raise ValueError(f"eval_every is {eval_every}: give at least one step")
+    # raises PermutationSpecError if `init` does not fit the scalings
+    # raises ValueError if no unit can be rescaled, there is no batch, or a number of steps is
+    #   below one
+    # raises FloatingPointError if the loss becomes NaN or infinite
+    check_steps(max_steps=max_steps, eval_every=eval_every)
     if not scalings.exponents:
         raise ValueError("no unit of this function can be rescaled, so there is nothing to learn")
     bind_models(scalings.spec, params_a, params_b)
-    start = scalings.nothing() if init is None else init
-    check_factors(scalings, start)
-    loss = merged_loss(loss_fn, params_a)
-    learner = _Learner(scalings, flatten(params_a), flatten(params_b), loss, optimizer)
-    factors = {g: jnp.asarray(start[g], jnp.float32) for g in scalings.shapes}
-    state, losses = optimizer.init(factors), []
-    places = (0.25, 0.5, 0.75) if lam == "uniform" else (lam,)
-    judged = None if eval_batches is None else some(list(eval_batches))
-    best = _Best(factors, judged and partial(learner.loss, places, judged))
-    for step, batch in enumerate(batches, 1):
-        here = jax.random.uniform(jax.random.fold_in(key, step)) if lam == "uniform" else lam
-        factors, state, value = learner.step(factors, state, here, batch)
-        losses.append(finite_loss(float(value), step, _NOT_FINITE))
-        if callback is not None:
-            callback(step, losses[-1])
-        if step % eval_every == 0:
-            best.consider(factors, step)
-    some(losses)
-    if len(losses) % eval_every:
-        best.consider(factors, len(losses))
-    found = {g: np.asarray(x) for g, x in best.factors.items()}
+    first: Factors = scalings.nothing() if init is None else init
+    check_factors(scalings, first)
+    both, loss = (flatten(params_a), flatten(params_b)), merged_loss(loss_fn, params_a)
+    learner = _Learner(scalings, *both, loss, optimizer)
+    factors = {g: jnp.asarray(first[g], jnp.float32) for g in scalings.shapes}
+    start = Learned.start(factors, optimizer)
+    best: Best[Learned, Factors] | None = None
+    if eval_batches is not None:
+        places = (0.25, 0.5, 0.75) if lam == "uniform" else (lam,)
+        held = list(require_batches(eval_batches, "eval_batches"))
+        best = Best(lambda learned: learned.params, partial(learner.loss, places, held))
+        best.consider(start, 0)
+    last, losses = iterate(
+        lambda learned, batch, n: learner.step(learned, place_on_line(key, n, lam), batch),
+        start,
+        batches,
+        stage="learned scaling",
+        max_steps=max_steps,
+        best=best,
+        eval_every=eval_every,
+        callback=callback,
+    )
+    if best is None:
+        return LearnedScaling(_on_host(last.params), losses, (), (), len(losses))
     tried = tuple(best.steps), tuple(best.losses)
-    return LearnedScaling(found, tuple(losses), *tried, best.step)
+    return LearnedScaling(_on_host(best.value), losses, *tried, best.step)
+
+
+def _on_host(factors: Factors) -> dict[str, np.ndarray]:
+    "Factors as arrays of numpy"
+    return {g: np.asarray(x) for g, x in factors.items()}

@@ -6,23 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Contraction', 'Term', 'GroupCosts', 'Costs']
+__all__ = ['Contraction', 'Term', 'GroupScores', 'paired', 'Scores']
 
 # %% ../../nbs/matching/02_scores.ipynb #7850e2b9
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
-from .assignment import RepeatedAssignment
+from .leaves import Leaves, at_hand, default_budget, is_late
+from .solve import Layout, layouts
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, permute_block, permute_named, take_units
+from ..symmetry.permutation import Permutation, permute_block, take_units
 from ..symmetry.spec import BoundSpec
+from ..tree import Array
 
 # %% ../../nbs/matching/02_scores.ipynb #2960853a
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ _contraction = functools.cache(Contraction)  # a network has few different ones
 
 
 class Term:
-    "What one axis of one block adds to the cost matrix of its group"
+    "What one axis of one block adds to the scores of its group"
 
-    def __init__(self, block: Block, axis: int, a, b, energy: float):
-        self.block, self.axis, self.a, self.b = block, axis, a, b
+    def __init__(self, block: Block, axis: int, models: tuple[Leaves, Leaves], energy: float):
+        self.block, self.axis, self.models = block, axis, models
         self.energy = energy  # an upper bound of what it can be worth
         hosts = block.hosts[axis]
         moving = tuple(h for h in hosts if block.atoms[h] is not None)
@@ -87,14 +89,21 @@ class Term:
         self.paired = any(h in moving for k in rest for h in block.hosts[k])
         batch, rows = ((*fixed, *moving), (axis,)) if self.paired else (fixed, (*moving, axis))
         self.contraction = _contraction(batch, rows, len(block.atoms))
-        self.neighbours = {k: block.atoms[k] for k in (*rest, *(moving if self.paired else ()))}
+        near = (*rest, *(moving if self.paired else ()))
+        self.neighbours = {k: atom for k in near if (atom := block.atoms[k]) is not None}
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)
         # How many units that moved can be taken out of the product alone:
         simple = len(self.neighbours) == 1 and not any(block.hosts)
-        most = self.units if isinstance(a, np.ndarray) else self.units // 8
+        self.on_device = any(model.on_device(block.path) for model in models)
+        most = self.units // 8 if self.on_device else self.units
         self.most = most if simple else 0
         self.seen: dict[str, np.ndarray] | None = None  # the neighbours as the matrix has them
+
+    def leaves(self) -> tuple[Array, Array]:
+        "The leaves of the two models, read now if they are read late"
+        a, b = self.models
+        return a[self.block.path], b[self.block.path]
 
     def moved(self, perm: Permutation) -> int | None:
         "How many of its neighbours' units moved since it was last added; None: never added"
@@ -105,7 +114,7 @@ class Term:
 
     def full(self, perm: Permutation):
         "The views of the two models, B's neighbours where they are now"
-        return self.views(self.a, self.b, perm)
+        return self.views(*self.leaves(), perm)
 
     def views(self, a, b, perm: Permutation):
         "The same of any two leaves"
@@ -115,13 +124,33 @@ class Term:
     def change(self, perm: Permutation):
         "The views of the units that moved: A's, and the difference of B's"
         ((k, group),) = self.neighbours.items()
-        moved = np.flatnonzero(self.seen[group] != perm[group])
-        return _change(self.block, k, self.a, self.b, self.shift(perm, moved))
+        moved = np.flatnonzero(self.before[group] != perm[group])
+        return _change(self.block, k, *self.leaves(), self.shift(perm, moved))
 
     def shift(self, perm: Permutation, places):
         "Some places of the neighbour, their units now, and their units as the matrix has them"
         ((_, group),) = self.neighbours.items()
-        return places, perm[group][places], self.seen[group][places]
+        return places, np.asarray(perm[group])[places], self.before[group][places]
+
+    @property
+    def before(self) -> dict[str, np.ndarray]:
+        """The neighbours as the matrix has them
+
+        Returns:
+            dict[str, np.ndarray]
+        """
+        if self.seen is None:
+            raise RuntimeError(f"the term of {self.block.path!r} is not in the matrix yet")
+        return self.seen
+
+    def note(self, perm: Permutation) -> None:
+        "The matrix has the term now, with the neighbours where they are"
+        self.seen = {group: np.asarray(perm[group]) for group in self.neighbours.values()}
+
+    def job(self, perm: Permutation) -> tuple[Contraction, np.ndarray, np.ndarray]:
+        "What is to be multiplied on the host: the whole term, or what has changed of it"
+        a, b = self.full(perm) if self.seen is None else self.change(perm)
+        return self.contraction, np.asarray(a), np.asarray(b)
 
 
 def _change(block: Block, k: int, a, b, shift):
@@ -155,29 +184,44 @@ def _on_device(term: Term, perm: Permutation):
     )
     if term.seen is not None:
         ((k, group),) = term.neighbours.items()
-        moved_first = np.argsort(term.seen[group] == perm[group], kind="stable")
+        moved_first = np.argsort(term.before[group] == perm[group], kind="stable")
         shift = term.shift(perm, moved_first[: term.most])
-        return np.asarray(_device_change(term.contraction, block, k, term.a, term.b, shift))
+        return np.asarray(_device_change(term.contraction, block, k, *term.leaves(), shift))
     local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
-    return np.asarray(_device_scores(term.contraction, block, term.a, term.b, local))
+    return np.asarray(_device_scores(term.contraction, block, *term.leaves(), local))
 
 # %% ../../nbs/matching/02_scores.ipynb #897ec102
-def _sum_of_products(total: np.ndarray, jobs: list[tuple[Contraction, np.ndarray, np.ndarray]]):
+_STACK = 2**20  # entries of thin terms, of one model, that are laid end to end at most
+
+
+def _sum_of_products(
+    total: np.ndarray, jobs: Iterable[tuple[Contraction, np.ndarray, np.ndarray]]
+) -> None:
     "Add the scores of several pairs of views to `total`, of shape (batch, n, n), in place"
     stacks: dict[bool, list] = {True: [], False: []}
     for contraction, a, b in jobs:
-        pair = contraction.arrange(a), contraction.arrange(b)
-        if pair[0].shape[1 if contraction.last else 2] < total.shape[-1]:
-            stacks[contraction.last].append(pair)
+        last, pair = contraction.last, (contraction.arrange(a), contraction.arrange(b))
+        del a, b  # so that the next leaves are read when these are forgotten
+        if pair[0].shape[1 if last else 2] < total.shape[-1]:
+            stacks[last].append(pair)
+            if sum(own.size for own, _ in stacks[last]) > _STACK:
+                _add_stack(total, stacks[last], last)
         else:
-            _add_product(total, *pair, contraction.last)
+            _add_product(total, *pair, last)
+        del pair
     for last, pairs in stacks.items():
-        if pairs:
-            a, b = (
-                side[0] if len(pairs) == 1 else np.concatenate(side, axis=1 if last else 2)
-                for side in zip(*pairs, strict=True)
-            )
-            _add_product(total, a, b, last)
+        _add_stack(total, pairs, last)
+
+
+def _add_stack(total: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]], last: bool) -> None:
+    "Add the scores of thin pairs as one product, and empty their list"
+    if pairs:
+        a, b = (
+            side[0] if len(pairs) == 1 else np.concatenate(side, axis=1 if last else 2)
+            for side in zip(*pairs, strict=True)
+        )
+        pairs.clear()
+        _add_product(total, a, b, last)
 
 
 _SCRATCH = 2**18  # entries of a product that are made at once, where it is added while in cache
@@ -195,47 +239,26 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
         total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
 
 # %% ../../nbs/matching/02_scores.ipynb #e421668b
-class GroupCosts:
-    "The cost matrix of one group, kept up to date"
+class GroupScores:
+    "The scores of one group, kept up to date"
 
     max_drift = 8.0  # how much may be added up, in units of the whole matrix, before it is rebuilt
 
-    def __init__(self, group: str, spec: BoundSpec, terms: list[Term]):
-        self.group, self.terms = group, terms
-        self.families, self.sizes = spec.families, spec.sizes
-        hosts = spec.families.get(group, ())
-        self.moving = tuple(h for h in hosts if h in spec.groups)
-        self.fixed = tuple(h for h in hosts if h not in spec.groups)
-        self.n = spec.sizes[group]
-        rows = math.prod(spec.sizes[h] for h in self.moving) * self.n
-        self.shape = (math.prod(spec.sizes[h] for h in self.fixed), rows, rows)
-        self.matrix, self.drift = None, 0.0
-        self.assignment = RepeatedAssignment()  # of the matrix, where there is only one
+    def __init__(self, layout: Layout, terms: list[Term]):
+        self.layout, self.terms = layout, terms
+        self.matrix: np.ndarray | None = None  # in the layout's shape, once it was built
+        self.drift = 0.0
         self.scale = sum(t.energy for t in terms)  # an upper bound of what they can be worth
 
-    def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
-        """For each place of the moving hosts, and of named groups within them, where it comes from
-
-        Returns:
-            Int[np.ndarray, "batch rows"]
-        """
-        names = (*self.fixed, *self.moving, *names)
-        shape = [self.sizes[name] for name in names]
-        every = np.arange(math.prod(shape)).reshape(shape)
-        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
-        return flat % flat.shape[1]
-
-    def worth(self, perm: Permutation) -> float:
+    def value(self, perm: Permutation) -> float:
         "What the matrix says that the group's permutation is worth"
-        batch, rows, _ = self.shape
-        family = self.group in self.families
-        origins = self.origins(perm, self.group) if family else perm[self.group][None]
-        picked = self.matrix[np.arange(batch)[:, None], np.arange(rows), origins]
-        return float(picked.sum(dtype=np.float64))
+        if self.matrix is None:
+            raise RuntimeError("the matrix was not built yet: call `update` first")
+        return self.layout.value(self.matrix, perm)
 
     def stale(self, perm: Permutation) -> bool:
         "Whether a neighbour moved since the matrix was last brought up to date"
-        return self.matrix is None or any(t.moved(perm) != 0 for t in self.terms)
+        return any(t.moved(perm) != 0 for t in self.terms)
 
     def update(
         self,
@@ -255,54 +278,64 @@ class GroupCosts:
         moved = {t: t.moved(perm) for t in terms}
         todo = [t for t in terms if moved[t] != 0]
         missing = sum(t.elements for t in todo if moved[t] is None)
-        change = sum(t.elements * moved[t] / t.units for t in todo if moved[t])
+        shifts = {t: units for t in todo if (units := moved[t])}
+        change = sum(t.elements * units / t.units for t, units in shifts.items())
         whole = sum(t.elements for t in terms) or 1
-        cannot = any(moved[t] and moved[t] > t.most for t in todo)
-        drift = self.drift + change / whole
-        if (
-            self.matrix is None
-            or cannot
-            or missing + 1.3 * change > whole
-            or drift > self.max_drift
-        ):
-            self.matrix, drift, todo = np.zeros(self.shape, np.float32), 0.0, terms
+        cannot = any(units > t.most for t, units in shifts.items())
+        matrix, self.drift = self.matrix, self.drift + change / whole
+        dear = missing + 1.3 * change > whole
+        if matrix is None or cannot or dear or self.drift > self.max_drift:
+            self.matrix = None  # so that its memory is free before the new one is made
+            matrix, self.drift, todo = np.zeros(self.layout.shape, np.float32), 0.0, terms
             for t in self.terms:
                 t.seen = None
-        self.drift = drift
-        self._add(todo, perm)
+        self.matrix = self._add(matrix, todo, perm)
         return self.matrix
 
-    def _add(self, terms: list[Term], perm: Permutation) -> None:
+    def _add(self, matrix: np.ndarray, terms: list[Term], perm: Permutation) -> np.ndarray:
         "Add terms that are missing, and what has changed of those that are there"
-        jobs = []
         for t in terms:
             if t.paired:
-                self._add_paired(t, perm)
-            elif isinstance(t.a, np.ndarray):
-                views = t.full(perm) if t.seen is None else t.change(perm)
-                jobs.append((t.contraction, *views))
-            else:
-                self.matrix = self.matrix + _on_device(t, perm)
-            t.seen = {g: perm[g] for g in t.neighbours.values()}
-        _sum_of_products(self.matrix, jobs)
+                self._add_paired(matrix, t, perm)
+            elif t.on_device:
+                matrix = matrix + _on_device(t, perm)
+        _sum_of_products(matrix, (t.job(perm) for t in terms if not (t.paired or t.on_device)))
+        for t in terms:
+            t.note(perm)
+        return matrix
 
-    def _add_paired(self, term: Term, perm: Permutation) -> None:
+    def _add_paired(self, matrix: np.ndarray, term: Term, perm: Permutation) -> None:
         "Add a term that is known only where the hosts are now"
-        on_host = isinstance(term.a, np.ndarray)
-        scores = term.contraction.scores(*term.full(perm)) if on_host else _on_device(term, perm)
-        shape, place = self.paired(perm)
-        self.matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.n)
+        device = term.on_device
+        scores = _on_device(term, perm) if device else term.contraction.scores(*term.full(perm))
+        shape, place = paired(self.layout, perm)
+        matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.layout.n)
 
-    def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
-        "The matrix's shape with hosts and units apart; there, the pairs that the hosts make now"
-        origin = self.origins(perm)
-        (batch, hosts), n = origin.shape, self.n
-        place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
-        return (batch, hosts, n, hosts, n), place
+    def replace(self, matrix: np.ndarray, scale: float, perm: Permutation) -> None:
+        "Take a matrix that was built elsewhere, of all terms where the groups are now"
+        self.matrix, self.scale, self.drift = matrix, scale, 0.0
+        for t in self.terms:
+            t.note(perm)
+
+
+def paired(
+    layout: Layout,  # of a group within hosts that move
+    perm: Permutation,  # where the hosts are
+) -> tuple[tuple[int, ...], tuple]:
+    """The matrix's shape with hosts and units apart; there, the pairs that the hosts make now
+
+    Args:
+        layout: of a group within hosts that move
+        perm: where the hosts are
+    """
+    origin, n = layout.origins(perm), layout.n
+    batch, hosts = origin.shape
+    place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
+    return (batch, hosts, n, hosts, n), place
 
 # %% ../../nbs/matching/02_scores.ipynb #23656dcc
-class Costs:
-    "The cost matrices of all groups of two models"
+class Scores:
+    "The scores of all groups of two models"
 
     def __init__(
         self,
@@ -311,21 +344,34 @@ class Costs:
         b: Mapping[str, Array],  # model B
         *,
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
+        budget: float | None = None,  # bytes of scores and of leaves read late that are kept between
+        #   visits; None: all, or the `default_budget` if leaves are read late
     ):
         _keep_freed_memory()
-        ready = functools.partial(jnp.asarray, dtype=jnp.float32) if compiled else _ready
-        self.a = {p: ready(w) for p, w in a.items()}
-        self.b = {p: ready(w) for p, w in b.items()}
+        most = default_budget(a, b)
+        late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
+        self.budget = budget if budget is not None else most if late else math.inf
+        self.a, self.b = (Leaves(flat, int(min(self.budget, most)) // 8) for flat in (a, b))
+        if compiled:
+            for own in (self.a, self.b):
+                own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.flat.items()})
         self.blocks = spec.blocks
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
         for block in self.blocks:
-            a_leaf, b_leaf = self.a[block.path], self.b[block.path]
-            energy = math.prod(_norm(block.of(_ready(w))) for w in (a_leaf, b_leaf))
+            leaves = (_ready(model[block.path]) for model in (self.a, self.b))
+            energy = math.prod(_norm(block.of(leaf)) for leaf in leaves)
             for axis, group in enumerate(block.atoms):
                 covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
                 if group is not None and not covered:
-                    terms[group].append(Term(block, axis, a_leaf, b_leaf, energy))
-        self.groups = {g: GroupCosts(g, spec, terms[g]) for g in spec.groups}
+                    terms[group].append(Term(block, axis, (self.a, self.b), energy))
+        self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
+
+    def trim(self, groups: Collection[str]) -> None:
+        "Forget the matrices of some groups, where those of all are more than the budget"
+        kept = (own.matrix for own in self.groups.values())
+        if sum(matrix.nbytes for matrix in kept if matrix is not None) > self.budget:
+            for group in groups:
+                self.groups[group].matrix = None
 
     def objective(
         self,
@@ -338,18 +384,22 @@ class Costs:
             perm: None: the identity
             groups: only blocks that carry one of these; default: all
         """
-
         total, small = 0.0, []
         for block in self.blocks:
             if groups is None or any(atom in groups for atom in block.atoms):
-                a, b = _ready(self.a[block.path]), _ready(self.b[block.path])
-                pair = block.of(a), block.of(b) if perm is None else permute_block(block, b, perm)
-                if isinstance(a, np.ndarray) and pair[0].size < _STRETCH:
-                    small.append([w.ravel() for w in pair])
+                pair = self._views(block, perm)
+                if isinstance(pair[0], np.ndarray) and pair[0].size < _STRETCH:
+                    small.append([w.flatten() for w in pair])
                 else:
                     total += dot(*pair)
+                del pair  # before the next leaves are read
         together = (np.concatenate(side) for side in zip(*small, strict=True))
         return total + (dot(*together) if small else 0.0)
+
+    def _views(self, block: Block, perm: Permutation | None) -> tuple[Array, Array]:
+        "A block's views of A and of π(B)"
+        a, b = (_ready(model[block.path]) for model in (self.a, self.b))
+        return block.of(a), block.of(b) if perm is None else permute_block(block, b, perm)
 
 # %% ../../nbs/matching/02_scores.ipynb #9d4cc4eb
 _STRETCH = 1024  # so many products are added up in float32
@@ -379,10 +429,7 @@ def _norm(w) -> float:
     return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
 
 
-def _ready(w):
-    "Arrays of an accelerator, or of several devices, stay there; others become float32 of numpy"
-    if isinstance(w, jax.Array):
-        devices = w.devices()
-        if len(devices) > 1 or next(iter(devices)).platform != "cpu":
-            return w
-    return np.asarray(w, np.float32)
+def _ready(leaf: Array) -> Array:
+    "Arrays of an accelerator, or of several devices, stay there; others become numpy's"
+    own = at_hand(leaf)
+    return np.asarray(leaf) if own is None else own

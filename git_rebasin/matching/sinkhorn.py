@@ -9,16 +9,28 @@ from __future__ import annotations
 __all__ = ['squared_distance', 'SinkhornMatch', 'sinkhorn_matching']
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #d625922b
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
-from .match import Match, bind_models, merged_loss, some
+from git_rebasin.matching.descent import (
+    Best,
+    Learned,
+    Optimizer,
+    check_steps,
+    compile_step,
+    iterate,
+    place_on_line,
+    require_batches,
+)
+from .match import Match, bind_models, merged_loss
 from git_rebasin.matching.soft import (
     Soft,
     apply_soft,
@@ -29,9 +41,10 @@ from git_rebasin.matching.soft import (
     soft_shapes,
     soften,
 )
+from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import flatten, is_array
+from ..tree import Array, flatten, is_array
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #193ca375
 def squared_distance(
@@ -51,41 +64,54 @@ def squared_distance(
 
     def loss_fn(params, batch=None):
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(params_a), strict=True)
-        return sum(
+        distances = (
             jnp.sum(jnp.square(jnp.asarray(w, jnp.float32) - jnp.asarray(a, jnp.float32)))
             for w, a in pairs
             if is_array(a) and jnp.issubdtype(a.dtype, jnp.inexact)
         )
+        return sum(distances, start=jnp.zeros(()))
 
     return loss_fn
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #81ac00d3
 class _Learner:
-    "The two functions of a run, each compiled once: a step of the logits, and the hard loss"
+    "The compiled functions of a run: a step of the logits, what is nearest, and its loss"
 
-    def __init__(self, spec, loss: Callable, optimizer, **sinkhorn):
-        self.spec, self.loss, self.optimizer = spec, loss, optimizer
-        self.sinkhorn = sinkhorn  # its temperature and iterations
-        self.step, self.merged_loss = jax.jit(self._step), jax.jit(loss)
-        self._soft = jax.jit(self.soft)
+    def __init__(
+        self,
+        spec: BoundSpec,  # which axes move together
+        a: Mapping[str, Array],  # model A, with what the spec does not name
+        b: Mapping[str, Array],  # model B
+        loss: Callable[[Mapping, Mapping, Any, Any], Array],  # of `merged_loss`
+        optimizer: Optimizer,  # of the logits
+        **sinkhorn: float,  # its temperature and iterations
+    ):
+        self.spec, self.a, self.b, self._loss = spec, a, b, jax.jit(loss)
+        soft = partial(soft_permutation, spec, **sinkhorn)
 
-    def soft(self, logits):
-        return soft_permutation(self.spec, logits, **self.sinkhorn)
-
-    def nearest(self, logits) -> dict[str, np.ndarray]:
-        "The permutation that is nearest to the soft one"
-        return harden(self.spec, self._soft(logits))
-
-    def _step(self, logits, state, perm, a, b, batch, lam):
-        def loss(logits):
-            soft = self.soft(logits)
+        def merged(logits, perm, a, b, lam, batch):
+            found = soft(logits)
             if perm is not None:  # its value, with the gradient of the soft one
-                soft = jax.tree.map(lambda p, s: p + s - jax.lax.stop_gradient(s), perm, soft)
-            return self.loss(a, apply_soft(self.spec, soft, b), lam, batch)
+                found = jax.tree.map(lambda p, s: p + s - jax.lax.stop_gradient(s), perm, found)
+            return loss(a, apply_soft(spec, found, b), lam, batch)
 
-        value, slope = jax.value_and_grad(loss)(logits)
-        updates, state = self.optimizer.update(slope, state, logits)
-        return jax.tree.map(jnp.add, logits, updates), state, value
+        self._soft, self._step = jax.jit(soft), compile_step(jax.value_and_grad(merged), optimizer)
+
+    def nearest(self, learned: Learned) -> dict[str, np.ndarray]:
+        "The permutation that is nearest to the soft one"
+        return harden(self.spec, self._soft(learned.params))
+
+    def step(
+        self, learned: Learned, hard: bool, lam: float | jax.Array, batch: Any
+    ) -> tuple[Learned, float]:
+        "Moved logits, and the loss before that, of the soft permutation or of the nearest one"
+        perm = soften(self.spec, self.nearest(learned)) if hard else None
+        return self._step(learned, perm, self.a, self.b, jnp.float32(lam), batch)
+
+    def loss(self, lam: float, batches: Sequence[Any], perm: Permutation) -> float:
+        "The mean loss of the hard model over batches"
+        moved = apply_permutation(self.spec, perm, self.b)
+        return float(np.mean([float(self._loss(self.a, moved, lam, x)) for x in batches]))
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #85ac42a8
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,113 +126,108 @@ class SinkhornMatch(Match):
     losses: tuple[float, ...]  # of the softly merged model, at each step, on its batch
     hard_losses: tuple[float, ...]  # of the merged model at each evaluation, over all batches
 
-# %% ../../nbs/matching/09_sinkhorn.ipynb #5156f7c0
-class _Best:
-    "The permutation with the lowest loss, of those that were tried"
-
-    def __init__(self, learner: _Learner, a: dict, b: dict, batches: list, lam: float):
-        self.learner, self.a, self.b, self.batches, self.lam = learner, a, b, batches, lam
-        self.perm, self.last = None, None  # the best one, and the last one that was tried
-        self.settled = False  # whether the last one was the one before it
-        self.losses: list[float] = []  # of each that was tried
-
-    def try_(self, perm: dict[str, np.ndarray]) -> None:
-        "Evaluate a permutation, and keep it if it is better"
-        self.settled = self.last is not None and same_permutation(perm, self.last)
-        loss = self.losses[-1] if self.settled else self._evaluate(perm)
-        if loss < min(self.losses, default=np.inf):
-            self.perm = {g: p.copy() for g, p in perm.items()}
-        self.last = perm
-        self.losses.append(loss)
-
-    def _evaluate(self, perm) -> float:
-        moved = apply_permutation(self.learner.spec, perm, self.b)
-        values = [self.learner.merged_loss(self.a, moved, self.lam, x) for x in self.batches]
-        return float(np.mean([float(value) for value in values]))
-
 # %% ../../nbs/matching/09_sinkhorn.ipynb #cc8fbe8f
 def sinkhorn_matching(
-    key: Array,  # a JAX random key: the points on the line, where they are random
+    key: jax.Array,  # a JAX random key: the points on the line, where they are random
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → loss, or (loss, more)
-    optimizer: Any,  # of the logits: `init` and `update` as in optax, say optax.adam(0.1)
+    optimizer: Optimizer,  # of the logits, such as `optax.adam(0.1)`
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
-    steps: int = 200,  # of the optimizer
+    max_steps: int = 200,  # steps of the optimizer
     init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
-    #   logits, such as the similarities of activation matching; None: nowhere
-    confidence: float = 0.5,  # the share of its unit that a position has at that start
-    temperature: float = 1.0,  # τ of Sinkhorn's algorithm
-    iterations: int = 20,  # of Sinkhorn's algorithm
-    forward: Literal["soft", "hard"] = "soft",  # hard: the loss is that of the nearest permutation
+    #   logits, such as the similarities of activation matching; None: all logits zero
+    confidence: float = 0.5,  # of a permutation to start from: the share of its unit in a position
+    temperature: float = 1.0,  # τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
+    iterations: int = 20,  # of Sinkhorn's algorithm: how often rows and columns are normalised
+    forward: Literal["soft", "hard"] = "soft",  # whose loss: the soft one's, or the nearest one's
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; None: all
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
-    callback: Callable[[int, float], None] | None = None,  # given (step, soft loss) after each
+    callback: Callback | None = None,  # called with the loss of each step, the soft one as a rule
 ) -> SinkhornMatch:  # the permutation with the lowest loss at λ (at ½ where it is random)
     """Learn a permutation of B for a low loss of the merged model
 
     Args:
         key: a JAX random key: the points on the line, where they are random
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         loss_fn: (params, batch) → loss, or (loss, more)
-        optimizer: of the logits: `init` and `update` as in optax, say optax.adam(0.1)
+        optimizer: of the logits, such as `optax.adam(0.1)`
         batches: taken in turn; None: `loss_fn` gets None
-        steps: of the optimizer
+        max_steps: steps of the optimizer
         init: where to start: another matcher's permutation, or logits, such as the similarities of
-            activation matching; None: nowhere
-        confidence: the share of its unit that a position has at that start
-        temperature: τ of Sinkhorn's algorithm
-        iterations: of Sinkhorn's algorithm
-        forward: hard: the loss is that of the nearest permutation
+            activation matching; None: all logits zero
+        confidence: of a permutation to start from: the share of its unit in a position
+        temperature: τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
+        iterations: of Sinkhorn's algorithm: how often rows and columns are normalised
+        forward: whose loss: the soft one's, or the nearest one's
         lam: λ: B's share; "uniform": random at each step
         eval_batches: on which permutations are compared; None: all
         eval_every: steps from one evaluation of the nearest permutation to the next
-        callback: given (step, soft loss) after each
+        callback: called with the loss of each step, the soft one as a rule
 
     Returns:
         SinkhornMatch: the permutation with the lowest loss at λ (at ½ where it is random)
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` does not fit the spec
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `forward` is unknown, a number of steps is below one, `confidence` is not
+            between 0 and 1, or there is no batch
+        FloatingPointError: if the loss becomes NaN or infinite
+
     References:
         arXiv 2212.12042
     """
-    if min(steps, eval_every) < 1:
-        raise ValueError(f"steps is {steps}, eval_every {eval_every}: give at least one of each")
+    # raises PermutationSpecError if the spec does not fit the models, or `init` does not fit the
+    #   spec
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `forward` is unknown, a number of steps is below one, `confidence` is
+    #   not between 0 and 1, or there is no batch
+    # raises FloatingPointError if the loss becomes NaN or infinite
+    check_steps(max_steps=max_steps, eval_every=eval_every)
     if forward not in ("soft", "hard"):
         raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")
     bound, _, _ = bind_models(spec, params_a, params_b)
-    batches = _listed(batches)
-    loss, how = merged_loss(loss_fn, params_a), {"temperature": temperature}
-    learner = _Learner(bound, loss, optimizer, iterations=iterations, **how)
-    a, b = flatten(params_a), flatten(params_b)
-    judged = batches if eval_batches is None else _listed(eval_batches)
-    best = _Best(learner, a, b, judged, 0.5 if lam == "uniform" else lam)
-    logits, losses = _start(bound, init, confidence, temperature), []
-    state = optimizer.init(logits)
-    best.try_(learner.nearest(logits))
-    for step in range(steps):
-        perm = soften(bound, learner.nearest(logits)) if forward == "hard" else None
-        here = jax.random.uniform(jax.random.fold_in(key, step)) if lam == "uniform" else lam
-        batch = batches[step % len(batches)]
-        logits, state, loss = learner.step(logits, state, perm, a, b, batch, jnp.float32(here))
-        losses.append(float(loss))
-        if callback is not None:
-            callback(step + 1, losses[-1])
-        if (step + 1) % eval_every == 0 or step + 1 == steps:
-            best.try_(learner.nearest(logits))
-    first, *objective = 0.0 - np.minimum.accumulate(best.losses)
-    return SinkhornMatch(
-        best.perm, tuple(objective), best.settled, first, tuple(losses), tuple(best.losses)
+    batches = _listed(batches, "batches")
+    held = batches if eval_batches is None else _listed(eval_batches, "eval_batches")
+    both, loss = (flatten(params_a), flatten(params_b)), merged_loss(loss_fn, params_a)
+    how = {"temperature": temperature, "iterations": iterations}
+    learner = _Learner(bound, *both, loss, optimizer, **how)
+    best = Best(
+        candidate=learner.nearest,
+        loss_of=partial(learner.loss, 0.5 if lam == "uniform" else lam, held),
+        same=same_permutation,
     )
+    start = Learned.start(_start(bound, init, confidence, temperature), optimizer)
+    best.consider(start, 0)
+
+    def step(learned: Learned, batch: Any, number: int) -> tuple[Learned, float]:
+        here = place_on_line(key, number - 1, lam)
+        return learner.step(learned, forward == "hard", here, batch)
+
+    _, losses = iterate(
+        step,
+        start,
+        itertools.cycle(batches),
+        stage="Sinkhorn matching",
+        max_steps=max_steps,
+        best=best,
+        eval_every=eval_every,
+        callback=callback,
+    )
+    first, *objective = 0.0 - np.minimum.accumulate(best.losses)
+    evidence = tuple(objective), best.unchanged > 0, first
+    return SinkhornMatch(best.value, *evidence, losses, tuple(best.losses))
 
 # %% ../../nbs/matching/09_sinkhorn.ipynb #219e238f
-def _listed(batches: Iterable[Any] | None) -> list:
+def _listed(batches: Iterable[Any] | None, name: str) -> list[Any]:
     "The batches, so that they can be taken again"
-    return [None] if batches is None else some(list(batches))
+    return [None] if batches is None else list(require_batches(batches, name))
 
 
 def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict:

@@ -6,25 +6,26 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'apply_soft', 'check_soft', 'harden',
+__all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'Mix', 'apply_soft', 'check_soft', 'harden',
            'sinkhorn', 'soft_permutation', 'confident_logits']
 
 # %% ../../nbs/matching/08_soft.ipynb #4d814c96
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
-from .scores import GroupCosts
-from .weights import group_trees, solve_trees
+from .solve import group_trees, layouts, solve
+from ..symmetry.actions import act
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, check_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array
 
 # %% ../../nbs/matching/08_soft.ipynb #fb6de513
 Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices, places by units
@@ -72,9 +73,9 @@ def soften(
         dict[str, Float[np.ndarray, "*fixed rows rows"]]: of zeros and ones
     """
     check_permutation(spec, perm)
-    perm, soft = {g: np.asarray(p) for g, p in perm.items()}, {}
+    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
     for g, shape in soft_shapes(spec).items():
-        origins = GroupCosts(g, spec, []).origins(perm, g)
+        origins = places[g].origins(perm, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -102,8 +103,14 @@ def mixed_axes(
     Returns:
         tuple[int, ...]: one matrix for each, so as many factors
     """
+    return tuple(_mixed(block))
+
+
+def _mixed(block: Block) -> dict[int, str]:
+    "Those axes, each with its group"
     hosts = {h for within in block.hosts for h in within}
-    return tuple(k for k, group in enumerate(block.atoms) if group is not None and k not in hosts)
+    groups = enumerate(block.atoms)
+    return {k: group for k, group in groups if group is not None and k not in hosts}
 
 
 def soft_block(
@@ -123,15 +130,35 @@ def soft_block(
     """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
-    for axis in mixed_axes(block):
+    for axis, group in _mixed(block).items():
         fixed = [h for h in block.hosts[axis] if block.atoms[h] is None]
         rows = [*(h for h in block.hosts[axis] if h not in fixed), axis]
         sizes = [shape[k] for k in rows]
-        matrix = jnp.asarray(soft[block.atoms[axis]])
+        matrix = jnp.asarray(soft[group])
         matrix = matrix.reshape(*(shape[h] for h in fixed), *sizes, *sizes)
         operands += [matrix, [*fixed, *(n + k for k in rows), *rows]]
     new = [k if atom is None else n + k for k, atom in enumerate(block.atoms)]
     return jnp.einsum(*operands, new, precision="highest")
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """The action of a soft permutation: each position takes shares of all units
+
+    Attributes:
+        soft: for each group, its matrices
+    """
+
+    soft: Soft  # for each group, its matrices
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block that carries a group, mixed"
+        check_soft(spec, self.soft)
+        for block in spec.blocks:
+            if any(block.atoms):
+                leaf = jnp.asarray(leaves[block.path])
+                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
+                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
 
 
 def apply_soft(
@@ -149,17 +176,7 @@ def apply_soft(
     Returns:
         PyTree: the same kind of tree, of JAX arrays where units were mixed
     """
-    bound, flat = spec.bind(params), flatten(params)
-    check_soft(bound, soft)
-    new = dict(flat)
-    for block in bound.blocks:
-        if any(block.atoms):
-            leaf = jnp.asarray(new[block.path])
-            wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-            view = block.of(jnp.asarray(flat[block.path]).astype(wide.dtype))
-            mixed = block.put(wide, soft_block(block, view, soft))
-            new[block.path] = mixed.astype(_kept(leaf.dtype))
-    return unflatten(new, like=params)
+    return act(spec, Mix(soft), params)
 
 # %% ../../nbs/matching/08_soft.ipynb #7371ed0b
 def _kept(dtype):
@@ -176,7 +193,11 @@ def check_soft(
     Args:
         spec: which axes move together
         soft: for each group, its matrices
+
+    Raises:
+        PermutationSpecError: if a group lacks matrices, or has matrices of another shape
     """
+    # raises PermutationSpecError if a group lacks matrices, or has matrices of another shape
     shapes = soft_shapes(spec)
     for group in sorted(shapes.keys() ^ soft.keys()):
         place = "the spec" if group in shapes else "`soft`"
@@ -204,13 +225,13 @@ def harden(
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]
+
+    Raises:
+        PermutationSpecError: if a group lacks matrices, or has matrices of another shape
     """
+    # raises PermutationSpecError if a group lacks matrices, or has matrices of another shape
     check_soft(spec, scores)
-    groups = {g: GroupCosts(g, spec, []) for g in spec.groups}
-    for g, costs in groups.items():
-        costs.matrix = np.asarray(scores[g], np.float32).reshape(costs.shape)
-    perm = solve_trees(groups, spec)
-    return {g: perm[g] for g in spec.groups}
+    return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
 
 # %% ../../nbs/matching/08_soft.ipynb #f7bd9ae8
 @functools.partial(jax.jit, static_argnames="iterations")
@@ -246,7 +267,7 @@ def sinkhorn(
 
 # %% ../../nbs/matching/08_soft.ipynb #856ed31c
 def soft_permutation(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     logits: Soft,  # for each group, any numbers in the shape of its matrices
     *,
     temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
@@ -255,7 +276,7 @@ def soft_permutation(
     """Doubly stochastic matrices for all groups, those within others included; differentiable
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         logits: for each group, any numbers in the shape of its matrices
         temperature: τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
@@ -264,7 +285,7 @@ def soft_permutation(
         dict[str, Float[Array, "*fixed rows rows"]]
     """
     check_soft(spec, logits)
-    group_trees({g: GroupCosts(g, spec, []) for g in spec.groups})  # refuses hosts in parallel
+    group_trees(layouts(spec))  # refuses hosts in parallel
     pairs: dict[str, Array] = {}
     for g, fixed, rows in sorted(_layouts(spec), key=lambda layout: len(layout[2])):
         own = sinkhorn(_as_pairs(logits[g], fixed, rows), temperature, iterations)
@@ -277,7 +298,7 @@ def soft_permutation(
 
 
 def confident_logits(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
@@ -286,14 +307,20 @@ def confident_logits(
     """Logits whose `soft_permutation` is a permutation blurred evenly
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         perm: for each group, the unit that each position takes
         confidence: the share that a position takes of that unit; others get the rest
         temperature: the τ that they will be used at
 
     Returns:
         dict[str, Float[np.ndarray, "*fixed rows rows"]]
+
+    Raises:
+        ValueError: if `confidence` is not between 0 and 1
+        PermutationSpecError: if `perm` is no permutation of the spec
     """
+    # raises ValueError if `confidence` is not between 0 and 1
+    # raises PermutationSpecError if `perm` is no permutation of the spec
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
     odds = confidence / (1 - confidence)

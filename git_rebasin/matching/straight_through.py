@@ -6,31 +6,40 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MovingCosts', 'project', 'Optimizer', 'StraightThroughMatch', 'straight_through_matching']
+__all__ = ['MovingScores', 'Projection', 'StraightThroughMatch', 'straight_through_matching']
 
 # %% ../../nbs/matching/07_straight_through.ipynb #1e9f0ee5
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
-from .match import Match, bind_models, finite_loss, merged_loss, some
-from .scores import Costs, GroupCosts
-from .weights import Search, key_words, weight_matching
+from git_rebasin.matching.descent import (
+    Best,
+    Learned,
+    Optimizer,
+    check_steps,
+    compile_step,
+    iterate,
+    require_batches,
+)
+from .match import Match, bind_models, merged_loss
+from .scores import GroupScores, Scores, paired
+from .weights import Search, key_entropy, weight_matching
+from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import flatten
+from ..tree import Array, flatten
 
 # %% ../../nbs/matching/07_straight_through.ipynb #5444d340
-class MovingCosts(Costs):
-    "The cost matrices of a model A that changes from step to step"
+class MovingScores(Scores):
+    "The scores of a model A that changes from step to step"
 
     def __init__(
         self,
@@ -51,36 +60,38 @@ class MovingCosts(Costs):
         Args:
             a (Mapping[str, Float[Array, "..."]]): what model A is now
             perm: where all groups are
+
+        Raises:
+            FloatingPointError: if scores are beyond float32
         """
-        self.a = {path: jnp.asarray(a[path], jnp.float32) for path in self.a}
-        found = self._matrices(self.a, self.b, dict(perm))
+        # raises FloatingPointError if scores are beyond float32
+        self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
+        found = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
             matrix, scale = found[group]
-            own.matrix, own.scale, own.drift = np.asarray(matrix), float(scale), 0.0
-            if not math.isfinite(own.scale):
+            if not math.isfinite(scale):
                 raise FloatingPointError(
-                    f"the cost matrix of group {group!r} is beyond float32, as what is projected "
+                    f"the scores of group {group!r} are beyond float32, as what is projected "
                     "has become too large: give the optimizer a smaller learning rate"
                 )
-            for t in own.terms:
-                t.a, t.seen = self.a[t.block.path], {g: perm[g] for g in t.neighbours.values()}
+            own.replace(np.asarray(matrix), float(scale), perm)
 
 
-def _all_matrices(groups: Mapping[str, GroupCosts], a: Mapping, b: Mapping, perm: Permutation):
-    "Every group's cost matrix, and an upper bound of what it can be worth"
+def _all_matrices(groups: Mapping[str, GroupScores], a: Mapping, b: Mapping, perm: Permutation):
+    "Every group's scores, and an upper bound of what it can be worth"
     return {g: _matrix(own, a, b, perm) for g, own in groups.items()}
 
 
-def _matrix(own: GroupCosts, a: Mapping, b: Mapping, perm: Permutation):
-    "The cost matrix of one group and its bound, as functions of the models and the permutation"
-    matrix, scale = jnp.zeros(own.shape, jnp.float32), jnp.zeros(())
+def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
+    "The scores of one group and their bound, as functions of the models and the permutation"
+    matrix, scale = jnp.zeros(own.layout.shape, jnp.float32), jnp.zeros(())
     for t in own.terms:
         left, right = a[t.block.path], b[t.block.path]
         scores = t.contraction.scores(*t.views(left, right, perm))
         if t.paired:
-            shape, place = own.paired(perm)
-            pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.n))
-            matrix = pairs.reshape(own.shape)
+            shape, place = paired(own.layout, perm)
+            pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.layout.n))
+            matrix = pairs.reshape(own.layout.shape)
         else:
             matrix = matrix + scores
         views = (t.block.of(w).ravel() for w in (left, right))
@@ -88,109 +99,126 @@ def _matrix(own: GroupCosts, a: Mapping, b: Mapping, perm: Permutation):
     return matrix, scale
 
 # %% ../../nbs/matching/07_straight_through.ipynb #4162246a
-def project(
-    search: Search,  # over `MovingCosts`; its permutation is where to start, and is replaced
-    theta: Mapping[str, Float[Array, "..."]],  # θ̃, by path
-    words: list[int],  # what the random order of the visits is made of
-    max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
-) -> Permutation:  # π
-    """The permutation of B that is nearest to θ̃
+class Projection(Search):
+    "The search for the permutation of B that is nearest to θ̃"
 
-    Args:
-        search: over `MovingCosts`; its permutation is where to start, and is replaced
-        theta (Mapping[str, Float[Array, "..."]]): θ̃, by path
-        words: what the random order of the visits is made of
-        max_sweeps: stop after so many sweeps, at rest or not
+    def __init__(
+        self,
+        spec: BoundSpec,  # which axes move together
+        a: Mapping[str, Array],  # what θ̃ is at first, by path
+        b: Mapping[str, Array],  # model B
+        perm: Permutation,  # where to start
+    ):
+        self.moving = MovingScores(spec, a, b)
+        super().__init__(spec, self.moving, dict(perm))
 
-    Returns:
-        Permutation: π
+    def project(
+        self,
+        theta: Mapping[str, Array],  # θ̃, by path
+        entropy: list[int],  # what the random order of the visits is made of
+        max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
+    ) -> dict[str, Int[np.ndarray, "*within n"]]:  # π, where the next projection starts
+        """Algorithm 1, from the last permutation
 
-    References:
-        Git Re-Basin (arXiv 2209.04836), §3.3, by Algorithm 1
-    """
-    search.costs.renew(theta, search.perm)
-    search.settled.clear()
-    for sweep in range(max_sweeps):
-        if not any(search.sweep(words, sweep)):
-            break
-    return search.perm
+        Args:
+            theta: θ̃, by path
+            entropy: what the random order of the visits is made of
+            max_sweeps: stop after so many sweeps, at rest or not
+
+        Returns:
+            dict[str, Int[np.ndarray, "*within n"]]: π, where the next projection starts
+
+        References:
+            Git Re-Basin (arXiv 2209.04836), §3.3
+        """
+        self.moving.renew(theta, self.perm)
+        self.settled.clear()
+        for sweep in range(max_sweeps):
+            if not any(self.sweep(entropy, sweep)):
+                break
+        return self.perm
 
 # %% ../../nbs/matching/07_straight_through.ipynb #dd943b6a
-class Optimizer(Protocol):
-    """What a gradient transformation of optax has
-
-    Attributes:
-        init: parameters → state
-        update: (gradient, state, parameters) → change, state
-    """
-
-    init: Callable[[PyTree], PyTree]  # parameters → state
-    update: Callable[..., tuple[PyTree, PyTree]]  # (gradient, state, parameters) → change, state
-
-
-def _wide(w):
+def _wide(w: Array) -> Array:
     "An array in float32 at least: in fewer digits, small steps get lost"
     return w.astype(jnp.promote_types(w.dtype, jnp.float32))
 
 
-def _split(flat: Mapping[str, Array]) -> tuple[dict, dict]:
+def _split(flat: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
     "The arrays that have a gradient, and those that have none"
     floats = {p: _wide(w) for p, w in flat.items() if jnp.issubdtype(w.dtype, jnp.floating)}
     return floats, {p: w for p, w in flat.items() if p not in floats}
 
 
 class _Descent:
-    "θ̃ on its way down"
+    "The two compiled functions of a run: a step of θ̃, and the loss at a permutation"
 
-    def __init__(self, spec, a: Mapping, b: Mapping, loss: Callable, lam: float, optimizer):
+    def __init__(
+        self,
+        spec: BoundSpec,  # which axes move together
+        a: Mapping[str, Array],  # model A, with what the spec does not name
+        b: Mapping[str, Array],  # model B
+        loss: Callable[[Mapping, Mapping, float, Any], Array],  # of `merged_loss`
+        lam: float,  # λ
+        optimizer: Optimizer,  # what moves θ̃
+    ):
         self.a, self.b = jax.tree.map(jnp.asarray, (a, b))
-        self.theta, self.rest = _split(self.a)
-        self.state = optimizer.init(self.theta)
+        theta, self.rest = _split(self.a)
+        self.start = Learned.start(theta, optimizer)
 
-        @jax.jit
-        def step(theta, state, perm, a, b, batch):
+        def slope(theta, perm, a, b, batch):
             moved, rest = _split(apply_permutation(spec, perm, b))
-            value, gradient = jax.value_and_grad(lambda w: loss(a, w | rest, lam, batch))(moved)
-            change, state = optimizer.update(gradient, state, theta)
-            theta = jax.tree.map(lambda w, d: (w + d).astype(w.dtype), theta, change)
-            return theta, state, value
+            return jax.value_and_grad(lambda w: loss(a, w | rest, lam, batch))(moved)
 
-        self._step = step
-        self._loss = jax.jit(
-            lambda perm, a, b, x: loss(a, apply_permutation(spec, perm, b), lam, x)
-        )
+        def merged(perm, a, b, batch):
+            return loss(a, apply_permutation(spec, perm, b), lam, batch)
 
-    def step(self, perm: Permutation, batch: Any) -> float:
-        "Move θ̃ against the gradient at π(B); the loss, before that, between A and π(B)"
-        moving = self.theta, self.state
-        self.theta, self.state, loss = self._step(*moving, dict(perm), self.a, self.b, batch)
-        return float(loss)
+        self._step, self._loss = compile_step(slope, optimizer), jax.jit(merged)
+
+    def step(self, theta: Learned, perm: Permutation, batch: Any) -> tuple[Learned, float]:
+        "Move θ̃ against the gradient at π(B); the loss there, between A and π(B)"
+        return self._step(theta, dict(perm), self.a, self.b, batch)
 
     def loss(self, perm: Permutation, batch: Any) -> float:
         "The loss between A and π(B)"
         return float(self._loss(dict(perm), self.a, self.b, batch))
 
 # %% ../../nbs/matching/07_straight_through.ipynb #ab783377
-class _Best:
-    "The best permutation so far"
+class _Tried(NamedTuple):
+    "A permutation, and its loss on the batch of its step"
 
-    def __init__(self, loss_of: Callable[[Permutation, Any], float], batches: Sequence | None):
-        self.loss_of, self.batches = loss_of, batches
-        self.perm, self.step, self.loss = None, -1, math.inf
-        self.last = None  # the permutation that came last
+    perm: dict[str, np.ndarray]
+    batch: Any
+    loss: float
 
-    def consider(self, perm: Permutation, step: int, batch: Any, loss: float) -> bool:
-        "Take a step's permutation if it is better on the same data; whether it is a new one"
-        if self.last is not None and same_permutation(perm, self.last):
-            return False
-        self.last, best = dict(perm), self.loss
-        if self.batches is not None:
-            loss = sum(self.loss_of(perm, x) for x in self.batches) / len(self.batches)
-        elif self.perm is not None:
-            best = self.loss_of(self.perm, batch)
-        if self.perm is None or loss < best:
-            self.perm, self.step, self.loss = self.last, step, loss
-        return True
+
+class _State(NamedTuple):
+    "Where a descent is"
+
+    theta: Learned  # θ̃, after the step
+    tried: _Tried  # the permutation at which the step's gradient was taken
+
+
+def _best(
+    descent: _Descent,
+    eval_batches: Sequence[Any] | None,  # as the caller gave them
+) -> Best[_State, _Tried]:
+    "What compares the permutations of a descent, on `eval_batches` or on those of its steps"
+
+    def same(one: _Tried, other: _Tried) -> bool:
+        return same_permutation(one.perm, other.perm)
+
+    def rival(best: _Tried, other: _Tried) -> float:
+        return descent.loss(best.perm, other.batch)
+
+    if eval_batches is None:
+        return Best(lambda state: state.tried, lambda new: new.loss, rival, same)
+    held = list(require_batches(eval_batches, "eval_batches"))
+
+    def evaluated(new: _Tried) -> float:
+        return float(np.mean([descent.loss(new.perm, x) for x in held]))
+
+    return Best(lambda state: state.tried, evaluated, same=same)
 
 # %% ../../nbs/matching/07_straight_through.ipynb #798002f9
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,66 +259,87 @@ class StraightThroughMatch(Match):
         )
 
 # %% ../../nbs/matching/07_straight_through.ipynb #508aa3f0
-_NOT_FINITE = ", though their weights are finite: look at loss_fn, and at that batch"
+_REMEDY = "look at loss_fn, and at that batch; the weights of both models are finite"
 
 
 def straight_through_matching(
-    key: Array,  # a JAX random key: the order in which projections visit the groups
+    key: jax.Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["outward", "identity"] = "identity",  # where the search starts
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
-    eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; see above
-    callback: Callable[[int, float], None] | None = None,  # given (step, loss) after each, from 1
+    eval_batches: Sequence[Any] | None = None,  # to compare permutations on; None: a step's own
+    callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
     """Match two models by descent on the loss between them
 
     Args:
         key: a JAX random key: the order in which projections visit the groups
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
         batches: any pytrees, all of the same shapes: one for each step
         optimizer: what moves θ̃, such as `optax.adam(1e-3)`
-        init: where the search starts
+        init: B's permutation at the start
         max_steps: stop after so many batches
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken
-        eval_batches: on which permutations are compared; see above
-        callback: given (step, loss) after each, from 1
+        eval_batches: to compare permutations on; None: a step's own
+        callback: called with the loss of each step
 
     Returns:
         StraightThroughMatch: with the best permutation, which need not be the last one
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
+            is not known
+        FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.3, Algorithm 2
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
+    #   that is not known
+    # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
+    check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
-    search, words = Search(bound, MovingCosts(bound, a, b), dict(start.perm)), key_words(key)
+    search, entropy = Projection(bound, a, b, start.perm), key_entropy(key)
     whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
-    loss = merged_loss(loss_fn, params_a)
-    descent = _Descent(bound, *whole, loss, lam, optimizer)
-    best, losses, still = _Best(descent.loss, eval_batches), [], 0
-    for step, batch in enumerate(itertools.islice(batches, max_steps)):
-        if step > 0:
-            project(search, descent.theta | descent.rest, [*words, step])
-        losses.append(finite_loss(descent.step(search.perm, batch), step + 1, _NOT_FINITE))
-        still = 0 if best.consider(search.perm, step, batch, losses[-1]) else still + 1
-        if callback is not None:
-            callback(len(losses), losses[-1])
-        if still == patience:
-            break
-    some(losses)
-    converged = patience is not None and still >= patience
-    objective = tuple(-x for x in losses)
-    found = best.perm, objective, converged, objective[0]
-    return StraightThroughMatch(*found, best_step=best.step, best_loss=best.loss)
+    descent = _Descent(bound, *whole, merged_loss(loss_fn, params_a), lam, optimizer)
+    best = _best(descent, eval_batches)
+
+    def step(state: _State, batch: Any, number: int) -> tuple[_State, float]:
+        if number > 1:
+            search.project(state.theta.params | descent.rest, [*entropy, number - 1])
+        perm = dict(search.perm)
+        theta, loss = descent.step(state.theta, perm, batch)
+        return _State(theta, _Tried(perm, batch, loss)), loss
+
+    _, losses = iterate(
+        step,
+        _State(descent.start, _Tried(dict(start.perm), None, math.inf)),
+        batches,
+        stage="straight-through matching",
+        max_steps=max_steps,
+        until=lambda _: best.unchanged == patience,
+        best=best,
+        remedy=_REMEDY,
+        callback=callback,
+    )
+    converged, objective = best.unchanged == patience, tuple(-x for x in losses)
+    found = best.value.perm, objective, converged, objective[0]
+    return StraightThroughMatch(*found, best_step=best.step - 1, best_loss=best.loss)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['group_trees', 'solve_tree', 'solve_trees', 'Search', 'sweep_order', 'key_words', 'weight_matching']
+__all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
 
 # %% ../../nbs/matching/05_weights.ipynb #ed59729f
 from collections.abc import Callable, Mapping
@@ -14,126 +14,67 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
-from .assignment import linear_assignments
+from .assignment import RepeatedAssignment
 from .match import Match, bind_models
-from .scores import Costs, GroupCosts, Term
+from .scores import Scores, Term
+from .solve import group_trees, solve_tree
+from ..progress import Callback, Progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     check_permutation,
     identity_permutation,
     same_permutation,
 )
-from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec
 
-# %% ../../nbs/matching/05_weights.ipynb #264b7ae9
-def group_trees(
-    groups: Mapping[str, GroupCosts],  # all groups of a spec
-) -> dict[str, list[str]]:  # outermost group → itself and what is within it
-    """Groups that are solved at once: each outermost one, then all that is within it
-
-    Args:
-        groups: all groups of a spec
-
-    Returns:
-        dict[str, list[str]]: outermost group → itself and what is within it
-    """
-    trees: dict[str, list[str]] = {}
-    for group in sorted(groups, key=lambda g: len(groups[g].moving)):
-        moving = groups[group].moving
-        for k, host in enumerate(moving):
-            if groups[host].moving != moving[:k]:
-                raise PermutationSpecError(
-                    f"group {group!r} is within {' and '.join(moving)}, which move independently "
-                    "of each other: matching needs hosts that are within one another"
-                )
-        trees.setdefault(moving[0] if moving else group, []).append(group)
-    return {g: trees[g] for g in groups if g in trees}
-
-
-def _pairs(costs: GroupCosts) -> np.ndarray:
-    "The matrix with the axes: fixed hosts, each moving host's place and source, place, unit"
-    fixed = [costs.sizes[h] for h in costs.fixed]
-    rows = [*(costs.sizes[h] for h in costs.moving), costs.n]
-    f, m = len(fixed), len(rows)
-    tensor = costs.matrix.reshape(*fixed, *rows, *rows)
-    return tensor.transpose(*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
-
-
-def _best(groups: Mapping[str, GroupCosts], group: str, tree: list[str], found: dict) -> np.ndarray:
-    "Solve a group for every pair of its hosts: the assignments, into `found`, and their values"
-    own = groups[group]
-    scores = _pairs(own)
-    for child in tree:
-        inner = groups[child]
-        if inner.moving and inner.moving[-1] == group:
-            value = _best(groups, child, tree, found)
-            extra = tuple(k for k, h in enumerate(inner.fixed) if h not in own.fixed)
-            scores = scores + value.sum(axis=extra)
-    found[group] = linear_assignments(scores)
-    return np.take_along_axis(scores, found[group][..., None], axis=-1)[..., 0].sum(axis=-1)
-
-
-def solve_tree(
-    groups: Mapping[str, GroupCosts],  # their cost matrices, up to date
-    spec: PermutationSpec,  # what is within what
-    tree: list[str],  # one of the `group_trees`
-) -> dict[str, Int[np.ndarray, "*within n"]]:
-    """The best permutations of a tree of groups, all others held still
+# %% ../../nbs/matching/05_weights.ipynb #8937ba3c
+def sweep_order(
+    key: jax.Array,  # a JAX random key
+    sweep: int,  # which sweep, from 0
+    n: int,  # how many there are to visit
+) -> Int[np.ndarray, "n"]:
+    """The order in which a sweep visits the groups: random, as in the paper
 
     Args:
-        groups: their cost matrices, up to date
-        spec: what is within what
-        tree: one of the `group_trees`
+        key: a JAX random key
+        sweep: which sweep, from 0
+        n: how many there are to visit
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]
+        Int[np.ndarray, "n"]
     """
-    if len(tree) == 1 and tree[0] not in spec.families:
-        own = groups[tree[0]]
-        return {tree[0]: own.assignment.solve(own.matrix[0])}
-    found: dict[str, np.ndarray] = {}
-    _best(groups, tree[0], tree, found)
-    perm: dict[str, np.ndarray] = {}
-    for group in tree:
-        own, hosts = groups[group], spec.families.get(group, ())
-        at = dict(zip(hosts, np.ix_(*(range(own.sizes[h]) for h in hosts)), strict=True))
-        index = [at[h] for h in own.fixed]
-        for h in own.moving:
-            index += [at[h], perm[h][(*(at[k] for k in spec.families.get(h, ())), at[h])]]
-        perm[group] = found[group][tuple(index)]
-    return perm
+    return _order(key_entropy(key), sweep, n)
 
 
-def solve_trees(
-    groups: Mapping[str, GroupCosts],  # all groups of a spec, their cost matrices up to date
-    spec: PermutationSpec,  # what is within what
-) -> dict[str, Int[np.ndarray, "*within n"]]:
-    """The best permutations of all groups, each tree by itself
+def key_entropy(
+    key: jax.Array,  # a JAX random key
+) -> list[int]:
+    """The numbers that a random key is made of
 
     Args:
-        groups: all groups of a spec, their cost matrices up to date
-        spec: what is within what
-
-    Returns:
-        dict[str, Int[np.ndarray, "*within n"]]
+        key: a JAX random key
     """
-    perm: dict[str, np.ndarray] = {}
-    for tree in group_trees(groups).values():
-        perm |= solve_tree(groups, spec, tree)
-    return perm
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()
+
+
+def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
+    "A random order that only those numbers and the sweep decide"
+    return np.random.default_rng([*entropy, sweep]).permutation(n)
 
 # %% ../../nbs/matching/05_weights.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
 
 class Search:
-    "The state of the search: where every group is, and its cost matrices"
+    "The state of the search: where every group is, and its scores"
 
-    def __init__(self, spec: BoundSpec, costs: Costs, perm: dict):
-        self.spec, self.costs, self.perm = spec, costs, perm
-        self.trees = group_trees(self.costs.groups)
+    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict[str, np.ndarray]):
+        self.spec, self.scores, self.perm = spec, scores, perm
+        self.layouts = {g: own.layout for g, own in scores.groups.items()}
+        self.trees = group_trees(self.layouts)
+        self._assignments = {root: RepeatedAssignment() for root in self.trees}
         # Trees whose matrices hold for all of their permutations, not only for small moves:
         self.linear = {r for r, tree in self.trees.items() if not self._meets_itself(tree)}
         self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
@@ -141,48 +82,55 @@ class Search:
     def improve(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
         "Solve one tree with the others held still; the gain, 0 if nothing better was found"
         tree = self.trees[root]
-        groups = [self.costs.groups[g] for g in tree]
-        if root in self.settled and not any(c.stale(self.perm) for c in groups):
+        groups = {g: self.scores.groups[g] for g in tree}
+        if root in self.settled and not any(s.stale(self.perm) for s in groups.values()):
             return 0.0
-        for c in groups:
-            c.update(self.perm, known)
-        new = solve_tree(self.costs.groups, self.spec, tree)
+        matrices = {g: s.update(self.perm, known) for g, s in groups.items()}
+        new = solve_tree(self.layouts, tree, matrices, self._assignments[root])
         if known is None:
             self.settled.add(root)
+        gain = self._take(root, new, known is not None)
+        self.scores.trim(tree)
+        return gain
+
+    def _take(self, root: str, new: dict[str, np.ndarray], partly: bool) -> float:
+        "Move a tree where it was solved to be, if it is better there; the gain"
+        tree = self.trees[root]
+        groups = [self.scores.groups[g] for g in tree]
         if same_permutation(new, self.perm):
             return 0.0
         moved = self.perm | new
-        if known is not None or root in self.linear:
-            gain = sum(c.worth(moved) - c.worth(self.perm) for c in groups)
+        if partly or root in self.linear:
+            gain = sum(s.value(moved) - s.value(self.perm) for s in groups)
         else:
-            gain = self.costs.objective(moved, tree) - self.costs.objective(self.perm, tree)
-        if known is None and gain <= _PROGRESS * sum(c.scale for c in groups):
+            gain = self.scores.objective(moved, tree) - self.scores.objective(self.perm, tree)
+        if not partly and gain <= _PROGRESS * sum(s.scale for s in groups):
             return 0.0
         self.perm = moved
         return gain
 
-    def sweep(self, words: list[int], number: int) -> list[float]:
+    def sweep(self, entropy: list[int], number: int) -> list[float]:
         "Visit all trees in a random order; the gain of each visit"
         roots = list(self.trees)
-        return [self.improve(roots[k]) for k in _order(words, number, len(roots))]
+        return [self.improve(roots[k]) for k in _order(entropy, number, len(roots))]
 
     def _meets_itself(self, tree: list[str]) -> bool:
         "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
-        terms = [t for g in tree for t in self.costs.groups[g].terms]
+        terms = [t for g in tree for t in self.scores.groups[g].terms]
         return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
 
-    def outward(self) -> None:
+    def greedy(self) -> None:
         "Place one tree after the other, the best known first, by what is placed already"
         waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
         shares: dict[str, dict[Term, float]] = {}
         for root, tree in self.trees.items():
-            terms = [t for g in tree for t in self.costs.groups[g].terms]
+            terms = [t for g in tree for t in self.scores.groups[g].terms]
             waiting |= {t: set(t.neighbours.values()) for t in terms}
             total = sum(t.energy for t in terms) or 1.0
             shares[root] = {t: t.energy / total for t in terms}
         known = {root: _known_share(shares[root], waiting) for root in self.trees}
         while known:
-            root = max(known, key=known.get)  # of equals, the first
+            root = max(known, key=lambda r: known[r])  # of equals, the first
             if known.pop(root) > 0:
                 self.improve(root, lambda term: not waiting[term])
             touched = {
@@ -199,90 +147,72 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     "How much of what a tree's terms can be worth is known"
     return sum(share for term, share in shares.items() if not waiting[term])
 
-# %% ../../nbs/matching/05_weights.ipynb #8937ba3c
-def sweep_order(
-    key: Array,  # a JAX random key
-    sweep: int,  # which sweep, from 0
-    n: int,  # how many there are to visit
-) -> Int[np.ndarray, "n"]:
-    """The order in which a sweep visits the groups: random, as in the paper
-
-    Args:
-        key: a JAX random key
-        sweep: which sweep, from 0
-        n: how many there are to visit
-
-    Returns:
-        Int[np.ndarray, "n"]
-    """
-    return _order(key_words(key), sweep, n)
-
-
-def key_words(
-    key: Array,  # a JAX random key
-) -> list[int]:
-    """The numbers that a random key is made of
-
-    Args:
-        key: a JAX random key
-    """
-    return np.asarray(jax.random.key_data(key)).ravel().tolist()
-
-
-def _order(words: list[int], sweep: int, n: int) -> np.ndarray:
-    "A random order that only those numbers and the sweep decide"
-    return np.random.default_rng([*words, sweep]).permutation(n)
-
 # %% ../../nbs/matching/05_weights.ipynb #4f696ea1
 def weight_matching(
-    key: Array,  # a JAX random key: the order in which the groups are visited
+    key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
-    callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
+    #   "greedy": one group after the other, by the weights that it shares with those before
+    budget: float | None = None,  # bytes that are kept of models read late and of their scores;
+    #   None: a twentieth of both models, or all where nothing is read late
+    callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B
     """Match two models by the inner product of their weights
 
     Args:
         key: a JAX random key: the order in which the groups are visited
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         max_sweeps: stop after so many sweeps over all groups, converged or not
-        init: where to start
-        callback: given (sweep, objective) after each
+        init: B's permutation at the start; "greedy": one group after the other, by the weights that
+            it shares with those before
+        budget: bytes that are kept of models read late and of their scores; None: a twentieth of
+            both models, or all where nothing is read late
+        callback: called after each sweep with its "objective"
 
     Returns:
         Match: `Match.perm` is the permutation of B
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `max_sweeps` < 1, or `init` is a word that is not known
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `max_sweeps` < 1, or `init` is a word that is not known
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = Search(spec, Costs(spec, a, b), _start(spec, init))
-    gains, converged, words = [], False, key_words(key)
+    search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
+    gains, converged, entropy = [], False, key_entropy(key)
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
-            callback(len(gains), search.costs.objective(search.perm))
+            values = {"objective": search.scores.objective(search.perm)}
+            callback(Progress("weight matching", len(gains), max_sweeps, values))
 
     initial = None
-    if init == "outward":
-        initial = search.costs.objective(None)
-        search.outward()
+    if init == "greedy":
+        initial = search.scores.objective(None)
+        search.greedy()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
-        steps = search.sweep(words, len(gains))
+        steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
-    final = search.costs.objective(search.perm)
+    final = search.scores.objective(search.perm)
     first, *objective = final - np.cumsum([0.0, *gains[::-1]])[::-1]
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
@@ -290,8 +220,40 @@ def weight_matching(
 def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
-        if init not in ("outward", "identity"):
-            raise ValueError(f"init is {init!r}: give 'outward', 'identity' or a permutation")
+        if init not in ("greedy", "identity"):
+            raise ValueError(f"init is {init!r}: give 'greedy', 'identity' or a permutation")
         return identity_permutation(spec)
     check_permutation(spec, init)
     return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
+
+# %% ../../nbs/matching/05_weights.ipynb #38fa0e2a
+def unit_similarity(
+    spec: PermutationSpec,  # which axes move together
+    params_a: PyTree,  # model A
+    params_b: PyTree,  # model B
+    perm: Permutation,  # where the groups of B are, such as `Match.perm`
+) -> dict[str, Float[np.ndarray, "*fixed n n"]]:  # group → units of A by units of B
+    """The cosines between the weights of units of A and of B, all groups held where they are
+
+    Args:
+        spec: which axes move together
+        params_a: model A
+        params_b: model B
+        perm: where the groups of B are, such as `Match.perm`
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed n n"]]: group → units of A by units of B
+    """
+    bound, a, b = bind_models(spec, params_a, params_b)
+    own = identity_permutation(bound)
+    between = Scores(bound, a, b).groups
+    squares = [Scores(bound, model, model).groups for model in (a, b)]
+    cosines = {}
+    for g, scores in between.items():
+        first, second = (
+            np.sqrt(np.diagonal(side[g].update(own), axis1=1, axis2=2)) for side in squares
+        )
+        sizes = first[:, :, None] * second[:, None, :]
+        matrix = np.divide(scores.update(perm), sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        cosines[g] = matrix if scores.layout.fixed else matrix[0]
+    return cosines

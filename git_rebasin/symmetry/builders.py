@@ -26,9 +26,13 @@ def mlp_permutation_spec(
     Returns:
         PermutationSpec: groups P_0 … P_{n−1}, one per hidden layer
 
+    Raises:
+        ValueError: if `num_hidden_layers` < 1
+
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
+    # raises ValueError if `num_hidden_layers` < 1
     if num_hidden_layers < 1:
         raise ValueError(
             f"an MLP with {num_hidden_layers} hidden layers has no units to permute: give at "

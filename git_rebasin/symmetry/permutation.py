@@ -6,32 +6,44 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Permutation', 'permute_block', 'apply_permutation', 'same_permutation', 'identity_permutation', 'random_permutation',
-           'invert_permutation', 'compose_permutations']
+__all__ = ['Permutation', 'permute_block', 'Permute', 'apply_permutation', 'same_permutation', 'identity_permutation',
+           'random_permutation', 'invert_permutation', 'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
+import importlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jax.core import Tracer
+from jaxtyping import Int, PyTree
 
+from .actions import act
 from .blocks import Block
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array
 
-try:
-    from git_rebasin.symmetry import _gather
-except ImportError:  # built without a compiler
-    _gather = None
+# %% ../../nbs/symmetry/06_permutation.ipynb #69cbc992
+def _compiled(name: str) -> ModuleType | None:
+    "An extension module; None where the package was built without a compiler"
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+_gather = _compiled("git_rebasin.symmetry._gather")
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #ba91d918
 Permutation = Mapping[str, Int[Array, "*within n"]]  # group → for each position, its unit
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c713c6ce
-def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
+def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
     "One group's indices are a permutation of its units, or one in each row"
     if not (hasattr(p, "shape") and jnp.issubdtype(p.dtype, jnp.integer)):
         raise PermutationSpecError(
@@ -44,7 +56,7 @@ def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
             f"the permutation of group {group!r} has shape {p.shape}, but the group has {n} "
             f"units{family}: it must be {shape}"
         )
-    if isinstance(p, jax.core.Tracer):
+    if isinstance(p, Tracer):
         return
     rows = np.asarray(p).reshape(-1, n)
     wrong = np.flatnonzero(np.any(np.sort(rows, axis=1) != np.arange(n), axis=1))
@@ -66,12 +78,18 @@ def check_permutation(
     spec: BoundSpec,  # which axes move together
     perm: Permutation,  # what shall be a permutation of it
 ) -> None:
-    """Raise `PermutationSpecError` unless `perm` has one permutation for each group, in its size
+    """Check that there is one permutation for each group of a spec, of its size
 
     Args:
         spec: which axes move together
         perm: what shall be a permutation of it
+
+    Raises:
+        PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
+            each of a group's units once
     """
+    # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
+    #   not hold each of a group's units once
     for group in perm:
         if group not in spec.groups:
             raise PermutationSpecError(
@@ -87,7 +105,9 @@ def check_permutation(
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #056b7424
 def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
-    "The last axis reordered, by the compiled loop"
+    "The last axis reordered, by the compiled loop where there is one"
+    if _gather is None:
+        return np.take(w, index, axis=-1)
     out = np.empty((*w.shape[:-1], len(index)), np.float32)
     index = np.ascontiguousarray(index, np.int32)
     rows = math.prod(w.shape[:-1])
@@ -95,65 +115,107 @@ def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     return out
 
 
-def take_units(w, index, axis: int, hosts: tuple[int, ...] = ()):
+def take_units(w: Array, index: Array, axis: int, hosts: tuple[int, ...] = ()) -> Array:
     "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
-    plain = isinstance(w, np.ndarray) and not isinstance(index, jax.core.Tracer)
-    index = np.asarray(index) if plain else jnp.asarray(index)
+    if isinstance(w, np.ndarray) and not isinstance(index, Tracer):
+        return _take_on_host(w, np.asarray(index), axis, hosts)
+    index = jnp.asarray(index)
     if not hosts:
-        if plain:
-            last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
-            fast = _gather is not None and last and w.size > 4096 and w.flags.c_contiguous
-            return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
         return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
-    along = np.take_along_axis if plain else jnp.take_along_axis
-    return along(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    return jnp.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
 
 
-def along_axes(x, axes: tuple[int, ...], shape: tuple[int, ...]):
+def _take_on_host(
+    w: np.ndarray, index: np.ndarray, axis: int, hosts: tuple[int, ...]
+) -> np.ndarray:
+    if hosts:
+        return np.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
+    fast = last and w.size > 4096 and w.flags.c_contiguous
+    return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
+
+
+@overload
+def along_axes(x: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray: ...
+@overload
+def along_axes(x: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array: ...
+def along_axes(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     "An array whose axes are those of a shape, in any order, laid out to broadcast against it"
     sizes = [n if k in axes else 1 for k, n in enumerate(shape)]
     return x.transpose(np.argsort(axes).tolist()).reshape(sizes)
 
 
-def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collection[int] = ()):
+def permute_axes(
+    w: Array,
+    atoms: tuple[str | None, ...],
+    hosts: tuple[tuple[int, ...], ...],
+    perm: Permutation,
+    skip: Collection[int] = (),
+) -> Array:
     "An array with one atom per axis in its new order: hosts first, so that rows are positions"
     order = sorted(range(len(atoms)), key=lambda k: len(hosts[k])) if any(hosts) else None
     for axis in order or range(len(atoms)):
-        if atoms[axis] is not None and axis not in skip:
-            w = take_units(w, perm[atoms[axis]], axis, hosts[axis])
+        group = atoms[axis]
+        if group is not None and axis not in skip:
+            w = take_units(w, perm[group], axis, hosts[axis])
     return w
 
 
-def permute_named(w, names: tuple, families: Mapping[str, tuple[str, ...]], perm: Permutation):
+def permute_named(
+    w: Array,
+    names: tuple[str | None, ...],
+    families: Mapping[str, tuple[str, ...]],
+    perm: Permutation,
+) -> Array:
     "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
     atoms = tuple(name if name in perm else None for name in names)
-    hosts = tuple(tuple(names.index(h) for h in families.get(name, ())) for name in names)
+    within = (() if name is None else families.get(name, ()) for name in names)
+    hosts = tuple(tuple(map(names.index, axes)) for axes in within)
     return permute_axes(w, atoms, hosts, perm)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c835a877
 def permute_block(
     block: Block,  # a part of a leaf
-    leaf,  # the leaf
-    perm: Permutation,  # for each group, the unit that each position takes
+    leaf: Array,  # the leaf
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     skip: Collection[int] = (),  # axes of the view that stay as they are
-):  # the block's view, reordered
+) -> Array:  # the block's view, reordered
     """A block's view of its leaf, every axis but some in its new order
 
     Args:
         block: a part of a leaf
         leaf: the leaf
-        perm: for each group, the unit that each position takes
+        perm: group → the unit that each position takes, of shape (*within, n)
         skip: axes of the view that stay as they are
 
     Returns:
-        the block's view, reordered
+        Array: the block's view, reordered
     """
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
 
+@dataclass(frozen=True, eq=False)
+class Permute:
+    """The action of a permutation: units in another order
+
+    Attributes:
+        perm: for each group, the unit that each position takes
+    """
+
+    perm: Permutation  # for each group, the unit that each position takes
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block, reordered"
+        absent = self.perm.keys() - spec.groups.keys()  # a part of a tree lacks some of the groups
+        absent = absent and absent & spec.perm_to_axes.keys()
+        check_permutation(spec, {g: p for g, p in self.perm.items() if g not in absent})
+        for block in spec.blocks:
+            yield block, permute_block(block, leaves[block.path], self.perm)
+
+
 def apply_permutation(
     spec: PermutationSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     params: PyTree,  # parameters, or anything with their paths and shapes; never changed
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
@@ -162,26 +224,25 @@ def apply_permutation(
 
     Args:
         spec: which axes move together
-        perm: for each group, the unit that each position takes
+        perm: group → the unit that each position takes, of shape (*within, n)
         params: parameters, or anything with their paths and shapes; never changed
         partial: accept a tree that lacks some of the spec's arrays
 
     Returns:
         PyTree: the same kind of tree, reordered
 
+    Raises:
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
+        PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
+            each of a group's units once
+
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
-    bound = spec.bind(params, partial=partial)
-    absent = spec.groups.keys() - bound.groups.keys()  # groups that a partial tree does not carry
-    check_permutation(bound, {g: p for g, p in perm.items() if g not in absent})
-    flat = flatten(params)
-    new = dict(flat)
-    for block in bound.blocks:
-        moved = permute_block(block, flat[block.path], perm)
-        leaf = new[block.path]  # from the second block on a copy, which may be written to
-        new[block.path] = block.put(leaf, moved, into=leaf is not flat[block.path])
-    return unflatten(new, like=params)
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
+    # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
+    #   not hold each of a group's units once
+    return act(spec, Permute(perm), params, partial=partial)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #925606f7
 def same_permutation(
@@ -209,7 +270,12 @@ def identity_permutation(
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
+
+    Raises:
+        PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
     """
+    # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
+    #   fit
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -217,11 +283,11 @@ def identity_permutation(
 
 
 def random_permutation(
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[Array, "*within n"]]:  # uniform over all permutations
-    """A permutation drawn uniformly from the whole symmetry group
+) -> dict[str, Int[Array, "*within n"]]:  # group → for each position, its unit
+    """Draw a permutation uniformly from the whole symmetry group
 
     Args:
         key: a JAX random key
@@ -229,8 +295,13 @@ def random_permutation(
         params: a tree to take the sizes from
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: uniform over all permutations
+        dict[str, Int[Array, "*within n"]]: group → for each position, its unit
+
+    Raises:
+        PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
     """
+    # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
+    #   fit
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
@@ -241,18 +312,24 @@ def random_permutation(
 
 
 def invert_permutation(
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
 ) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
-    """The permutation that undoes `perm`
+    """Invert a permutation: what it moves, the inverse moves back
 
     Args:
-        perm: for each group, the unit that each position takes
+        perm: group → the unit that each position takes, of shape (*within, n)
         spec: what is within what; needed where families are
 
     Returns:
         dict[str, Int[Array, "*within n"]]: for each group, the position that each unit went to
+
+    Raises:
+        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
+            and there is no spec
     """
+    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    #   family's and there is no spec
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
         p = perm[g]
@@ -275,7 +352,15 @@ def compose_permutations(
 
     Returns:
         dict[str, Int[Array, "*within n"]]: p ∘ q
+
+    Raises:
+        PermutationSpecError: if the two differ in their groups, or in the sizes of one
+        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
+            and there is no spec
     """
+    # raises PermutationSpecError if the two differ in their groups, or in the sizes of one
+    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    #   family's and there is no spec
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
             f"group {g!r} is in one of the two permutations only: give both the same groups"
@@ -317,6 +402,8 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
     return {g: known.get(g, ()) for g in perm}
 
 
-def _reindex(p, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation):
+def _reindex(
+    p: Array, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation
+) -> Array:
     "A family's rows in the order that its hosts take; hosts that are fixed stay"
     return permute_named(p, (*families[group], None), families, perm)

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['AxisReport', 'Report', 'report']
+__all__ = ['AxisReport', 'axis_reports', 'Report', 'report']
 
 # %% ../../nbs/symmetry/03_report.ipynb #a42840ef
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .entries import Fixed, as_row, atoms_of, plain_rows, row_str
-from .spec import BoundSpec
+from .entries import Fixed, Split, as_row, atoms_of, row_str, unsplit_rows
 
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
@@ -34,7 +33,29 @@ class AxisReport:
     groups: tuple[str, ...]  # the groups that move it
     reason: str  # why it, or a part of it, is fixed; empty if nobody knows
 
+# %% ../../nbs/symmetry/03_report.ipynb #56e38c34
+def axis_reports(
+    path: str,  # the array
+    row: tuple | Split,  # what each of its axes consists of
+    shape: tuple[int, ...],  # its shape
+    reasons: tuple[str | None, ...] | None = None,  # for each axis, why it is fixed
+) -> Iterator[AxisReport]:
+    """The axes of one array; where they differ from segment to segment, all that an axis is
 
+    Args:
+        path: the array
+        row: what each of its axes consists of
+        shape: its shape
+        reasons: for each axis, why it is fixed
+    """
+    rows = list(unsplit_rows(as_row(row)))
+    for k, (n, reason) in enumerate(zip(shape, reasons or (None,) * len(shape), strict=True)):
+        entries = dict.fromkeys(row_str((one[k],)) for one in rows)
+        atoms = (atom for one in rows for atom in atoms_of(one[k]))
+        groups = dict.fromkeys(a.name for a in atoms if not isinstance(a, Fixed))
+        yield AxisReport(path, k, n, " ‖ ".join(entries), tuple(groups), reason or "")
+
+# %% ../../nbs/symmetry/03_report.ipynb #4e290852
 @dataclass(frozen=True)
 class Report:
     "A spec axis by axis; a table in a notebook and in print"
@@ -63,28 +84,30 @@ def _cells(a: AxisReport) -> tuple[str, ...]:
 
 # %% ../../nbs/symmetry/03_report.ipynb #159ae25a
 def report(
-    spec: BoundSpec,  # which axes move together
+    rows: Mapping[str, tuple | Split],  # path → what each axis consists of
+    shapes: Mapping[str, tuple[int, ...]],  # path → shape
+    reasons: Mapping[str, tuple[str | None, ...]] | None = None,  # path → why an axis is fixed
     which: Literal["all", "free", "fixed"] = "all",  # all axes, those that move, those that do not
 ) -> Report:
     """Every axis of every array: what it moves with, or why it is fixed
 
     Args:
-        spec: which axes move together
+        rows: path → what each axis consists of
+        shapes: path → shape
+        reasons: path → why an axis is fixed
         which: all axes, those that move, those that do not
+
+    Raises:
+        ValueError: if `which` is unknown
     """
+    # raises ValueError if `which` is unknown
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]
-    return Report(tuple(a for a in _axes(spec) if bool(a.groups) in wanted))
-
-
-def _axes(spec: BoundSpec) -> Iterator[AxisReport]:
-    "The axes one by one"
-    for path, shape in spec.shapes.items():
-        rows = list(plain_rows(as_row(spec.axes_to_perm[path])))
-        reasons = (spec.reasons or {}).get(path, (None,) * len(shape))
-        for k, (n, reason) in enumerate(zip(shape, reasons, strict=True)):
-            said = dict.fromkeys(row_str((row[k],)) for row in rows)
-            atoms = (atom for row in rows for atom in atoms_of(row[k]))
-            groups = dict.fromkeys(a.name for a in atoms if not isinstance(a, Fixed))
-            yield AxisReport(path, k, n, " ‖ ".join(said), tuple(groups), reason or "")
+    known = reasons or {}
+    axes = (
+        axis
+        for path, shape in shapes.items()
+        for axis in axis_reports(path, rows[path], shape, known.get(path))
+    )
+    return Report(tuple(axis for axis in axes if bool(axis.groups) in wanted))

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Factors', 'Scalings', 'find_scalings', 'apply_scaling', 'check_factors']
+__all__ = ['Factors', 'Scalings', 'find_scalings', 'Scale', 'apply_scaling', 'check_factors']
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #39f367b3
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -20,8 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
+from .actions import act
+from .blocks import Block
 from git_rebasin.symmetry.check import (
     as_double,
     deviation,
@@ -33,7 +35,7 @@ from git_rebasin.symmetry.check import (
 )
 from .permutation import along_axes
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
 Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
@@ -194,9 +196,9 @@ def find_scalings(
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; for `jax.vjp`
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
-    key: Array | None = None,  # seed of the noise; default: key 0
+    key: jax.Array | None = None,  # seed of the noise; default: key 0
     trials: int = 2,  # random weights that gradients are looked at
-) -> Scalings:  # of those groups that have any; `PermutationSpecError` if one changes `fn`
+) -> Scalings:  # of those groups that have any
     """The rescalings of units that leave `fn` as it is, found from gradients, and tried
 
     Args:
@@ -208,8 +210,18 @@ def find_scalings(
         trials: random weights that gradients are looked at
 
     Returns:
-        Scalings: of those groups that have any; `PermutationSpecError` if one changes `fn`
+        Scalings: of those groups that have any
+
+    Raises:
+        PermutationSpecError: if rescaling units as the gradients say changes an output
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
+        ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
+            computed in float64
     """
+    # raises PermutationSpecError if rescaling units as the gradients say changes an output
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
+    # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
+    #   computed in float64
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
@@ -260,6 +272,31 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
             )
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #29b0ed4b
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """The action of a rescaling: units made larger and smaller
+
+    Attributes:
+        scalings: what `find_scalings` gave
+        factors: group → the logarithms of its factors
+    """
+
+    scalings: Scalings  # what `find_scalings` gave
+    factors: Factors  # group → the logarithms of its factors
+
+    def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
+        "Every block with an exponent, times the factors of its units"
+        check_factors(self.scalings, self.factors)
+        for i, logs in _logs_of_blocks(self.scalings, self.factors).items():
+            block = spec.blocks[i]
+            leaf = leaves[block.path]
+            numpy = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
+            xp = np if numpy else jnp
+            view = xp.asarray(block.of(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
+            total = sum(_along(block, axis, xp.asarray(x, view.dtype)) for axis, x in logs)
+            yield block, (view * xp.exp(total)).astype(leaf.dtype)
+
+
 def apply_scaling(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
@@ -274,19 +311,12 @@ def apply_scaling(
 
     Returns:
         PyTree: the same kind of tree
+
+    Raises:
+        PermutationSpecError: if `factors` do not fit, as in `check_factors`
     """
-    bound, flat = scalings.spec.bind(params), flatten(params)
-    check_factors(scalings, factors)
-    new = dict(flat)
-    for i, logs in _logs_of_blocks(scalings, factors).items():
-        block = bound.blocks[i]
-        leaf = new[block.path]
-        plain = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
-        xp = np if plain else jnp
-        wide = xp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
-        total = sum(_along(block, axis, xp.asarray(x, wide.dtype)) for axis, x in logs)
-        new[block.path] = block.put(wide, block.of(wide) * xp.exp(total)).astype(leaf.dtype)
-    return unflatten(new, like=params)
+    # raises PermutationSpecError if `factors` do not fit, as in `check_factors`
+    return act(scalings.spec, Scale(scalings, factors), params)
 
 
 def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:
@@ -309,12 +339,18 @@ def check_factors(
     scalings: Scalings,  # what `find_scalings` gave
     factors: Factors,  # group → the logarithms of its factors
 ) -> None:
-    """Raise `PermutationSpecError` unless every group that can be rescaled has factors of its shape
+    """Check that every group that can be rescaled has factors, of its shape
 
     Args:
         scalings: what `find_scalings` gave
         factors: group → the logarithms of its factors
+
+    Raises:
+        PermutationSpecError: if a group lacks factors, has none to take, or has factors of another
+            shape
     """
+    # raises PermutationSpecError if a group lacks factors, has none to take, or has factors of
+    #   another shape
     shapes = scalings.shapes
     for group in sorted(shapes.keys() ^ factors.keys()):
         place = "can be rescaled and has none" if group in shapes else "cannot be rescaled"

@@ -16,24 +16,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import PyTree
 
 from .blocks import Block, row_blocks
 from git_rebasin.symmetry.entries import (
-    Entry,
     Fixed,
     PermutationSpecError,
+    Row,
+    Sizes,
     Split,
     as_row,
     atoms_of,
-    from_plain,
-    plain_rows,
+    row_from_json,
     row_str,
-    short,
-    to_plain,
+    row_to_json,
+    short_row,
+    unsplit_rows,
 )
+from .report import Report, report
 from .sizes import declarations, solve_sizes
 from ..tree import flatten
 
@@ -50,7 +52,9 @@ def _similar(path: str, paths: Mapping[str, Any]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 # %% ../../nbs/symmetry/04_spec.ipynb #9be1de7d
-def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial: bool) -> None:
+def _check_paths(
+    axes: Mapping[str, tuple | Split], shapes: Mapping[str, tuple[int, ...]], partial: bool
+) -> None:
     "Every array of the tree is in the spec, and every row of the spec is in the tree"
     for path, shape in shapes.items():
         if path not in axes and shape:  # a scalar has no axis to permute
@@ -68,53 +72,74 @@ def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial
             )
 
 
-def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None:
+def _check_ranks(rows: Mapping[str, Row], shapes: Mapping[str, tuple[int, ...]]) -> None:
     "Every row of the spec has as many entries as the array has axes"
     for path, row in rows.items():
-        for one in plain_rows(row):
+        for one in unsplit_rows(row):
             if path in shapes and len(one) != len(shapes[path]):
                 raise PermutationSpecError(
-                    f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short(one)}, but "
-                    f"the array has {len(shapes[path])}, of shape {shapes[path]}. Give one entry "
-                    "per axis, None for a fixed axis."
+                    f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short_row(one)}, "
+                    f"but the array has {len(shapes[path])}, of shape {shapes[path]}. Give one "
+                    "entry per axis, None for a fixed axis."
                 )
 
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
-    """Which axes of which arrays are permuted together (paper §2): a table, for arrays of any size
+    """Which axes of which arrays are permuted together: a table, for arrays of any size
 
     Attributes:
         axes_to_perm: path → for each axis a group, None, an expression
         reasons: path → why an axis is fixed
+
+    Raises:
+        PermutationSpecError: if a row is no tuple of entries, or the entries contradict one another
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), §2
     """
+    # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict one
+    #   another
 
     axes_to_perm: Mapping[str, tuple | Split]  # path → for each axis a group, None, an expression
     reasons: Mapping[str, tuple[str | None, ...]] | None = None  # path → why an axis is fixed
 
     def __post_init__(self):
-        as_written = {path: short(row) for path, row in self.rows.items()}
+        as_written = {path: short_row(row) for path, row in self.rows.items()}
         object.__setattr__(self, "axes_to_perm", MappingProxyType(as_written))
         _ = self.families  # raises where entries contradict one another
 
     @staticmethod
     def from_axes_to_perm(
         axes_to_perm: Mapping[str, tuple | Split],  # path → one entry per axis
-    ) -> PermutationSpec:
+    ) -> PermutationSpec:  # for arrays of any size
         """A spec from the paper's kind of table: `{"Dense_0/kernel": (None, "P_0"), …}`
 
         Args:
             axes_to_perm: path → one entry per axis
+
+        Returns:
+            PermutationSpec: for arrays of any size
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries, or the entries contradict one
+                another
         """
+        # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict
+        #   one another
         return PermutationSpec(axes_to_perm)
 
     @cached_property
-    def rows(self) -> Mapping[str, tuple[Entry, ...] | Split]:
+    def rows(self) -> Mapping[str, Row]:
         """The table without abbreviations: path → one entry per axis
 
         Returns:
-            Mapping[str, tuple[Entry, ...] | Split]
+            Mapping[str, Row]
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries
         """
+        # raises PermutationSpecError if a row is no tuple of entries
         return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
 
     @property
@@ -126,7 +151,7 @@ class PermutationSpec:
         """
         table: dict[str, list[tuple[str, int]]] = {}
         for path, row in self.rows.items():
-            for one in plain_rows(row):
+            for one in unsplit_rows(row):
                 for k, entry in enumerate(one):
                     for name in [a.name for a in atoms_of(entry) if not isinstance(a, Fixed)]:
                         if (path, k) not in table.setdefault(name, []):
@@ -134,7 +159,7 @@ class PermutationSpec:
         return table
 
     @cached_property
-    def _declared(self) -> tuple[dict, dict]:
+    def _declared(self) -> tuple[Sizes, Mapping[str, tuple[str, ...]]]:
         return declarations(self.rows)
 
     @cached_property
@@ -153,7 +178,11 @@ class PermutationSpec:
 
         Returns:
             Mapping[str, tuple[str, ...]]
+
+        Raises:
+            PermutationSpecError: if a family is within itself
         """
+        # raises PermutationSpecError if a family is within itself
         _, within = self._declared
         return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
 
@@ -163,7 +192,7 @@ class PermutationSpec:
         *,
         partial: bool = False,  # accept a tree that lacks some of the spec's arrays
     ) -> BoundSpec:  # the same table, with sizes and blocks
-        """Check the spec against a tree and note its shapes; raises `PermutationSpecError`
+        """Check the spec against a tree, and give it the sizes of the tree's arrays
 
         Args:
             params: arrays, or anything with their shapes (`jax.ShapeDtypeStruct`)
@@ -171,7 +200,17 @@ class PermutationSpec:
 
         Returns:
             BoundSpec: the same table, with sizes and blocks
+
+        Raises:
+            PermutationSpecError: if the tree lacks an array of the spec, unless `partial`, or has
+                one that the spec does not name
+            PermutationSpecError: if an array has another number of axes than its row, or a group
+                two sizes
         """
+        # raises PermutationSpecError if the tree lacks an array of the spec, unless `partial`, or
+        #   has one that the spec does not name
+        # raises PermutationSpecError if an array has another number of axes than its row, or a
+        #   group two sizes
         shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params).items()}
         return self.bind_shapes(shapes, partial=partial)
 
@@ -180,21 +219,32 @@ class PermutationSpec:
         shapes: Mapping[str, tuple[int, ...]],  # path → shape
         *,
         partial: bool = False,  # accept shapes that lack some of the spec's arrays
-    ) -> BoundSpec:
+    ) -> BoundSpec:  # the same table, with sizes and blocks
         """`bind`, for a tree of which only paths and shapes are at hand
 
         Args:
             shapes: path → shape
             partial: accept shapes that lack some of the spec's arrays
+
+        Returns:
+            BoundSpec: the same table, with sizes and blocks
+
+        Raises:
+            PermutationSpecError: if the spec does not fit the shapes, as in `bind`
         """
+        # raises PermutationSpecError if the spec does not fit the shapes, as in `bind`
         return BoundSpec(self.rows, self.reasons, shapes=_shapes_of(self, shapes, partial))
 
-    def to_json(self) -> str:
-        "The spec as JSON text, with its shapes if it is bound"
+    def to_json(self) -> str:  # what `from_json` reads
+        """The spec as JSON text, with its shapes if it is bound
+
+        Returns:
+            str: what `from_json` reads
+        """
         return json.dumps(self._json(), indent=1)
 
     def _json(self) -> dict[str, Any]:
-        rows = {path: to_plain(row) for path, row in self.rows.items()}
+        rows = {path: row_to_json(row) for path, row in self.rows.items()}
         data = {"format": _FORMAT, "axes": rows, "shapes": None}
         if self.reasons is not None:
             data["reasons"] = {path: list(row) for path, row in self.reasons.items()}
@@ -211,7 +261,11 @@ class PermutationSpec:
 
         Returns:
             PermutationSpec: a `BoundSpec` where the text has shapes
+
+        Raises:
+            PermutationSpecError: if the text is not what `to_json` gives
         """
+        # raises PermutationSpecError if the text is not what `to_json` gives
         return _from_json(text)
 
     def __eq__(self, other) -> bool:
@@ -238,7 +292,12 @@ class BoundSpec(PermutationSpec):
 
     Attributes:
         shapes: path → shape
+
+    Raises:
+        PermutationSpecError: if a group has two sizes, or one that does not follow from the shapes
     """
+    # raises PermutationSpecError if a group has two sizes, or one that does not follow from the
+    #   shapes
 
     shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
 
@@ -249,11 +308,11 @@ class BoundSpec(PermutationSpec):
         _check_families(self)
 
     @cached_property
-    def sizes(self) -> Mapping[str, int]:
+    def sizes(self) -> Sizes:
         """Size of every named atom, groups and fixed axes
 
         Returns:
-            Mapping[str, int]
+            Sizes
         """
         return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
 
@@ -320,7 +379,12 @@ class BoundSpec(PermutationSpec):
 
         Returns:
             BoundSpec: itself, where the shapes are its own
+
+        Raises:
+            PermutationSpecError: if the spec does not fit the shapes, or has groups of other sizes
         """
+        # raises PermutationSpecError if the spec does not fit the shapes, or has groups of other
+        #   sizes
         here = _shapes_of(self, shapes, partial)
         if here == self.shapes:
             return self
@@ -330,19 +394,14 @@ class BoundSpec(PermutationSpec):
 
     def report(
         self,
-        which: str = "all",  # "all" axes, those that are "free", or those that are "fixed"
-    ):  # a `git_rebasin.symmetry.report.Report`
+        which: Literal["all", "free", "fixed"] = "all",  # axes, or those that move, or do not
+    ) -> Report:
         """Every axis of every array: what it moves with, or why it is fixed
 
         Args:
-            which: "all" axes, those that are "free", or those that are "fixed"
-
-        Returns:
-            a `git_rebasin.symmetry.report.Report`
+            which: axes, or those that move, or do not
         """
-        from git_rebasin.symmetry.report import report
-
-        return report(self, which)
+        return report(self.axes_to_perm, self.shapes, self.reasons, which)
 
     def _json(self) -> dict[str, Any]:
         return {**super()._json(), "shapes": {p: list(s) for p, s in self.shapes.items()}}
@@ -361,7 +420,7 @@ class BoundSpec(PermutationSpec):
 _FORMAT = "git_rebasin.PermutationSpec/1"
 
 
-def _row(path: str, row) -> tuple[Entry, ...] | Split:
+def _row(path: str, row: tuple | Split) -> Row:
     "One row of the table, or an error that says what it should have been"
     try:
         full = as_row(row)
@@ -373,7 +432,9 @@ def _row(path: str, row) -> tuple[Entry, ...] | Split:
     return full
 
 
-def _shapes_of(spec: PermutationSpec, shapes: Mapping[str, tuple], partial: bool) -> dict:
+def _shapes_of(
+    spec: PermutationSpec, shapes: Mapping[str, tuple[int, ...]], partial: bool
+) -> dict[str, tuple[int, ...]]:
     "The shapes of a spec's arrays, which must all be there, with as many axes as the spec says"
     _check_paths(spec.axes_to_perm, shapes, partial)
     _check_ranks(spec.rows, shapes)
@@ -428,7 +489,7 @@ def _from_json(text: str) -> PermutationSpec:
             f"this JSON is not a spec of the format {_FORMAT!r} (it says {said!r}): write specs "
             "with spec.to_json()"
         )
-    rows = {path: from_plain(row) for path, row in data["axes"].items()}
+    rows = {path: row_from_json(row) for path, row in data["axes"].items()}
     reasons = data.get("reasons") and {p: tuple(row) for p, row in data["reasons"].items()}
     if data["shapes"] is None:
         return PermutationSpec(rows, reasons)

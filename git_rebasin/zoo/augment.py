@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/07_augment.ipynb #6b4d9dea
 def random_places(
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a random key
     height: int,  # of an image, in pixels
     width: int,
     *,
@@ -32,7 +33,7 @@ def random_places(
     """Where the pixels of a cropped, mirrored and turned image come from
 
     Args:
-        key: a JAX random key
+        key: a random key
         height: of an image, in pixels
         zoom: the least and the most
         degrees: the largest turn, either way
@@ -71,17 +72,17 @@ def resample(
     Returns:
         Float[Array, "h w c"]
     """
-    return jax.vmap(lambda channel: map_coordinates(channel, places, order=1), -1, -1)(image)
+    return jax.vmap(lambda channel: map_coordinates(channel, [*places], order=1), -1, -1)(image)
 
 # %% ../../nbs/zoo/07_augment.ipynb #6f68b415
 def augment_images(
-    key: Array,  # a JAX random key; every image has its own part of it
+    key: jax.Array,  # a random key; every image has its own part of it
     batch: Mapping[str, Shaped[Array, "n ..."]],  # with "images"; for `train(augment=…)`
 ) -> dict[str, Any]:  # the batch with its images as floats, each changed in its own way
     """Crop, mirror and turn each image
 
     Args:
-        key: a JAX random key; every image has its own part of it
+        key: a random key; every image has its own part of it
         batch (Mapping[str, Shaped[Array, "n ..."]]): with "images"; for `train(augment=…)`
 
     Returns:

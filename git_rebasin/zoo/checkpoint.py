@@ -19,19 +19,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import PyTree, Shaped
 
 from ..checkpoints.io import load_metadata, load_params, save_params
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #6c7d81f1
 def digest(
-    x: Shaped[Array | np.ndarray, " ..."],  # any array
+    x: Shaped[Array, " ..."],  # any array
 ) -> str:  # such as "float32[3, 2] 1a79a4d60de6718e"
     """Dtype, shape and contents of an array as text
 
     Args:
-        x (Shaped[Array | np.ndarray, " ..."]): any array
+        x (Shaped[Array, " ..."]): any array
 
     Returns:
         str: such as "float32[3, 2] 1a79a4d60de6718e"
@@ -111,7 +111,11 @@ def load_checkpoint(
 
     Returns:
         tuple[dict[str, PyTree], list[dict[str, float]]]: the trees, and the history
+
+    Raises:
+        CheckpointError: if the file cannot be read, is damaged, or is of another run
     """
+    # raises CheckpointError if the file cannot be read, is damaged, or is of another run
     advice = "delete it to begin again, or give another path"
     try:
         arrays, metadata = load_params(path, flat=True), load_metadata(path)

@@ -28,12 +28,14 @@ from urllib.request import getproxies
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32, PyTree, Shaped, UInt8
+from jaxtyping import Float, Int, Int32, PyTree, Shaped, UInt8
+
+from ..tree import Array
 
 # %% ../../nbs/zoo/00_data.ipynb #9b6d21cc
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is found, and what its columns are called
+    """Where a data set is, and what its columns are called
 
     Attributes:
         hub: its name on the hub; None for what is shipped
@@ -41,7 +43,7 @@ class Source:
         label: column of the labels
         mean: of the training pixels in [0, 1], for each channel
         std: their standard deviation, for each channel
-        test: what the hub calls the split that networks are judged on
+        test: what the hub calls the split that networks are tested on
         gated: whether the hub asks who wants it
         in_memory: whether it fits there; if not, it is streamed (`zoo.stream`)
     """
@@ -51,7 +53,7 @@ class Source:
     label: str  # column of the labels
     mean: tuple[float, ...]  # of the training pixels in [0, 1], for each channel
     std: tuple[float, ...]  # their standard deviation, for each channel
-    test: str = "test"  # what the hub calls the split that networks are judged on
+    test: str = "test"  # what the hub calls the split that networks are tested on
     gated: bool = False  # whether the hub asks who wants it
     in_memory: bool = True  # whether it fits there; if not, it is streamed (`zoo.stream`)
 
@@ -131,31 +133,32 @@ class Split:
 # %% ../../nbs/zoo/00_data.ipynb #4533fe71
 @contextmanager
 def _quiet(
-    offline: bool,  # also tell the hub's client that there is no network
+    offline: bool,  # also keep the hub's client off the network
 ) -> Iterator[None]:
     "Run with the bars and logs of `datasets` and the hub's client off, then put back what was set"
-    import datasets
-    import huggingface_hub
+    import datasets.config
+    import huggingface_hub.constants
 
     both = datasets, huggingface_hub
     bars = [m.utils for m in both if not m.utils.are_progress_bars_disabled()]
     logs = [(m.logging, m.logging.get_verbosity()) for m in both]
-    flags = [(m, m.HF_HUB_OFFLINE) for m in (datasets.config, huggingface_hub.constants)]
+    settings = datasets.config.__dict__, huggingface_hub.constants.__dict__
+    flags = [names["HF_HUB_OFFLINE"] for names in settings]
     try:
         for module in bars:
             module.disable_progress_bars()
         for module, _ in logs:
             module.set_verbosity_error()
-        for module, flag in flags:
-            module.HF_HUB_OFFLINE = flag or offline
+        for names, flag in zip(settings, flags, strict=True):
+            names["HF_HUB_OFFLINE"] = flag or offline
         yield
     finally:
         for module in bars:
             module.enable_progress_bars()
         for module, level in logs:
             module.set_verbosity(level)
-        for module, flag in flags:
-            module.HF_HUB_OFFLINE = flag
+        for names, flag in zip(settings, flags, strict=True):
+            names["HF_HUB_OFFLINE"] = flag
 
 # %% ../../nbs/zoo/00_data.ipynb #cd059d53
 def _hub_reachable(
@@ -208,10 +211,11 @@ def _decode(
     "Decode images into one array"
     from PIL import Image
 
-    size, mode, pixels = None, None, []
+    open_image = partial(Image.open, formats=("PNG", "WEBP", "JPEG"))
+    with open_image(io.BytesIO(encoded[0])) as image:
+        size, mode, pixels = image.size, "L" if image.mode == "L" else "RGB", []
     for i, data in enumerate(encoded):
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
-            size, mode = size or image.size, mode or ("L" if image.mode == "L" else "RGB")
+        with open_image(io.BytesIO(data)) as image:
             if image.size != size:
                 raise ValueError(f"image {i} is {image.size} pixels, the first {size}: resize them")
             pixels.append((image if image.mode == mode else image.convert(mode)).tobytes())
@@ -224,9 +228,9 @@ def _read(
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"], tuple[str, ...]]:  # …, classes
     "Read the images, the labels and the names of the classes into memory"
     with _quiet(offline=True):
-        found = sorted(dataset.features)
-        if not {source.image, source.label} <= set(found):
-            raise ValueError(f"columns {source.image} and {source.label} wanted, but found {found}")
+        if not {source.image, source.label} <= set(columns := sorted(dataset.features)):
+            wanted = f"columns {source.image} and {source.label} wanted"
+            raise ValueError(f"{wanted}, but found {columns}")
         names = getattr(dataset.features[source.label], "names", None)
         images, labels = [], []
         for table in dataset.with_format("arrow").iter(batch_size=10_000):
@@ -294,7 +298,7 @@ def find_split(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
     **options: Any,  # of `load_dataset`, where the hub has it; local files are always streamed
 ) -> tuple[Any, str, str]:  # from `datasets`; its place for records, and for errors
     """Open a data set in a local folder, the package or the hub
@@ -302,12 +306,18 @@ def find_split(
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
         **options: of `load_dataset`, where the hub has it; local files are always streamed
 
     Returns:
         tuple[Any, str, str]: from `datasets`; its place for records, and for errors
+
+    Raises:
+        ValueError: if the data set or the split is unknown, or its files cannot be read
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, or its files cannot be read
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
     if split not in ("train", "test"):
@@ -324,8 +334,8 @@ def find_split(
     if path is None and known.hub:
         tried = tried or ["GIT_REBASIN_DATA is not set"]
         try:
-            found = _from_hub(known.hub, split, **options)
-            return found, f"{known.hub}, the hub", f"cannot read {known.hub} of the hub"
+            dataset = _from_hub(known.hub, split, **options)
+            return dataset, f"{known.hub}, the hub", f"cannot read {known.hub} of the hub"
         except OSError as e:
             tried.append(f"the hub's {known.hub}: {e}")
     raise DataNotFoundError(_how_to_get(name, split, tried))
@@ -344,18 +354,26 @@ def load(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 ) -> Split:  # the whole split, in memory
     """Load a data set from a local folder, the package or the hub
 
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 
     Returns:
         Split: the whole split, in memory
+
+    Raises:
+        ValueError: if the data set or the split is unknown, does not fit in memory, or cannot be
+            read
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, does not fit in memory, or cannot
+    #   be read
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name in SOURCES and not SOURCES[name].in_memory:
         raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
     (dataset, source, place), known = find_split(name, split, path=path), SOURCES[name]
@@ -372,19 +390,19 @@ digits: Callable[..., Split] = partial(load, "digits")
 
 # %% ../../nbs/zoo/00_data.ipynb #b9bd5c38
 def to_float(
-    images: Shaped[Array | np.ndarray, "*n h w c"],  # uint8, or floats that are already in [0, 1]
+    images: Shaped[Array, "*n h w c"],  # uint8, or floats that are already in [0, 1]
     mean: Sequence[float] | None = None,  # to subtract from each channel
     std: Sequence[float] | None = None,  # to divide each channel by, after that
-) -> Float[Array | np.ndarray, "*n h w c"]:  # float32 for integers, else the dtype of `images`
+) -> Float[Array, "*n h w c"]:  # float32 for integers, else the dtype of `images`
     """Images as floats
 
     Args:
-        images (Shaped[Array | np.ndarray, "*n h w c"]): uint8, or floats that are already in [0, 1]
+        images (Shaped[Array, "*n h w c"]): uint8, or floats that are already in [0, 1]
         mean: to subtract from each channel
         std: to divide each channel by, after that
 
     Returns:
-        Float[Array | np.ndarray, "*n h w c"]: float32 for integers, else the dtype of `images`
+        Float[Array, "*n h w c"]: float32 for integers, else the dtype of `images`
     """
     xp = jnp if isinstance(images, jax.Array) else np
     x = images
@@ -416,7 +434,7 @@ def epoch_order(
 
 def batches(
     key: jax.Array,  # a random key
-    data: Split | PyTree[Shaped[Array | np.ndarray, "n ..."]],  # a split, or arrays of one length
+    data: Split | PyTree[Shaped[Array, "n ..."]],  # a split, or arrays of one length
     batch_size: int,  # examples a batch
     *,
     epoch: int = 0,  # the number of the epoch
@@ -426,7 +444,7 @@ def batches(
 
     Args:
         key: a random key
-        data (Split | PyTree[Shaped[Array | np.ndarray, "n ..."]]): a split, or arrays of one length
+        data (Split | PyTree[Shaped[Array, "n ..."]]): a split, or arrays of one length
         batch_size: examples a batch
         epoch: the number of the epoch
         drop_last: leave out the last batch when it is smaller

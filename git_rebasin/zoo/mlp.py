@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/01_mlp.ipynb #0808d5e1
@@ -66,12 +67,12 @@ def init_mlp(
         dict[str, Any]: {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
     """
     images = jnp.zeros((1, math.prod(input_shape)))
-    return _init(MLP(tuple(features), num_classes))(key, images)["params"]
+    return _init(tuple(features), num_classes)(key, images)["params"]
 
 
 @cache  # compiled once for all networks of one size
-def _init(network: MLP) -> Callable:
-    return jax.jit(network.init)
+def _init(features: tuple[int, ...], num_classes: int) -> Callable:
+    return jax.jit(MLP(features, num_classes).init)
 
 # %% ../../nbs/zoo/01_mlp.ipynb #c23e5f57
 def mlp_apply(
@@ -88,4 +89,5 @@ def mlp_apply(
         Float[Array, "n classes"]: logits
     """
     widths = [params[f"Dense_{i}"]["kernel"].shape[-1] for i in range(len(params))]
-    return MLP(tuple(widths[:-1]), widths[-1]).apply({"params": params}, to_float(images))
+    network = MLP(tuple(widths[:-1]), widths[-1])
+    return nn.apply(MLP.__call__, network)({"params": params}, to_float(images))

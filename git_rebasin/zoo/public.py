@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ..architectures.cifar_resnet import cifar_resnet_apply
 from ..architectures.transformer import transformer_apply
 from ..checkpoints.io import load_params
+from ..tree import Array
 from .data import to_float
 
 # %% ../../nbs/zoo/06_public.ipynb #b4d185c0
@@ -116,7 +117,11 @@ def public_pair(
 
     Returns:
         tuple[str, str]: the names of models A and B
+
+    Raises:
+        ValueError: if the kind is unknown
     """
+    # raises ValueError if the kind is unknown
     names = [name for name in PUBLIC if name.split("/")[0] == kind]
     if not names:
         kinds = dict.fromkeys(name.split("/")[0] for name in PUBLIC)
@@ -234,12 +239,18 @@ def load_public(
     Args:
         name: one of `PUBLIC`
         folder: where the files are; default: GIT_REBASIN_MODELS
+
+    Raises:
+        ValueError: if the checkpoint is unknown, or its file is not whole
+        PublicModelNotFoundError: if no folder is known, or the file is not in it
     """
+    # raises ValueError if the checkpoint is unknown, or its file is not whole
+    # raises PublicModelNotFoundError if no folder is known, or the file is not in it
     if name not in PUBLIC:
         raise ValueError(f"unknown checkpoint {name!r}: choose one of {', '.join(PUBLIC)}")
     source = PUBLIC[name]
     params = params_of(load_params(_file(name, folder), flat=True))
     if source.attention_rate is None:
         return PublicModel(name, source, params, public_resnet_apply)
-    params["attention_rate"] = np.float32(source.attention_rate)
+    params["attention_rate"] = np.array(source.attention_rate, np.float32)
     return PublicModel(name, source, params, public_transformer_apply)

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 from .data import to_float
 from .vgg import fresh_variables, scaled_width
 
@@ -126,7 +126,8 @@ def resnet20_apply(
         Float[Array, "n classes"]: logits
     """
     width, num_classes = (params[f]["kernel"].shape[-1] for f in ("conv1", "dense"))
-    return ResNet20(width, num_classes).apply({"params": params}, to_float(images))
+    network = ResNet20(width, num_classes)
+    return nn.apply(ResNet20.__call__, network)({"params": params}, to_float(images))
 
 # %% ../../nbs/zoo/05_resnet.ipynb #4a096ad0
 class _ConvBlock(nn.Module):
@@ -139,7 +140,8 @@ class _ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        size, padding = (self.size, self.size), 2 * [2 * (self.size // 2,)]
+        size, half = (self.size, self.size), self.size // 2
+        padding = (half, half), (half, half)
         x = nn.Conv(self.width, size, self.strides, padding, use_bias=False)(x)
         return nn.BatchNorm(not self.train, momentum=0.9)(x)
 
@@ -212,7 +214,8 @@ class ResNet50(nn.Module):
         images: Float[Array, "n h w c"],  # a batch of images, of any size
     ) -> Float[Array, "n classes"]:  # logits
         x = nn.relu(_Within(self.width, 7, 2, self.train, name="layers_0")(images))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        padding: Any = ((1, 1), (1, 1))  # flax types it as its default, a string
+        x = nn.max_pool(x, (3, 3), (2, 2), padding)
         for g, blocks in enumerate(self.blocks):
             group, strides = 2**g * self.width, 1 if g == 0 else 2
             x = _BottleneckGroup(group, blocks, strides, self.train, name=f"blockgroups_{g}")(x)
@@ -266,7 +269,8 @@ def resnet50_apply(
     Returns:
         Float[Array, "n classes"]: logits
     """
-    return _resnet50(variables["params"], False).apply(variables, to_float(images))
+    network = _resnet50(variables["params"], False)
+    return nn.apply(ResNet50.__call__, network)(variables, to_float(images))
 
 # %% ../../nbs/zoo/05_resnet.ipynb #40e4b774
 def resnet50_train_apply(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['centre_box', 'random_box', 'read_image', 'ImageStream', 'open_stream', 'training_batches', 'judged_batches',
+__all__ = ['centre_box', 'random_box', 'read_image', 'ImageStream', 'open_stream', 'training_batches', 'evaluation_batches',
            'describe_order']
 
 # %% ../../nbs/zoo/08_stream.ipynb #a61deb09
@@ -20,10 +20,11 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import UInt8
 
-from ..matching.weights import key_words
+from ..matching.weights import key_entropy
 from .data import SOURCES, find_split
 
 # %% ../../nbs/zoo/08_stream.ipynb #8aaa23a0
@@ -132,7 +133,7 @@ def open_stream(
     split: str = "train",  # "train" or "test"; ImageNet's test images are those of its validation
     *,
     size: int = 224,  # pixels of each side of the images that come out
-    path: str | Path | None = None,  # a folder that holds the folder `name`; default: see above
+    path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 ) -> ImageStream:
     """Open a data set in a local folder, the package or the hub
 
@@ -140,8 +141,16 @@ def open_stream(
         name: one of `SOURCES`
         split: "train" or "test"; ImageNet's test images are those of its validation
         size: pixels of each side of the images that come out
-        path: a folder that holds the folder `name`; default: see above
+        path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
+
+    Raises:
+        ValueError: if the data set or the split is unknown, its files cannot be read, or lack a
+            column
+        DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
+    # raises ValueError if the data set or the split is unknown, its files cannot be read, or lack
+    #   a column
+    # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     dataset, source, place = find_split(name, split, path=path, streaming=True)
     known, features = SOURCES[name], dataset.features
     if features is not None and not {known.image, known.label} <= set(features):
@@ -198,7 +207,7 @@ def _batches(
 # %% ../../nbs/zoo/08_stream.ipynb #70c3d1da
 def training_batches(
     stream: ImageStream,
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a random key
     epoch: int,  # its number
     batch_size: int,  # images; what is left over at the end of an epoch is left out
     *,
@@ -207,7 +216,7 @@ def training_batches(
     """The batches of an epoch: shuffled, cropped and mirrored as key and epoch say
 
     Args:
-        key: a JAX random key
+        key: a random key
         epoch: its number
         batch_size: images; what is left over at the end of an epoch is left out
         buffer: images that wait, encoded, to be drawn from
@@ -215,7 +224,7 @@ def training_batches(
     Returns:
         Iterator[dict[str, np.ndarray]]: uint8 "images" and int32 "labels"
     """
-    words = [*key_words(key), epoch]
+    words = [*key_entropy(key), epoch]
     items = _shuffled(stream, np.random.default_rng(words), buffer)
     draw = lambda number: np.random.default_rng([*words, number])
     for batch in _batches(stream, items, batch_size, draw):
@@ -223,7 +232,7 @@ def training_batches(
             yield batch
 
 
-def judged_batches(
+def evaluation_batches(
     stream: ImageStream,
     batch_size: int,  # images; the last batch may be smaller
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
@@ -240,7 +249,7 @@ def judged_batches(
 # %% ../../nbs/zoo/08_stream.ipynb #6bd1fd5f
 def describe_order(
     stream: ImageStream,
-    key: Array,  # of `training_batches`
+    key: jax.Array,  # of `training_batches`
     buffer: int,
 ) -> str:
     """What decides the training batches of a stream
@@ -248,4 +257,4 @@ def describe_order(
     Args:
         key: of `training_batches`
     """
-    return f"{stream.source}; {stream.size} pixels, key {key_words(key)}, buffer {buffer}"
+    return f"{stream.source}; {stream.size} pixels, key {key_entropy(key)}, buffer {buffer}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PAPER_CONFIGS', 'TrainConfig', 'learning_rate_schedule', 'make_optimizer', 'classifier_loss', 'evaluate',
-           'training_step', 'local_mesh', 'everywhere', 'spread', 'Stepper', 'TrainingDivergedError', 'TrainResult',
-           'Loop', 'train', 'tqdm_callback', 'CheckpointError']
+           'training_step', 'local_mesh', 'replicate', 'shard', 'Stepper', 'TrainingDivergedError', 'TrainResult',
+           'Loop', 'train', 'CheckpointError']
 
 # %% ../../nbs/zoo/02_train.ipynb #8a2f5f29
 import math
@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
-from ..tree import flatten
+from ..progress import Callback, Progress
+from ..tree import Array, flatten
 from git_rebasin.zoo.checkpoint import (
     CheckpointError,
     fingerprint,
@@ -84,14 +84,14 @@ PAPER_CONFIGS = {
 def learning_rate_schedule(
     config: TrainConfig,
     steps_per_epoch: int,  # batches an epoch
-) -> Callable[[Int[Array, ""]], Float[Array, ""]]:  # step → learning rate
+) -> optax.Schedule:  # step → learning rate
     """The learning rate at each step
 
     Args:
         steps_per_epoch: batches an epoch
 
     Returns:
-        Callable[[Int[Array, ""]], Float[Array, ""]]: step → learning rate
+        optax.Schedule: step → learning rate
 
     References:
         Git Re-Basin (arXiv 2209.04836), appendix
@@ -100,7 +100,7 @@ def learning_rate_schedule(
     if config.schedule == "constant":
         return optax.constant_schedule(config.learning_rate)
     if config.schedule == "halving":
-        return optax.exponential_decay(config.learning_rate, total / 10, 0.5, staircase=True)
+        return lambda step: config.learning_rate * 0.5 ** jnp.floor(step / (total / 10))
     return optax.warmup_cosine_decay_schedule(1e-6, config.learning_rate, warmup, total)
 
 
@@ -179,12 +179,16 @@ def evaluate(
 
     Returns:
         dict[str, float]: {"loss": mean cross entropy, "accuracy": from 0 to 1}
+
+    Raises:
+        ValueError: if the split is empty
     """
-    data = dict((data.arrays if isinstance(data, Split) else data).items())
-    size = len(data["labels"])
+    # raises ValueError if the split is empty
+    arrays = dict((data.arrays if isinstance(data, Split) else data).items())
+    size = len(arrays["labels"])
     if not size:
         raise ValueError("there are no examples to evaluate on: the split is empty")
-    loss, right = jax.device_get(_batch_sums(apply, params, data, min(batch_size, size)))
+    loss, right = jax.device_get(_batch_sums(apply, params, arrays, min(batch_size, size)))
     return {"loss": float(loss.sum(dtype=np.float64) / size), "accuracy": int(right.sum()) / size}
 
 # %% ../../nbs/zoo/02_train.ipynb #c7d30203
@@ -232,11 +236,11 @@ def local_mesh(
     return Mesh(np.array(devices), ("batch",)) if len(devices) > 1 else None
 
 
-def everywhere(
+def replicate(
     tree: PyTree,  # such as parameters
     mesh: Mesh | None,  # of `local_mesh`
 ) -> PyTree:
-    """A copy for each device
+    """Copy a tree to each device of a mesh
 
     Args:
         tree: such as parameters
@@ -245,18 +249,18 @@ def everywhere(
     return jax.device_put(tree, mesh and NamedSharding(mesh, P()))
 
 
-def spread(
-    batch: PyTree[Shaped[Array | np.ndarray, "n ..."]],
+def shard(
+    batch: PyTree[Shaped[Array, "n ..."]],
     mesh: Mesh | None,  # of `local_mesh`
 ) -> PyTree:
-    """A part of a batch for each device; a copy where it does not divide
+    """Divide a batch among the devices of a mesh; copy it to each where it does not divide
 
     Args:
-        batch (PyTree[Shaped[Array | np.ndarray, "n ..."]]):
+        batch (PyTree[Shaped[Array, "n ..."]]):
         mesh: of `local_mesh`
     """
     if mesh is None or len(jax.tree.leaves(batch)[0]) % mesh.size:
-        return everywhere(batch, mesh)
+        return replicate(batch, mesh)
     return jax.device_put(batch, NamedSharding(mesh, P("batch")))
 
 
@@ -363,31 +367,38 @@ class Loop:
     checkpoint: str | Path | None
     save_every: int
     eval_fn: Callable | None
-    callback: Callable | None
+    callback: Callback | None
 
     def run(
         self,
         run_epoch: Callable,  # (carry, epoch) → (carry, {metric: (steps,)})
         stepper: Stepper,
         trees: tuple[PyTree, PyTree],  # parameters and state to begin with, or None
-        decides: Callable[[], dict[str, str]],  # the fingerprint of the run
+        identity: Callable[[], dict[str, str]],  # the fingerprint of the run
     ) -> TrainResult:
         """Train from the first epoch, or from the checkpoint
 
         Args:
             run_epoch: (carry, epoch) → (carry, {metric: (steps,)})
             trees: parameters and state to begin with, or None
-            decides: the fingerprint of the run
+            identity: the fingerprint of the run
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be read, is damaged, or is of another run
+            TrainingDivergedError: if the loss becomes NaN or infinite
         """
+        # raises CheckpointError if the checkpoint cannot be read, is damaged, or is of another
+        #   run
+        # raises TrainingDivergedError if the loss becomes NaN or infinite
         (params, state), parts = _copy(trees), ("params", "opt_state", "state")
         optimizer, history, run = make_optimizer(self.config, stepper.steps), [], {}
         carry = (params, _copy(optimizer.init(params)), state)
         if self.checkpoint is not None:
-            run, begin = decides(), dict(zip(parts, carry, strict=True))
+            run, begin = identity(), dict(zip(parts, carry, strict=True))
             if Path(self.checkpoint).exists():
-                found, history = load_checkpoint(self.checkpoint, begin, run)
-                carry = tuple(found[part] for part in parts)
-        resumed_from, carry = len(history), everywhere(carry, stepper.mesh)
+                saved, history = load_checkpoint(self.checkpoint, begin, run)
+                carry = tuple(saved[part] for part in parts)
+        resumed_from, carry = len(history), replicate(carry, stepper.mesh)
         for epoch in range(resumed_from, self.config.epochs):
             start = time.perf_counter()
             carry, metrics = run_epoch(carry, epoch)
@@ -402,7 +413,8 @@ class Loop:
                 kept = dict(zip(parts, carry, strict=True))
                 save_checkpoint(self.checkpoint, kept, history, run)
             if self.callback is not None:
-                self.callback(dict(history[-1]))
+                values = {name: x for name, x in record.items() if name != "epoch"}
+                self.callback(Progress("train", epoch + 1, self.config.epochs, values))
         carry = jax.device_put(carry, stepper.mesh and stepper.mesh.devices[0])
         return TrainResult(carry[0], carry[2], carry[1], tuple(history), resumed_from)
 
@@ -419,7 +431,7 @@ def train(
     checkpoint: str | Path | None = None,  # a file to write, and to resume from where it exists
     save_every: int = 1,  # epochs from one checkpoint to the next; the last has one
     eval_fn: Callable | None = None,  # (params) or (params, state) → {name: number} to record
-    callback: Callable[[dict], None] | None = None,  # is given the record of each epoch
+    callback: Callback | None = None,  # called after each epoch with its loss and metrics
 ) -> TrainResult:
     """Train a model; the same arguments give the same bits, however often it was interrupted
 
@@ -433,42 +445,21 @@ def train(
         checkpoint: a file to write, and to resume from where it exists
         save_every: epochs from one checkpoint to the next; the last has one
         eval_fn: (params) or (params, state) → {name: number} to record
-        callback: is given the record of each epoch
+        callback: called after each epoch with its loss and metrics
+
+    Raises:
+        ValueError: if the arrays of the data differ in length, or are shorter than a batch
+        CheckpointError: if the checkpoint cannot be read, is damaged, or is of another run
+        TrainingDivergedError: if the loss becomes NaN or infinite
     """
+    # raises ValueError if the arrays of the data differ in length, or are shorter than a batch
+    # raises CheckpointError if the checkpoint cannot be read, is damaged, or is of another run
+    # raises TrainingDivergedError if the loss becomes NaN or infinite
     data = data.arrays if isinstance(data, Split) else data
     steps, mesh = _check_data(data, config.batch_size), local_mesh(config.batch_size)
     stepper = Stepper(loss_fn, augment, config, steps, mesh)
-    decides = partial(fingerprint, key, config, params=params, state=state, data=data)
-    placed = everywhere(data, mesh)
+    identity = partial(fingerprint, key, config, params=params, state=state, data=data)
+    placed = replicate(data, mesh)
     run_epoch = lambda carry, epoch: _epoch(carry, placed, key, epoch, stepper=stepper)
     loop = Loop(config, checkpoint, save_every, eval_fn, callback)
-    return loop.run(run_epoch, stepper, (params, state), decides)
-
-# %% ../../nbs/zoo/02_train.ipynb #81c2f786
-def tqdm_callback(
-    epochs: int,  # in all, as in the configuration
-    **options: Any,  # for `tqdm`: desc, file, leave, …
-) -> Callable[[dict], None]:  # for `train(callback=…)`
-    """A progress bar for `train`
-
-    Args:
-        epochs: in all, as in the configuration
-        **options: for `tqdm`: desc, file, leave, …
-
-    Returns:
-        Callable[[dict], None]: for `train(callback=…)`
-    """
-    bars = []
-
-    def callback(record: dict) -> None:
-        from tqdm import tqdm
-
-        if not bars:
-            bars.append(tqdm(total=epochs, initial=record["epoch"] - 1, unit="epoch", **options))
-        shown = {name: value for name, value in record.items() if name not in ("epoch", "seconds")}
-        bars[0].set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
-        bars[0].update(record["epoch"] - bars[0].n)
-        if record["epoch"] >= epochs:
-            bars.pop().close()
-
-    return callback
+    return loop.run(run_epoch, stepper, (params, state), identity)

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
+from ..progress import Callback
+from ..tree import Array
 from .checkpoint import fingerprint
-from .train import Loop, Stepper, TrainConfig, TrainResult, local_mesh, spread
+from .train import Loop, Stepper, TrainConfig, TrainResult, local_mesh, shard
 
 # %% ../../nbs/zoo/09_train_stream.ipynb #ba7df583
 @partial(jax.jit, static_argnames="stepper", donate_argnames="carry")
@@ -29,27 +31,27 @@ def _one_step(carry, batch, key, epoch, number, *, stepper):
 
 def _streamed_epoch(carry, epoch: int, *, key, batches: Callable, stepper: Stepper):
     "The same as `_epoch`, with batches from the host"
-    found, wanted = [], stepper.config.batch_size
+    done, batch_size = [], stepper.config.batch_size
     for number, batch in enumerate(islice(batches(epoch), stepper.steps)):
-        if (size := len(jax.tree.leaves(batch)[0])) != wanted:
+        if (size := len(jax.tree.leaves(batch)[0])) != batch_size:
             raise ValueError(
                 f"batch {number + 1} of epoch {epoch + 1} has {size} examples, but batch_size is "
-                f"{wanted}: leave out batches of another size"
+                f"{batch_size}: leave out batches of another size"
             )
-        batch = spread(batch, stepper.mesh)
+        batch = shard(batch, stepper.mesh)
         carry, metrics = _one_step(carry, batch, key, epoch, number, stepper=stepper)
-        found.append(metrics)
-        jax.block_until_ready(found[-2:-1])  # at most two batches are on the device
-    if len(found) < stepper.steps:
+        done.append(metrics)
+        jax.block_until_ready(done[-2:-1])  # at most two batches are on the device
+    if len(done) < stepper.steps:
         raise ValueError(
-            f"epoch {epoch + 1} of the stream ended after {len(found)} batches, but "
-            f"steps_per_epoch is {stepper.steps}: lower it, or batch_size={wanted}"
+            f"epoch {epoch + 1} of the stream ended after {len(done)} batches, but "
+            f"steps_per_epoch is {stepper.steps}: lower it, or batch_size={batch_size}"
         )
-    return carry, {name: np.stack([m[name] for m in jax.device_get(found)]) for name in found[0]}
+    return carry, {name: np.stack([m[name] for m in jax.device_get(done)]) for name in done[0]}
 
 
 def train_stream(
-    key: jax.Array,  # decides the augmentation; what decides the batches is theirs to know
+    key: jax.Array,  # of the augmentation; the order of the batches has a key of its own
     loss_fn: Callable,  # as `train` takes it
     params: PyTree[Float[Array, " ..."]],  # where to begin; left as they are
     batches: Callable[[int], Iterable[PyTree]],  # epoch, from 0 → its batches, in a fixed order
@@ -62,12 +64,12 @@ def train_stream(
     checkpoint: str | Path | None = None,
     save_every: int = 1,
     eval_fn: Callable | None = None,
-    callback: Callable[[dict], None] | None = None,
+    callback: Callback | None = None,
 ) -> TrainResult:
     """Train a model on batches from the host; resumes after the last epoch that was saved
 
     Args:
-        key: decides the augmentation; what decides the batches is theirs to know
+        key: of the augmentation; the order of the batches has a key of its own
         loss_fn: as `train` takes it
         params (PyTree[Float[Array, " ..."]]): where to begin; left as they are
         batches: epoch, from 0 → its batches, in a fixed order
@@ -78,10 +80,10 @@ def train_stream(
     mesh = local_mesh(config.batch_size)
     stepper = Stepper(loss_fn, augment, config, steps_per_epoch, mesh)
 
-    def decides() -> dict[str, str]:
+    def identity() -> dict[str, str]:
         own = {"data": source, "steps per epoch": str(steps_per_epoch)}
         return fingerprint(key, config, params=params, state=state) | own
 
     run_epoch = partial(_streamed_epoch, key=key, batches=batches, stepper=stepper)
     loop = Loop(config, checkpoint, save_every, eval_fn, callback)
-    return loop.run(run_epoch, stepper, (params, state), decides)
+    return loop.run(run_epoch, stepper, (params, state), identity)

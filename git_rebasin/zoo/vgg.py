@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Float, PyTree, Shaped
 
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 from .data import to_float
 
 # %% ../../nbs/zoo/04_vgg.ipynb #d077e78d
@@ -66,7 +66,11 @@ def scaled_width(
 
     Returns:
         int: channels of the first layer, at least 1
+
+    Raises:
+        ValueError: if no channel is left
     """
+    # raises ValueError if no channel is left
     if (scaled := round(width * multiplier)) < 1:
         raise ValueError(
             f"width_multiplier={multiplier} leaves {scaled} of {width} channels: give at least "
@@ -141,7 +145,8 @@ def vgg16_apply(
         Float[Array, "n classes"]: logits
     """
     width, num_classes = (params[f]["kernel"].shape[-1] for f in ("Conv_0", "Dense_2"))
-    return VGG16(width, num_classes).apply({"params": params}, to_float(images))
+    network = VGG16(width, num_classes)
+    return nn.apply(VGG16.__call__, network)({"params": params}, to_float(images))
 
 # %% ../../nbs/zoo/04_vgg.ipynb #663eb508
 class VGG11(nn.Module):
@@ -211,4 +216,5 @@ def vgg11_apply(
         Float[Array, "n classes"]: logits
     """
     width, num_classes = (params[f]["kernel"].shape[-1] for f in ("Conv_0", "Dense_0"))
-    return VGG11(width, num_classes).apply({"params": params}, to_float(images))
+    network = VGG11(width, num_classes)
+    return nn.apply(VGG11.__call__, network)({"params": params}, to_float(images))
