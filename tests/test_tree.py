@@ -69,7 +69,8 @@ def test_leaves_that_are_read_late_come_through_unread():
     leaves = {"Dense_0/kernel": Late(), "bias": Late()}
     for tree in (leaves, File(leaves)):
         assert flatten(tree) == leaves and list(flatten(tree)) == list(leaves)
-        assert unflatten({path: 0 for path in leaves}, like=tree) == {path: 0 for path in leaves}
+        zeros = dict.fromkeys(leaves, 0)
+        assert unflatten(zeros, like=tree) == zeros
     assert list(flatten({"params": File(leaves)})) == ["params/Dense_0/kernel", "params/bias"]
     with pytest.raises(ValueError, match="'bias' is only in `like`"):
         unflatten({"Dense_0/kernel": 0}, like=File(leaves))

@@ -82,7 +82,7 @@ def given(start: Match | None) -> Match:
 
 
 def _by_weights(
-    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "outward"]
+    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "greedy"]
 ) -> Match:
     return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
 

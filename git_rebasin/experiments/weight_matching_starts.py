@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -39,7 +39,10 @@ from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS = {"identity": "identity", "outward": "greedy"}  # as records call it → as `init` does
+STARTS: dict[str, Literal["identity", "greedy"]] = {  # as records call it → as `init` does
+    "identity": "identity",
+    "outward": "greedy",
+}
 
 
 @dataclass(frozen=True)

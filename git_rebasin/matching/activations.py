@@ -400,9 +400,8 @@ def activation_matching(
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
-    each = functools.partial(
-        _batch_moments(taps, relation, values), *jax.device_put((params_a, params_b))
-    )
+    models = jax.device_put((params_a, params_b))
+    each = functools.partial(_batch_moments(taps, relation, values), *models)
     moments = merge_batches(each, batches, stage="activation matching", callback=callback)
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
@@ -416,9 +415,7 @@ def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     return ActivationMatch(perm, (final,), True, initial, values, kept if keep else None)
 
 
-def _mean_similarity(
-    layout: Layout, scores: Float[np.ndarray, "batch rows rows"], values: int
-) -> Float[np.ndarray, "*fixed n n"]:
+def _mean_similarity(layout: Layout, scores: np.ndarray, values: int) -> np.ndarray:
     "The scores on the scale of one unit: the mean over the values"
     batch, rows, _ = layout.shape
     mean = scores * (batch * rows / max(values, 1))
