@@ -30,7 +30,7 @@ from git_rebasin.symmetry.permutation import compose_permutations
 from git_rebasin.symmetry.spec import PermutationSpec
 
 RECORD = Path(__file__).parent / "records" / "planted_recovery.json"
-STARTS = ["identity", "outward"]
+STARTS = ["identity", "greedy"]
 NOISES = (0.0, 0.5, 1.0)  # of each array's standard deviation
 INPUTS, OUTPUTS = 10, 10  # of the residual MLPs
 
@@ -79,7 +79,7 @@ def residual(width: int, depth: int) -> Network:
 def from_zoo(name: str, identity: int = 20) -> Network:
     """A network of the zoo."""
     case = CASES[name]
-    return Network("zoo", case.spec, case.shapes, {"identity": identity, "outward": 20})
+    return Network("zoo", case.spec, case.shapes, {"identity": identity, "greedy": 20})
 
 
 NETWORKS = {

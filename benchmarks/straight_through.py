@@ -28,7 +28,7 @@ from weight_matching import blas, median, now, published
 
 from git_rebasin.experiments.records import provenance, write_record
 from git_rebasin.matching import straight_through as module
-from git_rebasin.matching.weights import key_words, weight_matching
+from git_rebasin.matching.weights import key_entropy, weight_matching
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.tree import flatten
 from git_rebasin.zoo.data import batches, load
@@ -109,7 +109,7 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
     for number, batch in enumerate(stream):
         spent, (alone, _) = seconds(descent.step, alone, perm, batch)
         found["alone"].append(spent)
-        before, words = search.perm, [*key_words(key), number]
+        before, words = search.perm, [*key_entropy(key), number]
         spent, (paired, _) = seconds(descent.step, paired, before, batch)
         found["step"].append(spent)
         found["projection"].append(seconds(search.project, paired.params, words)[0])

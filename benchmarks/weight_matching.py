@@ -55,7 +55,7 @@ from git_rebasin.tree import flatten
 
 RECORD = Path(__file__).parent / "records" / "weight_matching.json"
 KINDS = {"I": "independent", "P": "planted"}
-CONTENDERS = ["baseline", "identity", "outward"]  # the last two are ours, by where it starts
+CONTENDERS = ["baseline", "identity", "greedy"]  # the last two are ours, by where it starts
 DEFAULT = inspect.signature(weight_matching).parameters["init"].default  # ours as shipped
 
 

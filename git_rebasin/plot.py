@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from .interpolation import Interpolation
 from .matching.match import Match
+from .symmetry.entries import row_rank
 from .symmetry.spec import PermutationSpec
+from .tree import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,9 +94,9 @@ def plot_interpolation(
             shared, key=lambda m: m != "loss"
         )  # the loss first, the others as they come
     if axes is None:
-        axes = plt.subplots(
-            1, len(metrics), figsize=(4.2 * len(metrics), 3.2), layout="constrained", squeeze=False
-        )[1][0]
+        size = (4.2 * len(metrics), 3.2)
+        made = plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)
+        axes = list(made[1][0])
     for ax, metric in zip(axes, metrics, strict=True):
         for k, (name, curve) in enumerate(curves.items()):
             text = label.format(name=name) if len(curves) > 1 or label != "{name}" else None
@@ -107,7 +110,9 @@ def plot_interpolation(
                 **_style(k, name),
             )
         _dress(ax, metric)
-    figure = axes[0].figure
+    figure = axes[0].get_figure(root=True)
+    if figure is None:
+        raise ValueError("the panels are in no figure: make them with plt.subplots")
     _legend_below(figure, axes[0])
     if title:
         figure.suptitle(title)
@@ -135,66 +140,92 @@ def _dress(ax: Axes, ylabel: str) -> None:
 def plot_match(
     match: Match,  # what a matcher returned
     *,
-    max_groups: int = 6,  # draw no more groups than these, the first ones
-) -> Figure:  # the objective, and a panel for each group; two more where similarities are known
-    """Draw the objective per sweep, the permutation of each group, and the similarities of its units
+    similarity: Mapping[str, Float[Array, "n n"]] | None = None,  # group → how alike units of A and
+    #   B are, say `unit_similarity`'s; default: what the match holds, as activation matching's may
+    max_groups: int = 4,  # draw the similarities of no more groups than these, the first ones
+) -> Figure:  # the objective and the moves; below, three panels for each group with similarities
+    """Draw how the objective rose, what moved, and how much better partners are than other units
 
     Args:
         match: what a matcher returned
-        max_groups: draw no more groups than these, the first ones
+        similarity (Mapping[str, Float[Array, "n n"]] | None): group → how alike units of A and B
+            are, say `unit_similarity`'s; default: what the match holds, as activation matching's
+            may
+        max_groups: draw the similarities of no more groups than these, the first ones
 
     Returns:
-        Figure: the objective, and a panel for each group; two more where similarities are known
+        Figure: the objective and the moves; below, three panels for each group with similarities
     """
     import matplotlib.pyplot as plt
 
-    groups = list(match.perm.items())[:max_groups]
-    known = getattr(match, "similarity", None) or {}
-    drawn = {g: known[g] for g, p in groups if g in known and p.ndim == 1}
-    rows = 3 if drawn else 1
-    figure, axes = plt.subplots(
-        rows,
-        1 + len(groups),
-        figsize=(3.2 + 2.4 * len(groups), 0.4 + 2.5 * rows),
-        layout="constrained",
-        squeeze=False,
-    )
-    _draw_objective(axes[0, 0], match)
-    for k, (group, p) in enumerate(groups, 1):
-        _draw_permutation(axes[0, k], group, p)
-        for ax, order, when in zip(
-            axes[1:, k], (slice(None), p), ("before", "after"), strict=False
-        ):
-            if group in drawn:
-                _draw_similarity(ax, drawn[group][:, order], when)
-    for ax in axes.flat:
-        ax.set_axis_on() if ax.has_data() else ax.set_axis_off()
-    if left := len(match.perm) - len(groups):
-        figure.suptitle(f"groups not shown: {left}", fontsize="small")
+    known = similarity or getattr(match, "similarity", None) or {}
+    plain = [g for g, p in match.perm.items() if g in known and p.ndim == 1 and p.size > 1]
+    drawn, count = plain[:max_groups], len(match.perm)
+    heights = [max(2.6, 0.9 + 0.2 * count), *([2.9 * len(drawn)] if drawn else [])]
+    figure = plt.figure(figsize=(9.0, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    objective, moves = parts[0].subplots(1, 2)
+    _draw_objective(objective, match)
+    _draw_moves(moves, match)
+    if drawn:
+        panels = parts[1].subplots(len(drawn), 3, squeeze=False)
+        for row, group in zip(panels, drawn, strict=True):
+            _draw_group(row, group, np.asarray(known[group]), match.perm[group])
+        if left := count - len(drawn):
+            parts[1].suptitle(f"groups without similarities here: {left}", fontsize="small")
     return figure
 
 
 def _draw_objective(ax: Axes, match: Match) -> None:
     "The objective after each sweep"
+    from matplotlib.ticker import MaxNLocator
+
     values = (match.initial_objective, *match.objective)
     ax.plot(range(len(values)), values, "o-", ms=4, color=COLORS["matched"])
     state = "converged" if match.converged else "not converged"
-    ax.set(xlabel="sweep", ylabel="objective", title=state)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    title = f"{values[0]:.4g} → {values[-1]:.4g}, {state} after {match.sweeps}"
+    ax.set(xlabel="sweep", ylabel="objective", title=title)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_permutation(ax: Axes, group: str, p: np.ndarray) -> None:
-    "Which unit went to which place; a family as one square after the other"
-    own = p.shape[-1]
-    p = (p.reshape(-1, own) + own * np.arange(p.size // own)[:, None]).ravel()
-    n = len(p)
-    ax.plot([0, n - 1], [0, n - 1], ":", color="#999999", lw=1)
-    ax.plot(np.arange(n), p, ".", ms=max(1.0, 5 - n / 150), color=COLORS["matched"])
-    stay = int(np.sum(p == np.arange(n)))
-    title = f"{group}: {stay} of {n} stay"
-    ax.set(xlabel="place in A", ylabel="unit of B", title=title, aspect="equal")
+def _draw_moves(ax: Axes, match: Match) -> None:
+    "For each group, which share of its units has another place than before"
+    moved = {g: int(np.sum(p != np.arange(p.shape[-1]))) for g, p in match.perm.items()}
+    sizes = {g: p.size for g, p in match.perm.items()}
+    shares = [moved[g] / sizes[g] for g in moved]
+    ax.barh(range(len(moved)), shares, color=COLORS["matched"], height=0.7)
+    labels = [f"{g}: {k} of {sizes[g]}" for g, k in moved.items()]
+    ax.set_yticks(range(len(moved)), labels, fontsize=8 if len(moved) <= 12 else 6)
+    title = f"{sum(moved.values())} of {sum(sizes.values())} units moved"
+    ax.set(xlim=(0, 1), ylim=(len(moved) - 0.4, -0.6), xlabel="share that moved", title=title)
+    ax.grid(alpha=0.3, axis="x")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_group(axes: Sequence[Axes], group: str, similarity: np.ndarray, p: np.ndarray) -> None:
+    "How partners compare with other units, and all similarities before and after"
+    _draw_margins(axes[0], group, similarity, p)
+    _draw_similarity(axes[1], similarity, "before")
+    _draw_similarity(axes[2], similarity[:, p], "after")
+
+
+def _draw_margins(ax: Axes, group: str, similarity: np.ndarray, p: np.ndarray) -> None:
+    "For each unit of A, its partner's similarity over that of the best other unit of B"
+    places = np.arange(len(p))
+    partner, others = similarity[places, p], similarity.astype(float)
+    others[places, p] = -np.inf
+    other = others.max(axis=1)
+    ends = [min(other.min(), partner.min()), max(other.max(), partner.max())]
+    ax.plot(ends, ends, ":", color="#999999", lw=1)
+    ax.plot(other, partner, ".", ms=max(2.0, 6 - len(p) / 100), color=COLORS["matched"])
+    better, margin = int(np.sum(partner > other)), float(np.median(partner - other))
+    title = f"{group}: {better} of {len(p)} have the best partner\nmedian margin {margin:.2g}"
+    ax.set_title(title, fontsize="medium")
+    ax.set(xlabel="best other unit of B", ylabel="its partner")
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_similarity(ax: Axes, similarity: np.ndarray, when: str) -> None:
@@ -253,7 +284,7 @@ def plot_spec(
 def _touches(spec: PermutationSpec, depth: int | None) -> dict[str, dict[tuple[str, bool], None]]:
     "Layer → the (group, whether on the last axis) that its arrays carry, in the spec's order"
     layers: dict[str, dict[tuple[str, bool], None]] = {}
-    ranks = {path: len(row) for path, row in spec.axes_to_perm.items()}
+    ranks = {path: row_rank(row) for path, row in spec.axes_to_perm.items()}
     for path in ranks:
         layers.setdefault(_layer(path, depth), {})
     for group, places in spec.perm_to_axes.items():

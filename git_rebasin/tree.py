@@ -54,20 +54,20 @@ def is_array(leaf: Any) -> bool:
 # %% ../nbs/00_tree.ipynb #062ddfdf
 def flatten(
     tree: PyTree,  # parameters in any container; a flat `{path: array}` mapping comes back as it is
-) -> dict[str, Array]:  # path → array, in the tree's order
+) -> dict[str, Any]:  # path → array, in the tree's order
     """The arrays of a tree by their paths
 
     Args:
         tree: parameters in any container; a flat `{path: array}` mapping comes back as it is
 
     Returns:
-        dict[str, Array]: path → array, in the tree's order
+        dict[str, Any]: path → array, in the tree's order
 
     Raises:
         ValueError: if two leaves have the same path
     """
     # raises ValueError if two leaves have the same path
-    flat: dict[str, Array] = {}
+    flat: dict[str, Any] = {}
     for path, leaf in _leaves(tree):
         if not is_array(leaf):
             continue
@@ -133,7 +133,8 @@ def unflatten(
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     paths = [path_str(keys) if is_array(leaf) else None for keys, leaf in leaves]
     late = isinstance(like, Mapping) and any(leaf is like for _, leaf in leaves)
-    for path in sorted(set(flat) ^ (flatten(like).keys() if late else {*paths} - {None})):
+    known = flatten(like).keys() if late else {path for path in paths if path is not None}
+    for path in sorted(set(flat) ^ set(known)):
         place = "the paths given" if path in flat else "`like`"
         raise ValueError(
             f"{path!r} is only in {place}: `flat` and `like` must name the same arrays"

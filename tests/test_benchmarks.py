@@ -110,7 +110,7 @@ def test_the_record_of_speed(tmp_path):
     assert {"date", "provenance", "machine", "default_start", "seconds"} <= record.keys()
     assert len(record["runs"]) == len(lines) == 2 * 2 * 3  # kinds, keys, contenders
     assert [(r["kind"], r["start"]) for r in record["summary"]] == [
-        (kind, start) for kind in "IP" for start in ("identity", "outward")
+        (kind, start) for kind in "IP" for start in ("identity", "greedy")
     ]
     for row in record["summary"]:
         assert row["floor"] > 0 and row["over_floor"] > 0 and row["keys"] == 2
@@ -125,7 +125,7 @@ def test_targets_compare_the_figures_with_their_bounds():
     row = {
         "case": "resnet50",
         "kind": "I",
-        "start": "outward",
+        "start": "greedy",
         "cold": {"ratio": 14.0},
         "warm": {"ratio": 16.0},
         "memory": 2.5,

@@ -58,17 +58,17 @@ def models(seed):
     return a, other, apply_permutation(SPEC, plant, a), invert_permutation(plant, SPEC)
 
 
-@pytest.mark.parametrize("init", ["identity", "outward"])
+@pytest.mark.parametrize("init", ["identity", "greedy"])
 def test_weight_matching(init):
     for seed in range(4):
         a, other, copy, back = models(seed)
         found = weight_matching(jax.random.key(9), SPEC, a, copy, init=init)
         assert found.converged
-        if init == "outward":
+        if init == "greedy":
             assert same_permutation(found.perm, back)
         apart = weight_matching(jax.random.key(seed), SPEC, a, other, init=init)
         values = (
-            apart.objective if init == "outward" else (apart.initial_objective, *apart.objective)
+            apart.objective if init == "greedy" else (apart.initial_objective, *apart.objective)
         )
         assert apart.converged and all(x <= y for x, y in itertools.pairwise(values))
         check_permutation(SPEC, apart.perm)

@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 import weakref
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ SPEC = PermutationSpec(ROWS)
 class Late:
     """A leaf of a file: its values are made when they are asked for, and counted while they live."""
 
-    alive: "weakref.WeakSet" = weakref.WeakSet()
+    alive: ClassVar[weakref.WeakSet] = weakref.WeakSet()
     most = reads = 0
 
     def __init__(self, values: np.ndarray):
@@ -73,9 +74,9 @@ def late(model: dict) -> dict:
     ("dtype", "init", "budget"),
     [
         (np.float32, "identity", None),
-        (np.float32, "outward", 0),
+        (np.float32, "greedy", 0),
         (np.float64, "identity", 0),
-        (np.float64, "outward", None),
+        (np.float64, "greedy", None),
         (jnp.bfloat16, "identity", 100_000),
     ],
 )

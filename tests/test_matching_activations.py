@@ -118,7 +118,8 @@ def test_how_the_data_are_cut_does_not_matter():
             *(KEY, SPEC, a, b), fn=mlp, batches=iter(pieces(X, *at)), callback=seen.append
         )
         matches.append(found)
-    assert seen == [1, 1, 2, 1, 2, 3]
+    assert [progress.step for progress in seen] == [1, 1, 2, 1, 2, 3]
+    assert {progress.stage for progress in seen} == {"activation matching"}
     for other in matches[1:]:
         assert all(np.array_equal(other.perm[g], matches[0].perm[g]) for g in "PQ")
         np.testing.assert_allclose(other.objective, matches[0].objective, rtol=1e-6)

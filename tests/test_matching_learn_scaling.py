@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from git_rebasin.matching.learn_scaling import learn_scaling
+from git_rebasin.matching.match import ModelError
 from git_rebasin.matching.sinkhorn import squared_distance
 from git_rebasin.progress import Progress
 from git_rebasin.symmetry.builders import mlp_permutation_spec
@@ -133,7 +134,7 @@ def test_what_cannot_be_learned_is_refused():
         learn_scaling(KEY, SCALINGS, a, b, eval_every=0, **how)
     with pytest.raises(ValueError, match="no unit of this function can be rescaled"):
         learn_scaling(KEY, Scalings(SCALINGS.spec, {}), a, b, **how)
-    with pytest.raises(PermutationSpecError, match="models A and B differ"):
+    with pytest.raises(ModelError, match="models A and B differ"):
         learn_scaling(KEY, SCALINGS, a, mlp(1, 5), **how)
     with pytest.raises(PermutationSpecError, match="must be \\(1, 4\\)"):
         learn_scaling(KEY, SCALINGS, a, b, init={"P_0": np.zeros(4)}, **how)

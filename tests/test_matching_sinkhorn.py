@@ -13,6 +13,7 @@ import optax
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from git_rebasin.matching.match import ModelError
 from git_rebasin.matching.weights import weight_matching
 from git_rebasin.progress import Progress
 from git_rebasin.symmetry.builders import mlp_permutation_spec
@@ -230,7 +231,7 @@ def test_what_cannot_be_learned_is_refused():
     how = {"loss_fn": squared_distance(a), "optimizer": optax.sgd(1.0), "max_steps": 1}
     with pytest.raises(ValueError, match="there is no batch"):
         sinkhorn_matching(key, SPEC, a, b, batches=[], **how)
-    with pytest.raises(PermutationSpecError, match="models A and B differ"):
+    with pytest.raises(ModelError, match="models A and B differ"):
         sinkhorn_matching(key, SPEC, a, mlp(1, (5, 5)), **how)
     with pytest.raises(PermutationSpecError, match="lacks group 'P_1'"):
         sinkhorn_matching(key, SPEC, a, b, init={"P_0": np.arange(5)}, **how)

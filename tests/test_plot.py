@@ -46,11 +46,12 @@ def test_a_panel_per_metric_and_a_line_per_curve():
 def test_a_match_is_drawn_as_it_is():
     match_ = Match({"P": np.array([1, 0, 2]), "Q": np.arange(4)}, (1.0, 3.0, 3.0), True, 0.5)
     fig_ = plot_match(match_)
-    np.testing.assert_array_equal(fig_.axes[0].lines[0].get_ydata(), [0.5, 1, 3, 3])
-    assert [ax.get_title() for ax in fig_.axes] == ["converged", "P: 1 of 3 stay", "Q: 4 of 4 stay"]
-    np.testing.assert_array_equal(fig_.axes[1].lines[1].get_ydata(), [1, 0, 2])
-    few = plot_match(match_, max_groups=1)
-    assert len(few.axes) == 2 and few.get_suptitle() == "groups not shown: 1"
+    objective_, moves_ = fig_.axes
+    np.testing.assert_array_equal(objective_.lines[0].get_ydata(), [0.5, 1, 3, 3])
+    assert objective_.get_title() == "0.5 → 3, converged after 3"
+    assert moves_.get_title() == "2 of 7 units moved"
+    assert [t.get_text() for t in moves_.get_yticklabels()] == ["P: 2 of 3", "Q: 0 of 4"]
+    np.testing.assert_allclose([bar.get_width() for bar in moves_.patches], [2 / 3, 0])
     plt.close("all")
 
 
@@ -68,7 +69,17 @@ def test_similarities_are_drawn_before_and_after():
     ]
     np.testing.assert_array_equal(images[0].images[0].get_array(), scores_["P"])
     np.testing.assert_array_equal(images[1].images[0].get_array(), np.eye(3))
-    assert sum(ax.axison for ax in fig_.axes) == 5
+    margins = fig_.axes[2]
+    assert margins.get_title() == "P: 3 of 3 have the best partner\nmedian margin 1"
+    np.testing.assert_array_equal(margins.lines[1].get_ydata(), [1, 1, 1])
+    np.testing.assert_array_equal(margins.lines[1].get_xdata(), [0, 0, 0])
+    assert len(fig_.axes) == 5
+    assert [f.get_suptitle() for f in fig_.subfigs] == ["", "groups without similarities here: 1"]
+    match_ = Match({"P": np.array([0, 1]), "R": np.array([1, 0])}, (1.0,), True, 0.0)
+    scores_ = {"P": np.array([[0.5, 0.7], [0.1, 0.3]]), "R": np.eye(2)}
+    fig_ = plot_match(match_, similarity=scores_, max_groups=1)
+    assert len(fig_.axes) == 5 and "P: 1 of 2" in fig_.axes[2].get_title()
+    np.testing.assert_allclose(fig_.axes[2].lines[1].get_xdata(), [0.7, 0.1])
     plt.close("all")
 
 

@@ -82,7 +82,7 @@ def given(start: Match | None) -> Match:
 
 
 def _by_weights(
-    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "outward"]
+    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "greedy"]
 ) -> Match:
     return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
 
@@ -147,7 +147,7 @@ def ways_to_match(
     ways = {
         "none": Way(_stay, random=False),
         "weights": Way(partial(_by_weights, init="identity")),
-        "weights, outward": Way(partial(_by_weights, init="outward")),
+        "weights, outward": Way(partial(_by_weights, init="greedy")),
         "Frank–Wolfe": Way(_frank_wolfe),
     }
     for similarity in ("inner", "correlation"):

@@ -120,9 +120,8 @@ def merge_set(
         stage = context.stage(f"train {k + 1} of {n}")
         models.append(train_network(config.network, s, data, stage).params)
     trained = time.perf_counter()
-    told = lambda sweep, objective: context.stage("merge").report(sweep, objective=objective)
     key, spec = jax.random.key(seed), network_spec(config.network)
-    merged = merge_many(key, spec, models, callback=told)
+    merged = merge_many(key, spec, models, callback=context.stage("merge").as_stage)
     seconds = {"train or load": trained - start, "merge": time.perf_counter() - trained}
     return {
         "model_seeds": seeds,

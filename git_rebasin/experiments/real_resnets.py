@@ -40,7 +40,7 @@ from ..matching.activations import ActivationMatch, activation_matching
 from ..matching.match import Match
 from ..matching.sinkhorn import sinkhorn_matching
 from ..matching.straight_through import straight_through_matching
-from ..matching.weights import key_words
+from ..matching.weights import key_entropy
 from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..statistics.repaired import repair
 from ..symmetry.permutation import apply_permutation
@@ -131,7 +131,7 @@ def load_problem(
 
 def _mirrored(batches: Callable, key: jax.Array, n: int) -> Iterator[dict[str, np.ndarray]]:
     "So many batches, each image mirrored or not"
-    rng = np.random.default_rng(key_words(key))
+    rng = np.random.default_rng(key_entropy(key))
     for batch in batches(key, n):
         mirror = rng.random((len(batch["labels"]), 1, 1, 1)) < 0.5
         yield {**batch, "images": np.where(mirror, batch["images"][:, :, ::-1], batch["images"])}

@@ -228,7 +228,7 @@ MATCHERS = {  # name → (key, spec, A, B) → match
     "single pass": lambda key, *given: single_pass_matching(*given),
     "single pass, distance": lambda key, *given: single_pass_matching(*given, cost="distance"),
     "weights": weight_matching,
-    "weights, outward": partial(weight_matching, init="outward"),
+    "weights, outward": partial(weight_matching, init="greedy"),
     "Frank–Wolfe": frank_wolfe_matching,
 }
 RANDOM = ("weights", "weights, outward")  # those for which the key decides something

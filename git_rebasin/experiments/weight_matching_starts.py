@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -39,7 +39,10 @@ from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS = ("identity", "outward")
+STARTS: dict[str, Literal["identity", "greedy"]] = {  # as records call it → as `init` does
+    "identity": "identity",
+    "outward": "greedy",
+}
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def match_from_each_start(
     for start in STARTS:
         for k in range(config.keys):
             key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
-            match = weight_matching(key, spec, params_a, params_b, init=start)
+            match = weight_matching(key, spec, params_a, params_b, init=STARTS[start])
             seconds = time.perf_counter() - begin
             which = b"".join(match.perm[g].tobytes() for g in spec.groups)
             if which not in known:

@@ -17,22 +17,24 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
+from ..progress import Callback, Progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tree import Array
 
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
     "For each axis of a block's view: the leaf's axis, places there, and the unit of each place"
-    if block.order is not None:  # coordinates: equal only as a whole
-        whole = (block.index, block.shape, block.unmerged, block.order)
+    if block.joint is not None:  # coordinates: equal only as a whole
+        whole = (block.index, block.shape, block.joint)
         return [(None, whole, k) for k in range(len(block.shape))]
     found, first = [], 0
     for axis, places in enumerate(block.index):
@@ -87,8 +89,9 @@ def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
         axis, j = one[i][0], twins.get(i)
         if j is None and alone and (axis in alone or axis is None or None in alone):
             raise _differ(block, i, other, alone.get(axis, next(iter(alone.values()))), axis)
-        free = j is not None and other.atoms[j] is not None
-        found[i] = Counterpart(other.atoms[j], _hosts(block, i, other, j, twins)) if free else None
+        found[i] = None
+        if j is not None and (group := other.atoms[j]) is not None:
+            found[i] = Counterpart(group, _hosts(block, i, other, j, twins))
     return found
 
 
@@ -126,7 +129,11 @@ def relate_groups(
 
     Returns:
         dict[str, Counterpart]: group of `function` → what it is in `spec`; left out where fixed
+
+    Raises:
+        PermutationSpecError: if units that move together in one spec do not in the other
     """
+    # raises PermutationSpecError if units that move together in one spec do not in the other
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
@@ -135,7 +142,8 @@ def relate_groups(
         for other in blocks.get(block.path, ()):
             if _overlap(block, other):
                 for k, part in _counterparts(block, other).items():
-                    found.setdefault(block.atoms[k], {}).setdefault(part, block.path)
+                    if (group := block.atoms[k]) is not None:
+                        found.setdefault(group, {}).setdefault(part, block.path)
     _check_consistent(found)
     relation = {group: next(iter(parts)) for group, parts in found.items()}
     relation = {group: part for group, part in relation.items() if part is not None}
@@ -202,7 +210,7 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
         if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
             continue
-        parts = [relation.get(atom) for atom in block.atoms]
+        parts = [None if atom is None else relation.get(atom) for atom in block.atoms]
         hosts = (
             () if part is None else tuple(own[k] for k in part.hosts)
             for part, own in zip(parts, block.hosts, strict=True)
@@ -255,7 +263,7 @@ _ROUNDING = 4 * np.finfo(np.float32).eps  # units that are never active together
 def _similarity(moments: CrossMoments, kind: str) -> Float[np.ndarray, "batch rows rows"]:
     "The scores of one value, at most 1 in all"
     if kind == "correlation":
-        return moments.correlation / moments.a.mean.size
+        return np.asarray(moments.correlation / moments.a.mean.size)
     sizes = (np.sqrt(moments.a.squares), np.sqrt(moments.b.squares))
     most = sizes[0][..., :, None] * sizes[1][..., None, :]  # by Cauchy and Schwarz
     inner = np.where(abs(moments.inner) > _ROUNDING * most, moments.inner, 0)
@@ -333,38 +341,55 @@ def _again(seen: list, rest: Iterator) -> Iterator:
 
 # %% ../../nbs/matching/06_activations.ipynb #ebca0b01
 def activation_matching(
-    key: Array,  # a JAX random key, as every matcher takes; nothing here is random
+    key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     fn: Callable[[PyTree, Any], Any],  # (params, batch) → outputs; any function JAX can trace
     batches: Iterable[Any],  # what `fn` takes, one at a time; read once, of any sizes
-    similarity: Literal["inner", "correlation"] = "inner",  # eq. 1, or Pearson's correlation
-    names: Collection[str] | Callable[[str], bool] | None = None,  # which; default: `layer_inputs`
+    similarity: Literal["inner", "correlation"] = "inner",  # products (eq. 1), or Pearson's
+    names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
+    #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
-    callback: Callable[[int], None] | None = None,  # given the number of batches, after each
+    callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
     """Match two models by their activations, in one pass over data
 
     Args:
         key: a JAX random key, as every matcher takes; nothing here is random
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         fn: (params, batch) → outputs; any function JAX can trace
         batches: what `fn` takes, one at a time; read once, of any sizes
-        similarity: eq. 1, or Pearson's correlation
-        names: which; default: `layer_inputs`
+        similarity: products (eq. 1), or Pearson's
+        names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
-        callback: given the number of batches, after each
+        callback: called after each batch
 
     Returns:
         ActivationMatch: its objective is the sum of what all values are worth, each at most 1
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or its groups not the units of
+            `fn`
+        PermutationSpecError: if no activation scores a group
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `similarity` is unknown, there is no batch, or an activation is NaN or
+            infinite
+        KeyError: if `names` holds a name that `find_taps` does not give
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.1, eq. 1
     """
+    # raises PermutationSpecError if the spec does not fit the models, or its groups not the units
+    #   of `fn`
+    # raises PermutationSpecError if no activation scores a group
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `similarity` is unknown, there is no batch, or an activation is NaN or
+    #   infinite
+    # raises KeyError if `names` holds a name that `find_taps` does not give
     if similarity not in ("inner", "correlation"):
         raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'correlation'")
     spec, _, _ = bind_models(spec, params_a, params_b)
@@ -375,11 +400,16 @@ def activation_matching(
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
-    each = functools.partial(
-        _batch_moments(taps, relation, values), *jax.device_put((params_a, params_b))
-    )
-    moments = merge_batches(each, batches, callback=callback)
+    models = jax.device_put((params_a, params_b))
+    each = functools.partial(_batch_moments(taps, relation, values), *models)
+    told = functools.partial(_count, callback) if callback else None
+    moments = merge_batches(each, batches, callback=told)
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
+
+
+def _count(callback: Callback, batches: int) -> None:
+    "Tell how many batches were read"
+    callback(Progress("activation matching", batches))
 
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
@@ -391,9 +421,7 @@ def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     return ActivationMatch(perm, (final,), True, initial, values, kept if keep else None)
 
 
-def _mean_similarity(
-    layout: Layout, scores: Float[np.ndarray, "batch rows rows"], values: int
-) -> Float[np.ndarray, "*fixed n n"]:
+def _mean_similarity(layout: Layout, scores: np.ndarray, values: int) -> np.ndarray:
     "The scores on the scale of one unit: the mean over the values"
     batch, rows, _ = layout.shape
     mean = scores * (batch * rows / max(values, 1))

@@ -9,16 +9,24 @@ from __future__ import annotations
 __all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment', 'RepeatedAssignment']
 
 # %% ../../nbs/matching/00_assignment.ipynb #15c5615f
+import importlib
 import math
 import os
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float, Int
 
-try:
-    from git_rebasin.matching import _assignment
-except ImportError:  # built without a compiler
-    _assignment = None
+
+def _compiled() -> ModuleType | None:
+    "The compiled solver; None where it was built without a compiler"
+    try:
+        return importlib.import_module("git_rebasin.matching._assignment")
+    except ImportError:
+        return None
+
+
+_assignment = _compiled()
 
 # %% ../../nbs/matching/00_assignment.ipynb #7e5c973d
 def assignment_backend() -> str:  # "c" or "scipy"
@@ -43,14 +51,15 @@ def _unit_scale(
 
 def _solve_c(problems: Float[np.ndarray, "k n n"], out: Int[np.ndarray, "k n"]) -> bool:
     "Fill in the permutations, with the compiled solver; False if some score is not finite"
-    done = _assignment.solve(problems, out)  # stops at a problem that is out of its range
+    compiled = _c_solver()
+    done = compiled.solve(problems, out)  # stops at a problem that is out of its range
     while done < len(problems):
         scaled = _unit_scale(problems[done])
         if scaled is None:
             return False
-        _assignment.solve(scaled[None], out[done : done + 1])
+        compiled.solve(scaled[None], out[done : done + 1])
         done += 1
-        done += _assignment.solve(problems[done:], out[done:])
+        done += compiled.solve(problems[done:], out[done:])
     return True
 
 
@@ -66,14 +75,21 @@ def _solve_scipy(problems: Float[np.ndarray, "k n n"], out: Int[np.ndarray, "k n
     return True
 
 # %% ../../nbs/matching/00_assignment.ipynb #a56e0f0a
-def _solver(backend: str | None):
-    "The function that solves, by the name of its backend"
-    name = backend or assignment_backend()
-    if name == "c" and _assignment is None:
+def _c_solver() -> ModuleType:
+    "The compiled solver, or an error that says how to get it"
+    if _assignment is None:
         raise ImportError(
             "the compiled assignment solver was not built: install a C compiler (gcc or clang) and "
             "reinstall git-rebasin from source, or use backend='scipy'"
         )
+    return _assignment
+
+
+def _solver(backend: str | None):
+    "The function that solves, by the name of its backend"
+    name = backend or assignment_backend()
+    if name == "c":
+        _c_solver()  # raises where there is none
     solvers = {"c": _solve_c, "scipy": _solve_scipy}
     if name not in solvers:
         raise ValueError(f"there is no assignment backend {name!r}: use 'c' or 'scipy'")
@@ -109,7 +125,16 @@ def linear_assignments(
 
     Returns:
         Int[np.ndarray, "*batch n"]: for each problem and place, its unit
+
+    Raises:
+        ValueError: if the scores are no square matrices, or not finite, or there is no such backend
+        TypeError: if the scores are no real numbers
+        ImportError: if the compiled solver is asked for and was not built
     """
+    # raises ValueError if the scores are no square matrices, or not finite, or there is no such
+    #   backend
+    # raises TypeError if the scores are no real numbers
+    # raises ImportError if the compiled solver is asked for and was not built
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim >= 2)
     values = _computable(scores)
@@ -134,7 +159,16 @@ def linear_assignment(
 
     Returns:
         Int[np.ndarray, "n"]: for each place, its unit: a permutation
+
+    Raises:
+        ValueError: if the scores are no square matrix, or not finite, or there is no such backend
+        TypeError: if the scores are no real numbers
+        ImportError: if the compiled solver is asked for and was not built
     """
+    # raises ValueError if the scores are no square matrix, or not finite, or there is no such
+    #   backend
+    # raises TypeError if the scores are no real numbers
+    # raises ImportError if the compiled solver is asked for and was not built
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim == 2)
     return linear_assignments(scores, backend=backend)
@@ -161,16 +195,27 @@ class RepeatedAssignment:
 
         Returns:
             Int[np.ndarray, "n"]: for each place, its unit: a permutation
+
+        Raises:
+            ValueError: if the scores are no square matrix, or not finite, or there is no such
+                backend
+            TypeError: if the scores are no real numbers
+            ImportError: if the compiled solver is asked for and was not built
         """
+        # raises ValueError if the scores are no square matrix, or not finite, or there is no such
+        #   backend
+        # raises TypeError if the scores are no real numbers
+        # raises ImportError if the compiled solver is asked for and was not built
         scores = np.asarray(scores)
         _check_shape(scores, square=scores.ndim == 2)
         values, n = _computable(scores), len(scores)
         if _solver(self.backend) is not _solve_c:
             return linear_assignment(values, backend=self.backend)
-        warm = self._answer is not None and len(self._answer[0]) == n
-        perm, prices = self._answer if warm else (np.empty(n, np.int32), np.empty(n))
+        answer = self._answer
+        warm = answer is not None and len(answer[0]) == n
+        perm, prices = answer if answer and warm else (np.empty(n, np.int32), np.empty(n))
         self._answer = None
-        if _assignment.solve(values[None], perm[None], prices[None], warm) == 0:
+        if _c_solver().solve(values[None], perm[None], prices[None], warm) == 0:
             return linear_assignment(values, backend=self.backend)  # scaled, or refused
         self._answer = perm, prices
         return perm.copy()

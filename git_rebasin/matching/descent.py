@@ -121,7 +121,7 @@ def require_batches(
     batches: Iterable[Batch],  # any iterable; read once
     name: str = "batches",  # what the caller knows it as
 ) -> Iterator[Batch]:  # the same batches, at least one
-    """Batches, of which there must be some; raises `ValueError` where there is none
+    """The same batches, of which there must be some
 
     Args:
         batches: any iterable; read once
@@ -129,7 +129,11 @@ def require_batches(
 
     Returns:
         Iterator[Batch]: the same batches, at least one
+
+    Raises:
+        ValueError: if there is no batch
     """
+    # raises ValueError if there is no batch
     rest = iter(batches)
     for first in rest:
         return itertools.chain((first,), rest)
@@ -142,7 +146,7 @@ def require_finite(
     step: int,  # counted from 1
     remedy: str,  # what to do about it
 ) -> float:  # the value
-    """A value that must be finite; raises `FloatingPointError` where it is not
+    """The same value, which must be finite
 
     Args:
         value: what a step gave
@@ -152,7 +156,11 @@ def require_finite(
 
     Returns:
         float: the value
+
+    Raises:
+        FloatingPointError: if the value is NaN or infinite
     """
+    # raises FloatingPointError if the value is NaN or infinite
     if not math.isfinite(value):
         raise FloatingPointError(f"the {what} is {value} at step {step}: {remedy}")
     return value
@@ -161,11 +169,15 @@ def require_finite(
 def check_steps(
     **numbers: int | None,  # by the name of the argument; None: no limit
 ) -> None:
-    """Raise `ValueError` where a number of steps is below one
+    """Check that numbers of steps are one or more
 
     Args:
         **numbers: by the name of the argument; None: no limit
+
+    Raises:
+        ValueError: if a number is less than one
     """
+    # raises ValueError if a number is less than one
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: give at least one step")
@@ -207,11 +219,15 @@ class Best(Generic[State, Candidate]):
 
     @property
     def value(self) -> Candidate:
-        """The best candidate; raises `LookupError` before the first
+        """The best candidate
 
         Returns:
             Candidate
+
+        Raises:
+            LookupError: if no candidate was considered yet
         """
+        # raises LookupError if no candidate was considered yet
         if self._value is None:
             raise LookupError("no candidate was considered yet: there is no best one")
         return self._value
@@ -280,7 +296,13 @@ def iterate(
 
     Returns:
         tuple[State, tuple[float, ...]]: the last state, and what came out of each step
+
+    Raises:
+        ValueError: if there is no batch
+        FloatingPointError: if what a step gives is NaN or infinite
     """
+    # raises ValueError if there is no batch
+    # raises FloatingPointError if what a step gives is NaN or infinite
     values: list[float] = []
     for number, batch in enumerate(itertools.islice(require_batches(batches), max_steps), 1):
         state, value = step(state, batch, number)

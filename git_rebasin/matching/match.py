@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Match', 'Merged', 'bind_models', 'merged_loss']
+__all__ = ['Match', 'Merged', 'Alignment', 'ModelError', 'bind_models', 'merged_loss']
 
 # %% ../../nbs/matching/01_match.ipynb #aa43a7d3
 import itertools
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from .leaves import is_late
-from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
@@ -43,6 +43,15 @@ class Match:
     def __post_init__(self):
         object.__setattr__(self, "perm", _frozen(self.perm))
         object.__setattr__(self, "objective", tuple(float(x) for x in self.objective))
+
+    @property
+    def alignment(self) -> Alignment:
+        """The same as pairs of units: here every unit has a partner
+
+        Returns:
+            Alignment
+        """
+        return Alignment.of(self.perm)
 
     @property
     def sweeps(self) -> int:
@@ -75,12 +84,12 @@ def _moved(perm: Mapping[str, Int[np.ndarray, "n"]]) -> tuple[int, int]:
     return moved, sum(p.size for p in perm.values())
 
 
-def _progress(found: Match | Merged) -> str:
+def _progress(match: Match | Merged) -> str:
     "Whether a search came to rest, after how long, and what it gained"
-    state = "converged" if found.converged else "not converged"
-    first = found.initial_objective
-    last = found.objective[-1] if found.objective else first
-    return f"{state} after {found.sweeps} sweeps, objective {first:.6g} → {last:.6g}"
+    state = "converged" if match.converged else "not converged"
+    first = match.initial_objective
+    last = match.objective[-1] if match.objective else first
+    return f"{state} after {match.sweeps} sweeps, objective {first:.6g} → {last:.6g}"
 
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
@@ -120,6 +129,68 @@ class Merged:
             f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved)"
         )
 
+# %% ../../nbs/matching/01_match.ipynb #61d3d153
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Which units of two models are partners; others have none
+
+    Attributes:
+        pairs (Mapping[str, Int[np.ndarray, "*within pairs 2"]]): group → units of A, each beside
+            B's
+        sizes: group → how many units it has in A, and in B
+    """
+
+    pairs: Mapping[str, Int[np.ndarray, "*within pairs 2"]]  # group → units of A, each beside B's
+    sizes: Mapping[str, tuple[int, int]]  # group → how many units it has in A, and in B
+
+    @classmethod
+    def of(
+        cls,
+        perm: Mapping[str, Int[Array, "*within n"]],  # group → for each place of A, its unit of B
+    ) -> Alignment:
+        """The alignment in which every unit has a partner
+
+        Args:
+            perm (Mapping[str, Int[Array, "*within n"]]): group → for each place of A, its unit of B
+        """
+        rows = {g: np.asarray(p) for g, p in perm.items()}
+        places = {g: np.broadcast_to(np.arange(p.shape[-1]), p.shape) for g, p in rows.items()}
+        pairs = {g: np.stack([places[g], p], axis=-1) for g, p in rows.items()}
+        return cls(pairs, {g: (p.shape[-1], p.shape[-1]) for g, p in rows.items()})
+
+    def left_over(self, group: str, *within: int) -> tuple[np.ndarray, np.ndarray]:
+        "The units of A, and of B, that have no partner; of a family, in one place of its hosts"
+        a, b = (np.arange(n) for n in self.sizes[group])
+        own = self.pairs[group][within]
+        return np.setdiff1d(a, own[:, 0]), np.setdiff1d(b, own[:, 1])
+
+    @property
+    def perm(self) -> dict[str, Int[np.ndarray, "*within n"]]:
+        """The permutation of B, if every unit has a partner
+
+        Returns:
+            dict[str, Int[np.ndarray, "*within n"]]
+
+        Raises:
+            ValueError: if a unit has no partner
+        """
+        # raises ValueError if a unit has no partner
+        perm = {}
+        for group, pairs in self.pairs.items():
+            n, m = self.sizes[group]
+            if not n == m == pairs.shape[-2]:
+                raise ValueError(
+                    f"group {group!r} has {n} units in A, {m} in B and {pairs.shape[-2]} pairs: a "
+                    "permutation needs a partner for each unit. Use the pairs."
+                )
+            order = np.argsort(pairs[..., 0], axis=-1)
+            perm[group] = np.take_along_axis(pairs[..., 1], order, axis=-1)
+        return perm
+
+# %% ../../nbs/matching/01_match.ipynb #3df1a1bf
+class ModelError(ValueError):
+    "What is wrong with a model: numbers that are not finite, other widths, an array that it lacks"
+
 # %% ../../nbs/matching/01_match.ipynb #9ce9576e
 def _surely_finite(leaves: list[Array]) -> bool:
     "Whether no float32 weight is NaN or infinite, in one pass: a sum of squares would show it"
@@ -147,7 +218,7 @@ def _check_finite(name: str, path: str, w) -> None:
     bad = ~np.isfinite(w.astype(np.float32) if w.dtype.itemsize < 4 else w)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise PermutationSpecError(
+        raise ModelError(
             f"{name} has {int(bad.sum())} weights that are NaN or infinite in {path!r}, the first "
             f"at {first}: a diverged or damaged model cannot be matched. Load it again, or train "
             "with a smaller step."
@@ -159,7 +230,7 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    """Check that two models fit a spec and each other; raises `PermutationSpecError`
+    """Check that two models fit a spec and each other, and bind it to their shapes
 
     Args:
         spec: which axes move together
@@ -168,18 +239,24 @@ def bind_models(
 
     Returns:
         tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
+
+    Raises:
+        PermutationSpecError: if the spec does not fit the models
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
     """
+    # raises PermutationSpecError if the spec does not fit the models
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:
         if path not in b:
-            raise PermutationSpecError(
+            raise ModelError(
                 f"models A and B differ: A has {path!r} of shape {a[path].shape}, B has no such "
                 "array. Match two models of one architecture."
             )
         for axis, (n, m) in enumerate(zip(a[path].shape, b[path].shape, strict=False)):
             if n != m:
-                raise PermutationSpecError(
+                raise ModelError(
                     f"models A and B differ: axis {axis} of {path!r} has {n} entries in A and {m} "
                     f"in B (shapes {a[path].shape} and {b[path].shape}). Match two models of the "
                     "same widths."

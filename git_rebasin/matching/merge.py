@@ -16,11 +16,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..checkpoints.io import load_params
-from .match import Merged, bind_models
+from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
+from ..progress import Callback, Progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
@@ -32,7 +33,7 @@ from git_rebasin.symmetry.permutation import (
     same_permutation,
 )
 from ..symmetry.spec import PermutationSpec, PermutationSpecError
-from ..tree import flatten, inner, is_array, unflatten
+from ..tree import Array, flatten, inner, is_array, unflatten
 
 # %% ../../nbs/matching/10_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -45,7 +46,13 @@ def load_model(
 
     Args:
         model: a tree, a safetensors file, or a function without arguments that gives a tree
+
+    Raises:
+        ValueError: if a file is not a whole safetensors file
+        OSError: if a file cannot be read
     """
+    # raises ValueError if a file is not a whole safetensors file
+    # raises OSError if a file cannot be read
     if isinstance(model, str | Path):
         return load_params(model)
     return model() if callable(model) and not flatten(model) else model
@@ -65,25 +72,26 @@ class _Sum:
         for i, perm in enumerate(perms or ()):
             check_permutation(self.spec, perm)
             self.perms[i] = perm
-        self.total = {p: np.zeros(shape) for p, shape in self.spec.shapes.items()}
+        shapes = self.spec.shapes.items()
+        self.total: dict[str, np.ndarray] = {p: np.zeros(shape) for p, shape in shapes}
         self.squares = 0.0
 
-    def begin(self, i: int, key: Array | None = None) -> None:
+    def begin(self, i: int, key: jax.Array | None = None) -> None:
         "Add a model for the first time, matched to those before it if a key is given"
         flat = flatten(load_model(self.models[i]))
         try:
             bind_models(self.spec, self.total, flat)
-        except PermutationSpecError as e:
-            raise PermutationSpecError(
+        except (ModelError, PermutationSpecError) as e:
+            raise ModelError(
                 f"models[{i}] does not fit (it is B here, and those before it are A): {e}"
             ) from e
         for path in self.rest:  # scalars that the spec does not name
             if path not in flat:
-                raise PermutationSpecError(f"models[{i}] lacks {path!r}, which the first one has")
+                raise ModelError(f"models[{i}] lacks {path!r}, which the first one has")
             self.rest[path] += float(flat[path])
         if key is not None and i > 0:
             mean = self._mean(i)
-            self.perms[i] = weight_matching(key, self.spec, mean, flat, init="outward").perm
+            self.perms[i] = weight_matching(key, self.spec, mean, flat, init="greedy").perm
         self._add(self.perms[i], flat, 1)
         named = {path: flat[path] for path in self.spec.shapes}
         self.squares += inner(named, named)
@@ -97,9 +105,10 @@ class _Sum:
         for block in self.spec.blocks:
             total, leaf = self.total[block.path], np.asarray(flat[block.path])
             view = permute_block(block, leaf, perm).astype(np.float64)
-            self.total[block.path] = block.put(total, block.of(total) + sign * view, into=True)
+            moved = block.put(total, block.of(total) + sign * view, into=True)
+            self.total[block.path] = np.asarray(moved)
 
-    def rematch(self, key: Array, i: int) -> bool:
+    def rematch(self, key: jax.Array, i: int) -> bool:
         "Match a model to the mean of all others; whether it moved"
         flat, old = flatten(load_model(self.models[i])), self.perms[i]
         self._add(old, flat, -1)
@@ -114,10 +123,11 @@ class _Sum:
         floats = {p: w for p, w in self.total.items() if p not in self.kept}
         return (inner(floats, floats) - self.squares) / 2
 
-    def merged(self) -> tuple[list[Permutation], PyTree]:
+    def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
         back = invert_permutation(self.perms[0], self.spec)
-        perms = [compose_permutations(back, p, self.spec) for p in self.perms]
+        moved = (compose_permutations(back, p, self.spec) for p in self.perms)
+        perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
         mean = {p: np.asarray(w / len(perms), dtypes[p].dtype) for p, w in total.items()}
@@ -135,14 +145,14 @@ def _is_inexact(w) -> bool:
 
 # %% ../../nbs/matching/10_merge.ipynb #4f61e0ff
 def merge_many(
-    key: Array,  # a JAX random key: the order of the models in each round, and of their groups
+    key: jax.Array,  # a JAX random key: the order of the models in each round, and of their groups
     spec: PermutationSpec,  # which axes move together
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     *,
-    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # where to start,
-    #   see above; or a permutation for each model
+    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
+    #   permutation at the start; "sequential": matched to the mean of the models before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
-    callback: Callable[[int, float], None] | None = None,  # given (round, objective) after each
+    callback: Callback | None = None,  # called after each round with its "objective"
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
     """Merge several models into one
 
@@ -150,38 +160,52 @@ def merge_many(
         key: a JAX random key: the order of the models in each round, and of their groups
         spec: which axes move together
         models: two or more trees, files, or functions that give a tree
-        init: where to start, see above; or a permutation for each model
+        init: each model's permutation at the start; "sequential": matched to the mean of the models
+            before it
         max_sweeps: stop after so many rounds over all models, converged or not
-        callback: given (round, objective) after each
+        callback: called after each round with its "objective"
 
     Returns:
         Merged: their mean, and how to reorder each; the first one stays
 
+    Raises:
+        PermutationSpecError: if a model does not fit the spec, or `init` holds what is no
+            permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown or
+            not one permutation for each model
+
     References:
         Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
     """
+    # raises PermutationSpecError if a model does not fit the spec, or `init` holds what is no
+    #   permutation of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown
+    #   or not one permutation for each model
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
-    found = _Sum(spec, models, _starts(init, len(models)))
+    running = _Sum(spec, models, _starts(init, len(models)))
     first_round = isinstance(init, str) and init == "sequential"
     for i in range(len(models)):
-        found.begin(i, jax.random.fold_in(key, i) if first_round else None)
-    initial, objective, converged = found.objective(), [], False
+        running.begin(i, jax.random.fold_in(key, i) if first_round else None)
+    initial, objective, converged = running.objective(), [], False
     moves, seen = 0, [-1] * len(models)  # how many moves there were, and had been at each visit
     while not converged and len(objective) < max_sweeps:
-        before, turn = moves, jax.random.fold_in(key, len(objective))
+        before, round_key = moves, jax.random.fold_in(key, len(objective))
         for i in sweep_order(key, len(objective), len(models)):
             if seen[i] != moves:
-                moves += found.rematch(jax.random.fold_in(turn, i), i)
+                moves += running.rematch(jax.random.fold_in(round_key, i), i)
                 seen[i] = moves
         converged = moves == before
-        objective.append(found.objective())
+        objective.append(running.objective())
         if callback is not None:
-            callback(len(objective), objective[-1])
-    perms, mean = found.merged()
-    return Merged(perms, mean, objective, converged, initial)
+            values = {"objective": objective[-1]}
+            callback(Progress("merging", len(objective), max_sweeps, values))
+    perms, mean = running.merged()
+    return Merged(perms, mean, tuple(objective), converged, initial)
 
 
 def _starts(init, count: int) -> Sequence[Permutation] | None:
@@ -209,8 +233,18 @@ def merge_in_order(
 
     Returns:
         Merged: without a search: its only objective is the initial one
+
+    Raises:
+        PermutationSpecError: if a model does not fit the spec, or `perms` holds what is no
+            permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there is not one permutation for each model
     """
-    found = _Sum(spec, models, _starts(perms, len(models)))
+    # raises PermutationSpecError if a model does not fit the spec, or `perms` holds what is no
+    #   permutation of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there is not one permutation for each model
+    running = _Sum(spec, models, _starts(perms, len(models)))
     for i in range(len(models)):
-        found.begin(i)
-    return Merged(*found.merged(), (), True, found.objective())
+        running.begin(i)
+    return Merged(*running.merged(), (), True, running.objective())

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Contraction', 'Term', 'GroupScores', 'paired', 'Scores']
+__all__ = ['Contraction', 'Term', 'GroupScores', 'Scores']
 
 # %% ../../nbs/matching/02_scores.ipynb #7850e2b9
 import functools
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .leaves import Leaves, at_hand, default_budget, is_late
+from .leaves import STRETCH, Leaves, dot, norm, open_models, ready
 from .solve import Layout, layouts
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, take_units
@@ -89,7 +89,8 @@ class Term:
         self.paired = any(h in moving for k in rest for h in block.hosts[k])
         batch, rows = ((*fixed, *moving), (axis,)) if self.paired else (fixed, (*moving, axis))
         self.contraction = _contraction(batch, rows, len(block.atoms))
-        self.neighbours = {k: block.atoms[k] for k in (*rest, *(moving if self.paired else ()))}
+        near = (*rest, *(moving if self.paired else ()))
+        self.neighbours = {k: atom for k in near if (atom := block.atoms[k]) is not None}
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)
         # How many units that moved can be taken out of the product alone:
@@ -123,13 +124,33 @@ class Term:
     def change(self, perm: Permutation):
         "The views of the units that moved: A's, and the difference of B's"
         ((k, group),) = self.neighbours.items()
-        moved = np.flatnonzero(self.seen[group] != perm[group])
+        moved = np.flatnonzero(self.before[group] != perm[group])
         return _change(self.block, k, *self.leaves(), self.shift(perm, moved))
 
     def shift(self, perm: Permutation, places):
         "Some places of the neighbour, their units now, and their units as the matrix has them"
         ((_, group),) = self.neighbours.items()
-        return places, perm[group][places], self.seen[group][places]
+        return places, np.asarray(perm[group])[places], self.before[group][places]
+
+    @property
+    def before(self) -> dict[str, np.ndarray]:
+        """The neighbours as the matrix has them
+
+        Returns:
+            dict[str, np.ndarray]
+        """
+        if self.seen is None:
+            raise RuntimeError(f"the term of {self.block.path!r} is not in the matrix yet")
+        return self.seen
+
+    def note(self, perm: Permutation) -> None:
+        "The matrix has the term now, with the neighbours where they are"
+        self.seen = {group: np.asarray(perm[group]) for group in self.neighbours.values()}
+
+    def job(self, perm: Permutation) -> tuple[Contraction, np.ndarray, np.ndarray]:
+        "What is to be multiplied on the host: the whole term, or what has changed of it"
+        a, b = self.full(perm) if self.seen is None else self.change(perm)
+        return self.contraction, np.asarray(a), np.asarray(b)
 
 
 def _change(block: Block, k: int, a, b, shift):
@@ -163,7 +184,7 @@ def _on_device(term: Term, perm: Permutation):
     )
     if term.seen is not None:
         ((k, group),) = term.neighbours.items()
-        moved_first = np.argsort(term.seen[group] == perm[group], kind="stable")
+        moved_first = np.argsort(term.before[group] == perm[group], kind="stable")
         shift = term.shift(perm, moved_first[: term.most])
         return np.asarray(_device_change(term.contraction, block, k, *term.leaves(), shift))
     local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
@@ -231,6 +252,8 @@ class GroupScores:
 
     def value(self, perm: Permutation) -> float:
         "What the matrix says that the group's permutation is worth"
+        if self.matrix is None:
+            raise RuntimeError("the matrix was not built yet: call `update` first")
         return self.layout.value(self.matrix, perm)
 
     def stale(self, perm: Permutation) -> bool:
@@ -255,71 +278,44 @@ class GroupScores:
         moved = {t: t.moved(perm) for t in terms}
         todo = [t for t in terms if moved[t] != 0]
         missing = sum(t.elements for t in todo if moved[t] is None)
-        change = sum(t.elements * moved[t] / t.units for t in todo if moved[t])
+        shifts = {t: units for t in todo if (units := moved[t])}
+        change = sum(t.elements * units / t.units for t, units in shifts.items())
         whole = sum(t.elements for t in terms) or 1
-        cannot = any(moved[t] and moved[t] > t.most for t in todo)
-        drift = self.drift + change / whole
-        if (
-            self.matrix is None
-            or cannot
-            or missing + 1.3 * change > whole
-            or drift > self.max_drift
-        ):
-            self.matrix, drift, todo = np.zeros(self.layout.shape, np.float32), 0.0, terms
+        cannot = any(units > t.most for t, units in shifts.items())
+        matrix, self.drift = self.matrix, self.drift + change / whole
+        dear = missing + 1.3 * change > whole
+        if matrix is None or cannot or dear or self.drift > self.max_drift:
+            self.matrix = None  # so that its memory is free before the new one is made
+            matrix, self.drift, todo = np.zeros(self.layout.shape, np.float32), 0.0, terms
             for t in self.terms:
                 t.seen = None
-        self.drift = drift
-        self._add(todo, perm)
+        self.matrix = self._add(matrix, todo, perm)
         return self.matrix
 
-    def _add(self, terms: list[Term], perm: Permutation) -> None:
+    def _add(self, matrix: np.ndarray, terms: list[Term], perm: Permutation) -> np.ndarray:
         "Add terms that are missing, and what has changed of those that are there"
         for t in terms:
             if t.paired:
-                self._add_paired(t, perm)
+                self._add_paired(matrix, t, perm)
             elif t.on_device:
-                self.matrix = self.matrix + _on_device(t, perm)
-        jobs = (
-            (t.contraction, *(t.full(perm) if t.seen is None else t.change(perm)))
-            for t in terms
-            if not (t.paired or t.on_device)
-        )
-        _sum_of_products(self.matrix, jobs)
+                matrix = matrix + _on_device(t, perm)
+        _sum_of_products(matrix, (t.job(perm) for t in terms if not (t.paired or t.on_device)))
         for t in terms:
-            t.seen = {g: perm[g] for g in t.neighbours.values()}
+            t.note(perm)
+        return matrix
 
-    def _add_paired(self, term: Term, perm: Permutation) -> None:
+    def _add_paired(self, matrix: np.ndarray, term: Term, perm: Permutation) -> None:
         "Add a term that is known only where the hosts are now"
         device = term.on_device
         scores = _on_device(term, perm) if device else term.contraction.scores(*term.full(perm))
-        shape, place = paired(self.layout, perm)
-        self.matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.layout.n)
+        shape, place = self.layout.paired(perm)
+        matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.layout.n)
 
-    def replace(self, matrix: Float[np.ndarray, "batch rows rows"], scale: float, perm) -> None:
-        """Take a matrix that was built elsewhere, of all terms where the groups are now
-
-        Args:
-            matrix (Float[np.ndarray, "batch rows rows"]):
-        """
+    def replace(self, matrix: np.ndarray, scale: float, perm: Permutation) -> None:
+        "Take a matrix that was built elsewhere, of all terms where the groups are now"
         self.matrix, self.scale, self.drift = matrix, scale, 0.0
         for t in self.terms:
-            t.seen = {g: perm[g] for g in t.neighbours.values()}
-
-
-def paired(
-    layout: Layout,  # of a group within hosts that move
-    perm: Permutation,  # where the hosts are
-) -> tuple[tuple[int, ...], tuple]:
-    """The matrix's shape with hosts and units apart; there, the pairs that the hosts make now
-
-    Args:
-        layout: of a group within hosts that move
-        perm: where the hosts are
-    """
-    origin, n = layout.origins(perm), layout.n
-    batch, hosts = origin.shape
-    place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
-    return (batch, hosts, n, hosts, n), place
+            t.note(perm)
 
 # %% ../../nbs/matching/02_scores.ipynb #23656dcc
 class Scores:
@@ -332,22 +328,19 @@ class Scores:
         b: Mapping[str, Array],  # model B
         *,
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
-        budget: float | None = None,  # bytes of scores and of leaves read late that are kept between
+        budget: float
+        | None = None,  # bytes of scores and of leaves read late that are kept between
         #   visits; None: all, or the `default_budget` if leaves are read late
     ):
-        _keep_freed_memory()
-        most = default_budget(a, b)
-        late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
-        self.budget = budget if budget is not None else most if late else math.inf
-        self.a, self.b = (Leaves(flat, int(min(self.budget, most)) // 8) for flat in (a, b))
+        self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
                 own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.flat.items()})
         self.blocks = spec.blocks
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
         for block in self.blocks:
-            leaves = (_ready(model[block.path]) for model in (self.a, self.b))
-            energy = math.prod(_norm(block.of(leaf)) for leaf in leaves)
+            leaves = (ready(model[block.path]) for model in (self.a, self.b))
+            energy = math.prod(norm(block.of(leaf)) for leaf in leaves)
             for axis, group in enumerate(block.atoms):
                 covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
                 if group is not None and not covered:
@@ -376,7 +369,7 @@ class Scores:
         for block in self.blocks:
             if groups is None or any(atom in groups for atom in block.atoms):
                 pair = self._views(block, perm)
-                if isinstance(pair[0], np.ndarray) and pair[0].size < _STRETCH:
+                if isinstance(pair[0], np.ndarray) and pair[0].size < STRETCH:
                     small.append([w.flatten() for w in pair])
                 else:
                     total += dot(*pair)
@@ -386,38 +379,5 @@ class Scores:
 
     def _views(self, block: Block, perm: Permutation | None) -> tuple[Array, Array]:
         "A block's views of A and of π(B)"
-        a, b = (_ready(model[block.path]) for model in (self.a, self.b))
+        a, b = (ready(model[block.path]) for model in (self.a, self.b))
         return block.of(a), block.of(b) if perm is None else permute_block(block, b, perm)
-
-# %% ../../nbs/matching/02_scores.ipynb #9d4cc4eb
-_STRETCH = 1024  # so many products are added up in float32
-
-
-def dot(a, b) -> float:
-    "Inner product of two arrays in float64; of large ones, in float32 over short stretches"
-    if not isinstance(a, np.ndarray):
-        return float(jnp.vdot(a, b, precision="highest", preferred_element_type=jnp.float32))
-    a, b, n = a.ravel(), b.ravel(), _STRETCH
-    if a.size < 2**14:
-        return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
-    cut = a.size // n * n
-    rows = np.einsum("ij,ij->i", a[:cut].reshape(-1, n), b[:cut].reshape(-1, n))
-    return float(rows.sum(dtype=np.float64)) + float(np.dot(a[cut:], b[cut:]))
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    "Let glibc keep freed memory for the next arrays, as it does once a large one was freed"
-    np.empty(2**25 - 2**13, np.uint8)
-
-
-def _norm(w) -> float:
-    "The norm of an array, roughly"
-    w = w.ravel()
-    return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
-
-
-def _ready(leaf: Array) -> Array:
-    "Arrays of an accelerator, or of several devices, stay there; others become numpy's"
-    own = at_hand(leaf)
-    return np.asarray(leaf) if own is None else own

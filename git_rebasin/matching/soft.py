@@ -103,8 +103,14 @@ def mixed_axes(
     Returns:
         tuple[int, ...]: one matrix for each, so as many factors
     """
+    return tuple(_mixed(block))
+
+
+def _mixed(block: Block) -> dict[int, str]:
+    "Those axes, each with its group"
     hosts = {h for within in block.hosts for h in within}
-    return tuple(k for k, group in enumerate(block.atoms) if group is not None and k not in hosts)
+    groups = enumerate(block.atoms)
+    return {k: group for k, group in groups if group is not None and k not in hosts}
 
 
 def soft_block(
@@ -124,11 +130,11 @@ def soft_block(
     """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
-    for axis in mixed_axes(block):
+    for axis, group in _mixed(block).items():
         fixed = [h for h in block.hosts[axis] if block.atoms[h] is None]
         rows = [*(h for h in block.hosts[axis] if h not in fixed), axis]
         sizes = [shape[k] for k in rows]
-        matrix = jnp.asarray(soft[block.atoms[axis]])
+        matrix = jnp.asarray(soft[group])
         matrix = matrix.reshape(*(shape[h] for h in fixed), *sizes, *sizes)
         operands += [matrix, [*fixed, *(n + k for k in rows), *rows]]
     new = [k if atom is None else n + k for k, atom in enumerate(block.atoms)]
@@ -187,7 +193,11 @@ def check_soft(
     Args:
         spec: which axes move together
         soft: for each group, its matrices
+
+    Raises:
+        PermutationSpecError: if a group lacks matrices, or has matrices of another shape
     """
+    # raises PermutationSpecError if a group lacks matrices, or has matrices of another shape
     shapes = soft_shapes(spec)
     for group in sorted(shapes.keys() ^ soft.keys()):
         place = "the spec" if group in shapes else "`soft`"
@@ -215,7 +225,11 @@ def harden(
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]
+
+    Raises:
+        PermutationSpecError: if a group lacks matrices, or has matrices of another shape
     """
+    # raises PermutationSpecError if a group lacks matrices, or has matrices of another shape
     check_soft(spec, scores)
     return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
 
@@ -300,7 +314,13 @@ def confident_logits(
 
     Returns:
         dict[str, Float[np.ndarray, "*fixed rows rows"]]
+
+    Raises:
+        ValueError: if `confidence` is not between 0 and 1
+        PermutationSpecError: if `perm` is no permutation of the spec
     """
+    # raises ValueError if `confidence` is not between 0 and 1
+    # raises PermutationSpecError if `perm` is no permutation of the spec
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
     odds = confidence / (1 - confidence)

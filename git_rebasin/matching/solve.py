@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from .assignment import RepeatedAssignment, linear_assignments
 from ..symmetry.permutation import Permutation, permute_named
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import BoundSpec, PermutationSpecError
 
 # %% ../../nbs/matching/03_solve.ipynb #1affad83
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,16 @@ class Layout:
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
-        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
+        flat = np.asarray(permute_named(every, names, self.families, perm))
+        flat = flat.reshape(self.shape[0], -1)
         return flat % flat.shape[1]
+
+    def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
+        "The shape with hosts and units apart; there, the pairs that the moving hosts make now"
+        origin, n = self.origins(perm), self.n
+        batch, hosts = origin.shape
+        place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
+        return (batch, hosts, n, hosts, n), place
 
     def value(self, scores: Float[np.ndarray, "batch rows rows"], perm: Permutation) -> float:
         """What the group's permutation is worth: the sum of the scores of its pairs, in float64
@@ -109,12 +117,12 @@ class Layout:
 
 
 def layouts(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
 ) -> dict[str, Layout]:  # group → where its scores stand
     """The layouts of all groups of a spec
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
 
     Returns:
         dict[str, Layout]: group → where its scores stand
@@ -143,7 +151,12 @@ def group_trees(
 
     Returns:
         dict[str, list[str]]: outermost group → itself and what is within it
+
+    Raises:
+        PermutationSpecError: if a group is within two others that move independently of each other
     """
+    # raises PermutationSpecError if a group is within two others that move independently of each
+    #   other
     trees: dict[str, list[str]] = {}
     for group in sorted(layouts, key=lambda g: len(layouts[g].moving)):
         moving = layouts[group].moving
@@ -218,20 +231,27 @@ def solve_tree(
 
 
 def solve(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # group → what each pair is worth,
     #   in the shape of its layout; the fixed axes may be apart or together
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # group → for each place, its unit
     """The permutation that is worth most, exactly; each tree of groups is solved by itself
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): group → what each pair is
             worth, in the shape of its layout; the fixed axes may be apart or together
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]: group → for each place, its unit
+
+    Raises:
+        ValueError: if a group has no scores, or scores of another shape than its layout
+        PermutationSpecError: if a group is within two others that move independently of each other
     """
+    # raises ValueError if a group has no scores, or scores of another shape than its layout
+    # raises PermutationSpecError if a group is within two others that move independently of each
+    #   other
     places = layouts(spec)
     own = {g: _laid_out(layout, scores) for g, layout in places.items()}
     perm: dict[str, np.ndarray] = {}
@@ -241,20 +261,24 @@ def solve(
 
 
 def value(
-    spec: PermutationSpec,  # bound to shapes
+    spec: BoundSpec,  # which axes move together
     scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # as `solve` takes them
     perm: Permutation,  # for each group, the unit that each place takes
 ) -> float:  # the sum over all groups and pairs
     """What a permutation is worth: what `solve` makes as large as it can be
 
     Args:
-        spec: bound to shapes
+        spec: which axes move together
         scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): as `solve` takes them
         perm: for each group, the unit that each place takes
 
     Returns:
         float: the sum over all groups and pairs
+
+    Raises:
+        ValueError: if a group has no scores, or scores of another shape than its layout
     """
+    # raises ValueError if a group has no scores, or scores of another shape than its layout
     places = layouts(spec).items()
     return sum(layout.value(_laid_out(layout, scores), perm) for _, layout in places)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Search', 'sweep_order', 'key_words', 'weight_matching']
+__all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
 
 # %% ../../nbs/matching/05_weights.ipynb #ed59729f
 from collections.abc import Callable, Mapping
@@ -14,12 +14,13 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from .assignment import RepeatedAssignment
 from .match import Match, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
+from ..progress import Callback, Progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     check_permutation,
@@ -28,6 +29,40 @@ from git_rebasin.symmetry.permutation import (
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
 
+# %% ../../nbs/matching/05_weights.ipynb #8937ba3c
+def sweep_order(
+    key: jax.Array,  # a JAX random key
+    sweep: int,  # which sweep, from 0
+    n: int,  # how many there are to visit
+) -> Int[np.ndarray, "n"]:
+    """The order in which a sweep visits the groups: random, as in the paper
+
+    Args:
+        key: a JAX random key
+        sweep: which sweep, from 0
+        n: how many there are to visit
+
+    Returns:
+        Int[np.ndarray, "n"]
+    """
+    return _order(key_entropy(key), sweep, n)
+
+
+def key_entropy(
+    key: jax.Array,  # a JAX random key
+) -> list[int]:
+    """The numbers that a random key is made of
+
+    Args:
+        key: a JAX random key
+    """
+    return np.asarray(jax.random.key_data(key)).ravel().tolist()
+
+
+def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
+    "A random order that only those numbers and the sweep decide"
+    return np.random.default_rng([*entropy, sweep]).permutation(n)
+
 # %% ../../nbs/matching/05_weights.ipynb #988c3957
 _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
 
@@ -35,7 +70,7 @@ _PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can
 class Search:
     "The state of the search: where every group is, and its scores"
 
-    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict):
+    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict[str, np.ndarray]):
         self.spec, self.scores, self.perm = spec, scores, perm
         self.layouts = {g: own.layout for g, own in scores.groups.items()}
         self.trees = group_trees(self.layouts)
@@ -58,7 +93,7 @@ class Search:
         self.scores.trim(tree)
         return gain
 
-    def _take(self, root: str, new: Permutation, partly: bool) -> float:
+    def _take(self, root: str, new: dict[str, np.ndarray], partly: bool) -> float:
         "Move a tree where it was solved to be, if it is better there; the gain"
         tree = self.trees[root]
         groups = [self.scores.groups[g] for g in tree]
@@ -74,17 +109,17 @@ class Search:
         self.perm = moved
         return gain
 
-    def sweep(self, words: list[int], number: int) -> list[float]:
+    def sweep(self, entropy: list[int], number: int) -> list[float]:
         "Visit all trees in a random order; the gain of each visit"
         roots = list(self.trees)
-        return [self.improve(roots[k]) for k in _order(words, number, len(roots))]
+        return [self.improve(roots[k]) for k in _order(entropy, number, len(roots))]
 
     def _meets_itself(self, tree: list[str]) -> bool:
         "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
         terms = [t for g in tree for t in self.scores.groups[g].terms]
         return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
 
-    def outward(self) -> None:
+    def greedy(self) -> None:
         "Place one tree after the other, the best known first, by what is placed already"
         waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
         shares: dict[str, dict[Term, float]] = {}
@@ -95,7 +130,7 @@ class Search:
             shares[root] = {t: t.energy / total for t in terms}
         known = {root: _known_share(shares[root], waiting) for root in self.trees}
         while known:
-            root = max(known, key=known.get)  # of equals, the first
+            root = max(known, key=lambda r: known[r])  # of equals, the first
             if known.pop(root) > 0:
                 self.improve(root, lambda term: not waiting[term])
             touched = {
@@ -112,90 +147,68 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     "How much of what a tree's terms can be worth is known"
     return sum(share for term, share in shares.items() if not waiting[term])
 
-# %% ../../nbs/matching/05_weights.ipynb #8937ba3c
-def sweep_order(
-    key: Array,  # a JAX random key
-    sweep: int,  # which sweep, from 0
-    n: int,  # how many there are to visit
-) -> Int[np.ndarray, "n"]:
-    """The order in which a sweep visits the groups: random, as in the paper
-
-    Args:
-        key: a JAX random key
-        sweep: which sweep, from 0
-        n: how many there are to visit
-
-    Returns:
-        Int[np.ndarray, "n"]
-    """
-    return _order(key_words(key), sweep, n)
-
-
-def key_words(
-    key: Array,  # a JAX random key
-) -> list[int]:
-    """The numbers that a random key is made of
-
-    Args:
-        key: a JAX random key
-    """
-    return np.asarray(jax.random.key_data(key)).ravel().tolist()
-
-
-def _order(words: list[int], sweep: int, n: int) -> np.ndarray:
-    "A random order that only those numbers and the sweep decide"
-    return np.random.default_rng([*words, sweep]).permutation(n)
-
 # %% ../../nbs/matching/05_weights.ipynb #4f696ea1
 def weight_matching(
-    key: Array,  # a JAX random key: the order in which the groups are visited
+    key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["outward", "identity"] = "identity",  # where to start
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
+    #   "greedy": one group after the other, by the weights that it shares with those before
     budget: float | None = None,  # bytes that are kept of models read late and of their scores;
     #   None: a twentieth of both models, or all where nothing is read late
-    callback: Callable[[int, float], None] | None = None,  # given (sweep, objective) after each
+    callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B
     """Match two models by the inner product of their weights
 
     Args:
         key: a JAX random key: the order in which the groups are visited
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         max_sweeps: stop after so many sweeps over all groups, converged or not
-        init: where to start
+        init: B's permutation at the start; "greedy": one group after the other, by the weights that
+            it shares with those before
         budget: bytes that are kept of models read late and of their scores; None: a twentieth of
             both models, or all where nothing is read late
-        callback: given (sweep, objective) after each
+        callback: called after each sweep with its "objective"
 
     Returns:
         Match: `Match.perm` is the permutation of B
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `max_sweeps` < 1, or `init` is a word that is not known
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `max_sweeps` < 1, or `init` is a word that is not known
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
     search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
-    gains, converged, words = [], False, key_words(key)
+    gains, converged, entropy = [], False, key_entropy(key)
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
-            callback(len(gains), search.scores.objective(search.perm))
+            values = {"objective": search.scores.objective(search.perm)}
+            callback(Progress("weight matching", len(gains), max_sweeps, values))
 
     initial = None
-    if init == "outward":
+    if init == "greedy":
         initial = search.scores.objective(None)
-        search.outward()
+        search.greedy()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
-        steps = search.sweep(words, len(gains))
+        steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
@@ -207,8 +220,40 @@ def weight_matching(
 def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
     "The permutation that a search starts from"
     if isinstance(init, str):
-        if init not in ("outward", "identity"):
-            raise ValueError(f"init is {init!r}: give 'outward', 'identity' or a permutation")
+        if init not in ("greedy", "identity"):
+            raise ValueError(f"init is {init!r}: give 'greedy', 'identity' or a permutation")
         return identity_permutation(spec)
     check_permutation(spec, init)
     return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
+
+# %% ../../nbs/matching/05_weights.ipynb #38fa0e2a
+def unit_similarity(
+    spec: PermutationSpec,  # which axes move together
+    params_a: PyTree,  # model A
+    params_b: PyTree,  # model B
+    perm: Permutation,  # where the groups of B are, such as `Match.perm`
+) -> dict[str, Float[np.ndarray, "*fixed n n"]]:  # group → units of A by units of B
+    """The cosines between the weights of units of A and of B, all groups held where they are
+
+    Args:
+        spec: which axes move together
+        params_a: model A
+        params_b: model B
+        perm: where the groups of B are, such as `Match.perm`
+
+    Returns:
+        dict[str, Float[np.ndarray, "*fixed n n"]]: group → units of A by units of B
+    """
+    bound, a, b = bind_models(spec, params_a, params_b)
+    own = identity_permutation(bound)
+    between = Scores(bound, a, b).groups
+    squares = [Scores(bound, model, model).groups for model in (a, b)]
+    cosines = {}
+    for g, scores in between.items():
+        first, second = (
+            np.sqrt(np.diagonal(side[g].update(own), axis1=1, axis2=2)) for side in squares
+        )
+        sizes = first[:, :, None] * second[:, None, :]
+        matrix = np.divide(scores.update(perm), sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        cosines[g] = matrix if scores.layout.fixed else matrix[0]
+    return cosines

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from ..matching.weights import key_words
+from ..matching.weights import key_entropy
 from .data import SOURCES, find_split
 
 # %% ../../nbs/zoo/08_stream.ipynb #8aaa23a0
@@ -224,7 +224,7 @@ def training_batches(
     Returns:
         Iterator[dict[str, np.ndarray]]: uint8 "images" and int32 "labels"
     """
-    words = [*key_words(key), epoch]
+    words = [*key_entropy(key), epoch]
     items = _shuffled(stream, np.random.default_rng(words), buffer)
     draw = lambda number: np.random.default_rng([*words, number])
     for batch in _batches(stream, items, batch_size, draw):
@@ -257,4 +257,4 @@ def describe_order(
     Args:
         key: of `training_batches`
     """
-    return f"{stream.source}; {stream.size} pixels, key {key_words(key)}, buffer {buffer}"
+    return f"{stream.source}; {stream.size} pixels, key {key_entropy(key)}, buffer {buffer}"
