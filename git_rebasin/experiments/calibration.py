@@ -164,7 +164,7 @@ def best_temperature(
     def loss(sureness: float) -> float:  # in which it is convex
         return -float(np.mean(tempered(logs, 1 / sureness)[np.arange(len(labels)), labels]))
 
-    return 1 / float(fminbound(loss, 1 / most, most))
+    return 1 / np.asarray(fminbound(loss, 1 / most, most)).item()
 
 # %% ../../nbs/experiments/07_calibration.ipynb #c9f172db
 COLORS = {"plain mean": "#999999", "merged": "#0072b2", "ensemble": "#d55e00"}
