@@ -3,7 +3,7 @@
     python benchmarks/late_models.py                          6 and 12 layers, float32 and bfloat16
     python benchmarks/late_models.py --layers 24 --width 2048
 
-A decoder with grouped heads and gated layers, in the layout of public checkpoints, is drawn at random
+A decoder with grouped heads and gated layers, laid out as public checkpoints, is drawn at random
 and written to a safetensors file; model B is the same with all units shuffled. Each measurement has
 a process of its own: `load_params` reads both files whole ("whole"), or their entries are leaves
 that are read when a product needs them ("late"). Printed is the most that the call has resident on
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import ml_dtypes
@@ -68,7 +69,7 @@ def decoder(layers: int, width: int) -> tuple[PermutationSpec, dict[str, tuple[i
 class Entry:
     """An array of a safetensors file: shape and dtype now, values when they are asked for."""
 
-    dtypes = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
+    dtypes: ClassVar[dict] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16}
     nbytes_read = 0
 
     def __init__(self, path: str, first: int, entry: dict):

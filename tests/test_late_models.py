@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 import weakref
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ SPEC = PermutationSpec(ROWS)
 class Late:
     """A leaf of a file: its values are made when they are asked for, and counted while they live."""
 
-    alive: "weakref.WeakSet" = weakref.WeakSet()
+    alive: ClassVar[weakref.WeakSet] = weakref.WeakSet()
     most = reads = 0
 
     def __init__(self, values: np.ndarray):

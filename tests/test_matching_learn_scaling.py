@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from git_rebasin.matching.match import ModelError
 from git_rebasin.matching.learn_scaling import learn_scaling
+from git_rebasin.matching.match import ModelError
 from git_rebasin.matching.sinkhorn import squared_distance
 from git_rebasin.progress import Progress
 from git_rebasin.symmetry.builders import mlp_permutation_spec

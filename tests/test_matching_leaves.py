@@ -16,7 +16,7 @@ def test_leaves_at_hand_are_not_copied_and_others_are_kept_within_the_budget():
     own = Leaves({name: np.ones(50) for name in "abc"}, budget=400)
     first = [own[name] for name in "ab"]
     assert own["a"] is first[0]
-    own["c"]  # takes the place of b, which was not used for longest
+    _ = own["c"]  # takes the place of b, which was not used for longest
     assert own["a"] is first[0] and own["b"] is not first[1]
     assert default_budget(flat, flat) == MIN_BUDGET
     assert not any(map(is_late, flat.values())) and at_hand(flat["wide"]) is None

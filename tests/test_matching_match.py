@@ -100,7 +100,7 @@ def test_an_alignment_is_pairs_and_leftovers():
     partial = Alignment({"P": np.array([[0, 2], [2, 0]])}, {"P": (3, 4)})
     assert [w.tolist() for w in partial.left_over("P")] == [[1], [1, 3]]
     with pytest.raises(ValueError, match="'P' has 3 units in A, 4 in B and 2 pairs"):
-        partial.perm
+        _ = partial.perm
 
 
 # %% 8d709ec1

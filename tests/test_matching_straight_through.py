@@ -241,7 +241,7 @@ def test_what_cannot_be_done_is_refused():
     a, b = small(0), small(1)
     with pytest.raises(ValueError, match="no batch: `batches` is empty"):
         descend(a, b, batches=[])
-    with pytest.raises(FloatingPointError, match="group 'P' is beyond float32.*smaller learning rate"):
+    with pytest.raises(FloatingPointError, match="group 'P' are beyond float32.*smaller learning rate"):
         descend(a, b, rate=1e30)
     with pytest.raises(
         FloatingPointError, match="is nan at step 2.*look at loss_fn, and at that batch"

@@ -69,7 +69,8 @@ def test_leaves_that_are_read_late_come_through_unread():
     leaves = {"Dense_0/kernel": Late(), "bias": Late()}
     for tree in (leaves, File(leaves)):
         assert flatten(tree) == leaves and list(flatten(tree)) == list(leaves)
-        assert unflatten({path: 0 for path in leaves}, like=tree) == {path: 0 for path in leaves}
+        zeros = dict.fromkeys(leaves, 0)
+        assert unflatten(zeros, like=tree) == zeros
     assert list(flatten({"params": File(leaves)})) == ["params/Dense_0/kernel", "params/bias"]
     with pytest.raises(ValueError, match="'bias' is only in `like`"):
         unflatten({"Dense_0/kernel": 0}, like=File(leaves))
@@ -83,9 +84,9 @@ def test_bad_paths_are_refused():
         with pytest.raises(ValueError, match="rename one of them"):
             unflatten(flat)
     with pytest.raises(ValueError, match="'b' is only in the paths given"):
-        unflatten({"a": 1, "b": 2}, like={"a": np.ones(1)})
+        unflatten({"a": np.ones(1), "b": np.ones(1)}, like={"a": np.ones(1)})
     with pytest.raises(ValueError, match="'b' is only in `like`"):
-        unflatten({"a": 1}, like={"a": np.ones(1), "b": np.ones(1)})
+        unflatten({"a": np.ones(1)}, like={"a": np.ones(1), "b": np.ones(1)})
 
 
 # %% b681c806

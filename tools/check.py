@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tools.project import ROOT
@@ -57,14 +58,34 @@ STEPS = [
 FULL_RUN = [step for step in STEPS if step.name != "stored"]  # as `notebooks` does that as well
 
 
-def passes(step: Step, title: str, workers: int) -> bool:
-    print(f"\n=== {title}: {step.claim}", flush=True)
+def alone(step: Step) -> bool:
+    """Does the step use one process, so that another one can run beside it?"""
+    return "{workers}" not in step.command
+
+
+def passes(step: Step, workers: int) -> bool:
+    """Run a step and say how it went; what it prints comes in one piece where others run beside."""
     start = time.perf_counter()
     command = [sys.executable, "-m", *step.command.format(workers=workers).split()]
-    passed = subprocess.run(command, cwd=ROOT).returncode == 0
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if alone(step) else {}
+    if not kept:
+        print(f"\n=== {step.name}: {step.claim}", flush=True)
+    done = subprocess.run(command, cwd=ROOT, text=True, **kept)
     seconds = time.perf_counter() - start
-    print(f"--- {step.name} {'passed' if passed else 'FAILED'} in {seconds:.0f} s", flush=True)
-    return passed
+    head = f"\n=== {step.name}: {step.claim}\n{done.stdout}" if kept else ""
+    result = "FAILED" if done.returncode else "passed"
+    print(f"{head}--- {step.name} {result} in {seconds:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def failures(steps: list[Step], workers: int) -> list[str]:
+    """Run the steps, those of one process beside each other, then the others; name what failed."""
+    steps = sorted(steps, key=alone, reverse=True)
+    results: list[bool] = []
+    with ThreadPoolExecutor(workers) as pool:
+        results += pool.map(lambda step: passes(step, workers), filter(alone, steps))
+    results += [passes(step, workers) for step in steps if not alone(step)]
+    return [step.name for step, passed in zip(steps, results, strict=True) if not passed]
 
 
 def main() -> int:
@@ -80,11 +101,7 @@ def main() -> int:
             "JAX_COMPILATION_CACHE_DIR": folder,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        failed = [
-            step.name
-            for number, step in enumerate(steps, 1)
-            if not passes(step, f"{number}/{len(steps)} {step.name}", options.workers)
-        ]
+        failed = failures(steps, options.workers)
     if failed:
         print(f"\nFAILED: {', '.join(failed)}", file=sys.stderr, flush=True)
     return 1 if failed else 0

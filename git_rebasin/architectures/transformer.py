@@ -14,7 +14,9 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from ..tree import Array
 
 # %% ../../nbs/architectures/01_transformer.ipynb #1c3005cd
 def _attention(params: Mapping[str, Array], name: str, x, rate: float | Float[Array, ""]):

@@ -160,8 +160,8 @@ def run_pair(
     history = {name: result.history for name, result in trained.items()}
     seconds = {f"train {name}": sum(r["seconds"] for r in h) for name, h in history.items()}
     spec, start = network_spec(config.network), time.perf_counter()
-    told = context.stage("match").as_stage
-    match = weight_matching(jax.random.key(seed), spec, a, b, callback=told)
+    key, told = jax.random.key(seed), context.stage("match").as_stage
+    match = weight_matching(key, spec, a, b, callback=told)
     permuted = apply_permutation(spec, match.perm, b)
     seconds["match"] = time.perf_counter() - start
     change = output_change(network_fn(config.network), b, permuted, splits["test"].arrays)

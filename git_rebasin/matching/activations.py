@@ -400,18 +400,16 @@ def activation_matching(
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
-    each = functools.partial(
-        _batch_moments(taps, relation, values), *jax.device_put((params_a, params_b))
-    )
-    moments = merge_batches(each, batches, callback=_counted(callback))
+    models = jax.device_put((params_a, params_b))
+    each = functools.partial(_batch_moments(taps, relation, values), *models)
+    told = functools.partial(_count, callback) if callback else None
+    moments = merge_batches(each, batches, callback=told)
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
 
-def _counted(callback: Callback | None) -> Callable[[int], None] | None:
-    "A callback that is given the number of batches"
-    if callback is None:
-        return None
-    return lambda batches: callback(Progress("activation matching", batches))
+def _count(callback: Callback, batches: int) -> None:
+    "Tell how many batches were read"
+    callback(Progress("activation matching", batches))
 
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
@@ -423,9 +421,7 @@ def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):
     return ActivationMatch(perm, (final,), True, initial, values, kept if keep else None)
 
 
-def _mean_similarity(
-    layout: Layout, scores: Float[np.ndarray, "batch rows rows"], values: int
-) -> Float[np.ndarray, "*fixed n n"]:
+def _mean_similarity(layout: Layout, scores: np.ndarray, values: int) -> np.ndarray:
     "The scores on the scale of one unit: the mean over the values"
     batch, rows, _ = layout.shape
     mean = scores * (batch * rows / max(values, 1))

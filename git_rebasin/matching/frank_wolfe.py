@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .descent import check_steps, iterate
+from .leaves import dot
 from .match import Match, Merged, bind_models
 from .merge import merge_in_order, merge_many
-from .scores import dot
 from .soft import harden, mixed_axes, soft_block, soften, uniform
 from .solve import group_trees, layouts
 from .weights import weight_matching

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'default_budget']
+__all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'default_budget', 'open_models']
 
 # %% ../../nbs/matching/04_leaves.ipynb #aca55028
+import functools
 import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -99,3 +101,61 @@ def default_budget(
     """
     entries = sum(math.prod(leaf.shape) for flat in (a, b) for leaf in flat.values())
     return max(4 * entries // 20, MIN_BUDGET)
+
+
+def open_models(
+    a: Mapping[str, Array],  # model A, by path
+    b: Mapping[str, Array],  # model B
+    budget: float | None = None,  # bytes of scores and leaves that are kept; None: all, or the
+    #   `default_budget` where leaves are read late
+) -> tuple[Leaves, Leaves, float]:  # both models, and how many bytes of scores may be kept
+    """Two models whose leaves are read when they are used
+
+    Args:
+        a: model A, by path
+        b: model B
+        budget: bytes of scores and leaves that are kept; None: all, or the `default_budget` where
+            leaves are read late
+
+    Returns:
+        tuple[Leaves, Leaves, float]: both models, and how many bytes of scores may be kept
+    """
+    _keep_freed_memory()
+    most = default_budget(a, b)
+    late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
+    own = budget if budget is not None else most if late else math.inf
+    each = int(min(own, most)) // 8  # bytes of leaves; scores are worth more, as products made them
+    return Leaves(a, each), Leaves(b, each), own
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    "Let glibc keep freed memory for the next arrays, as it does once a large one was freed"
+    np.empty(2**25 - 2**13, np.uint8)
+
+# %% ../../nbs/matching/04_leaves.ipynb #70a108b9
+STRETCH = 1024  # so many products are added up in float32
+
+
+def dot(a: Array, b: Array) -> float:
+    "Inner product of two arrays in float64; of large ones, in float32 over short stretches"
+    if not isinstance(a, np.ndarray):
+        return float(jnp.vdot(a, b, precision="highest", preferred_element_type=jnp.float32))
+    a, b, n = a.ravel(), np.asarray(b).ravel(), STRETCH
+    if a.size < 2**14:
+        return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
+    cut = a.size // n * n
+    rows = np.einsum("ij,ij->i", a[:cut].reshape(-1, n), b[:cut].reshape(-1, n))
+    return float(rows.sum(dtype=np.float64)) + float(np.dot(a[cut:], b[cut:]))
+
+
+def norm(w: Array) -> float:
+    "The norm of an array, roughly"
+    w = w.ravel()
+    return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
+
+
+def ready(leaf: Array) -> Array:
+    "Arrays of an accelerator, or of several devices, stay there; others become numpy's"
+    own = at_hand(leaf)
+    return np.asarray(leaf) if own is None else own

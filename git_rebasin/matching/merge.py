@@ -72,7 +72,8 @@ class _Sum:
         for i, perm in enumerate(perms or ()):
             check_permutation(self.spec, perm)
             self.perms[i] = perm
-        self.total: dict[str, np.ndarray] = {p: np.zeros(shape) for p, shape in self.spec.shapes.items()}
+        shapes = self.spec.shapes.items()
+        self.total: dict[str, np.ndarray] = {p: np.zeros(shape) for p, shape in shapes}
         self.squares = 0.0
 
     def begin(self, i: int, key: jax.Array | None = None) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Contraction', 'Term', 'GroupScores', 'paired', 'Scores']
+__all__ = ['Contraction', 'Term', 'GroupScores', 'Scores']
 
 # %% ../../nbs/matching/02_scores.ipynb #7850e2b9
 import functools
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .leaves import Leaves, at_hand, default_budget, is_late
+from .leaves import STRETCH, Leaves, dot, norm, open_models, ready
 from .solve import Layout, layouts
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, take_units
@@ -308,7 +308,7 @@ class GroupScores:
         "Add a term that is known only where the hosts are now"
         device = term.on_device
         scores = _on_device(term, perm) if device else term.contraction.scores(*term.full(perm))
-        shape, place = paired(self.layout, perm)
+        shape, place = self.layout.paired(perm)
         matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.layout.n)
 
     def replace(self, matrix: np.ndarray, scale: float, perm: Permutation) -> None:
@@ -316,22 +316,6 @@ class GroupScores:
         self.matrix, self.scale, self.drift = matrix, scale, 0.0
         for t in self.terms:
             t.note(perm)
-
-
-def paired(
-    layout: Layout,  # of a group within hosts that move
-    perm: Permutation,  # where the hosts are
-) -> tuple[tuple[int, ...], tuple]:
-    """The matrix's shape with hosts and units apart; there, the pairs that the hosts make now
-
-    Args:
-        layout: of a group within hosts that move
-        perm: where the hosts are
-    """
-    origin, n = layout.origins(perm), layout.n
-    batch, hosts = origin.shape
-    place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
-    return (batch, hosts, n, hosts, n), place
 
 # %% ../../nbs/matching/02_scores.ipynb #23656dcc
 class Scores:
@@ -344,22 +328,19 @@ class Scores:
         b: Mapping[str, Array],  # model B
         *,
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
-        budget: float | None = None,  # bytes of scores and of leaves read late that are kept between
+        budget: float
+        | None = None,  # bytes of scores and of leaves read late that are kept between
         #   visits; None: all, or the `default_budget` if leaves are read late
     ):
-        _keep_freed_memory()
-        most = default_budget(a, b)
-        late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
-        self.budget = budget if budget is not None else most if late else math.inf
-        self.a, self.b = (Leaves(flat, int(min(self.budget, most)) // 8) for flat in (a, b))
+        self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
                 own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.flat.items()})
         self.blocks = spec.blocks
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
         for block in self.blocks:
-            leaves = (_ready(model[block.path]) for model in (self.a, self.b))
-            energy = math.prod(_norm(block.of(leaf)) for leaf in leaves)
+            leaves = (ready(model[block.path]) for model in (self.a, self.b))
+            energy = math.prod(norm(block.of(leaf)) for leaf in leaves)
             for axis, group in enumerate(block.atoms):
                 covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
                 if group is not None and not covered:
@@ -388,7 +369,7 @@ class Scores:
         for block in self.blocks:
             if groups is None or any(atom in groups for atom in block.atoms):
                 pair = self._views(block, perm)
-                if isinstance(pair[0], np.ndarray) and pair[0].size < _STRETCH:
+                if isinstance(pair[0], np.ndarray) and pair[0].size < STRETCH:
                     small.append([w.flatten() for w in pair])
                 else:
                     total += dot(*pair)
@@ -398,38 +379,5 @@ class Scores:
 
     def _views(self, block: Block, perm: Permutation | None) -> tuple[Array, Array]:
         "A block's views of A and of π(B)"
-        a, b = (_ready(model[block.path]) for model in (self.a, self.b))
+        a, b = (ready(model[block.path]) for model in (self.a, self.b))
         return block.of(a), block.of(b) if perm is None else permute_block(block, b, perm)
-
-# %% ../../nbs/matching/02_scores.ipynb #9d4cc4eb
-_STRETCH = 1024  # so many products are added up in float32
-
-
-def dot(a, b) -> float:
-    "Inner product of two arrays in float64; of large ones, in float32 over short stretches"
-    if not isinstance(a, np.ndarray):
-        return float(jnp.vdot(a, b, precision="highest", preferred_element_type=jnp.float32))
-    a, b, n = a.ravel(), b.ravel(), _STRETCH
-    if a.size < 2**14:
-        return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
-    cut = a.size // n * n
-    rows = np.einsum("ij,ij->i", a[:cut].reshape(-1, n), b[:cut].reshape(-1, n))
-    return float(rows.sum(dtype=np.float64)) + float(np.dot(a[cut:], b[cut:]))
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    "Let glibc keep freed memory for the next arrays, as it does once a large one was freed"
-    np.empty(2**25 - 2**13, np.uint8)
-
-
-def _norm(w) -> float:
-    "The norm of an array, roughly"
-    w = w.ravel()
-    return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
-
-
-def _ready(leaf: Array) -> Array:
-    "Arrays of an accelerator, or of several devices, stay there; others become numpy's"
-    own = at_hand(leaf)
-    return np.asarray(leaf) if own is None else own

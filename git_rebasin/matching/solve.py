@@ -96,6 +96,13 @@ class Layout:
         flat = flat.reshape(self.shape[0], -1)
         return flat % flat.shape[1]
 
+    def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
+        "The shape with hosts and units apart; there, the pairs that the moving hosts make now"
+        origin, n = self.origins(perm), self.n
+        batch, hosts = origin.shape
+        place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
+        return (batch, hosts, n, hosts, n), place
+
     def value(self, scores: Float[np.ndarray, "batch rows rows"], perm: Permutation) -> float:
         """What the group's permutation is worth: the sum of the scores of its pairs, in float64
 

@@ -30,7 +30,7 @@ from git_rebasin.matching.descent import (
     require_batches,
 )
 from .match import Match, bind_models, merged_loss
-from .scores import GroupScores, Scores, paired
+from .scores import GroupScores, Scores
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
@@ -89,7 +89,7 @@ def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
         left, right = a[t.block.path], b[t.block.path]
         scores = t.contraction.scores(*t.views(left, right, perm))
         if t.paired:
-            shape, place = paired(own.layout, perm)
+            shape, place = own.layout.paired(perm)
             pairs = matrix.reshape(shape).at[place].add(scores.reshape(*shape[:3], own.layout.n))
             matrix = pairs.reshape(own.layout.shape)
         else:
@@ -107,7 +107,7 @@ class Projection(Search):
         spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
-        perm: Permutation,  # where to start
+        perm: Mapping[str, Int[np.ndarray, "*within n"]],  # where to start
     ):
         self.moving = MovingScores(spec, a, b)
         super().__init__(spec, self.moving, dict(perm))

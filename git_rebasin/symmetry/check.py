@@ -169,7 +169,7 @@ def check_permutation_spec(
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: jax.Array | None = None,  # seed of the noise and of the permutations; default: key 0
-    trials: int = 2,  # how many random weights and permutations to try
+    trials: int = 2,  # random weights, and random permutations of them
 ) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
     """Check that a spec leaves a function unchanged, at random weights and by random permutations
 
@@ -179,7 +179,7 @@ def check_permutation_spec(
         params: parameters of the function; only shapes, dtypes and rough sizes matter
         *args: the function's other arguments, as a rule a batch of inputs
         key: seed of the noise and of the permutations; default: key 0
-        trials: how many random weights and permutations to try
+        trials: random weights, and random permutations of them
 
     Returns:
         dict[str, float]: group → largest relative change of an output; all of it rounding
@@ -187,12 +187,12 @@ def check_permutation_spec(
     Raises:
         PermutationSpecError: if permuting one group, which is named, or all of them changes an
             output
-        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
         ValueError: if `fn` returns no array, or one that is not finite at random weights
     """
     # raises PermutationSpecError if permuting one group, which is named, or all of them changes
     #   an output
-    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises ValueError if `fn` returns no array, or one that is not finite at random weights
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}

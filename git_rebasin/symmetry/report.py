@@ -98,9 +98,9 @@ def report(
         which: all axes, those that move, those that do not
 
     Raises:
-        ValueError: if `which` is unknown
+        ValueError: if `which` is none of the three
     """
-    # raises ValueError if `which` is unknown
+    # raises ValueError if `which` is none of the three
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]

@@ -174,15 +174,11 @@ class PermutationSpec:
 
     @cached_property
     def families(self) -> Mapping[str, tuple[str, ...]]:
-        """Family → the axes that it is within, the outermost first; plain groups are absent
+        """Family → the axes that it is within, the outermost first; other groups are absent
 
         Returns:
             Mapping[str, tuple[str, ...]]
-
-        Raises:
-            PermutationSpecError: if a family is within itself
         """
-        # raises PermutationSpecError if a family is within itself
         _, within = self._declared
         return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
 
