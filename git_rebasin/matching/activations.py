@@ -23,7 +23,7 @@ from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
-from ..progress import Callback, Progress
+from ..progress import Callback
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -402,14 +402,8 @@ def activation_matching(
     del first
     models = jax.device_put((params_a, params_b))
     each = functools.partial(_batch_moments(taps, relation, values), *models)
-    told = functools.partial(_count, callback) if callback else None
-    moments = merge_batches(each, batches, callback=told)
+    moments = merge_batches(each, batches, stage="activation matching", callback=callback)
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
-
-
-def _count(callback: Callback, batches: int) -> None:
-    "Tell how many batches were read"
-    callback(Progress("activation matching", batches))
 
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):

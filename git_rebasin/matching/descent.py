@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step', 'place_on_line', 'require_batches',
-           'require_finite', 'check_steps', 'Best', 'iterate']
+__all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step', 'place_on_line', 'require_finite',
+           'check_steps', 'Best', 'iterate']
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50c4
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -21,6 +21,7 @@ import jax
 from jaxtyping import Float, PyTree
 
 from ..progress import Callback, Progress
+from ..statistics.moments import require_batches
 from ..tree import Array
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50c7
@@ -115,29 +116,6 @@ def place_on_line(
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50ce
 Batch = TypeVar("Batch")
-
-
-def require_batches(
-    batches: Iterable[Batch],  # any iterable; read once
-    name: str = "batches",  # what the caller knows it as
-) -> Iterator[Batch]:  # the same batches, at least one
-    """The same batches, of which there must be some
-
-    Args:
-        batches: any iterable; read once
-        name: what the caller knows it as
-
-    Returns:
-        Iterator[Batch]: the same batches, at least one
-
-    Raises:
-        ValueError: if there is no batch
-    """
-    # raises ValueError if there is no batch
-    rest = iter(batches)
-    for first in rest:
-        return itertools.chain((first,), rest)
-    raise ValueError(f"there is no batch: `{name}` is empty, or an iterator that was used up")
 
 
 def require_finite(

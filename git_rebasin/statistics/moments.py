@@ -229,6 +229,7 @@ def merge_batches(
     step: Callable[[Any], Mapping[Name, M]],  # batch → moments, by name
     batches: Iterable[Any],  # what `step` takes; read once
     *,
+    stage: str = "statistics",  # what is being done, for the callback
     callback: Callback | None = None,  # called after each batch
 ) -> dict[Name, M]:  # in float64
     """Merge the moments of all batches
@@ -236,6 +237,7 @@ def merge_batches(
     Args:
         step: batch → moments, by name
         batches: what `step` takes; read once
+        stage: what is being done, for the callback
         callback: called after each batch
 
     Returns:
@@ -252,7 +254,7 @@ def merge_batches(
             for name, moments in step(batch).items():
                 total[name] = total[name].merge(moments) if name in total else _wide(moments)
         if callback is not None:
-            callback(Progress("statistics", count, steps))
+            callback(Progress(stage, count, steps))
     return total
 
 # %% ../../nbs/statistics/00_moments.ipynb #7026444d
