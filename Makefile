@@ -29,8 +29,8 @@ $(INSTALLED): settings.ini setup.py pyproject.toml tools/bootstrap.py git_rebasi
 demo: $(INSTALLED) ## train two networks, match and merge them: a table, a figure and a record in demo/
 	@$(VENV)/bin/git-rebasin demo --data digits --seed 0 --out demo
 
-test: $(INSTALLED) ## check everything that must hold
-	@$(PY) -m tools.check --workers $(WORKERS)
+test: $(INSTALLED) ## check everything that must hold (STEPS="lint tests": these only)
+	@$(PY) -m tools.check --workers $(WORKERS) $(STEPS)
 
 docs: $(INSTALLED) ## build the site into _docs/ (with quarto where it is installed, else with smalldocs)
 	@$(PY) -m tools.docs

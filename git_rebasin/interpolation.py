@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .tree import is_array, lerp
+from .tree import Array, is_array, lerp
 
 # %% ../nbs/03_interpolation.ipynb #973d43cf
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,14 @@ class Interpolation:
         }
 
 # %% ../nbs/03_interpolation.ipynb #8e27fb1b
-def _lambda_grid(lambdas: int | Sequence[float]) -> np.ndarray:
+Points = Sequence[int | float] | Float[Array, "points"]  # numbers along a line
+
+
+def _lambda_grid(lambdas: int | Points) -> np.ndarray:
     "The points as an array that ascends from 0 to 1"
     grid = (
         np.linspace(0, 1, lambdas)
-        if np.ndim(lambdas) == 0
+        if isinstance(lambdas, (int, np.integer))
         else np.asarray(lambdas, dtype=np.float64)
     )
     if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1 or np.any(np.diff(grid) <= 0):
@@ -122,7 +125,7 @@ def interpolate(
     params_b: PyTree,  # model B, at λ = 1: as a rule already permuted
     batches: Iterable[Any],  # any pytrees with the examples on the first axis; read once
     *,
-    lambdas: int | Sequence[float] = 25,  # how many λ, evenly spaced, or which; 25 in the paper
+    lambdas: int | Points = 25,  # how many λ, evenly spaced, or which; 25 in the paper
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # (A, B, λ) → a model: `lerp` or `slerp`
 ) -> Interpolation:  # the metrics at each λ
     """Evaluate metrics on the line between two models
@@ -177,13 +180,13 @@ def interpolate(
 
 # %% ../nbs/03_interpolation.ipynb #2642b3b6
 def loss_barrier(
-    curve: Interpolation | Float[np.ndarray, "points"],  # a curve, or the losses along it
+    curve: Interpolation | Sequence[int | float] | Array,  # a curve, or the losses along it
     metric: str = "loss",  # which metric of the curve; larger must be worse
 ) -> float:  # max over λ of the loss, minus the mean of the two ends
     """Compute how far the loss on a curve rises above the mean of its two ends
 
     Args:
-        curve (Interpolation | Float[np.ndarray, "points"]): a curve, or the losses along it
+        curve: a curve, or the losses along it
         metric: which metric of the curve; larger must be worse
 
     Returns:

@@ -17,9 +17,8 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from .tree import is_array
+from .tree import Array, is_array
 
 # %% ../nbs/01_jaxprs.ipynb #672928eb
 def trace_arrays(
@@ -97,15 +96,15 @@ def scan_counts(
 def scan_fixed_point(
     eqn: jex.JaxprEqn,  # a `scan`
     given: list,  # what is known of its inputs
-    turn: Callable[[list], list],  # of the body's inputs → of its outputs
+    iteration: Callable[[list], list],  # of the body's inputs → of its outputs
     join: Callable[[Any, Any], Any],  # what is known of two values that may be one
 ) -> list:  # what is known of the body's outputs
-    """Follow a scan's body until its carry gets nothing new from one turn to the next
+    """Follow a scan's body until its carry gets nothing new from one iteration to the next
 
     Args:
         eqn: a `scan`
         given: what is known of its inputs
-        turn: of the body's inputs → of its outputs
+        iteration: of the body's inputs → of its outputs
         join: what is known of two values that may be one
 
     Returns:
@@ -113,7 +112,7 @@ def scan_fixed_point(
     """
     nc, nk = scan_counts(eqn)
     while True:
-        outs = turn(given)
+        outs = iteration(given)
         carry = list(map(join, given[nc : nc + nk], outs[:nk]))
         if carry == given[nc : nc + nk]:
             return outs
@@ -142,8 +141,8 @@ class Evaluation:
         self,
         wide: bool = False,  # all floats in float64; needs `jax.enable_x64(True)` around it
         wanted: Collection[tuple[int, ...]] = (),  # paths of values to keep
-        edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, turn
-        #   of each scan around it, the outermost first) → what takes the value's place
+        edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, the
+        #   iteration of each scan around it, the outermost first) → what takes the value's place
     ):
         self.wide, self.wanted, self.edits = wide, frozenset(wanted), dict(edits or {})
 
@@ -153,7 +152,7 @@ class Evaluation:
         consts: Sequence,  # the values of its constants
         args: Sequence,  # the values of its inputs
         path: tuple[int, ...] = (),  # where it is called
-        turns: tuple[Array, ...] = (),  # in which turn of each scan around it
+        iterations: tuple[Array, ...] = (),  # in which iteration of each scan around it
     ) -> tuple[list, dict]:  # the outputs; path → value for all that is wanted
         """Compute all equations in their order
 
@@ -161,7 +160,7 @@ class Evaluation:
             consts: the values of its constants
             args: the values of its inputs
             path: where it is called
-            turns: in which turn of each scan around it
+            iterations: in which iteration of each scan around it
 
         Returns:
             tuple[list, dict]: the outputs; path → value for all that is wanted
@@ -173,15 +172,16 @@ class Evaluation:
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
         for v, x in zip(jaxpr.invars, args, strict=True):
-            plain = hasattr(v.aval, "dtype") and not (self.wide and _is_float(x))
-            env[v] = jnp.asarray(x, v.aval.dtype) if plain else self._widen(x)
+            dtype = getattr(v.aval, "dtype", None)
+            as_written = dtype is not None and not (self.wide and _is_float(x))
+            env[v] = jnp.asarray(x, dtype) if as_written else self._widen(x)
         for k, eqn in enumerate(jaxpr.eqns):
-            outs, deeper = self._step(eqn, [read(v) for v in eqn.invars], (*path, k), turns)
+            outs, deeper = self._step(eqn, [read(v) for v in eqn.invars], (*path, k), iterations)
             found |= deeper
             for i, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
                 if (name := (*path, k, -1 - i)) in self.wanted:
                     found[name] = out
-                env[v] = self.edits[name](out, *turns) if name in self.edits else out
+                env[v] = self.edits[name](out, *iterations) if name in self.edits else out
         return [read(v) for v in jaxpr.outvars], found
 
     def _widen(self, x):
@@ -190,12 +190,12 @@ class Evaluation:
             return x
         return jnp.asarray(x, jnp.float64)
 
-    def _step(self, eqn, args: list, path: tuple, turns: tuple) -> tuple[list, dict]:
+    def _step(self, eqn, args: list, path: tuple, iterations: tuple) -> tuple[list, dict]:
         "One equation"
         if (inner := inner_jaxpr(eqn)) is not None:
-            return self.run(*inner, args, path, turns)
+            return self.run(*inner, args, path, iterations)
         if eqn.primitive.name == "scan":
-            return self._scan(eqn, args, path, turns)
+            return self._scan(eqn, args, path, iterations)
         if eqn.primitive.name in LOOPS:
             return getattr(self, f"_{eqn.primitive.name}")(eqn, args), {}
         params = dict(eqn.params)
@@ -211,30 +211,30 @@ class Evaluation:
         outs = eqn.primitive.bind(*args, **params)
         return [self._widen(x) for x in (outs if eqn.primitive.multiple_results else [outs])], {}
 
-    def _scan(self, eqn, args, path, turns):
+    def _scan(self, eqn, args, path, iterations):
         p, (nc, nk) = eqn.params, scan_counts(eqn)
         body = p["jaxpr"]
         consts, carry, xs = args[:nc], args[nc : nc + nk], args[nc + nk :]
 
-        def turn(carry, i_and_x):
+        def iteration(carry, i_and_x):
             i, x = i_and_x
-            now = (*turns, i)
+            now = (*iterations, i)
             outs, found = self.run(body.jaxpr, body.consts, [*consts, *carry, *x], path, now)
             return outs[:nk], (outs[nk:], found)
 
         numbered = jnp.arange(p["length"]), list(xs)
-        carry, (ys, found) = jax.lax.scan(turn, list(carry), numbered, reverse=p["reverse"])
+        carry, (ys, found) = jax.lax.scan(iteration, list(carry), numbered, reverse=p["reverse"])
         return [*carry, *ys], found
 
     def _while(self, eqn, args):
         p, quiet = eqn.params, Evaluation(self.wide)
-        nc, nb, test, turn = (
+        nc, nb, test, iteration = (
             p[k] for k in ("cond_nconsts", "body_nconsts", "cond_jaxpr", "body_jaxpr")
         )
-        of_test, of_turn = args[:nc], args[nc : nc + nb]
+        of_test, of_body = args[:nc], args[nc : nc + nb]
         carry = jax.lax.while_loop(
             lambda c: quiet.run(test.jaxpr, test.consts, [*of_test, *c])[0][0],
-            lambda c: quiet.run(turn.jaxpr, turn.consts, [*of_turn, *c])[0],
+            lambda c: quiet.run(iteration.jaxpr, iteration.consts, [*of_body, *c])[0],
             list(args[nc + nb :]),
         )
         return carry

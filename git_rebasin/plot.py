@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from .interpolation import Interpolation
 from .matching.match import Match
-from .symmetry.entries import plain_rows
+from .symmetry.entries import row_rank
 from .symmetry.spec import PermutationSpec
 from .tree import Array
 
@@ -284,7 +284,7 @@ def plot_spec(
 def _touches(spec: PermutationSpec, depth: int | None) -> dict[str, dict[tuple[str, bool], None]]:
     "Layer → the (group, whether on the last axis) that its arrays carry, in the spec's order"
     layers: dict[str, dict[tuple[str, bool], None]] = {}
-    ranks = {path: len(next(plain_rows(row))) for path, row in spec.axes_to_perm.items()}
+    ranks = {path: row_rank(row) for path, row in spec.axes_to_perm.items()}
     for path in ranks:
         layers.setdefault(_layer(path, depth), {})
     for group, places in spec.perm_to_axes.items():

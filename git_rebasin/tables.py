@@ -26,7 +26,11 @@ def markdown_table(
 
     Returns:
         str: Markdown
+
+    Raises:
+        ValueError: if a row has not as many cells as there are heads
     """
+    # raises ValueError if a row has not as many cells as there are heads
 
     def line(cells: Sequence[object]) -> str:
         return f"| {' | '.join(map(str, cells))} |"

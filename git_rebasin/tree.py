@@ -54,20 +54,20 @@ def is_array(leaf: Any) -> bool:
 # %% ../nbs/00_tree.ipynb #062ddfdf
 def flatten(
     tree: PyTree,  # parameters in any container; a flat `{path: array}` mapping comes back as it is
-) -> dict[str, Array]:  # path → array, in the tree's order
+) -> dict[str, Any]:  # path → array, in the tree's order
     """The arrays of a tree by their paths
 
     Args:
         tree: parameters in any container; a flat `{path: array}` mapping comes back as it is
 
     Returns:
-        dict[str, Array]: path → array, in the tree's order
+        dict[str, Any]: path → array, in the tree's order
 
     Raises:
         ValueError: if two leaves have the same path
     """
     # raises ValueError if two leaves have the same path
-    flat: dict[str, Array] = {}
+    flat: dict[str, Any] = {}
     for path, leaf in _leaves(tree):
         if not is_array(leaf):
             continue

@@ -1,13 +1,23 @@
 """Strict mode: tests run on the CPU, warnings are errors, ranks of arrays do not mix unnoticed."""
 
+import ctypes
+import gc
 import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # Before anything imports JAX. The processes that tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # in workers it is, from the process above them
+    CACHE = tempfile.TemporaryDirectory(prefix="compiled-")  # which goes when this process ends
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 
@@ -40,3 +50,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "tpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a TPU"))
+
+
+# ---- memory and time
+
+MAX_MEMORY = 2.0  # GB: what a process of tests may hold at most
+OPTIMIZED = {"test_zoo_train.py", "test_zoo_vgg.py"}  # train for long
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_functions(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the tests of a file compile is freed at its end, and optimized only where it runs long:
+    that is half of the time of compiling, and most functions run once or twice.
+    """
+    before = peak_memory()
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMIZED)
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":  # where what is freed stays with the process if nobody asks for it
+        ctypes.CDLL(None).malloc_trim(0)
+    if before <= MAX_MEMORY < (peak := peak_memory()):
+        pytest.fail(f"a test process held {peak:.1f} GB, and may hold {MAX_MEMORY:.1f}")
+
+
+def peak_memory() -> float:
+    """The most that this process has held, in GB, or 0 where the system does not say.
+
+    `getrusage` would count what the process that started this one held.
+    """
+    status = Path("/proc/self/status")
+    text = status.read_text(encoding="utf-8") if status.exists() else ""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e9 if found else 0.0

@@ -3,18 +3,15 @@
 
 # %% 652b7d10
 from git_rebasin.experiments.imagenet_resnet50 import (
+    EXPERIMENT,
     PAPER,
     PRESETS,
     RECORDS,
     STATISTICS,
     accuracies,
     cut,
-    findings,
     format_cuts,
-    format_record,
-    run,
 )
-from git_rebasin.experiments.runner import load_experiment
 
 
 # %% e87fc32d
@@ -37,9 +34,10 @@ def test_the_verdict_is_of_accuracies_with_new_statistics():
 
     assert accuracies(real("a", 0.1, 0.6)) == ([0.9, 0.1, 0.8], [0.9, 0.6, 0.8])
     records = [real("a", 0.1, 0.7), real("a", 0.1, 0.4), real("b", 0.1, 0.65), real("c", 0.25, 0.3)]
-    found = findings(records)
-    assert [f.verdict for f in found] == ["partly", "reproduced", "not"]
-    assert "midpoint 40.00 %" in found[0].ours and "two public a networks, cifar10" in found[0].claim
+    findings = EXPERIMENT.findings(records)
+    assert [f.verdict for f in findings] == ["partly", "reproduced", "not"]
+    assert "midpoint 40.00 %" in findings[0].ours
+    assert "two public a networks, cifar10" in findings[0].claim
     assert "| b, pair 0 (here) | 90.00 % | 80.00 % | 10.00 % | 65.00 % | 73 % |" in format_cuts(records)
     curve = {kind: {"accuracy": [0.9, 0.1 * k, 0.8]} for k, kind in enumerate(STATISTICS, 1)}
     line = {kind: {"accuracy": [0.9, 0.3 * k, 0.8]} for k, kind in enumerate(STATISTICS, 1)}
@@ -49,16 +47,15 @@ def test_the_verdict_is_of_accuracies_with_new_statistics():
 
 # %% 08cbfded
 def test_the_cpu_preset_is_that_of_the_real_resnets():
-    from unittest.mock import patch
+    from dataclasses import replace
 
     from git_rebasin.experiments import real_resnets
 
     assert PRESETS["cpu"] is real_resnets.PRESETS["cpu"]
-    assert hasattr(load_experiment(RECORDS), "findings")
-    with patch.object(real_resnets, "run", lambda *args: args):
-        assert run("cpu", "somewhere") == ("cpu", "somewhere", None)
-    with patch.object(real_resnets, "format_record", lambda record: "theirs"):
-        assert format_record({"experiment": RECORDS}) == "theirs"
-    paper = PRESETS["paper"].each["imagenet"].pair
+    assert EXPERIMENT.borrowed["cpu"].name == RECORDS
+    theirs = replace(real_resnets.EXPERIMENT, presets={"cpu": {}}, table=lambda records: "theirs")
+    borrower = replace(EXPERIMENT, borrowed={"cpu": theirs})
+    assert borrower.run("cpu", "somewhere") == [] and borrower.kept("somewhere") == []
+    paper = PRESETS["paper"]["imagenet"].config
     assert paper.network.network == "resnet50" and paper.network.size == 1 and paper.pixels == 224
     assert paper.network.training.epochs == 90 and paper.statistics * 256 == 10_240

@@ -142,7 +142,7 @@ def test_the_site_says_everything_once():
     page = "\n".join(describe(src, src.find("scaled"), "scaled"))
     for text in ("Multiply by", "activations, in volts", "x · by", "long to say", "§2"):
         assert page.count(text) == 1
-    assert "| Raises | When |" in page
+    assert "**Raises**" in page and "| `ValueError` | if" in page
     assert "(https://arxiv.org/abs/1803.05407)" in page
 
 

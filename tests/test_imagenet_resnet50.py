@@ -8,25 +8,25 @@ from test_zoo_stream import write_imagenet
 
 from git_rebasin.cli.parser import main
 from git_rebasin.experiments.imagenet_resnet50 import (
+    EXPERIMENT,
     PRESETS,
     STATISTICS,
-    format_record,
     match_pair,
-    run,
 )
 from git_rebasin.experiments.plan import batch_shapes
+from git_rebasin.experiments.runner import Context
 from git_rebasin.zoo.stream import open_stream, training_batches
 
 
 def test_the_smoke_preset_streams_trains_matches_and_resumes(tmp_path):
-    (file,) = run("smoke", tmp_path)
+    (file,) = EXPERIMENT.run("smoke", tmp_path)
     text = file.read_text()
-    assert run("smoke", tmp_path) == [file] and file.read_text() == text
-    record, told = json.loads(text), []
-    folder = file.parent / "checkpoints/smoke/digits"
-    config = PRESETS["smoke"].pair
-    again = match_pair(config, 0, folder=folder, callback=lambda stage, _: told.append(stage))
-    assert "train A" not in told and told.count("statistics") == 6 and told.count("judge") == 3
+    assert EXPERIMENT.run("smoke", tmp_path) == [file] and file.read_text() == text
+    record, stages = json.loads(text), []
+    context = Context(file.parent / "checkpoints/smoke/digits", lambda p: stages.append(p.stage))
+    again = match_pair(PRESETS["smoke"]["digits"].config, 0, context)
+    assert "train A" not in stages
+    assert stages.count("statistics") == 6 and stages.count("evaluate") == 3
     curves = record["curves"]
     assert again["curves"] == curves and again["training"] == record["training"]
     for metric in ("loss", "accuracy"):
@@ -37,12 +37,12 @@ def test_the_smoke_preset_streams_trains_matches_and_resumes(tmp_path):
     losses = [curves[way][kind]["loss"][1] for way in curves for kind in STATISTICS]
     assert len(set(losses)) == 4  # both the permutation and the statistics matter
     assert record["output_change"] < 1e-3 and record["match"]["converged"]
-    assert format_record(record).count("recomputed") == 2
+    assert EXPERIMENT.format(record).count("recomputed") == 2
 
 
 def test_imagenet_comes_in_the_shapes_that_were_planned(tmp_path):
     write_imagenet(tmp_path, 6)
-    config = PRESETS["paper"].pair
+    config = PRESETS["paper"]["imagenet"].config
     stream = open_stream("imagenet", size=config.pixels, path=tmp_path)
     batch = next(training_batches(stream, jax.random.key(0), 0, 4, buffer=config.buffer))
     for name, planned in batch_shapes(config.network).items():
@@ -57,8 +57,8 @@ def test_imagenet_is_missed_before_anything_is_trained(tmp_path, monkeypatch, ca
     monkeypatch.setattr("git_rebasin.zoo.data._from_hub", _refuse)
     arguments = ["experiment", "imagenet-resnet50", "--preset", "paper", "--out", str(tmp_path)]
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert "has no validation*.parquet" in said and "log in with `hf auth login`" in said
+    error = capsys.readouterr().err
+    assert "has no validation*.parquet" in error and "log in with `hf auth login`" in error
     assert not (tmp_path / "imagenet-resnet50").exists()
 
 

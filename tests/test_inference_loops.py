@@ -44,7 +44,7 @@ def test_turn_by_turn_each_layer_has_its_own():
         same(first[0], h) and same(first[1], last[0]) and same(first[2], last[1]) and same(last[2], h2)
     )
     _, (_, (_, h)), ((_, h2), _) = follow(chain, (0, 4, 4), (2, 4), unroll=3)
-    assert same(h, h2)  # no turn at all
+    assert same(h, h2)  # no iteration at all
 
 
 # %% 77a20e15

@@ -62,7 +62,7 @@ def test_permuting_the_model_permutes_the_values_by_their_spec():
 
 
 # %% a1c2f2fc
-def test_a_stack_that_is_followed_turn_by_turn_keeps_what_is_outside_of_it():
+def test_a_stack_that_is_followed_unrolled_keeps_what_is_outside_of_it():
     rng = np.random.default_rng(0)
     shapes = {"stack": (3, 4, 4), "in": (2, 4), "out": (4, 2)}
     params = {path: rng.normal(size=s).astype(np.float32) for path, s in shapes.items()}

@@ -10,12 +10,12 @@ from jax import lax
 from git_rebasin.jaxprs import Evaluation, evaluate, scan_counts, trace_arrays
 
 
-def network(p, x, turns=3):
+def network(p, x, iterations=3):
     "Calls, loops, branches and casts"
     h = jax.nn.silu(x @ p["a"])
     h = jax.checkpoint(lambda h: jnp.tanh(h) + h)(h)
     h, sums = lax.scan(lambda c, w: (jnp.sin(c @ w) + c, c.sum(-1)), h, p["stack"])
-    h = lax.while_loop(lambda s: s[0] < turns, lambda s: (s[0] + 1, s[1] * 0.5 + 1), (0, h))[1]
+    h = lax.while_loop(lambda s: s[0] < iterations, lambda s: (s[0] + 1, s[1] * 0.5 + 1), (0, h))[1]
     h = lax.cond(h.sum() > 0, lambda h: h * 2, lambda h: -h, h)
     return {"out": jax.nn.relu(h).astype(jnp.float32), "sums": sums, "index": jnp.argmax(h, -1)}
 
@@ -42,10 +42,10 @@ def test_equations_compute_what_the_function_computes():
 # %% 028d54c4
 def test_the_parts_of_a_scan_are_told_apart():
     def parts(carry, xs, consts):
-        def turn(c, x):
+        def iteration(c, x):
             return (c[0] + x[0].sum() + consts[0], c[1] @ consts[1]), (x[0], c[1])
 
-        return lax.scan(turn, carry, xs)
+        return lax.scan(iteration, carry, xs)
 
 
     carry = jnp.zeros(()), jnp.ones((3, 3))
@@ -97,7 +97,7 @@ def test_values_on_the_way_are_handed_out():
     _, found = Evaluation(wanted=names).run(closed.jaxpr, closed.consts, inputs)
     assert found.keys() == names
     np.testing.assert_allclose(found[(0, -1)], x @ p["a"], rtol=1e-5)
-    assert found[(1, 0, -1)].shape == (2, 5, 4)  # one for each turn
+    assert found[(1, 0, -1)].shape == (2, 5, 4)  # one for each iteration
     np.testing.assert_allclose(found[(1, 0, -1)][0], x @ p["a"] @ p["stack"][0], rtol=1e-5)
 
 

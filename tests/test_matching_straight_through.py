@@ -163,8 +163,8 @@ def test_a_projection_is_weight_matching():
         check_permutation(whole, got)
         assert all(np.array_equal(got[g], want.perm[g]) for g in got)
         fresh = Scores(whole, a, b)
-        for own in search.scores.groups.values():
-            np.testing.assert_allclose(own.scale, fresh.groups[own.group].scale, rtol=1e-4)
+        for group, own in search.scores.groups.items():
+            np.testing.assert_allclose(own.scale, fresh.groups[group].scale, rtol=1e-4)
     assert search.scores._matrices._cache_size() == 1
 
 
@@ -241,7 +241,7 @@ def test_what_cannot_be_done_is_refused():
     a, b = small(0), small(1)
     with pytest.raises(ValueError, match="no batch: `batches` is empty"):
         descend(a, b, batches=[])
-    with pytest.raises(FloatingPointError, match="group 'P' is beyond float32.*smaller learning rate"):
+    with pytest.raises(FloatingPointError, match="group 'P' are beyond float32.*smaller learning rate"):
         descend(a, b, rate=1e30)
     with pytest.raises(
         FloatingPointError, match="is nan at step 2.*look at loss_fn, and at that batch"

@@ -73,9 +73,9 @@ class Net(nn.Module):
 def test_statistics_are_those_of_the_equations_in_float64():
     params, before = make(3), jax.tree.map(np.copy, make(3))
     batches = [normals(7, n, 6) for n in (40, 25, 9)]
-    told = []
-    once = reset_batch_stats(plain, params, iter(batches), callback=lambda k, n: told.append((k, n)))
-    assert told == [(0, 1), (0, 2), (0, 3)]
+    reports = []
+    once = reset_batch_stats(plain, params, iter(batches), callback=reports.append)
+    assert [(p.stage, p.step) for p in reports] == [("pass 0, statistics", n) for n in (1, 2, 3)]
     check(once, oracle(params, batches))
     check(reset_batch_stats(plain, params, batches, passes=3), oracle(params, batches, 2))
     whole = [np.concatenate(batches)]  # one batch: one pass is exact

@@ -106,7 +106,7 @@ def test_batches_are_let_go():
 
     seen = []
     step = jax.jit(lambda z: {"z": Moments.of(z, [0])})
-    found = merge_batches(step, many(), callback=seen.append)
+    found = merge_batches(step, many(), callback=lambda p: seen.append(p.step))
     assert seen == list(range(1, 21)) and found["z"].count == 19 * 50 + 40
     with pytest.raises(ValueError, match="there is no batch"):
         merge_batches(step, iter([]))
@@ -115,15 +115,15 @@ def test_batches_are_let_go():
 # %% 31545981
 def test_value_moments_are_those_of_the_values():
     def net(p, x):
-        "A convolution, and a scan with units of its own in each turn"
+        "A convolution, and a scan with units of its own in each iteration"
         h = jax.lax.conv_general_dilated(
             x, p["conv"], (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC")
         )
 
-        def turn(h, w):
+        def iteration(h, w):
             return h + jax.nn.relu(h @ w[0]) @ w[1], None
 
-        h = jax.lax.scan(turn, h, (p["up"], p["down"]))[0]
+        h = jax.lax.scan(iteration, h, (p["up"], p["down"]))[0]
         return h.mean((1, 2)) @ p["out"]
 
 
@@ -157,11 +157,11 @@ def test_layer_inputs_are_the_last_values_before_a_layer():
     def residual(p, x):
         "A stream in a scan: of it, and of each block, the activations are read"
 
-        def turn(h, w):
+        def iteration(h, w):
             z = jax.nn.relu(h) @ w[0]
             return h + jnp.tanh(z * 2 + 1) @ w[1], None
 
-        h = jax.lax.scan(turn, x @ p["in"], (p["up"], p["down"]))[0]
+        h = jax.lax.scan(iteration, x @ p["in"], (p["up"], p["down"]))[0]
         return jnp.exp(h - h.mean(-1, keepdims=True)).T.sum(1)[None] @ p["out"]
 
 
@@ -171,11 +171,11 @@ def test_layer_inputs_are_the_last_values_before_a_layer():
 
 
     def linear(p, x):
-        def turn(h, w):
+        def iteration(h, w):
             return h + h @ w[0] @ w[1], None
 
-        return jax.lax.scan(turn, x @ p["in"], (p["up"], p["down"]))[0] @ p["out"]
+        return jax.lax.scan(iteration, x @ p["in"], (p["up"], p["down"]))[0] @ p["out"]
 
 
     found = kinds(linear, params, draw(0, 7, 4))
-    assert found == ["dot_general", "scan", "dot_general", "add"]  # in, end, up, stream of each turn
+    assert found == ["dot_general", "scan", "dot_general", "add"]  # in, end, up, stream of each

@@ -105,16 +105,16 @@ def test_repair_is_its_equation_in_float64():
     merged = mean(models)
     before = jax.tree.map(np.copy, merged)
     batches = [normals(9, n, 6) for n in (70, 40, 25)]
-    whole, told = [np.concatenate(batches)], []
+    whole, reports = [np.concatenate(batches)], []
     for given, passes, exact in ((batches, 1, False), (batches, 3, True), (whole, 1, True)):
-        found = repair(
-            mlp, merged, models, given, passes=passes, callback=lambda k, n: told.append((k, n))
-        )
+        found = repair(mlp, merged, models, given, passes=passes, callback=reports.append)
         want = transcription(merged, models, given, exact)
         for c, (scale, shift) in zip(found.params["corrections"].values(), want, strict=True):
             np.testing.assert_allclose(c["scale"], scale, rtol=1e-3)
             np.testing.assert_allclose(c["shift"], shift, rtol=1e-3, atol=1e-3)
-    assert told[:10] == [(k, n) for k in range(3) for n in (1, 2, 3)] + [(0, 1)]
+    stages = [f"{part}, statistics" for part in ("model 0", "model 1", "pass 0")]
+    expected = [(stage, n, 3) for stage in stages for n in (1, 2, 3)] + [(stages[0], 1, 3)]
+    assert [(p.stage, p.step, p.steps) for p in reports[:10]] == expected
     for path in merged:
         np.testing.assert_array_equal(merged[path], before[path])
 

@@ -11,14 +11,14 @@ from git_rebasin.symmetry.entries import (
     as_entry,
     as_row,
     atoms_of,
-    from_plain,
     learn,
     measure,
-    plain_rows,
+    row_from_json,
     row_rank,
     row_str,
-    short,
-    to_plain,
+    row_to_json,
+    short_row,
+    unsplit_rows,
 )
 
 
@@ -39,20 +39,20 @@ EVERY = [
 # %% b2445a1f
 def test_entries_survive_json():
     for row in EVERY:
-        data = json.loads(json.dumps(to_plain(as_row(row))))
-        assert from_plain(data) == as_row(row) and to_plain(from_plain(data)) == data
-        assert eval(repr(short(as_row(row)))) == short(as_row(row))
+        data = json.loads(json.dumps(row_to_json(as_row(row))))
+        assert row_from_json(data) == as_row(row) and row_to_json(row_from_json(data)) == data
+        assert eval(repr(short_row(as_row(row)))) == short_row(as_row(row))
 
 
 # %% d99863d1
 def test_abbreviations():
     assert as_entry(None) == Fixed() and as_entry(3) == Fixed(3) and as_entry("P") == Group("P")
-    assert short(as_row((None, 3, Group("P"), Group("Q", 2)))) == (None, 3, "P", Group("Q", 2))
+    assert short_row(as_row((None, 3, Group("P"), Group("Q", 2)))) == (None, 3, "P", Group("Q", 2))
     assert Group("Q", within="H") == Group("Q", within=("H",)) and Product("P") != Concat("P")
     assert [str(a) for a in atoms_of(EVERY[-1])] == ["·", "1", "H", "Q in H", "·", "H", "2", "H", "·"]
     nested = Split(0, (1, "A"), Split(1, (1, "B"), (1, "C")))
-    assert [row_str(row) for row in plain_rows(nested)] == ["1, A", "1, B", "1, C"]
-    assert list(plain_rows(as_row(("P", None)))) == [as_row(("P", None))]
+    assert [row_str(row) for row in unsplit_rows(nested)] == ["1, A", "1, B", "1, C"]
+    assert list(unsplit_rows(as_row(("P", None)))) == [as_row(("P", None))]
     assert row_rank(nested) == 2 and row_rank(("P", None, "Q")) == 3
     for wrong in (1.5, True, {"P"}, ("P",)):
         with pytest.raises(TypeError, match="no entry"):

@@ -84,9 +84,9 @@ def test_bad_paths_are_refused():
         with pytest.raises(ValueError, match="rename one of them"):
             unflatten(flat)
     with pytest.raises(ValueError, match="'b' is only in the paths given"):
-        unflatten({"a": 1, "b": 2}, like={"a": np.ones(1)})
+        unflatten({"a": np.ones(1), "b": np.ones(1)}, like={"a": np.ones(1)})
     with pytest.raises(ValueError, match="'b' is only in `like`"):
-        unflatten({"a": 1}, like={"a": np.ones(1), "b": np.ones(1)})
+        unflatten({"a": np.ones(1)}, like={"a": np.ones(1), "b": np.ones(1)})
 
 
 # %% b681c806

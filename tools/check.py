@@ -1,12 +1,16 @@
 """Everything that must hold: `python -m tools.check [STEP ...]`.
 
-All steps run, also after one that failed, so that one look shows all there is to mend.
+All steps run, also after one that failed, so that one look shows all there is to mend. What JAX
+compiles in one process, the others of the same run take over; nothing is left for the next run.
 """
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tools.project import ROOT
@@ -48,20 +52,40 @@ STEPS = [
     Step(
         "tests",
         "the tests pass",
-        "pytest -q -n {workers} --dist loadfile",
+        "pytest -q -n {workers} --dist worksteal",
     ),
 ]
 FULL_RUN = [step for step in STEPS if step.name != "stored"]  # as `notebooks` does that as well
 
 
-def passes(step: Step, title: str, workers: int) -> bool:
-    print(f"\n=== {title}: {step.claim}", flush=True)
+def alone(step: Step) -> bool:
+    """Does the step use one process, so that another one can run beside it?"""
+    return "{workers}" not in step.command
+
+
+def passes(step: Step, workers: int) -> bool:
+    """Run a step and say how it went; what it prints comes in one piece where others run beside."""
     start = time.perf_counter()
     command = [sys.executable, "-m", *step.command.format(workers=workers).split()]
-    passed = subprocess.run(command, cwd=ROOT).returncode == 0
+    kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if alone(step) else {}
+    if not kept:
+        print(f"\n=== {step.name}: {step.claim}", flush=True)
+    done = subprocess.run(command, cwd=ROOT, text=True, **kept)
     seconds = time.perf_counter() - start
-    print(f"--- {step.name} {'passed' if passed else 'FAILED'} in {seconds:.0f} s", flush=True)
-    return passed
+    head = f"\n=== {step.name}: {step.claim}\n{done.stdout}" if kept else ""
+    result = "FAILED" if done.returncode else "passed"
+    print(f"{head}--- {step.name} {result} in {seconds:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def failures(steps: list[Step], workers: int) -> list[str]:
+    """Run the steps, those of one process beside each other, then the others; name what failed."""
+    steps = sorted(steps, key=alone, reverse=True)
+    results: list[bool] = []
+    with ThreadPoolExecutor(workers) as pool:
+        results += pool.map(lambda step: passes(step, workers), filter(alone, steps))
+    results += [passes(step, workers) for step in steps if not alone(step)]
+    return [step.name for step, passed in zip(steps, results, strict=True) if not passed]
 
 
 def main() -> int:
@@ -72,11 +96,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     steps = [step for step in STEPS if step.name in options.steps] or FULL_RUN
-    failed = [
-        step.name
-        for number, step in enumerate(steps, 1)
-        if not passes(step, f"{number}/{len(steps)} {step.name}", options.workers)
-    ]
+    with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": folder,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        failed = failures(steps, options.workers)
     if failed:
         print(f"\nFAILED: {', '.join(failed)}", file=sys.stderr, flush=True)
     return 1 if failed else 0

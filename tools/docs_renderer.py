@@ -8,9 +8,9 @@ dataclass no fields, and it stops at some modules.
 """
 
 import ast
-import itertools
 import re
 import textwrap
+from collections.abc import Collection
 
 from execnb.nbio import NbCell
 from fastcore.basics import AttrDict
@@ -60,7 +60,7 @@ def table(title: str, rows: list[Row]) -> str:
         title: [code(row.name, link=False) for row in rows],
         "Type": [code(row.type) for row in rows],
         "Default": [code(row.default) for row in rows],
-        "Meaning": [prose(row.comment) for row in rows],
+        "Meaning": [prose(row.comment, names(rows)) for row in rows],
     }
     columns = {head: cells for head, cells in columns.items() if any(cells)}
     return markdown_table(list(columns), list(zip(*columns.values(), strict=True)))
@@ -80,12 +80,17 @@ def code(text: str, link: bool = True) -> str:
     )
 
 
-def prose(text: str) -> str:
-    """A comment in a table, where `|` has a meaning."""
+def prose(text: str, own: Collection[str] = ()) -> str:
+    """A comment in a table, where `|` has a meaning; names of one's own are no links."""
     parts = re.split(r"`([^`]+)`", text)
     parts[::2] = [part.replace("|", "&#124;") for part in parts[::2]]
-    parts[1::2] = [code(part) for part in parts[1::2]]
+    parts[1::2] = [code(part, link=part not in own) for part in parts[1::2]]
     return "".join(parts)
+
+
+def names(rows: list[Row]) -> set[str]:
+    """The names of parameters or fields."""
+    return {row.name.lstrip("*") for row in rows}
 
 
 def entities(text: str) -> str:
@@ -97,40 +102,46 @@ def entities(text: str) -> str:
 def describe(src: Source, node: Definition, name: str) -> list[str]:
     """Signature, docstring and tables of a function or a class."""
     doc = ast.get_docstring(node) or ""
-    after = [raised(raises(src, node)), sources(references(doc))]
-    if isinstance(node, ast.FunctionDef):
-        rows, result = list(parameters(src, node)), returned(src, node)
-        head = signature(name, rows, result.type)
-        return [head, summary(doc), table("Parameter", rows), returns(result), *after]
-    rows, bases = list(fields(src, node)), ", ".join(src.code(base) for base in node.bases)
+    function = isinstance(node, ast.FunctionDef)
+    rows = list(parameters(src, node) if function else fields(src, node))
+    after = [raised(raises(src, node), names(rows)), sources(references(doc))]
+    if function:
+        result = returned(src, node)
+        head, what = signature(name, rows, result.type), returns(result, names(rows))
+        return [head, summary(doc), table("Parameter", rows), what, *after]
+    bases = ", ".join(src.code(base) for base in node.bases)
     plain = python(f"class {name}({bases})" if bases else f"class {name}")
-    listed = [method(src, item) for item in methods(node)]
+    listed = [method(src, item, f"{name}.{item.name}") for item in methods(node)]
     head = signature(f"class {name}", rows) if rows else plain
     listing = markdown_table(["Method", "Meaning"], listed)
     return [head, summary(doc), table("Field", rows), *after, listing]
 
 
-def method(src: Source, node: ast.FunctionDef) -> tuple[str, str]:
+def method(src: Source, node: ast.FunctionDef, name: str) -> tuple[str, str]:
     """The cells about a method: how it is called, what it does, and what it raises."""
-    names = ", ".join(row.name for row in parameters(src, node))
-    call = node.name if is_property(node) else f"{node.name}({names})"
+    anchor = f'<span id="{name.lower()}"></span>'  # where nbdev's links to the method lead
+    given = ", ".join(row.name for row in parameters(src, node))
+    call = node.name if is_property(node) else f"{node.name}({given})"
     raised = dict.fromkeys(row.name for row in raises(src, node))
     ends = f"; raises {', '.join(f'`{name}`' for name in raised)}" if raised else ""
-    return code(call, link=False), prose(summary(ast.get_docstring(node) or "") + ends)
+    return anchor + code(call, link=False), prose(summary(ast.get_docstring(node) or "") + ends)
 
 
-def returns(row: Row) -> str:
+def returns(row: Row, own: Collection[str]) -> str:
     """A line about what is returned, if there is more to say than its type."""
     kind = f" {code(row.type)}" if row.type else ""
-    return f"**Returns**{kind}: {prose(row.comment)}" if row.comment else ""
+    return f"**Returns**{kind}: {prose(row.comment, own)}" if row.comment else ""
 
 
-def raised(rows: list[Row]) -> str:
+def raised(rows: list[Row], own: Collection[str]) -> str:
     """A table of what is raised and when, each exception named once."""
-    named = ["", *(row.name for row in rows)]
-    names = [name if name != above else "" for above, name in itertools.pairwise(named)]
-    cells = [(code(name), prose(row.comment)) for name, row in zip(names, rows, strict=True)]
-    return markdown_table(["Raises", "When"], cells)
+    above = ["", *(row.name for row in rows)]
+    cells = [
+        (code(row.name) if row.name != last else "", prose(row.comment, own))
+        for row, last in zip(rows, above, strict=False)
+    ]
+    shown = markdown_table(["Exception", "When"], cells)
+    return f"**Raises**\n\n{shown}" if rows else ""
 
 
 def sources(cited: list[str]) -> str:

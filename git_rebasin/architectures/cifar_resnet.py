@@ -15,7 +15,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from ..tree import Array
 
 # %% ../../nbs/architectures/00_cifar_resnet.ipynb #fc7efb3a
 def _conv(x, kernel, stride: int = 1):

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from ..tree import Array
 
 # %% ../../nbs/architectures/01_transformer.ipynb #1c3005cd
-def _attention(params: Mapping[str, Array], name: str, x, rate: float):
+def _attention(params: Mapping[str, Array], name: str, x, rate: float | Float[Array, ""]):
     "What the heads write to the stream"
     q, k, v = (jnp.einsum("hqd,btd->bthq", params[f"{name}.W_{w}"], x) for w in "QKV")
     scores = jnp.einsum("bthq,bshq->bhts", q, k) / math.sqrt(q.shape[-1])
@@ -36,14 +38,14 @@ def transformer_apply(
     params: Mapping[str, Array],  # a flat dict
     tokens: Int[Array, "n positions"],
     *,
-    attention_rate: float = 1.0,  # α: 1 is attention, 0 a sum over all positions
+    attention_rate: float | Float[Array, ""] = 1.0,  # α: 1 is attention, 0 a sum over all positions
 ) -> Float[Array, "n vocabulary"]:  # logits at the last position
     """The logits that follow the last token
 
     Args:
         params: a flat dict
         tokens (Int[Array, "n positions"]):
-        attention_rate: α: 1 is attention, 0 a sum over all positions
+        attention_rate (float | Float[Array, ""]): α: 1 is attention, 0 a sum over all positions
 
     Returns:
         Float[Array, "n vocabulary"]: logits at the last position

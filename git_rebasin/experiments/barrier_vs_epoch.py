@@ -318,7 +318,7 @@ EXPERIMENT = Experiment(
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #592a0d88
 def film(
     families: Mapping[str, Sequence[Record]],  # of `by_family`; shown: the first pair
-    rate: float = 3.0,  # frames a second, one for each epoch that was looked at
+    rate: int = 3,  # frames a second, one for each epoch that was looked at
 ) -> bytes:  # an animated GIF
     """The training loss on the naive and on the matched line, epoch after epoch
 

@@ -166,11 +166,12 @@ def finding(
     Args:
         widths: of one architecture, in `cpu`
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     network = next(iter(widths.values()))[0]["config"]["network"]
     matched = barriers(widths, "weights")
-    falls = float(spearmanr(list(widths), [np.mean(pairs) for pairs in matched]).statistic)
+    means = [np.mean(pairs) for pairs in matched]
+    falls = np.corrcoef(rankdata(list(widths)), rankdata(means))[0, 1]
     left = max(wide / narrow for narrow, wide in zip(matched[0], matched[-1], strict=True))
     verdict = "partly" if left < 1 else "not"
     if left < 0.25 and falls <= -0.8:

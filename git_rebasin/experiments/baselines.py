@@ -303,7 +303,7 @@ def decay_finding(
         pairs = sweep(records, data, "weight decay")
         plain = column(pairs[0], way)
         left = {d: (column(pairs[d], way) / plain).max() for d in decays_that_count(pairs)}
-        best = min(left, key=left.get, default=0)
+        best = min(left, key=lambda decay: left[decay], default=0)
         least = left.get(best, 1)
         verdicts.append("reproduced" if least < 0.5 else "partly" if least < 1 else "not")
         shown.append(

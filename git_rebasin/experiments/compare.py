@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -74,11 +74,26 @@ def _stay(problem: Problem, key: jax.Array, start: Match | None) -> Match:
     return Match(identity_permutation(problem.spec.bind(b)), (), True, inner(a, b))
 
 
-def _by_weights(problem: Problem, key: jax.Array, start: Match | None, init: str) -> Match:
+def given(start: Match | None) -> Match:
+    "The match that a way starts from"
+    if start is None:
+        raise ValueError("this way starts from the match of another: name that one as its start")
+    return start
+
+
+def _by_weights(
+    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "greedy"]
+) -> Match:
     return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
 
 
-def _by_activations(problem: Problem, key: jax.Array, start, similarity: str, n: int) -> Match:
+def _by_activations(
+    problem: Problem,
+    key: jax.Array,
+    start: Match | None,
+    similarity: Literal["inner", "correlation"],
+    n: int,
+) -> Match:
     both, data = (problem.params_a, problem.params_b), problem.batches(key, n)
     return activation_matching(
         key, problem.spec, *both, fn=problem.fn, batches=data, similarity=similarity
@@ -113,7 +128,7 @@ def _sinkhorn(problem: Problem, key: jax.Array, start: Match | None, effort: Eff
         batches=problem.batches(key, effort.batches) if data else None,
         optimizer=optax.adam(effort.sinkhorn_rate),
         max_steps=effort.sinkhorn,
-        init=start.perm,
+        init=given(start).perm,
     )
 
 
@@ -257,7 +272,7 @@ def _ensemble_rise(record: Record, split: str) -> float:
     return record["ensemble"][split]["loss"] - np.mean([e[split]["loss"] for e in record["ends"]])
 
 
-def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
+def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 4) -> str:
     "A mean and a standard deviation, as a table's cell"
     mean = f"{np.mean(values):z.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'RECORDS', 'STATISTICS', 'PAPER', 'StreamedPair', 'train_network_on_stream', 'match_weights', 'walk_lines',
-           'match_pair', 'run', 'format_record', 'cut', 'accuracies', 'format_cuts', 'finding', 'findings']
+__all__ = ['PRESETS', 'RECORDS', 'STATISTICS', 'EXPERIMENT', 'PAPER', 'StreamedPair', 'train_network_on_stream', 'match_weights',
+           'walk_lines', 'match_pair', 'format_lines', 'finding', 'cut', 'accuracies', 'format_cuts']
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #4a55830e
 import time
@@ -15,19 +15,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from . import real_resnets
-from .compare import classify, middle
+from .compare import middle
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     checkpoint_file,
     init_network,
+    model_seeds,
     network_fn,
     network_spec,
     pair_facts,
@@ -35,23 +34,25 @@ from git_rebasin.experiments.networks import (
     training_loss,
     with_state,
 )
-from .pair import model_seeds, output_change
 from .plan import IMAGES, steps_per_epoch
+from .problem import classify, output_change
+from .records import Record
 from git_rebasin.experiments.runner import (
-    Families,
+    Context,
+    Experiment,
     Finding,
-    Preset,
-    by_family,
-    run_families,
+    Runs,
+    for_each_family,
+    one_by_one,
 )
 from ..interpolation import loss_barrier
 from ..matching.match import Match
 from ..matching.weights import weight_matching
-from ..progress import Callback
 from ..statistics.batch_stats import reset_batch_stats
 from ..symmetry.permutation import apply_permutation
 from ..symmetry.spec import PermutationSpec
-from ..tree import lerp
+from ..tables import markdown_table
+from ..tree import Array, lerp
 from git_rebasin.zoo.stream import (
     ImageStream,
     describe_order,
@@ -72,7 +73,7 @@ class StreamedPair:
         buffer: training images that wait, encoded, to be drawn from
         statistics: training batches from which statistics are computed, for each network
         lambdas: points on a line, an odd number: ½ is one of them
-        judged_at_once: images; all that there are for testing are judged
+        judged_at_once: images; lines are evaluated on all that there are for testing
     """
 
     network: NetworkConfig
@@ -80,23 +81,18 @@ class StreamedPair:
     buffer: int = 10_000  # training images that wait, encoded, to be drawn from
     statistics: int = 40  # training batches from which statistics are computed, for each network
     lambdas: int = 25  # points on a line, an odd number: ½ is one of them
-    judged_at_once: int = 400  # images; all that there are for testing are judged
+    judged_at_once: int = 400  # images; lines are evaluated on all that there are for testing
 
 
 _TRAINING = TrainConfig(90, 256, "sgd", 0.1, 0.9, 1e-4, "warmup_cosine", 5)
 _TINY = NetworkConfig("resnet5", "digits", TrainConfig(2, 50, "sgd", 0.1), 1 / 16, examples=400)
+_PAPER = StreamedPair(NetworkConfig("resnet50", "imagenet", _TRAINING, 1.0))
 _SMOKE = StreamedPair(_TINY, 8, 200, statistics=2, lambdas=3, judged_at_once=120)
 
 PRESETS = {
-    "smoke": Families({"digits": Preset(_SMOKE, (0,))}),
+    "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": real_resnets.PRESETS["cpu"],
-    "paper": Families(
-        {
-            "imagenet": Preset(
-                StreamedPair(NetworkConfig("resnet50", "imagenet", _TRAINING, 1.0)), (0,)
-            )
-        }
-    ),
+    "paper": {"imagenet": Runs(_PAPER, (0,))},
 }
 RECORDS = "real-resnets"  # the experiment whose records of `cpu` are this one's
 
@@ -105,16 +101,14 @@ def train_network_on_stream(
     config: StreamedPair,
     seed: int,  # decides the initial weights, the order of the images and their crops
     stream: ImageStream,  # of training images
-    folder: Path,  # where its checkpoint is, or will be
-    callback: Callback | None = None,  # called after each epoch
+    context: Context,  # where its checkpoint is, or will be
 ) -> TrainResult:  # its parameters are all variables, statistics included
     """Train one network, or take it from its checkpoint
 
     Args:
         seed: decides the initial weights, the order of the images and their crops
         stream: of training images
-        folder: where its checkpoint is, or will be
-        callback: called after each epoch
+        context: where its checkpoint is, or will be
 
     Returns:
         TrainResult: its parameters are all variables, statistics included
@@ -133,8 +127,8 @@ def train_network_on_stream(
         steps_per_epoch=steps_per_epoch(network),
         source=describe_order(stream, order, config.buffer),
         state=state,
-        checkpoint=checkpoint_file(folder, seed),
-        callback=callback,
+        checkpoint=checkpoint_file(context.checkpoints, seed),
+        callback=context.as_stage,
     )
     return with_state(result)
 
@@ -162,8 +156,29 @@ STATISTICS = ("averaged", "recomputed")
 
 
 @partial(jax.jit, static_argnums=0)
-def _judge(fn: Callable, a: PyTree, b: PyTree, lam: float, batch_stats: PyTree, batch: Mapping):
+def _metrics_at(
+    fn: Callable, a: PyTree, b: PyTree, lam: float, batch_stats: PyTree, batch: Mapping[str, Array]
+) -> Mapping[str, Array]:
     return classify(fn({"params": lerp(a, b, lam), "batch_stats": batch_stats}, batch), batch)
+
+
+def _points(
+    config: StreamedPair,
+    a: PyTree,  # variables of model A
+    ends: Mapping[str, PyTree],  # way → variables of B
+    statistics: Sequence[Mapping[str, np.ndarray]],  # training batches
+    context: Context,
+) -> list[tuple[str, str, float, PyTree]]:  # way, kind of statistics, λ, and the statistics
+    "All points of the lines, with averaged and with recomputed statistics"
+    fn, mesh, points = network_fn(config.network), local_mesh(config.judged_at_once), []
+    lambdas = np.linspace(0, 1, config.lambdas).tolist()
+    for step, (way, lam) in enumerate(((w, x) for w in ends for x in lambdas), 1):
+        merged = lerp(a, ends[way], lam)
+        new = reset_batch_stats(fn, merged, statistics)
+        context.report(step, len(ends) * len(lambdas))
+        for kind, model in zip(STATISTICS, (merged, new), strict=True):
+            points.append((way, kind, lam, replicate(model["batch_stats"], mesh)))
+    return points
 
 
 def walk_lines(
@@ -171,8 +186,8 @@ def walk_lines(
     a: PyTree,  # variables of model A
     ends: Mapping[str, PyTree],  # how B was matched → its variables, permuted or not
     statistics: Sequence[Mapping[str, np.ndarray]],  # training batches
-    judged: Iterable[Mapping[str, np.ndarray]],  # test batches; read once
-    tell: Callable[[str, dict], None],  # called with (stage, record) on the way
+    batches: Iterable[Mapping[str, np.ndarray]],  # of test images; read once
+    context: Context,
 ) -> dict[str, dict[str, dict[str, list[float]]]]:  # way → statistics → metric → values
     """The lines from A to each of the ends
 
@@ -180,29 +195,21 @@ def walk_lines(
         a: variables of model A
         ends: how B was matched → its variables, permuted or not
         statistics: training batches
-        judged: test batches; read once
-        tell: called with (stage, record) on the way
+        batches: of test images; read once
 
     Returns:
         dict[str, dict[str, dict[str, list[float]]]]: way → statistics → metric → values
     """
     fn, mesh = network_fn(config.network), local_mesh(config.judged_at_once)
-    lambdas, points = np.linspace(0, 1, config.lambdas).tolist(), []
-    for way, end in ends.items():
-        for lam in lambdas:
-            merged = lerp(a, end, lam)
-            new = reset_batch_stats(fn, merged, statistics)
-            tell("statistics", {"way": way, "λ": lam})
-            for kind, model in zip(STATISTICS, (merged, new), strict=True):
-                points.append((way, kind, lam, replicate(model["batch_stats"], mesh)))
+    points = _points(config, a, ends, statistics, context.stage("statistics"))
     weights = {way: replicate(end["params"], mesh) for way, end in ends.items()}
     start, sums, total = replicate(a["params"], mesh), [], 0
-    for batch in judged:
+    for step, batch in enumerate(batches, 1):
         size, batch = len(batch["labels"]), shard(batch, mesh)
-        found = [_judge(fn, start, weights[w], lam, stats, batch) for w, _, lam, stats in points]
-        sums.append([{m: size * float(x) for m, x in v.items()} for v in jax.device_get(found)])
+        means = [_metrics_at(fn, start, weights[w], x, stats, batch) for w, _, x, stats in points]
+        sums.append([{m: size * float(x) for m, x in v.items()} for v in jax.device_get(means)])
         total += size
-        tell("judge", {"images": total})
+        context.stage("evaluate").report(step, images=total)
     curves: dict = {way: {kind: {} for kind in STATISTICS} for way in ends}
     for (way, kind, _, _), values in zip(points, zip(*sums, strict=True), strict=True):
         for metric in values[0]:
@@ -214,26 +221,17 @@ def walk_lines(
 def match_pair(
     config: StreamedPair,
     seed: int,  # which pair
-    *,
-    folder: Path,  # where checkpoints are kept and looked for
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> dict[str, Any]:  # what the record says
+    context: Context,
+) -> Record:
     """Train a pair, or take it from its checkpoints, match it, and walk both lines
 
     Args:
         seed: which pair
-        folder: where checkpoints are kept and looked for
-        callback: called with (stage, record) on the way
-
-    Returns:
-        dict[str, Any]: what the record says
     """
-    tell, network = callback or (lambda stage, record: None), config.network
+    network = config.network
     train, test = (open_stream(network.data, s, size=config.pixels) for s in ("train", "test"))
     trained = {
-        name: train_network_on_stream(
-            config, s, train, folder, lambda p, n=name: tell(f"train {n}", dict(p.values))
-        )
+        name: train_network_on_stream(config, s, train, context.stage(f"train {name}"))
         for name, s in zip("AB", model_seeds(seed), strict=True)
     }
     start, key = time.perf_counter(), jax.random.key(seed)
@@ -242,60 +240,80 @@ def match_pair(
     match = match_weights(key, spec, a, b)
     moved = apply_permutation(spec, match.perm, b)
     size, order = network.training.batch_size, jax.random.fold_in(key, 2)
-    some = training_batches(train, order, 0, size, buffer=config.buffer)
-    statistics = list(islice(some, config.statistics))
-    judged = evaluation_batches(test, config.judged_at_once)
+    stream = training_batches(train, order, 0, size, buffer=config.buffer)
+    statistics = list(islice(stream, config.statistics))
+    change = output_change(network_fn(network), b, moved, statistics[0])
+    ends, batches = {"naive": b, "matched": moved}, evaluation_batches(test, config.judged_at_once)
     return {
         "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
         "match": {"sweeps": match.sweeps, "converged": match.converged},
-        "output_change": output_change(network_fn(network), b, moved, statistics[0]),
-        "curves": walk_lines(config, a, {"naive": b, "matched": moved}, statistics, judged, tell),
+        "output_change": change,
+        "curves": walk_lines(config, a, ends, statistics, batches, context),
         "training": {name: result.history[-1] for name, result in trained.items()},
     } | pair_facts(seed, {"train": train}, trained, start)
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #e8e1f6ed
-def run(
-    preset: str,  # "smoke", "cpu" or "paper"
-    out: str | Path,  # where the records go
-    callback: Callable[[str, dict], None] | None = None,  # called with (stage, record) on the way
-) -> list[Path]:  # the records; those of "cpu" are the experiment `RECORDS`'
-    """Train, match and walk each pair of a preset that has no record yet
-
-    Args:
-        preset: "smoke", "cpu" or "paper"
-        out: where the records go
-        callback: called with (stage, record) on the way
-
-    Returns:
-        list[Path]: the records; those of "cpu" are the experiment `RECORDS`'
-    """
-    if preset == "cpu":
-        return real_resnets.run(preset, out, callback)
-    options = {"run_one": match_pair}
-    return run_families("imagenet-resnet50", PRESETS, preset, out, callback, **options)
-
-
-def format_record(
-    record: Mapping[str, Any],
+def format_lines(
+    record: Record,  # of a pair, here or of the experiment `RECORDS`
 ) -> str:  # Markdown
     """Both lines of a pair: ends, midpoint and barrier, with both kinds of statistics
+
+    Args:
+        record: of a pair, here or of the experiment `RECORDS`
 
     Returns:
         str: Markdown
     """
     if record["experiment"] == RECORDS:
-        return real_resnets.format_record(record)
-    lines = [
-        "| line | statistics | accuracy of A | at ½ | of B | loss barrier |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+        return real_resnets.EXPERIMENT.table([record])
+    rows = []
     for way, kinds in record["curves"].items():
         for kind, curve in kinds.items():
-            accuracy = curve["accuracy"]
-            cells = [f"{100 * x:.2f} %" for x in (accuracy[0], middle(accuracy), accuracy[-1])]
-            barrier = loss_barrier(np.array(curve["loss"]))
-            lines.append(f"| {way} | {kind} | {' | '.join(cells)} | {barrier:.4f} |")
-    return "\n".join(lines)
+            accuracy, barrier = curve["accuracy"], loss_barrier(np.array(curve["loss"]))
+            shown = (accuracy[0], middle(accuracy), accuracy[-1])
+            rows.append([way, kind, *(f"{100 * x:.2f} %" for x in shown), f"{barrier:.4f}"])
+    heads = ["line", "statistics", "accuracy of A", "at ½", "of B", "loss barrier"]
+    return markdown_table(heads, rows, text=(0, 1))
+
+# %% ../../nbs/experiments/imagenet_resnet50.ipynb #8fdf559f
+def finding(
+    records: Sequence[Record],  # of one family
+) -> Finding:
+    """The claim beside what became of it
+
+    Args:
+        records: of one family
+    """
+    lines = list(map(accuracies, records))
+    worst, (naive, matched) = min((cut(*pair), pair) for pair in lines)
+    ends = " and ".join(f"{100 * x:.2f} %" for x in (matched[0], matched[-1]))
+    return Finding(
+        "Weight matching and new statistics take most of the accuracy barrier between two "
+        f"{_named(records[0])}",
+        "§5.1, Figures 2 and 12",
+        "ImageNet, ResNet50: 67 %; midpoint 51.01 %, naive 0.15 %, ends 76.19 % and 75.86 %",
+        f"{100 * worst:.0f} %; midpoint {100 * middle(matched):.2f} %, naive "
+        f"{100 * middle(naive):.2f} %, ends {ends}",
+        "reproduced" if worst >= 2 / 3 else "partly" if worst >= 1 / 3 else "not",
+    )
+
+
+def _named(record: Record) -> str:
+    "The networks and the data of a record"
+    config = record["config"]
+    if record["experiment"] == RECORDS:
+        return f"public {record['family']} networks, {config['data']}"
+    return f"{config['network']['network']} networks, {config['network']['data']}"
+
+
+EXPERIMENT = Experiment(
+    "imagenet-resnet50",
+    match_pair,
+    PRESETS,
+    one_by_one(format_lines),
+    for_each_family(finding),
+    borrowed={"cpu": real_resnets.EXPERIMENT},
+)
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #0a88802c
 PAPER = {  # the paper's plotted data at λ = 0, ½ and 1
@@ -322,7 +340,7 @@ def cut(
 
 
 def accuracies(
-    record: Mapping[str, Any],  # of this experiment, or of the real ResNets
+    record: Record,  # of this experiment, or of the real ResNets
 ) -> tuple[list[float], list[float]]:  # along the naive line, and after weight matching
     """Test accuracy along both lines, with statistics computed anew
 
@@ -342,7 +360,7 @@ def accuracies(
 
 
 def format_cuts(
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
 ) -> str:  # Markdown
     """The paper's pair and those of the records
 
@@ -351,51 +369,10 @@ def format_cuts(
     """
     pairs = {"ResNet50, ImageNet (paper)": [PAPER[w]["accuracy"] for w in ("naive", "matched")]}
     pairs |= {f"{r['family']}, pair {r['seed']} (here)": accuracies(r) for r in records}
-    lines = ["| networks | A | B | naive at ½ | matched at ½ | cut of the accuracy barrier |"]
-    lines += ["|---|" + "--:|" * 5]
+    heads = ["networks", "A", "B", "naive at ½", "matched at ½", "cut of the accuracy barrier"]
+    rows = []
     for name, (naive, matched) in pairs.items():
         shown = (matched[0], matched[-1], middle(naive), middle(matched))
-        cells = [*(f"{100 * x:.2f} %" for x in shown), f"{100 * cut(naive, matched):.0f} %"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-# %% ../../nbs/experiments/imagenet_resnet50.ipynb #8fdf559f
-def finding(
-    records: Sequence[Mapping[str, Any]],  # of one family
-) -> Finding:
-    """The claim beside what became of it
-
-    Args:
-        records: of one family
-    """
-    lines = list(map(accuracies, records))
-    worst, (naive, matched) = min((cut(*pair), pair) for pair in lines)
-    ends = " and ".join(f"{100 * x:.2f} %" for x in (matched[0], matched[-1]))
-    return Finding(
-        "Weight matching and new statistics take most of the accuracy barrier between two "
-        f"{_named(records[0])}",
-        "§5.1, Figures 2 and 12",
-        "ImageNet, ResNet50: 67 %; midpoint 51.01 %, naive 0.15 %, ends 76.19 % and 75.86 %",
-        f"{100 * worst:.0f} %; midpoint {100 * middle(matched):.2f} %, naive "
-        f"{100 * middle(naive):.2f} %, ends {ends}",
-        "reproduced" if worst >= 2 / 3 else "partly" if worst >= 1 / 3 else "not",
-    )
-
-
-def _named(record: Mapping[str, Any]) -> str:
-    "The networks and the data of a record"
-    config = record["config"]
-    if record["experiment"] == RECORDS:
-        return f"public {record['family']} networks, {config['data']}"
-    return f"{config['network']['network']} networks, {config['network']['data']}"
-
-
-def findings(
-    records: Sequence[Mapping[str, Any]],  # of `cpu` or `paper`
-) -> list[Finding]:
-    """One for each kind of networks
-
-    Args:
-        records: of `cpu` or `paper`
-    """
-    return list(map(finding, by_family(records).values()))
+        cells = (f"{100 * x:.2f} %" for x in shown)
+        rows.append([name, *cells, f"{100 * cut(naive, matched):.0f} %"])
+    return markdown_table(heads, rows)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'EXPERIMENT', 'PAPER_TABLE', 'Plane', 'plane_through', 'Contour', 'plane_points', 'unit_correlations',
-           'walk_plane', 'contour_pair', 'format_planes', 'findings', 'Symmetries', 'count_symmetries',
-           'symmetry_table']
+           'walk_plane', 'contour_pair', 'format_plane', 'findings', 'Symmetries', 'count_symmetries', 'symmetry_table']
 
 # %% ../../nbs/experiments/loss_contour.ipynb #5a834536
 import dataclasses
@@ -32,7 +31,7 @@ from git_rebasin.experiments.networks import (
 )
 from .problem import Problem
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs
+from .runner import Context, Experiment, Finding, Runs, one_by_one
 from ..matching.activations import activation_matching
 from ..matching.weights import weight_matching
 from git_rebasin.symmetry.builders import (
@@ -253,8 +252,17 @@ def contour_pair(
     }
 
 
-def _format_plane(record: Record) -> str:
-    "The losses of a pair, and its correlations"
+def format_plane(
+    record: Record,  # of a pair
+) -> str:  # Markdown
+    """The losses of a pair, and its correlations
+
+    Args:
+        record: of a pair
+
+    Returns:
+        str: Markdown
+    """
     models = record["ends"] | {f"middle of {n}": m for n, m in record["middles"].items()}
     losses = [[n, f"{m['loss']:.4f}", f"{m['accuracy']:.4f}"] for n, m in models.items()]
     means = []
@@ -264,20 +272,6 @@ def _format_plane(record: Record) -> str:
     heads = ["units of", "correlation, as trained", "matched by weights", "the most", "agree"]
     first = markdown_table(["weights", "test loss", "test accuracy"], losses)
     return f"{first}\n\n{markdown_table(heads, means)}"
-
-
-def format_planes(
-    records: Sequence[Record],  # of pairs
-) -> str:  # Markdown
-    """The losses of each pair, and its correlations
-
-    Args:
-        records: of pairs
-
-    Returns:
-        str: Markdown
-    """
-    return "\n\n".join(map(_format_plane, records))
 
 # %% ../../nbs/experiments/loss_contour.ipynb #f839790f
 def findings(
@@ -323,7 +317,7 @@ def _table_finding(table: Mapping[str, Symmetries]) -> Finding:
     return Finding("Networks have very many symmetries", "Table 1", paper, ours, verdict)
 
 
-EXPERIMENT = Experiment("loss-contour", contour_pair, PRESETS, format_planes, findings)
+EXPERIMENT = Experiment("loss-contour", contour_pair, PRESETS, one_by_one(format_plane), findings)
 
 # %% ../../nbs/experiments/loss_contour.ipynb #068685cc
 PAPER_TABLE = {"MLP, 3 × 512": 3498, "VGG16": 35160, "ResNet50": 55109}  # powers of ten

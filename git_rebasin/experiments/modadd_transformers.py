@@ -44,7 +44,7 @@ from ..inference.infer import infer_permutation_spec
 from ..matching.activations import activation_matching
 from ..matching.soft import soften
 from ..matching.weights import weight_matching
-from ..symmetry.entries import Compound, Entry, Fixed, Group, as_entry
+from ..symmetry.entries import Compound, Entry, Fixed, Group, Split, as_entry
 from ..symmetry.permutation import apply_permutation, random_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array
@@ -105,14 +105,14 @@ PRESETS = {
 def load_networks(
     config: Addition,
     seed: int,  # of random weights; public checkpoints need none
-) -> dict[str, dict[str, Array]]:  # name → parameters, of A and then of B
+) -> Mapping[str, Mapping[str, Array]]:  # name → parameters, of A and then of B
     """The two networks of a pair
 
     Args:
         seed: of random weights; public checkpoints need none
 
     Returns:
-        dict[str, dict[str, Array]]: name → parameters, of A and then of B
+        Mapping[str, Mapping[str, Array]]: name → parameters, of A and then of B
     """
     if config.kind is not None:
         return {name: load_public(name).params for name in public_pair(config.kind)}
@@ -155,8 +155,12 @@ def without_hosts(
         PermutationSpec: not bound to shapes
     """
     hosts = {host for within in spec.families.values() for host in within}
-    rows = spec.axes_to_perm.items()
-    return PermutationSpec({p: tuple(_stay(entry, hosts) for entry in row) for p, row in rows})
+    table: dict[str, tuple[Entry, ...]] = {}
+    for path, row in spec.axes_to_perm.items():
+        if isinstance(row, Split):
+            raise ValueError(f"{path} depends on the segment of an axis: its hosts cannot stay")
+        table[path] = tuple(_stay(entry, hosts) for entry in row)
+    return PermutationSpec(table)
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #696cbf7f
 def spectrum(
@@ -198,13 +202,12 @@ def unit_correlations(
         similarity="correlation",
         keep_similarity=True,
     )
-    pairs = soften(problem.spec, match.perm)
-    return {g: float(np.sum(pairs[g] * s) / pairs[g].sum()) for g, s in match.similarity.items()}
+    pairs = soften(problem.spec.bind(problem.params_a), match.perm)
+    alike = match.similarity or {}
+    return {g: float(np.sum(pairs[g] * s) / pairs[g].sum()) for g, s in alike.items()}
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #bcbc3d2e
-def _problem(
-    config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTree
-) -> Problem:
+def _problem(config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTree) -> Problem:
     "What a pair asks of the matchers"
     table = addition_table(config.modulus)
     data, points = stream(table, config.batch_size), np.linspace(0, 1, config.lambdas).tolist()

@@ -386,8 +386,10 @@ def finding_of_largest_gain(
     Args:
         records: of pairs of all families
     """
-    ways, values = ("largest gain first", "weights"), ("cosine", "problems")
-    rates = [np.divide(*(column(records, way, value) for way in ways)) for value in values]
+    rates = [
+        np.divide(column(records, "largest gain first", value), column(records, "weights", value))
+        for value in ("cosine", "problems")
+    ]
     holds = sum((max(rates[0]) <= 1.01, min(rates[1]) > 1))
     return Finding(
         "Nothing is gained by taking the group with the largest gain first",

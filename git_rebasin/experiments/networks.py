@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from .compare import Way, compare_ways
 from .problem import Problem, in_batches, stream
@@ -36,6 +36,7 @@ from git_rebasin.symmetry.builders import (
     vgg16_permutation_spec,
 )
 from ..symmetry.spec import PermutationSpec
+from ..tree import Array
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
 from ..zoo.mlp import init_mlp, mlp_apply
@@ -46,6 +47,7 @@ from git_rebasin.zoo.resnet import (
     resnet50_apply,
     resnet50_loss,
 )
+from ..zoo.stream import ImageStream
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
@@ -111,12 +113,12 @@ def network_spec(
 ) -> PermutationSpec:
     "The spec of a network, from its builder"
     spec = ARCHITECTURES[config.network].spec
-    return spec(len(config.size)) if config.network == "mlp" else spec()
+    return spec(len(config.size)) if isinstance(config.size, tuple) else spec()
 
 
 def init_network(
     config: NetworkConfig,
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a JAX random key
     input_shape: tuple[int, int, int],  # of an image
     num_classes: int = 10,
 ) -> PyTree:
@@ -174,7 +176,8 @@ def _convolve(next_fun, args, kwargs, context):
     conv = context.module
     if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)
-    (h, w), (rows, columns) = args[0].shape[1:3], conv.kernel_size
+    h, w = args[0].shape[1:3]
+    rows, columns = np.broadcast_to(conv.kernel_size, 2).tolist()
     kernel = conv.get_variable("params", "kernel").reshape(-1, conv.features)
     s = conv.strides if isinstance(conv.strides, int) else 1
     high, wide = -(-h // s), -(-w // s)
@@ -337,7 +340,7 @@ def train_pair(
 
 def pair_facts(
     seed: int,  # which pair
-    splits: Mapping[str, Split],  # "train" and "test"
+    splits: Mapping[str, Split | ImageStream],  # "train" and "test"
     trained: Mapping[str, TrainResult],  # "A" and "B"
     start: float,  # when their training was over, by `time.perf_counter`
 ) -> dict[str, Any]:  # "model_seeds", "data", "seconds"

@@ -118,6 +118,7 @@ def plan_network(
     if _kinds(traced.out_info[0]) != _kinds(carry):
         raise ValueError(f"a training step of {config} changes the shapes of what it trains")
     more = () if state is None else (state,)
+    costs = traced.lower().cost_analysis() or {}
     saved = jax.eval_shape(
         lambda p, *rest: jax.vjp(lambda q: loss(q, *rest)[0], p)[1], params, *more, batch
     )
@@ -126,7 +127,7 @@ def plan_network(
         sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         network_spec(config).bind(variables).log10_symmetries,
         config.training.epochs * steps,
-        float(traced.lower().cost_analysis()["flops"]),
+        float(costs["flops"]),
         _bytes((carry, params, saved, batch)),
     )
 

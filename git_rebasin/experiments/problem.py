@@ -65,7 +65,7 @@ class Problem:
     params_a: PyTree  # model A, which stays
     params_b: PyTree  # model B, which moves
     fn: Callable[[PyTree, Any], Array]  # (params, batch) → outputs
-    batches: Callable[[Array, int], Iterable[Any]]  # (key, n) → n batches of training data
+    batches: Callable[[jax.Array, int], Iterable[Any]]  # (key, n) → n batches of training data
     judged: Mapping[str, Sequence[Any]]  # split → the batches on which lines are evaluated
     judge: Callable[[Array, Any], Mapping[str, Array]] = classify  # (outputs, batch) → metrics
     lambdas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)  # points of a line, both ends included
@@ -156,7 +156,7 @@ def in_batches(
 def stream(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch; fewer where there are not so many
-) -> Callable[[Array, int], Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches
+) -> Callable[[jax.Array, int], Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches
     """Batches of one epoch after another, each shuffled by the key
 
     Args:
@@ -164,11 +164,11 @@ def stream(
         batch_size: examples a batch; fewer where there are not so many
 
     Returns:
-        Callable[[Array, int], Iterator[dict[str, np.ndarray]]]: (key, n) → n batches
+        Callable[[jax.Array, int], Iterator[dict[str, np.ndarray]]]: (key, n) → n batches
     """
     size = min(batch_size, len(next(iter(data.values()))))
 
-    def take(key: Array, n: int) -> Iterator[dict[str, np.ndarray]]:
+    def take(key: jax.Array, n: int) -> Iterator[dict[str, np.ndarray]]:
         epochs = (batches(key, data, size, epoch=epoch) for epoch in count())
         return islice(chain.from_iterable(epochs), n)
 
@@ -201,7 +201,7 @@ def output_change(
     change = _relative(after, before)
     if change <= _ROUNDING:
         return change
-    near = nudged(0, np.finfo(np.float32).eps, params)
+    near = nudged(0, float(np.finfo(np.float32).eps), params)
     rounded = np.asarray(jax.jit(fn)(near, images), dtype=np.float64)
     explained = max(_ROUNDING, 5 * _relative(rounded, before))
     if not change <= explained:

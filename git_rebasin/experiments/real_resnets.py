@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ import optax
 from jaxtyping import Float, PyTree
 
 from ..architectures.cifar_resnet import init_cifar_resnet
-from .compare import Effort, Way, run_way, ways_to_match
+from .compare import Effort, Way, given, run_way, ways_to_match
 from .problem import Problem, classify, in_batches, mean_metrics, stream
 from .records import Record, read_record, write_record
 from git_rebasin.experiments.runner import (
@@ -35,7 +36,7 @@ from git_rebasin.experiments.runner import (
     row_file,
 )
 from ..inference.infer import infer_permutation_spec
-from ..matching.activations import activation_matching
+from ..matching.activations import ActivationMatch, activation_matching
 from ..matching.match import Match
 from ..matching.sinkhorn import sinkhorn_matching
 from ..matching.straight_through import straight_through_matching
@@ -146,9 +147,17 @@ def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
 
 
 def by_activations(
-    config: Config, similarity: str, problem: Problem, key: jax.Array, start
+    config: Config,
+    similarity: Literal["inner", "correlation"],
+    problem: Problem,
+    key: jax.Array,
+    start: Match | None,  # makes no difference
 ) -> Match:
-    "The match by what the ReLUs pass on, with its similarities"
+    """The match by what the ReLUs pass on, with its similarities
+
+    Args:
+        start: makes no difference
+    """
     both, n = (problem.params_a, problem.params_b), max(1, config.activations // config.batch)
     return activation_matching(
         key,
@@ -179,18 +188,24 @@ def learning(config: Config, problem: Problem, key: jax.Array, rate: float, step
     }
 
 
-def _straight_through(config: Config, problem: Problem, key: jax.Array, start: Match) -> Match:
+def _straight_through(
+    config: Config, problem: Problem, key: jax.Array, start: Match | None
+) -> Match:
     how = learning(config, problem, key, config.straight_through_rate, config.steps)
     both = problem.params_a, problem.params_b
-    return straight_through_matching(key, problem.spec, *both, init=start.perm, **how)
+    return straight_through_matching(key, problem.spec, *both, init=given(start).perm, **how)
 
 
-def _logits(match: Match) -> dict[str, np.ndarray]:
-    "Inner products of activations, at the scale of correlations: a row's largest is 1 on average"
-    return {g: (s / s.max(-1).mean()).astype(np.float32) for g, s in match.similarity.items()}
+def _logits(config: Config, start: Match | None) -> Mapping[str, np.ndarray]:
+    "Similarities; inner products at the scale of correlations: a row's largest is 1 on average"
+    if not isinstance(start, ActivationMatch) or start.similarity is None:
+        raise ValueError("Sinkhorn starts from similarities: give it a match that keeps them")
+    if config.start != "inner":
+        return start.similarity
+    return {g: (s / s.max(-1).mean()).astype(np.float32) for g, s in start.similarity.items()}
 
 
-def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match) -> Match:
+def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match | None) -> Match:
     how = learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
     both = problem.params_a, problem.params_b
     return sinkhorn_matching(
@@ -198,7 +213,7 @@ def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match) ->
         problem.spec,
         *both,
         max_steps=config.sinkhorn_steps,
-        init=_logits(start) if config.start == "inner" else start.similarity,
+        init=_logits(config, start),
         temperature=config.temperature,
         forward="hard",
         eval_every=max(1, config.sinkhorn_steps // 25),
@@ -264,20 +279,19 @@ def compare_merges(
         context: its folder keeps rows until the record is written
     """
     problem, images = load_problem(config)
-    key, rows, matches, ways = jax.random.key(seed), [], {}, ways_of(config)
+    key, rows, ways = jax.random.key(seed), [], ways_of(config)
+    matches: dict[str | None, tuple[Match | None, float]] = {None: (None, 0.0)}
     starts = {way.start for way in ways.values()}
     for name, way in ways.items():
         kept = row_file(context.checkpoints, len(rows), key, config)
-        row = read_record(kept) if kept.exists() else None
-        if row is None or name in starts:
-            start = matches.get(way.start, (None, 0.0))
-            matches[name] = match, seconds = run_way(problem, way, key, *start)
-        if row is None:
-            row = {"way": name, "seconds": round(seconds, 2)}
-            row |= {"mended": merge_and_repair(problem, match.perm, images)}
-            write_record(kept, row)
-        rows.append(row)
-        context.stage("match and merge").report(len(rows), len(ways), **row["mended"]["reset"])
+        if name in starts or not kept.exists():
+            matches[name] = match, seconds = run_way(problem, way, key, *matches[way.start])
+            if not kept.exists():
+                mended = merge_and_repair(problem, match.perm, images)
+                write_record(kept, {"way": name, "seconds": round(seconds, 2), "mended": mended})
+        rows.append(read_record(kept))
+        reset = rows[-1]["mended"]["reset"]
+        context.stage("match and merge").report(len(rows), len(ways), **reset)
     return {
         "ends": [end["test"] for end in problem.ends],
         "ensemble": problem.evaluate(problem.params_a, problem.params_b)["test"],

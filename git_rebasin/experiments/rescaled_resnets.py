@@ -51,7 +51,7 @@ class Config:
     """
 
     pair: real_resnets.Config  # the networks, their data, and how B is permuted
-    similarity: str = "inner"  # of activations
+    similarity: Literal["inner", "correlation"] = "inner"  # of activations
     steps: int = 400
     rate: float = 0.05  # Adam's, on logarithms of factors; falls to 0 as a cosine
     points: int = 9  # of a line, the ends included; an odd number: ½ is one of them

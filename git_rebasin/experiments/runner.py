@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['VERDICTS', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'format_findings', 'by_family', 'complete', 'for_each_family',
+__all__ = ['VERDICTS', 'K', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'format_findings', 'by_family', 'complete', 'for_each_family',
            'for_each_record', 'one_by_one', 'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
 
 # %% ../../nbs/experiments/01_runner.ipynb #6bcde85b
@@ -66,6 +66,9 @@ def format_findings(
     return markdown_table(heads, rows, text=range(5))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
+K = TypeVar("K")
+
+
 def by_family(
     records: Iterable[Record],  # of one experiment
 ) -> dict[str, list[Record]]:  # family → its records, in their order
@@ -84,8 +87,8 @@ def by_family(
 
 
 def complete(
-    groups: Mapping[Any, Sequence[Record]],  # of records, one for each pair
-) -> dict[Any, Sequence[Record]]:
+    groups: Mapping[K, list[Record]],  # of records, one for each pair
+) -> dict[K, list[Record]]:
     """The groups that have as many pairs as any other: not those that are still being run
 
     Args:
@@ -225,10 +228,10 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     "A record's configuration, where it is one of MLPs alone, as it would be written today"
     if "features" not in config:
         return config
-    rest, network = {"judged": None} | config, {"network": "mlp"}
-    for old, new in (("data", "data"), ("training", "training"), ("features", "size")):
-        network[new] = rest.pop(old)
-    return rest | {"network": network}
+    rest = {"judged": None} | config
+    names = {"data": "data", "training": "training", "features": "size"}
+    network = {new: rest.pop(old) for old, new in names.items()}
+    return rest | {"network": {"network": "mlp"} | network}
 
 
 def _finished(path: Path, config: Config) -> bool:

@@ -37,6 +37,7 @@ from git_rebasin.experiments.runner import (
     Finding,
     Runs,
     for_each_family,
+    one_by_one,
 )
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -133,21 +134,19 @@ def merge_halves(
 
 # %% ../../nbs/experiments/split_data.ipynb #2fd9b274
 def format_models(
-    records: Sequence[Record],  # of pairs
+    record: Record,  # of a pair
 ) -> str:  # Markdown
-    """Test loss, accuracy and calibration of the networks of each pair, and of what became of them
+    """Test loss, accuracy and calibration of both networks and of what became of them
 
     Args:
-        records: of pairs
+        record: of a pair
 
     Returns:
         str: Markdown
     """
     heads = ["", "test loss", "test accuracy", "calibration error"]
-    return "\n\n".join(
-        markdown_table(heads, [[name, *judged_cells(m)] for name, m in r["judged"].items()])
-        for r in records
-    )
+    rows = ([name, *judged_cells(metrics)] for name, metrics in record["judged"].items())
+    return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/split_data.ipynb #d7224783
 def pair_verdict(
@@ -195,5 +194,5 @@ def finding(
 
 
 EXPERIMENT = Experiment(
-    "split-data", merge_halves, PRESETS, format_models, for_each_family(finding)
+    "split-data", merge_halves, PRESETS, one_by_one(format_models), for_each_family(finding)
 )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -27,10 +27,10 @@ from git_rebasin.experiments.networks import (
     pair_facts,
     train_pair,
 )
-from .pair import format_pairs
+from .pair import format_pair
 from .problem import output_change
 from .records import Record
-from .runner import Context, Experiment, Runs
+from .runner import Context, Experiment, Runs, one_by_one
 from ..interpolation import Interpolation, loss_barrier
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -39,7 +39,10 @@ from ..zoo.data import Split
 from ..zoo.train import TrainConfig, evaluate
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS = {"identity": "identity", "outward": "greedy"}  # as records call it → as `init` does
+STARTS: dict[str, Literal["identity", "greedy"]] = {  # as records call it → as `init` does
+    "identity": "identity",
+    "outward": "greedy",
+}
 
 
 @dataclass(frozen=True)
@@ -215,4 +218,4 @@ def compare_starts(
     }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d
-EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, format_pairs)
+EXPERIMENT = Experiment("weight-matching-starts", compare_starts, PRESETS, one_by_one(format_pair))

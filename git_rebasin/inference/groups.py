@@ -93,8 +93,9 @@ def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
         b = find(b)
     if a.kind != b.kind or [find(p).size for p in a.parts] != [find(p).size for p in b.parts]:
         return None
-    pairs = [_mirror(x, y) for x, y in zip(a.parts, b.parts, strict=True)]
-    return None if None in pairs else list(itertools.chain(*pairs))
+    every = [_mirror(x, y) for x, y in zip(a.parts, b.parts, strict=True)]
+    pairs = [part for part in every if part is not None]
+    return list(itertools.chain(*pairs)) if len(pairs) == len(every) else None
 
 
 def _expressible(axes: Iterable[Axis | None], atom: Axis, cut: set[int]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
@@ -30,7 +30,7 @@ from .trace import Trace, Value, constant, run
 from ..jaxprs import inner_jaxpr, trace_arrays
 from ..symmetry.check import check_permutation_spec
 from ..symmetry.spec import BoundSpec
-from ..tree import flatten
+from ..tree import Array, flatten
 
 # %% ../../nbs/inference/08_infer.ipynb #07f9734b
 def _used(jaxpr) -> set:
@@ -39,11 +39,12 @@ def _used(jaxpr) -> set:
     for eqn in reversed(jaxpr.eqns):
         if not eqn.effects and used.isdisjoint(eqn.outvars):
             continue
-        inner = inner_jaxpr(eqn)
-        within = None if inner is None else _used(inner[0])
-        for k, v in enumerate(eqn.invars):
-            if not isinstance(v, jex.Literal) and (within is None or inner[0].invars[k] in within):
-                used.add(v)
+        read = [True] * len(eqn.invars)
+        if (inner := inner_jaxpr(eqn)) is not None:
+            inside = _used(inner[0])
+            read = [v in inside for v in inner[0].invars]
+        pairs = zip(eqn.invars, read, strict=True)
+        used |= {v for v, is_read in pairs if is_read and not isinstance(v, jex.Literal)}
     return used
 
 
@@ -64,14 +65,15 @@ def _data(i: int, leaf) -> Value:
     return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
 
 # %% ../../nbs/inference/08_infer.ipynb #6f906db3
-_TURNS = 16  # a scan of at most so many turns is also tried turn by turn
+_Shaped = Array | jax.ShapeDtypeStruct
+_UNROLLED = 16  # a scan of at most so many iterations is also tried unrolled
 
 
 def _follow(
     closed: jex.ClosedJaxpr,  # the equations of a function
-    flat: Mapping[str, Array],  # the arrays of the model, which are their first inputs
-    others: Sequence[Array],  # the other inputs
-    unroll: int,  # a scan of at most so many turns is followed turn by turn
+    flat: Mapping[str, _Shaped],  # the arrays of the model, which are their first inputs
+    others: Sequence[_Shaped],  # the other inputs
+    unroll: int,  # a scan of at most so many iterations is unrolled
 ) -> tuple[BoundSpec, Trace, Naming]:
     "Follow the equations once, and read the spec off the parameters"
     trace, used = Trace(unroll=unroll), _used(closed.jaxpr)
@@ -112,7 +114,7 @@ def trace_symmetry(
     others = arrays[len(flat) :]
     found = _follow(closed, flat, others, unroll=0)
     if found[1].stacks:
-        other = _follow(closed, flat, others, unroll=_TURNS)
+        other = _follow(closed, flat, others, unroll=_UNROLLED)
         if other[0].log10_symmetries > found[0].log10_symmetries + 1e-6:
             return other
     return found

@@ -10,9 +10,9 @@ __all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
 
 # %% ../../nbs/inference/07_rows.ipynb #9e033055
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from .axes import Axis, Limit, Reason, atoms, factors, find, segments
 from git_rebasin.inference.groups import (
@@ -85,7 +85,7 @@ def _limits(
     "For each group the meet of its atoms' limits, and the reason of the last that took something"
     limits: dict[str, tuple[Limit, Reason | None]] = {}
     for i, entry in entries.items():
-        if not isinstance(entry, Fixed):
+        if isinstance(entry, (Group, Part, Coordinate)):
             atom = order[i]
             limit, reason = limits.get(entry.name, (Limit.INVERTIBLE, None))
             why = reason if limit <= atom.limit else atom.reason
@@ -171,8 +171,8 @@ def row_of(
                 for s in segments(axis)
             ]
             return Split(k, *rows)
-    found = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
-    return tuple(None if _is_plain(e) else e for e in found)
+    entries = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
+    return tuple(None if _is_unnamed(entry) else entry for entry in entries)
 
 
 def _certain(axis: Axis) -> Iterator[Axis]:
@@ -215,8 +215,8 @@ def entry_of(
 def _decides(axis: Axis, others: Iterable[Axis], inside: Atoms, table: Table) -> bool:
     "Whether other atoms depend on the segments of an axis"
     here = {id(renamed((x, *inside), table)[0]) for x in atoms(axis)}
-    others = {id(renamed((x, *inside), table)[0]) for x in others}
-    return any(not here.isdisjoint(table[i]) for i in others & table.keys())
+    there = {id(renamed((x, *inside), table)[0]) for x in others}
+    return any(not here.isdisjoint(table[i]) for i in there & table.keys())
 
 
 def _with_entry(row: tuple | Split, k: int, entry: Entry) -> tuple | Split:
@@ -226,21 +226,22 @@ def _with_entry(row: tuple | Split, k: int, entry: Entry) -> tuple | Split:
     return (*row[:k], entry, *row[k + 1 :])
 
 
-def _is_plain(entry: Entry) -> bool:
+def _is_unnamed(entry: Entry) -> TypeGuard[Fixed]:
     "Whether an entry is merely fixed, and nothing is within it"
     return isinstance(entry, Fixed) and entry.name is None
 
 
-def _tidy(kind: type, terms: list[Entry]) -> Entry:
+def _tidy(kind: type[Product] | type[Concat], terms: list[Entry]) -> Entry:
     "A product or a concatenation, with neighbours that are merely fixed as one"
     out: list[Entry] = []
     for term in terms:
-        plain = _is_plain(term)
-        if plain and term.size == (1 if kind is Product else 0):
-            continue
-        if plain and out and _is_plain(out[-1]):
-            sizes = (out[-1].size, term.size)
-            out[-1] = Fixed(math.prod(sizes) if kind is Product else sum(sizes))
-        else:
+        if not _is_unnamed(term) or term.size is None:
             out.append(term)
+        elif term.size != (1 if kind is Product else 0):
+            before = out[-1] if out else term
+            if out and _is_unnamed(before) and before.size is not None:
+                total = before.size * term.size if kind is Product else before.size + term.size
+                out[-1] = Fixed(total)
+            else:
+                out.append(term)
     return out[0] if len(out) == 1 else kind(*out) if out else Fixed(1)

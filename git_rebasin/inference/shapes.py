@@ -142,7 +142,7 @@ def pad(trace, eqn, inputs):
             rest = _taken(trace, whole(a, k), max(0, -low), n - max(0, -high))
             if axis is None:
                 trace.apart.append(rest)  # its entries are not those of the padding
-            first, last = (uniform(max(0, size), filling.zero) for size in (low, high))
+            first, last = (uniform(max(0, int(size)), filling.zero) for size in (low, high))
             both = concat(first, rest, last)
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]
@@ -172,9 +172,10 @@ def sliced(
         strides: default: 1
     """
     shape, axes, strides = [], [], strides or (1,) * len(a.shape)
-    for n, axis, *bounds in zip(a.shape, a.axes, starts, stops, strides, strict=True):
-        shape.append(len(range(*bounds)))
-        axes.append(_piece(trace, axis, n, shape[-1], *bounds))
+    bounds = list(zip(starts, stops, strides, strict=True))
+    for n, axis, (start, stop, stride) in zip(a.shape, a.axes, bounds, strict=True):
+        shape.append(len(range(start, stop, stride)))
+        axes.append(_piece(trace, axis, n, shape[-1], start, stop, stride))
     trace.note(axes)
     cuts = [k for k, n in enumerate(shape) if n != a.shape[k] and a.axes[k] is not None]
     if len(cuts) == 1 and strides[cuts[0]] == 1 and shape[cuts[0]]:
@@ -195,8 +196,9 @@ def sliced_along(
     Args:
         k: which axis
     """
-    bounds = [(start, stop) if j == k else (0, n) for j, n in enumerate(a.shape)]
-    return sliced(trace, a, *zip(*bounds, strict=True))
+    starts = [start if j == k else 0 for j in range(len(a.shape))]
+    stops = [stop if j == k else n for j, n in enumerate(a.shape)]
+    return sliced(trace, a, starts, stops)
 
 
 def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stride) -> Axis | None:
@@ -215,23 +217,25 @@ def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stri
 
 def _instantiate(trace: Trace, a: Value, k: int, axes: list[Axis | None]) -> None:
     "New axes for the others of a value that was cut along axis k"
+    cut, segment = a.axes[k], axes[k]
     for j, axis in enumerate(axes):
-        if j != k and axis is not None and not fixed_by(axis):
-            axes[j] = Axis(axis.size)
-            trace.instances.append(Instance(axis, a.axes[k], axes[k], axes[j]))
+        if j == k or cut is None or segment is None or axis is None or fixed_by(axis):
+            continue
+        axes[j] = child = Axis(axis.size)
+        trace.instances.append(Instance(axis, cut, segment, child))
 
 
 @rule("slice")
 def slice_(trace, eqn, inputs):
     "From constant places"
-    p = eqn.params
-    return [sliced(trace, *inputs, p["start_indices"], p["limit_indices"], p["strides"])]
+    (a,), p = inputs, eqn.params
+    return [sliced(trace, a, p["start_indices"], p["limit_indices"], p["strides"])]
 
 
 @rule("split")
 def split(trace, eqn, inputs):
     "Several slices, one after the other"
-    k, stops = eqn.params["axis"], list(itertools.accumulate(eqn.params["sizes"]))
+    k, stops = eqn.params["axis"], list(itertools.accumulate(map(int, eqn.params["sizes"])))
     bounds = zip([0, *stops], stops, strict=False)
     return [sliced_along(trace, inputs[0], k, start, stop) for start, stop in bounds]
 
@@ -245,10 +249,11 @@ def unstack(trace, eqn, inputs):
 # %% ../../nbs/inference/02_shapes.ipynb #1ca644ec
 def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int] | None:
     "Where a slice starts, if that is known; the primitive keeps it within bounds"
-    if any(s.const is None for s in starts):
+    known = [int(s.const) for s in starts if s.const is not None]
+    if len(known) < len(starts):
         return None
     ends = [n - size for n, size in zip(a.shape, sizes, strict=True)]
-    return [min(max(int(s.const), 0), end) for s, end in zip(starts, ends, strict=True)]
+    return [min(max(start, 0), end) for start, end in zip(known, ends, strict=True)]
 
 
 @rule("dynamic_slice")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.extend.core as jex
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .infer import trace_symmetry
 from .rows import row_of
@@ -28,7 +28,7 @@ from git_rebasin.jaxprs import (
 )
 from ..symmetry.entries import Fixed, as_row, atoms_of, row_rank
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import flatten
+from ..tree import Array, flatten
 
 # %% ../../nbs/inference/09_taps.ipynb #a0fc37dc
 _MOVED = frozenset(
@@ -61,12 +61,12 @@ def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], lis
     "The same for a scan"
     found: dict[tuple, str] = {}
 
-    def turn(flags):
+    def iteration(flags):
         inside, outs = _of_data(eqn.params["jaxpr"].jaxpr, flags, path)
         found.update(inside)
         return outs
 
-    return found, scan_fixed_point(eqn, flags, turn, operator.or_)
+    return found, scan_fixed_point(eqn, flags, iteration, operator.or_)
 
 # %% ../../nbs/inference/09_taps.ipynb #895cefc8
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,7 +91,7 @@ class Taps:
         params: PyTree,  # a model
         *args: Any,  # a batch: another size than the one that was traced will do
         names: Collection[str] | None = None,  # which values; default: all
-    ) -> dict[str, Array]:  # name → value; in a scan its turns are the first axis
+    ) -> dict[str, Array]:  # name → value; in a scan its iterations are the first axis
         """The values for a batch; may be jitted
 
         Args:
@@ -100,7 +100,7 @@ class Taps:
             names: which values; default: all
 
         Returns:
-            dict[str, Array]: name → value; in a scan its turns are the first axis
+            dict[str, Array]: name → value; in a scan its iterations are the first axis
 
         Raises:
             ValueError: if the function computes other values for these arguments
@@ -163,7 +163,7 @@ def find_taps(
             name = f"{len(rows)}: {trace.places[path]}"
             rows[name], paths[name] = row, path
     table = PermutationSpec(rows)
-    groups = {g: [] for g in spec.groups}
+    groups: dict[str, tuple[str, ...]] = dict.fromkeys(spec.groups, ())
     for group, places in table.perm_to_axes.items():
         groups[group] = tuple(dict.fromkeys(name for name, _ in places))
     return Taps(fn, table, groups, paths, spec)

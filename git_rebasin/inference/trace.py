@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['Rule', 'RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
 
@@ -83,7 +84,7 @@ class Trace:
     """What was seen on the way
 
     Attributes:
-        unroll: a scan of at most so many turns is followed turn by turn
+        unroll: a scan of at most so many iterations is unrolled
         apart: uniform segments: their neighbours differ
         values: by path of the equation, with the axes of the loops around first; those of `while`
             and `cond` are not kept
@@ -96,7 +97,7 @@ class Trace:
         stacks: scans over something that may move
     """
 
-    unroll: int = 0  # a scan of at most so many turns is followed turn by turn
+    unroll: int = 0  # a scan of at most so many iterations is unrolled
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
     apart: list[Axis] = field(default_factory=list)  # uniform segments: their neighbours differ
@@ -112,9 +113,9 @@ class Trace:
 
     def note(self, axes: Iterable[Axis | None]) -> None:
         "These axes occur together"
-        found = tuple(axis for axis in axes if axis is not None)
-        if found:
-            self.occurrences.append((*found, *self.inside))
+        together = tuple(axis for axis in axes if axis is not None)
+        if together:
+            self.occurrences.append((*together, *self.inside))
 
     def restrict(self, axis: Axis | None, limit: Limit, what: str | None = None) -> None:
         "This axis keeps no more of its symmetry than that; by default for what acts on each entry"
@@ -131,10 +132,10 @@ class Trace:
 
     def merge(self, axes: Iterable[Axis | None]) -> Axis | None:
         "These axes are combined entry by entry: they are one; uniform ones say nothing"
-        first, *others = [axis for axis in axes if axis is not None] or [None]
-        for other in others:
-            unify(first, other, self.where)
-        return first
+        moving = [axis for axis in axes if axis is not None]
+        for other in moving[1:]:
+            unify(moving[0], other, self.where)
+        return moving[0] if moving else None
 
     def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
         "These axes of values are added, or laid side by side: one that is uniform has to be 0"
@@ -156,19 +157,20 @@ class Trace:
         return Value(shape, tuple(mixed))
 
 # %% ../../nbs/inference/01_trace.ipynb #8e9ac57e
-RULES: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]] = {}
+Rule = Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]
+RULES: dict[str, Rule] = {}
 
 
 def rule(
     *names: str,  # of primitives
-) -> Callable:
+) -> Callable[[Rule], Rule]:
     """Put a function into the table
 
     Args:
         *names: of primitives
     """
 
-    def register(function):
+    def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
         return function
 
@@ -236,7 +238,7 @@ def constant(
         array: its value
         frozen: whether it comes from outside of the function
     """
-    if jax.dtypes.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.extended):
+    if jnp.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.extended):
         return Value(array.shape, tuple(trace.fixed(n, "a random key") for n in array.shape))
     array = np.asarray(array)
     what = (
@@ -262,7 +264,7 @@ def _runs(array: np.ndarray, k: int) -> list[int]:
     "How many entries along an axis are equal to each other, one run after the other"
     entries = np.moveaxis(array, k, 0).reshape(array.shape[k], -1)
     starts = np.flatnonzero(np.any(entries[1:] != entries[:-1], axis=1)) + 1
-    return np.diff([0, *starts, len(entries)]).tolist()
+    return np.diff(np.array([0, *starts, len(entries)])).tolist()
 
 
 def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
@@ -272,7 +274,7 @@ def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     if inner or random or eqn.effects or any(v.const is None for v in inputs):
         return None
     avals = [v.aval for v in eqn.outvars]
-    if any(jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended) for a in avals):
+    if any(jnp.issubdtype(a.dtype, jax.dtypes.extended) for a in avals):
         return None
     if not all(0 < math.prod(a.shape) <= _KNOWN for a in avals):
         return None
@@ -292,7 +294,11 @@ def run(
 
     Returns:
         list[Value]: the outputs
+
+    Raises:
+        AssertionError: if a rule gives values of other shapes than its equation
     """
+    # raises AssertionError if a rule gives values of other shapes than its equation
     env: dict = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= zip(jaxpr.invars, inputs, strict=True)
 
@@ -333,7 +339,7 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
         if v in trace.used and trace.keep:
             shape = (*(axis.size for axis in trace.inside), *out.shape)
             trace.values[(*trace.path, -1 - i)] = Value(shape, (*trace.inside, *out.axes))
-            trace.places[(*trace.path, -1 - i)] = trace.where
+            trace.places[(*trace.path, -1 - i)] = trace.where or eqn.primitive.name
     return outs
 
 

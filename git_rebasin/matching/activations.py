@@ -23,7 +23,7 @@ from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
-from ..progress import Callback, Progress
+from ..progress import Callback
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -33,8 +33,8 @@ from ..tree import Array
 # %% ../../nbs/matching/06_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
     "For each axis of a block's view: the leaf's axis, places there, and the unit of each place"
-    if block.order is not None:  # coordinates: equal only as a whole
-        whole = (block.index, block.shape, block.unmerged, block.order)
+    if block.joint is not None:  # coordinates: equal only as a whole
+        whole = (block.index, block.shape, block.joint)
         return [(None, whole, k) for k in range(len(block.shape))]
     found, first = [], 0
     for axis, places in enumerate(block.index):
@@ -129,7 +129,11 @@ def relate_groups(
 
     Returns:
         dict[str, Counterpart]: group of `function` → what it is in `spec`; left out where fixed
+
+    Raises:
+        PermutationSpecError: if units that move together in one spec do not in the other
     """
+    # raises PermutationSpecError if units that move together in one spec do not in the other
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
@@ -339,13 +343,14 @@ def _again(seen: list, rest: Iterator) -> Iterator:
 def activation_matching(
     key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     fn: Callable[[PyTree, Any], Any],  # (params, batch) → outputs; any function JAX can trace
     batches: Iterable[Any],  # what `fn` takes, one at a time; read once, of any sizes
-    similarity: Literal["inner", "correlation"] = "inner",  # eq. 1, or Pearson's correlation
-    names: Collection[str] | Callable[[str], bool] | None = None,  # which; default: `layer_inputs`
+    similarity: Literal["inner", "correlation"] = "inner",  # products (eq. 1), or Pearson's
+    names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
+    #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
     callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
@@ -354,21 +359,37 @@ def activation_matching(
     Args:
         key: a JAX random key, as every matcher takes; nothing here is random
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         fn: (params, batch) → outputs; any function JAX can trace
         batches: what `fn` takes, one at a time; read once, of any sizes
-        similarity: eq. 1, or Pearson's correlation
-        names: which; default: `layer_inputs`
+        similarity: products (eq. 1), or Pearson's
+        names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
         callback: called after each batch
 
     Returns:
         ActivationMatch: its objective is the sum of what all values are worth, each at most 1
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or its groups not the units of
+            `fn`
+        PermutationSpecError: if no activation scores a group
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `similarity` is unknown, there is no batch, or an activation is NaN or
+            infinite
+        KeyError: if `names` holds a name that `find_taps` does not give
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.1, eq. 1
     """
+    # raises PermutationSpecError if the spec does not fit the models, or its groups not the units
+    #   of `fn`
+    # raises PermutationSpecError if no activation scores a group
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `similarity` is unknown, there is no batch, or an activation is NaN or
+    #   infinite
+    # raises KeyError if `names` holds a name that `find_taps` does not give
     if similarity not in ("inner", "correlation"):
         raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'correlation'")
     spec, _, _ = bind_models(spec, params_a, params_b)
@@ -381,14 +402,8 @@ def activation_matching(
     del first
     models = jax.device_put((params_a, params_b))
     each = functools.partial(_batch_moments(taps, relation, values), *models)
-    told = functools.partial(_count, callback) if callback else None
-    moments = merge_batches(each, batches, callback=told)
+    moments = merge_batches(each, batches, stage="activation matching", callback=callback)
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
-
-
-def _count(callback: Callback, batches: int) -> None:
-    "Tell how many batches were read"
-    callback(Progress("activation matching", batches))
 
 
 def _best_match(spec: BoundSpec, scores: Mapping, values: Mapping, keep: bool):

@@ -125,7 +125,16 @@ def linear_assignments(
 
     Returns:
         Int[np.ndarray, "*batch n"]: for each problem and place, its unit
+
+    Raises:
+        ValueError: if the scores are no square matrices, or not finite, or there is no such backend
+        TypeError: if the scores are no real numbers
+        ImportError: if the compiled solver is asked for and was not built
     """
+    # raises ValueError if the scores are no square matrices, or not finite, or there is no such
+    #   backend
+    # raises TypeError if the scores are no real numbers
+    # raises ImportError if the compiled solver is asked for and was not built
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim >= 2)
     values = _computable(scores)
@@ -150,7 +159,16 @@ def linear_assignment(
 
     Returns:
         Int[np.ndarray, "n"]: for each place, its unit: a permutation
+
+    Raises:
+        ValueError: if the scores are no square matrix, or not finite, or there is no such backend
+        TypeError: if the scores are no real numbers
+        ImportError: if the compiled solver is asked for and was not built
     """
+    # raises ValueError if the scores are no square matrix, or not finite, or there is no such
+    #   backend
+    # raises TypeError if the scores are no real numbers
+    # raises ImportError if the compiled solver is asked for and was not built
     scores = np.asarray(scores)
     _check_shape(scores, square=scores.ndim == 2)
     return linear_assignments(scores, backend=backend)
@@ -177,7 +195,17 @@ class RepeatedAssignment:
 
         Returns:
             Int[np.ndarray, "n"]: for each place, its unit: a permutation
+
+        Raises:
+            ValueError: if the scores are no square matrix, or not finite, or there is no such
+                backend
+            TypeError: if the scores are no real numbers
+            ImportError: if the compiled solver is asked for and was not built
         """
+        # raises ValueError if the scores are no square matrix, or not finite, or there is no such
+        #   backend
+        # raises TypeError if the scores are no real numbers
+        # raises ImportError if the compiled solver is asked for and was not built
         scores = np.asarray(scores)
         _check_shape(scores, square=scores.ndim == 2)
         values, n = _computable(scores), len(scores)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step', 'place_on_line', 'require_batches',
-           'require_finite', 'check_steps', 'Best', 'iterate']
+__all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step', 'place_on_line', 'require_finite',
+           'check_steps', 'Best', 'iterate']
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50c4
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -21,6 +21,7 @@ import jax
 from jaxtyping import Float, PyTree
 
 from ..progress import Callback, Progress
+from ..statistics.moments import require_batches
 from ..tree import Array
 
 # %% ../../nbs/matching/04_descent.ipynb #6d1a50c7
@@ -117,32 +118,13 @@ def place_on_line(
 Batch = TypeVar("Batch")
 
 
-def require_batches(
-    batches: Iterable[Batch],  # any iterable; read once
-    name: str = "batches",  # what the caller knows it as
-) -> Iterator[Batch]:  # the same batches, at least one
-    """Batches, of which there must be some; raises `ValueError` where there is none
-
-    Args:
-        batches: any iterable; read once
-        name: what the caller knows it as
-
-    Returns:
-        Iterator[Batch]: the same batches, at least one
-    """
-    rest = iter(batches)
-    for first in rest:
-        return itertools.chain((first,), rest)
-    raise ValueError(f"there is no batch: `{name}` is empty, or an iterator that was used up")
-
-
 def require_finite(
     value: float,  # what a step gave
     what: str,  # its name, such as "loss"
     step: int,  # counted from 1
     remedy: str,  # what to do about it
 ) -> float:  # the value
-    """A value that must be finite; raises `FloatingPointError` where it is not
+    """The same value, which must be finite
 
     Args:
         value: what a step gave
@@ -152,7 +134,11 @@ def require_finite(
 
     Returns:
         float: the value
+
+    Raises:
+        FloatingPointError: if the value is NaN or infinite
     """
+    # raises FloatingPointError if the value is NaN or infinite
     if not math.isfinite(value):
         raise FloatingPointError(f"the {what} is {value} at step {step}: {remedy}")
     return value
@@ -161,11 +147,15 @@ def require_finite(
 def check_steps(
     **numbers: int | None,  # by the name of the argument; None: no limit
 ) -> None:
-    """Raise `ValueError` where a number of steps is below one
+    """Check that numbers of steps are one or more
 
     Args:
         **numbers: by the name of the argument; None: no limit
+
+    Raises:
+        ValueError: if a number is less than one
     """
+    # raises ValueError if a number is less than one
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} is {number}: give at least one step")
@@ -207,11 +197,15 @@ class Best(Generic[State, Candidate]):
 
     @property
     def value(self) -> Candidate:
-        """The best candidate; raises `LookupError` before the first
+        """The best candidate
 
         Returns:
             Candidate
+
+        Raises:
+            LookupError: if no candidate was considered yet
         """
+        # raises LookupError if no candidate was considered yet
         if self._value is None:
             raise LookupError("no candidate was considered yet: there is no best one")
         return self._value
@@ -280,7 +274,13 @@ def iterate(
 
     Returns:
         tuple[State, tuple[float, ...]]: the last state, and what came out of each step
+
+    Raises:
+        ValueError: if there is no batch
+        FloatingPointError: if what a step gives is NaN or infinite
     """
+    # raises ValueError if there is no batch
+    # raises FloatingPointError if what a step gives is NaN or infinite
     values: list[float] = []
     for number, batch in enumerate(itertools.islice(require_batches(batches), max_steps), 1):
         state, value = step(state, batch, number)

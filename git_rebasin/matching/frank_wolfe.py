@@ -221,12 +221,12 @@ class FrankWolfeMatch(Match):
 def frank_wolfe_matching(
     key: jax.Array,  # a JAX random key: the order in which the polish visits the groups
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
-    init: Permutation | Literal["uniform", "identity"] = "uniform",  # where to start
+    init: Permutation | Literal["uniform", "identity"] = "uniform",  # B's permutation at the start
     max_steps: int = 100,  # stop after so many steps, converged or not
-    tolerance: float = 1e-6,  # stop at a gap of this share of ‖A‖ ‖B‖
+    tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation that was found
     callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
@@ -235,20 +235,31 @@ def frank_wolfe_matching(
     Args:
         key: a JAX random key: the order in which the polish visits the groups
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
-        init: where to start
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
+        init: B's permutation at the start
         max_steps: stop after so many steps, converged or not
-        tolerance: stop at a gap of this share of ‖A‖ ‖B‖
+        tolerance: stop at a duality gap of this share of ‖A‖ ‖B‖
         polish: end with weight matching, from the permutation that was found
         callback: called with the objective after each step
 
     Returns:
         FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `max_steps` < 1, or `init` is a word that is not known
+        FloatingPointError: if the weights are too large for float32
+
     References:
         Frank–Wolfe; arXiv 2405.17897
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `max_steps` < 1, or `init` is a word that is not known
+    # raises FloatingPointError if the weights are too large for float32
     bound, a, b = bind_models(spec, params_a, params_b)
     check_steps(max_steps=max_steps)
     ascent = _Ascent(bound, [a, b])
@@ -301,9 +312,19 @@ def frank_wolfe_merge(
     Returns:
         FrankWolfeMerge: its `objective`: at each step, then of the permutations
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+        FloatingPointError: if the weights are too large for float32
+
     References:
         arXiv 2405.17897
     """
+    # raises PermutationSpecError if the spec does not fit the models
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+    # raises FloatingPointError if the weights are too large for float32
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
     check_steps(max_steps=max_steps)

@@ -103,7 +103,7 @@ def learn_scaling(
     eval_batches: Sequence[Any] | None = None,  # to compare factors on; None: keep the last ones
     eval_every: int = 10,  # steps from one comparison to the next
     callback: Callback | None = None,  # called with the loss of each step
-) -> LearnedScaling:
+) -> LearnedScaling:  # its `factors`: those with the lowest loss, where they were compared
     """Learn at what sizes of its units B is best merged with A
 
     Args:
@@ -120,7 +120,19 @@ def learn_scaling(
         eval_batches: to compare factors on; None: keep the last ones
         eval_every: steps from one comparison to the next
         callback: called with the loss of each step
+
+    Returns:
+        LearnedScaling: its `factors`: those with the lowest loss, where they were compared
+
+    Raises:
+        PermutationSpecError: if `init` does not fit the scalings
+        ValueError: if no unit can be rescaled, there is no batch, or a number of steps is below one
+        FloatingPointError: if the loss becomes NaN or infinite
     """
+    # raises PermutationSpecError if `init` does not fit the scalings
+    # raises ValueError if no unit can be rescaled, there is no batch, or a number of steps is
+    #   below one
+    # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
     if not scalings.exponents:
         raise ValueError("no unit of this function can be rescaled, so there is nothing to learn")

@@ -166,11 +166,15 @@ class Alignment:
 
     @property
     def perm(self) -> dict[str, Int[np.ndarray, "*within n"]]:
-        """The permutation of B, if every unit has a partner; raises `ValueError` otherwise
+        """The permutation of B, if every unit has a partner
 
         Returns:
             dict[str, Int[np.ndarray, "*within n"]]
+
+        Raises:
+            ValueError: if a unit has no partner
         """
+        # raises ValueError if a unit has no partner
         perm = {}
         for group, pairs in self.pairs.items():
             n, m = self.sizes[group]
@@ -226,7 +230,7 @@ def bind_models(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
-    """Check that two models fit a spec and each other; raises `ModelError` where they do not
+    """Check that two models fit a spec and each other, and bind it to their shapes
 
     Args:
         spec: which axes move together
@@ -235,7 +239,13 @@ def bind_models(
 
     Returns:
         tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
+
+    Raises:
+        PermutationSpecError: if the spec does not fit the models
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
     """
+    # raises PermutationSpecError if the spec does not fit the models
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:

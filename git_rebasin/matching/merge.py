@@ -46,7 +46,13 @@ def load_model(
 
     Args:
         model: a tree, a safetensors file, or a function without arguments that gives a tree
+
+    Raises:
+        ValueError: if a file is not a whole safetensors file
+        OSError: if a file cannot be read
     """
+    # raises ValueError if a file is not a whole safetensors file
+    # raises OSError if a file cannot be read
     if isinstance(model, str | Path):
         return load_params(model)
     return model() if callable(model) and not flatten(model) else model
@@ -143,8 +149,8 @@ def merge_many(
     spec: PermutationSpec,  # which axes move together
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     *,
-    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # where to start,
-    #   see above; or a permutation for each model
+    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
+    #   permutation at the start; "sequential": matched to the mean of the models before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
     callback: Callback | None = None,  # called after each round with its "objective"
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
@@ -154,16 +160,29 @@ def merge_many(
         key: a JAX random key: the order of the models in each round, and of their groups
         spec: which axes move together
         models: two or more trees, files, or functions that give a tree
-        init: where to start, see above; or a permutation for each model
+        init: each model's permutation at the start; "sequential": matched to the mean of the models
+            before it
         max_sweeps: stop after so many rounds over all models, converged or not
         callback: called after each round with its "objective"
 
     Returns:
         Merged: their mean, and how to reorder each; the first one stays
 
+    Raises:
+        PermutationSpecError: if a model does not fit the spec, or `init` holds what is no
+            permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown or
+            not one permutation for each model
+
     References:
         Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
     """
+    # raises PermutationSpecError if a model does not fit the spec, or `init` holds what is no
+    #   permutation of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown
+    #   or not one permutation for each model
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     if max_sweeps < 1:
@@ -214,7 +233,17 @@ def merge_in_order(
 
     Returns:
         Merged: without a search: its only objective is the initial one
+
+    Raises:
+        PermutationSpecError: if a model does not fit the spec, or `perms` holds what is no
+            permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there is not one permutation for each model
     """
+    # raises PermutationSpecError if a model does not fit the spec, or `perms` holds what is no
+    #   permutation of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there is not one permutation for each model
     running = _Sum(spec, models, _starts(perms, len(models)))
     for i in range(len(models)):
         running.begin(i)

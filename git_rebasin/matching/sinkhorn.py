@@ -79,7 +79,7 @@ class _Learner:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, with what the spec does not name
         b: Mapping[str, Array],  # model B
         loss: Callable[[Mapping, Mapping, Any, Any], Array],  # of `merged_loss`
@@ -130,19 +130,19 @@ class SinkhornMatch(Match):
 def sinkhorn_matching(
     key: jax.Array,  # a JAX random key: the points on the line, where they are random
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → loss, or (loss, more)
     optimizer: Optimizer,  # of the logits, such as `optax.adam(0.1)`
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
-    max_steps: int = 200,  # of the optimizer
+    max_steps: int = 200,  # steps of the optimizer
     init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
-    #   logits, such as the similarities of activation matching; None: nowhere
-    confidence: float = 0.5,  # the share of its unit that a position has at that start
-    temperature: float = 1.0,  # τ of Sinkhorn's algorithm
-    iterations: int = 20,  # of Sinkhorn's algorithm
-    forward: Literal["soft", "hard"] = "soft",  # hard: the loss is that of the nearest permutation
+    #   logits, such as the similarities of activation matching; None: all logits zero
+    confidence: float = 0.5,  # of a permutation to start from: the share of its unit in a position
+    temperature: float = 1.0,  # τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
+    iterations: int = 20,  # of Sinkhorn's algorithm: how often rows and columns are normalised
+    forward: Literal["soft", "hard"] = "soft",  # whose loss: the soft one's, or the nearest one's
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; None: all
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
@@ -153,18 +153,18 @@ def sinkhorn_matching(
     Args:
         key: a JAX random key: the points on the line, where they are random
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         loss_fn: (params, batch) → loss, or (loss, more)
         optimizer: of the logits, such as `optax.adam(0.1)`
         batches: taken in turn; None: `loss_fn` gets None
-        max_steps: of the optimizer
+        max_steps: steps of the optimizer
         init: where to start: another matcher's permutation, or logits, such as the similarities of
-            activation matching; None: nowhere
-        confidence: the share of its unit that a position has at that start
-        temperature: τ of Sinkhorn's algorithm
-        iterations: of Sinkhorn's algorithm
-        forward: hard: the loss is that of the nearest permutation
+            activation matching; None: all logits zero
+        confidence: of a permutation to start from: the share of its unit in a position
+        temperature: τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
+        iterations: of Sinkhorn's algorithm: how often rows and columns are normalised
+        forward: whose loss: the soft one's, or the nearest one's
         lam: λ: B's share; "uniform": random at each step
         eval_batches: on which permutations are compared; None: all
         eval_every: steps from one evaluation of the nearest permutation to the next
@@ -173,9 +173,22 @@ def sinkhorn_matching(
     Returns:
         SinkhornMatch: the permutation with the lowest loss at λ (at ½ where it is random)
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` does not fit the spec
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `forward` is unknown, a number of steps is below one, `confidence` is not
+            between 0 and 1, or there is no batch
+        FloatingPointError: if the loss becomes NaN or infinite
+
     References:
         arXiv 2212.12042
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` does not fit the
+    #   spec
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `forward` is unknown, a number of steps is below one, `confidence` is
+    #   not between 0 and 1, or there is no batch
+    # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
     if forward not in ("soft", "hard"):
         raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")

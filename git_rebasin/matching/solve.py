@@ -151,7 +151,12 @@ def group_trees(
 
     Returns:
         dict[str, list[str]]: outermost group → itself and what is within it
+
+    Raises:
+        PermutationSpecError: if a group is within two others that move independently of each other
     """
+    # raises PermutationSpecError if a group is within two others that move independently of each
+    #   other
     trees: dict[str, list[str]] = {}
     for group in sorted(layouts, key=lambda g: len(layouts[g].moving)):
         moving = layouts[group].moving
@@ -239,7 +244,14 @@ def solve(
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]: group → for each place, its unit
+
+    Raises:
+        ValueError: if a group has no scores, or scores of another shape than its layout
+        PermutationSpecError: if a group is within two others that move independently of each other
     """
+    # raises ValueError if a group has no scores, or scores of another shape than its layout
+    # raises PermutationSpecError if a group is within two others that move independently of each
+    #   other
     places = layouts(spec)
     own = {g: _laid_out(layout, scores) for g, layout in places.items()}
     perm: dict[str, np.ndarray] = {}
@@ -262,7 +274,11 @@ def value(
 
     Returns:
         float: the sum over all groups and pairs
+
+    Raises:
+        ValueError: if a group has no scores, or scores of another shape than its layout
     """
+    # raises ValueError if a group has no scores, or scores of another shape than its layout
     places = layouts(spec).items()
     return sum(layout.value(_laid_out(layout, scores), perm) for _, layout in places)
 

@@ -60,7 +60,11 @@ class MovingScores(Scores):
         Args:
             a (Mapping[str, Float[Array, "..."]]): what model A is now
             perm: where all groups are
+
+        Raises:
+            FloatingPointError: if scores are beyond float32
         """
+        # raises FloatingPointError if scores are beyond float32
         self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
         found = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
@@ -100,10 +104,10 @@ class Projection(Search):
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
-        perm: Permutation,  # where to start
+        perm: Mapping[str, Int[np.ndarray, "*within n"]],  # where to start
     ):
         self.moving = MovingScores(spec, a, b)
         super().__init__(spec, self.moving, dict(perm))
@@ -151,7 +155,7 @@ class _Descent:
 
     def __init__(
         self,
-        spec: PermutationSpec,  # bound to shapes
+        spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # model A, with what the spec does not name
         b: Mapping[str, Array],  # model B
         loss: Callable[[Mapping, Mapping, float, Any], Array],  # of `merged_loss`
@@ -261,17 +265,17 @@ _REMEDY = "look at loss_fn, and at that batch; the weights of both models are fi
 def straight_through_matching(
     key: jax.Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # where the search starts
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
-    eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; see above
+    eval_batches: Sequence[Any] | None = None,  # to compare permutations on; None: a step's own
     callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
     """Match two models by descent on the loss between them
@@ -279,24 +283,37 @@ def straight_through_matching(
     Args:
         key: a JAX random key: the order in which projections visit the groups
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
         batches: any pytrees, all of the same shapes: one for each step
         optimizer: what moves θ̃, such as `optax.adam(1e-3)`
-        init: where the search starts
+        init: B's permutation at the start
         max_steps: stop after so many batches
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken
-        eval_batches: on which permutations are compared; see above
+        eval_batches: to compare permutations on; None: a step's own
         callback: called with the loss of each step
 
     Returns:
         StraightThroughMatch: with the best permutation, which need not be the last one
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
+            is not known
+        FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.3, Algorithm 2
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
+    #   that is not known
+    # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)

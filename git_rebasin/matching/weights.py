@@ -151,11 +151,12 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
 def weight_matching(
     key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
-    params_a: PyTree,  # model A, which stays
-    params_b: PyTree,  # model B, which moves; neither is changed
+    params_a: PyTree,  # model A, any tree of arrays; it stays
+    params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # where to start
+    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
+    #   "greedy": one group after the other, by the weights that it shares with those before
     budget: float | None = None,  # bytes that are kept of models read late and of their scores;
     #   None: a twentieth of both models, or all where nothing is read late
     callback: Callback | None = None,  # called after each sweep with its "objective"
@@ -165,10 +166,11 @@ def weight_matching(
     Args:
         key: a JAX random key: the order in which the groups are visited
         spec: which axes move together
-        params_a: model A, which stays
-        params_b: model B, which moves; neither is changed
+        params_a: model A, any tree of arrays; it stays
+        params_b: model B, with the same paths and shapes; it moves; neither is changed
         max_sweeps: stop after so many sweeps over all groups, converged or not
-        init: where to start
+        init: B's permutation at the start; "greedy": one group after the other, by the weights that
+            it shares with those before
         budget: bytes that are kept of models read late and of their scores; None: a twentieth of
             both models, or all where nothing is read late
         callback: called after each sweep with its "objective"
@@ -176,9 +178,18 @@ def weight_matching(
     Returns:
         Match: `Match.perm` is the permutation of B
 
+    Raises:
+        PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
+        ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        ValueError: if `max_sweeps` < 1, or `init` is a word that is not known
+
     References:
         Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
     """
+    # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
+    #   of it
+    # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises ValueError if `max_sweeps` < 1, or `init` is a word that is not known
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)

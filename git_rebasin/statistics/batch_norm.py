@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..jaxprs import Evaluation, scan_counts, trace_arrays
 from .moments import Moments
-from ..tree import flatten
+from ..tree import Array, flatten
 
 # %% ../../nbs/statistics/01_batch_norm.ipynb #a52e67cc
 _Form = tuple  # a word, and the leaves that it is about
@@ -186,8 +186,8 @@ class Place:
         "Mean and variance of each unit in a batch"
         return Moments.of(x, [k for k, axis in enumerate(self.axes) if axis is None])
 
-    def fit(self, units: Array, shape: tuple[int, ...]) -> Array:
-        "Units in the layout of the leaf; the turns of loops around the value come first"
+    def fit(self, units: Array, shape: tuple[int, ...]) -> jax.Array:
+        "Units in the layout of the leaf; the iterations of loops around the value come first"
         axes = [axis for axis in self.axes if axis is not None]
         first = units.ndim - len(axes)
         order = [first + k for k in sorted(range(len(axes)), key=axes.__getitem__)]
@@ -225,17 +225,17 @@ class _Search:
             known |= dict.fromkeys(eqn.outvars, out)
 
     def _enter(self, eqn, inputs: Sequence[_Seen]) -> None:
-        "Follow a scan's turn: it reads a slice of what is stacked, and carries data"
+        "Follow a scan's iteration: it reads a slice of what is stacked, and carries data"
         nc, nk = scan_counts(eqn)
 
-        def turn(k, x):
+        def iteration(k, x):
             if x.form[0] in _DATA or nc <= k < nc + nk:
                 return _OF_DATA
             if k < nc or x.form[0] != "leaf" or x.axes[x.form[1]][0] not in (0, None):
                 return _NOTHING
             return _Seen(x.form, {leaf: axes[1:] for leaf, axes in x.axes.items()})
 
-        self.follow(eqn.params["jaxpr"].jaxpr, [turn(k, x) for k, x in enumerate(inputs)])
+        self.follow(eqn.params["jaxpr"].jaxpr, [iteration(k, x) for k, x in enumerate(inputs)])
 
     def _meet(self, eqn, inputs: Sequence[_Seen], leaves: Mapping[str, Any]) -> None:
         "Note which leaves meet which data here"

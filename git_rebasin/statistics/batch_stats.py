@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..jaxprs import keep_containers, scan_counts
+from ..progress import Callback, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
-from ..tree import flatten, unflatten
+from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #2ba67c98
 class _Run:
@@ -79,17 +80,17 @@ class _Run:
             self._put(v, x, env, found)
 
     def _scan(self, eqn, args: Sequence) -> tuple[list, dict]:
-        "All turns of a scan; the moments have the turns as their first axis"
+        "All iterations of a scan; the moments have the iterations as their first axis"
         p, (nc, nk) = eqn.params, scan_counts(eqn)
         body = p["jaxpr"]
 
-        def turn(carry, x):
+        def iteration(carry, x):
             outs, found = self(body.jaxpr, body.consts, [*args[:nc], *carry, *x])
             return outs[:nk], (outs[nk:], found)
 
         carry, stacks = list(args[nc : nc + nk]), list(args[nc + nk :])
         carry, (ys, found) = jax.lax.scan(
-            turn, carry, stacks, length=p["length"], reverse=p["reverse"]
+            iteration, carry, stacks, length=p["length"], reverse=p["reverse"]
         )
         return [*carry, *ys], found
 
@@ -101,13 +102,19 @@ class _Run:
         )
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #6a07c895
+_Step = Callable[[Any], Mapping[tuple[str, str], Moments]]  # batch → moments by paths
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _batch_moments(fn, stats, own: bool, variables: PyTree, batch: Any) -> dict:
+def _batch_moments(
+    fn, stats, own: bool, variables: PyTree, batch: Any
+) -> dict[tuple[str, str], Moments]:
     "(mean's path, variance's path) → moments of a batch, in the layout of the leaves"
     pairs = None if stats is None else dict(stats)
     closed, arrays, places = find_places(fn, pairs, variables, batch)
     _, found = _Run(places, own)(closed.jaxpr, closed.consts, arrays)
-    flat, moments = flatten(variables), {}
+    flat = flatten(variables)
+    moments: dict[tuple[str, str], Moments] = {}
     for p in places:
         m, shape = found[p.mean], flat[p.mean].shape
         fitted = Moments(m.count, p.fit(m.mean, shape), p.fit(m.scatter, shape))
@@ -122,7 +129,7 @@ def reset_batch_stats(
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
     passes: int = 1,  # over the data: so many normalisations in a row, the first ones, are exact
-    callback: Callable[[int, int], None] | None = None,  # given (pass, number of batches)
+    callback: Callback | None = None,  # called after each batch of each pass
 ) -> PyTree:  # the variables with new means and variances, in the dtypes of the old ones
     """Compute BatchNorm's statistics anew from data
 
@@ -132,7 +139,7 @@ def reset_batch_stats(
         batches: what `fn` takes beside the variables; read once for each pass
         stats: path of mean → path of variance; default: all found
         passes: over the data: so many normalisations in a row, the first ones, are exact
-        callback: given (pass, number of batches)
+        callback: called after each batch of each pass
 
     Returns:
         PyTree: the variables with new means and variances, in the dtypes of the old ones
@@ -158,20 +165,19 @@ def reset_batch_stats(
         )
     given = None if stats is None else tuple(stats.items())
     for k in range(passes):
-        told = None if callback is None else partial(callback, k)
-        step = partial(_batch_moments, fn, given, k == 0, variables)
-        found = merge_batches(step, batches, callback=told)
+        step: _Step = partial(_batch_moments, fn, given, k == 0, variables)
+        moments = merge_batches(step, batches, callback=within(f"pass {k}", callback))
         flat = dict(flatten(variables))
-        for (mean, variance), m in found.items():
+        for (mean, variance), m in moments.items():
             flat[mean], flat[variance] = _like(flat[mean], m.mean), _like(flat[variance], m.var)
         variables = unflatten(flat, like=variables)
     return variables
 
 
-def _like(leaf, new: np.ndarray):
+def _like(leaf: Array, new: Array) -> Array:
     "New numbers in the dtype of a leaf; on a device if the leaf is"
-    new = new.astype(leaf.dtype)
-    return jnp.asarray(new) if isinstance(leaf, jax.Array) else new
+    cast = np.asarray(new).astype(leaf.dtype)
+    return jnp.asarray(cast) if isinstance(leaf, jax.Array) else cast
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #0c539270
 def with_batch_stats(

@@ -6,25 +6,29 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Moments', 'CrossMoments', 'merge_batches', 'layer_inputs', 'unit_axes', 'value_moments']
+__all__ = ['Batch', 'Name', 'Moments', 'CrossMoments', 'require_batches', 'merge_batches', 'layer_inputs', 'unit_axes',
+           'value_moments']
 
 # %% ../../nbs/statistics/00_moments.ipynb #d2fcb868
 import functools
+import itertools
 import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from ..inference.taps import Taps
 from ..jaxprs import inner_jaxpr, scan_fixed_point, trace_arrays
-from ..symmetry.entries import Fixed, Split, as_row, atoms_of
+from ..progress import Callback, Progress
+from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
+from ..tree import Array
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
@@ -100,7 +104,10 @@ class Moments:
         return self.var <= (4 * np.finfo(np.float32).eps * self.mean) ** 2
 
 # %% ../../nbs/statistics/00_moments.ipynb #42afaf16
-def _centre(values, axes: tuple[int, ...]) -> tuple[Array, Array]:
+M = TypeVar("M", "Moments", "CrossMoments")
+
+
+def _centre(values: Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     "The mean of values over some axes, and the values less their mean, by the two-pass algorithm"
     z = jnp.asarray(values, jnp.float32)
     first = jnp.mean(z, axes, keepdims=True)
@@ -109,7 +116,7 @@ def _centre(values, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return jnp.squeeze(first + rest, axes), z - first - rest
 
 
-def _wide(moments: Any) -> Any:
+def _wide(moments: M) -> M:
     "The same moments in float64, on the host"
     return jax.tree.map(lambda x: np.asarray(x, np.float64), moments)
 
@@ -175,11 +182,11 @@ class CrossMoments:
         return self.cross + self.a.count * _outer(self.a.mean, self.b.mean)
 
     @property
-    def correlation(self) -> Float[Array, "*batch n m"]:
+    def correlation(self) -> Float[np.ndarray, "*batch n m"]:
         """Pearson's correlation of all pairs; 0 where one of the two is constant
 
         Returns:
-            Float[Array, "*batch n m"]
+            Float[np.ndarray, "*batch n m"]
         """
         scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (self.a, self.b)]
         scale = _outer(*scales)
@@ -191,36 +198,63 @@ def _outer(a, b):
     return a[..., :, None] * b[..., None, :]
 
 # %% ../../nbs/statistics/00_moments.ipynb #61f1e025
-def merge_batches(
-    step: Callable[[Any], Mapping[Any, Moments | CrossMoments]],  # batch → moments, by name
-    batches: Iterable[Any],  # what `step` takes; read once
-    *,
-    callback: Callable[[int], None] | None = None,  # given the number of batches, after each
-) -> dict[Any, Moments | CrossMoments]:  # in float64
-    """Moments over all batches together
+Batch = TypeVar("Batch")
+Name = TypeVar("Name")
+
+
+def require_batches(
+    batches: Iterable[Batch],  # any iterable; read once
+    name: str = "batches",  # what the caller knows it as
+) -> Iterator[Batch]:  # the same batches
+    """Read the first of some batches, as there must be one
 
     Args:
-        step: batch → moments, by name
-        batches: what `step` takes; read once
-        callback: given the number of batches, after each
+        batches: any iterable; read once
+        name: what the caller knows it as
 
     Returns:
-        dict[Any, Moments | CrossMoments]: in float64
+        Iterator[Batch]: the same batches
 
     Raises:
         ValueError: if there is no batch
     """
     # raises ValueError if there is no batch
-    total: dict[Any, Moments | CrossMoments] = {}
-    count = 0
-    for count, batch in enumerate(batches, 1):
+    rest = iter(batches)
+    for first in rest:
+        return itertools.chain((first,), rest)
+    raise ValueError(f"there is no batch: `{name}` is empty, or an iterator that was used up")
+
+
+def merge_batches(
+    step: Callable[[Any], Mapping[Name, M]],  # batch → moments, by name
+    batches: Iterable[Any],  # what `step` takes; read once
+    *,
+    stage: str = "statistics",  # what is being done, for the callback
+    callback: Callback | None = None,  # called after each batch
+) -> dict[Name, M]:  # in float64
+    """Merge the moments of all batches
+
+    Args:
+        step: batch → moments, by name
+        batches: what `step` takes; read once
+        stage: what is being done, for the callback
+        callback: called after each batch
+
+    Returns:
+        dict[Name, M]: in float64
+
+    Raises:
+        ValueError: if there is no batch
+    """
+    # raises ValueError if there is no batch
+    total: dict[Name, M] = {}
+    steps = len(batches) if isinstance(batches, Sized) else None
+    for count, batch in enumerate(require_batches(batches), 1):
         with np.errstate(invalid="ignore"):  # what is not finite stays so
-            for name, found in step(batch).items():
-                total[name] = total[name].merge(found) if name in total else _wide(found)
+            for name, moments in step(batch).items():
+                total[name] = total[name].merge(moments) if name in total else _wide(moments)
         if callback is not None:
-            callback(count)
-    if not count:
-        raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
+            callback(Progress(stage, count, steps))
     return total
 
 # %% ../../nbs/statistics/00_moments.ipynb #7026444d
@@ -261,8 +295,8 @@ def _follow(
             outs = _follow(inner[0], ins, here, names, read)
         elif eqn.primitive.name == "scan":
             body = eqn.params["jaxpr"].jaxpr
-            turn = functools.partial(_follow, body, path=here, names=names, read=read)
-            outs = scan_fixed_point(eqn, ins, turn, operator.or_)
+            iteration = functools.partial(_follow, body, path=here, names=names, read=read)
+            outs = scan_fixed_point(eqn, ins, iteration, operator.or_)
         else:
             every = frozenset().union(*ins)
             if eqn.primitive.name in _READS:
@@ -290,10 +324,10 @@ def unit_axes(
     """
     if isinstance(row, Split):
         return tuple(sorted({row.axis}.union(*map(unit_axes, row.rows))))
-    return tuple(k for k, entry in enumerate(as_row(row)) if _numbers_units(entry))
+    return tuple(k for k, entry in enumerate(row) if _numbers_units(as_entry(entry)))
 
 
-def _numbers_units(entry) -> bool:
+def _numbers_units(entry: Entry) -> bool:
     return any(not isinstance(a, Fixed) or a.name is not None for a in atoms_of(entry))
 
 
@@ -303,7 +337,7 @@ def value_moments(
     batches: Iterable[Any],  # each is what the taps' function takes besides the parameters
     *,
     names: Collection[str] | None = None,  # which values; default: all
-    callback: Callable[[int], None] | None = None,  # given the number of batches, after each
+    callback: Callback | None = None,  # called after each batch
 ) -> dict[str, Moments]:  # value → moments, with the shape of its `unit_axes`
     """Mean and variance of every unit of a network's values, over data
 
@@ -312,7 +346,7 @@ def value_moments(
         params: a model
         batches: each is what the taps' function takes besides the parameters
         names: which values; default: all
-        callback: given the number of batches, after each
+        callback: called after each batch
 
     Returns:
         dict[str, Moments]: value → moments, with the shape of its `unit_axes`

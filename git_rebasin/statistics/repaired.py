@@ -17,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from ..inference.taps import Taps, find_taps
 from ..jaxprs import Evaluation, evaluate
+from ..progress import Callback, within
 from .moments import Moments, merge_batches, unit_axes
 from ..symmetry.entries import row_rank
-from ..tree import flatten
+from ..tree import Array, flatten
 
 # %% ../../nbs/statistics/03_repaired.ipynb #0822a699
 def correction(
@@ -54,13 +55,13 @@ class Corrected:
     Attributes:
         fn: fn(params, *args) → outputs
         paths: value → path of its equation
-        units: value → its axes that number units; turns of scans first
+        units: value → its axes that number units; those of scans first
         ranks: value → the number of its axes
     """
 
     fn: Callable[..., Any]  # fn(params, *args) → outputs
     paths: Mapping[str, tuple[int, ...]]  # value → path of its equation
-    units: Mapping[str, tuple[int, ...]]  # value → its axes that number units; turns of scans first
+    units: Mapping[str, tuple[int, ...]]  # value → its axes that number units; those of scans first
     ranks: Mapping[str, int]  # value → the number of its axes
 
     def __call__(
@@ -113,13 +114,14 @@ class Corrected:
                 self._refuse(name)
         return outputs, {name: found[path] for name, path in self.paths.items()}
 
-    def _edit(self, name: str, known: Mapping[str, Array], x: Array, *turns: Array) -> Array:
+    def _edit(self, name: str, known: Mapping[str, Array], x: Array, *iterations: Array) -> Array:
         "A value with its correction, in its own dtype"
-        units = {k - len(turns) for k in self.units[name]}
+        units = {k - len(iterations) for k in self.units[name]}
         rest = tuple(k for k in range(x.ndim) if k not in units)
-        now = {k: c[turns] if turns else c for k, c in known.items()}
+        now = {k: c[iterations] if iterations else c for k, c in known.items()}
         shape = tuple(n for k, n in enumerate(x.shape) if k in units)
-        if x.ndim + len(turns) != self.ranks[name] or any(c.shape != shape for c in now.values()):
+        rank = x.ndim + len(iterations)
+        if rank != self.ranks[name] or any(c.shape != shape for c in now.values()):
             self._refuse(name)
         if "mean" in now:
             now = correction(Moments.of(x, rest), now["mean"], now["std"])
@@ -170,8 +172,8 @@ def _corrected(taps: Taps, names: Collection[str] | None, params: PyTree, batch:
         )
     depths: dict[str, int] = {}
 
-    def note(name, x, *turns):
-        depths[name] = len(turns)
+    def note(name, x, *iterations):
+        depths[name] = len(iterations)
         return x
 
     edits = {taps.paths[name]: partial(note, name) for name in names}
@@ -182,8 +184,13 @@ def _corrected(taps: Taps, names: Collection[str] | None, params: PyTree, batch:
     return Corrected(taps.fn, {name: taps.paths[name] for name in names}, units, ranks)
 
 # %% ../../nbs/statistics/03_repaired.ipynb #288ce89e
+_Known = Mapping[str, Mapping[str, Array]]  # value → {"scale", "shift"}, or {"mean", "std"}
+
+
 @partial(jax.jit, static_argnums=0)
-def _batch_moments(fn: Corrected, params: PyTree, known: Mapping, batch: Any):
+def _batch_moments(
+    fn: Corrected, params: PyTree, known: _Known, batch: Any
+) -> dict[str, Moments]:
     "Value → moments in a batch, before its own correction"
     _, values = fn.run(params, known, batch)
     return {
@@ -224,7 +231,7 @@ def repair(
     taps: Taps | None = None,  # `find_taps(fn, merged, batch)`, where it is known already
     names: Collection[str] | None = None,  # the values to correct; default: `correctable(taps)`
     passes: int = 1,  # over the data: so many values in a row, the first ones, are exact
-    callback: Callable[[int, int], None] | None = None,  # given (pass, number of batches)
+    callback: Callback | None = None,  # called after each batch of each pass
 ) -> Repaired:  # its `fn`, at its `params` and a batch, gives the repaired network's outputs
     """Give a merged model's units the statistics of its models' units
 
@@ -237,7 +244,7 @@ def repair(
         taps: `find_taps(fn, merged, batch)`, where it is known already
         names: the values to correct; default: `correctable(taps)`
         passes: over the data: so many values in a row, the first ones, are exact
-        callback: given (pass, number of batches)
+        callback: called after each batch of each pass
 
     Returns:
         Repaired: its `fn`, at its `params` and a batch, gives the repaired network's outputs
@@ -262,20 +269,25 @@ def repair(
     weights = _checked(merged, models, weights, batches, passes)
     first = next(iter(batches))
     taps = find_taps(fn, merged, first) if taps is None else taps
-    network, tell = _corrected(taps, names, merged, first), callback or (lambda *_: None)
+    network = _corrected(taps, names, merged, first)
 
-    def measure(k, params, known):
-        step = partial(_batch_moments, network, params, known)
-        found = merge_batches(step, batches, callback=partial(tell, k))
-        return {name: found[name] for name in network.paths}
+    def measure(stage: str, params: PyTree, known: _Known) -> dict[str, Moments]:
+        step: Callable[[Any], Mapping[str, Moments]] = partial(
+            _batch_moments, network, params, known
+        )
+        moments = merge_batches(step, batches, callback=within(stage, callback))
+        return {name: moments[name] for name in network.paths}
 
-    ends = [measure(k, model, {}) for k, model in enumerate(models)]
+    def correct(moments: Mapping[str, Moments]) -> _Known:
+        return {name: correction(moments[name], **goals[name]) for name in network.paths}
+
+    ends = [measure(f"model {k}", model, {}) for k, model in enumerate(models)]
     goals = {name: _goal([m[name] for m in ends], weights) for name in network.paths}
-    corrections = goals  # of each batch by its own statistics, at first
-    for k in range(passes):
-        moments = measure(len(ends) + k, merged, corrections)
-        corrections = {name: correction(moments[name], **goals[name]) for name in network.paths}
-    return Repaired(network, {"params": merged, "corrections": corrections}, goals, moments)
+    moments = measure("pass 0", merged, goals)  # each batch by its own statistics
+    for k in range(1, passes):
+        moments = measure(f"pass {k}", merged, correct(moments))
+    corrected = {"params": merged, "corrections": correct(moments)}
+    return Repaired(network, corrected, goals, moments)
 
 # %% ../../nbs/statistics/03_repaired.ipynb #eefdb00a
 def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]:

@@ -27,12 +27,16 @@ class Action(Protocol):
         spec: BoundSpec,  # which axes move together
         leaves: Mapping[str, Array],  # path → array, with the shapes of the spec; never changed
     ) -> Iterator[tuple[Block, Array]]:
-        """Each block that changes and its new view; raises `PermutationSpecError` if it does not fit
+        """Each block that changes, and its new view
 
         Args:
             spec: which axes move together
             leaves: path → array, with the shapes of the spec; never changed
+
+        Raises:
+            PermutationSpecError: if the action does not fit the spec
         """
+        # raises PermutationSpecError if the action does not fit the spec
         ...
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b07
@@ -53,7 +57,13 @@ def act(
 
     Returns:
         PyTree: the same kind of tree
+
+    Raises:
+        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the action does not fit the spec
     """
+    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the action does not fit the spec
     bound, flat = spec.bind(params, partial=partial), flatten(params)
     new = dict(flat)
     for block, view in action.views(bound, flat):

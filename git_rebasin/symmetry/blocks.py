@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Block', 'row_blocks', 'split_sizes']
+__all__ = ['Joint', 'Block', 'row_blocks', 'split_sizes']
 
 # %% ../../nbs/symmetry/01_blocks.ipynb #22d50a2a
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import jax
 import numpy as np
@@ -19,17 +21,35 @@ import numpy as np
 from git_rebasin.symmetry.entries import (
     Atom,
     Compound,
+    Concat,
     Coordinate,
     Entry,
     Fixed,
     Group,
     Part,
     Product,
+    Row,
+    Sizes,
     Split,
+    known_sizes,
     measure,
 )
+from ..tree import Array
 
 # %% ../../nbs/symmetry/01_blocks.ipynb #15a024b1
+@dataclass(frozen=True)
+class Joint:
+    """How the axes that number the units of one group together become one axis
+
+    Attributes:
+        shape: with an axis for each coordinate
+        order: of those axes, which brings the coordinates of a group together
+    """
+
+    shape: tuple[int, ...]  # with an axis for each coordinate
+    order: tuple[int, ...]  # of those axes, which brings the coordinates of a group together
+
+
 @dataclass(frozen=True)
 class Block:
     """A part of an array, viewed so that every axis is one atom
@@ -41,8 +61,7 @@ class Block:
         atoms: for each axis of the view: a group, or None where fixed
         hosts: for each axis: the axes that its family is within
         whole: whether the part is the whole leaf
-        unmerged: where coordinates are flattened: the shape before,
-        order: and the order of its axes that brings them together
+        joint: where coordinates are flattened: how
     """
 
     path: str  # the leaf that it is a part of
@@ -51,25 +70,28 @@ class Block:
     atoms: tuple[str | None, ...]  # for each axis of the view: a group, or None where fixed
     hosts: tuple[tuple[int, ...], ...]  # for each axis: the axes that its family is within
     whole: bool = True  # whether the part is the whole leaf
-    unmerged: tuple[int, ...] | None = None  # where coordinates are flattened: the shape before,
-    order: tuple[int, ...] | None = None  # and the order of its axes that brings them together
+    joint: Joint | None = None  # where coordinates are flattened: how
 
     def axes_of(self, group: str) -> tuple[int, ...]:
         "The axes of the view that belong to a group"
         return tuple(k for k, atom in enumerate(self.atoms) if atom == group)
 
-    def of(self, leaf):
+    @overload
+    def of(self, leaf: np.ndarray) -> np.ndarray: ...
+    @overload
+    def of(self, leaf: jax.Array) -> jax.Array: ...
+    def of(self, leaf: Array) -> Array:
         "The block's view of its leaf, or of an array of the same shape"
         part = leaf if self.whole else leaf[_where(self.index)]
-        if self.order is not None:
-            part = part.reshape(self.unmerged).transpose(self.order)
+        if self.joint is not None:
+            part = part.reshape(self.joint.shape).transpose(self.joint.order)
         return part.reshape(self.shape)
 
-    def put(self, leaf, view, *, into: bool = False):
+    def put(self, leaf: Array, view: Array, *, into: bool = False) -> Array:
         "The leaf in the view's type, its part replaced: a new array, or `into` a numpy leaf itself"
-        if self.order is not None:
-            swapped = view.reshape([self.unmerged[k] for k in self.order])
-            view = swapped.transpose(np.argsort(self.order).tolist())
+        if self.joint is not None:
+            swapped = view.reshape([self.joint.shape[k] for k in self.joint.order])
+            view = swapped.transpose(np.argsort(self.joint.order).tolist())
         if self.whole:
             return view.reshape(leaf.shape)
         part = view.reshape([len(places) for places in self.index])
@@ -96,18 +118,13 @@ def _places(positions: np.ndarray) -> range | tuple[int, ...]:
     return tuple(flat.tolist())
 
 # %% ../../nbs/symmetry/01_blocks.ipynb #5c487c92
-def _segments(entry: Entry, n: int, sizes: dict) -> list[tuple[np.ndarray, tuple[Atom, ...]]]:
+def _segments(entry: Entry, n: int, sizes: Sizes) -> list[tuple[np.ndarray, tuple[Atom, ...]]]:
     "The segments of an axis of length n: positions, with one axis per atom, and the atoms"
     if not isinstance(entry, Compound):
         return [(np.arange(n), (entry,))]
-    lengths = [measure(t, sizes) for t in entry.terms]
-    product = isinstance(entry, Product)
-    if None in lengths:
-        rest = [size for size in lengths if size is not None]
-        missing = n // math.prod(rest) if product else n - sum(rest)
-        lengths[lengths.index(None)] = missing
+    lengths = _lengths(entry, n, sizes)
     pieces = [_segments(t, size, sizes) for t, size in zip(entry.terms, lengths, strict=True)]
-    if product:
+    if isinstance(entry, Product):
         found = [(np.zeros((), int), ())]
         for size, piece in zip(lengths, pieces, strict=True):
             found = [
@@ -119,6 +136,16 @@ def _segments(entry: Entry, n: int, sizes: dict) -> list[tuple[np.ndarray, tuple
     starts = np.cumsum([0, *lengths])
     moved = [(q + start, b) for start, piece in zip(starts, pieces, strict=False) for q, b in piece]
     return _join_parts(moved)
+
+
+def _lengths(entry: Product | Concat, n: int, sizes: Sizes) -> list[int]:
+    "The lengths of the terms of an axis of length n, which tells the one that is not known"
+    known = known_sizes(entry.terms, sizes)
+    if len(known) == len(entry.terms):
+        return known
+    rest = n // math.prod(known) if isinstance(entry, Product) else n - sum(known)
+    each = (measure(t, sizes) for t in entry.terms)
+    return [rest if size is None else size for size in each]
 
 
 def _join_parts(segments: list) -> list:
@@ -140,10 +167,10 @@ def _join_parts(segments: list) -> list:
 # %% ../../nbs/symmetry/01_blocks.ipynb #7485c576
 def row_blocks(
     path: str,  # the leaf
-    row: tuple[Entry, ...] | Split,  # what its axes consist of
+    row: Row,  # what its axes consist of
     shape: tuple[int, ...],  # its shape
-    sizes: dict,  # the sizes of the atoms, by name
-    families: dict[str, tuple[str, ...]],  # group → the axes that it is within
+    sizes: Sizes,  # of all atoms
+    families: Mapping[str, tuple[str, ...]],  # group → the axes that it is within
 ) -> list[Block]:
     """The normal form of one array
 
@@ -151,7 +178,7 @@ def row_blocks(
         path: the leaf
         row: what its axes consist of
         shape: its shape
-        sizes: the sizes of the atoms, by name
+        sizes: of all atoms
         families: group → the axes that it is within
     """
     blocks = []
@@ -165,11 +192,12 @@ def row_blocks(
     return blocks
 
 
-def _spans(row: tuple | Split, shape: tuple[int, ...], sizes: dict) -> list[list]:
+def _spans(row: Row, shape: tuple[int, ...], sizes: Sizes) -> list[list]:
     "For each row of a split, or for the one row: the segments of each axis"
     if not isinstance(row, Split):
         return [[_segments(e, n, sizes) for e, n in zip(row, shape, strict=True)]]
-    starts, k = np.cumsum([0, *split_sizes(row, shape[row.axis], sizes)]), row.axis
+    cuts, k = split_sizes(row, shape[row.axis], sizes), row.axis
+    starts = np.cumsum([0, *(size for size in cuts if size is not None)])  # all are known
     found = []
     for sub, start, stop in zip(row.rows, starts[:-1], starts[1:], strict=True):
         inner = shape[:k] + (int(stop - start),) + shape[k + 1 :]
@@ -179,7 +207,7 @@ def _spans(row: tuple | Split, shape: tuple[int, ...], sizes: dict) -> list[list
     return found
 
 
-def split_sizes(row: Split, n: int, sizes: dict) -> list[int | None]:
+def split_sizes(row: Split, n: int, sizes: Sizes) -> list[int | None]:
     "The lengths of the segments that a split cuts an axis of length n into"
     lengths = [_split_size(sub, row.axis, sizes) for sub in row.rows]
     if lengths.count(None) == 1:
@@ -187,14 +215,15 @@ def split_sizes(row: Split, n: int, sizes: dict) -> list[int | None]:
     return lengths
 
 
-def _split_size(row: tuple | Split, axis: int, sizes: dict) -> int | None:
+def _split_size(row: Row, axis: int, sizes: Sizes) -> int | None:
     "The length of a row's axis, as far as it is known"
     if not isinstance(row, Split):
         return measure(row[axis], sizes)
     inner = [_split_size(sub, axis, sizes) for sub in row.rows]
     if row.axis != axis:
         return next((size for size in inner if size is not None), None)
-    return None if None in inner else sum(inner)
+    known = [size for size in inner if size is not None]
+    return sum(known) if len(known) == len(inner) else None
 
 
 def _block(path, index, split, atoms, whole, families) -> Block:
@@ -213,5 +242,5 @@ def _block(path, index, split, atoms, whole, families) -> Block:
         tuple(labels.index(host) for host in families.get(names[k], ()) if host in labels)
         for k in kept
     )
-    merged = (tuple(split), tuple(order)) if first else (None, None)
-    return Block(path, index, shape, tuple(names[k] for k in kept), hosts, whole, *merged)
+    joint = Joint(tuple(split), tuple(order)) if first else None
+    return Block(path, index, shape, tuple(names[k] for k in kept), hosts, whole, joint)

@@ -16,23 +16,24 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..jaxprs import Evaluation, is_narrow, trace_arrays
 from git_rebasin.symmetry.permutation import (
+    Permutation,
     apply_permutation,
     identity_permutation,
     random_permutation,
 )
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
-from ..tree import flatten, is_array, unflatten
+from ..tree import Array, flatten, is_array, unflatten
 
 # %% ../../nbs/symmetry/07_check.ipynb #b3b38658
 def is_float(x) -> bool:
     return is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _jittered(rng: np.random.Generator, w: np.ndarray, loudness: float) -> np.ndarray:
+def _jittered(rng: np.random.Generator, w: Array, loudness: float) -> np.ndarray:
     "The leaf with noise of its own standard deviation; where constant, of its size times loudness"
     w = np.asarray(w).astype(np.float64)
     spread, size = (float(np.std(w)), float(np.max(np.abs(w)))) if w.size else (0.0, 0.0)
@@ -107,9 +108,9 @@ def deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
     return max(one(x, y) for x, y in zip(old, new, strict=True))
 
 # %% ../../nbs/symmetry/07_check.ipynb #93274d19
-def _restless(perm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _restless(drawn: Permutation) -> dict[str, np.ndarray]:
     "The permutation, with any group that it leaves in place rolled by one"
-    perm = {g: np.asarray(p) for g, p in perm.items()}
+    perm = {g: np.asarray(p) for g, p in drawn.items()}
     still = {g: np.all(p == np.arange(p.shape[-1])) for g, p in perm.items()}
     return {g: np.roll(p, 1, axis=-1) if still[g] else p for g, p in perm.items()}
 
@@ -167,7 +168,7 @@ def check_permutation_spec(
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
-    key: Array | None = None,  # seed of the noise and of the permutations; default: key 0
+    key: jax.Array | None = None,  # seed of the noise and of the permutations; default: key 0
     trials: int = 2,  # random weights, and random permutations of them
 ) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
     """Check that a spec leaves a function unchanged, at random weights and by random permutations
@@ -208,7 +209,7 @@ def check_permutation_spec(
 def _raise_if_changed(worst: dict[str, float], together: float, tolerance: float) -> None:
     guilty = {g: d for g, d in worst.items() if d > tolerance}
     if guilty:
-        group = max(guilty, key=guilty.get)
+        group = max(guilty, key=lambda g: guilty[g])
         others = f" (so do {', '.join(g for g in guilty if g != group)})" if len(guilty) > 1 else ""
         raise PermutationSpecError(
             f"permuting group {group!r} changes the function{others}: an output moves by "

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atom', 'Entry', 'PermutationSpecError', 'Fixed', 'Group', 'Part', 'Coordinate', 'Compound', 'Product', 'Concat',
-           'Split', 'as_entry', 'as_row', 'short', 'row_str', 'plain_rows', 'row_rank', 'atoms_of', 'measure', 'learn',
-           'to_plain', 'from_plain']
+__all__ = ['Atom', 'Entry', 'Row', 'Sizes', 'PermutationSpecError', 'Fixed', 'Group', 'Part', 'Coordinate', 'Compound', 'Product',
+           'Concat', 'Split', 'as_entry', 'as_row', 'short', 'short_row', 'row_str', 'unsplit_rows', 'row_rank',
+           'atoms_of', 'measure', 'known_sizes', 'learn', 'row_to_json', 'entry_to_json', 'row_from_json',
+           'entry_from_json']
 
 # %% ../../nbs/symmetry/00_entries.ipynb #ff00a1ee
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,12 +104,12 @@ class Compound:
     """Several entries on one axis
 
     Attributes:
-        terms: the entries that the axis consists of
+        terms: what the axis consists of
     """
 
-    terms: tuple  # the entries that the axis consists of
+    terms: tuple[Entry, ...]  # what the axis consists of
 
-    def __init__(self, *terms):
+    def __init__(self, *terms: Entry | str | int | None):
         object.__setattr__(self, "terms", tuple(as_entry(t) for t in terms))
 
     def __repr__(self) -> str:
@@ -137,21 +139,24 @@ class Split:
 
     Attributes:
         axis: the axis that is cut
-        rows: for each segment, a row: its entry at `axis` is what the segment consists of
+        rows: one for each segment, which consists of what the row has at `axis`
     """
 
     axis: int  # the axis that is cut
-    rows: tuple  # for each segment, a row: its entry at `axis` is what the segment consists of
+    rows: tuple[Row, ...]  # one for each segment, which consists of what the row has at `axis`
 
-    def __init__(self, axis: int, *rows):
+    def __init__(self, axis: int, *rows: tuple | list | Split):
         object.__setattr__(self, "axis", axis)
         object.__setattr__(self, "rows", tuple(as_row(row) for row in rows))
 
     def __repr__(self) -> str:
-        return f"Split({', '.join([str(self.axis), *(repr(short(row)) for row in self.rows)])})"
+        return f"Split({', '.join([str(self.axis), *(repr(short_row(row)) for row in self.rows)])})"
 
     def __str__(self) -> str:
         return " ‖ ".join(row_str(row) for row in self.rows)
+
+
+Row = tuple[Entry, ...] | Split  # what all axes of an array consist of
 
 # %% ../../nbs/symmetry/00_entries.ipynb #31a3c54b
 def as_entry(
@@ -180,7 +185,7 @@ def as_entry(
 
 def as_row(
     row: tuple | list | Split,  # one entry per axis
-) -> tuple[Entry, ...] | Split:
+) -> Row:
     """A row of a spec in full
 
     Args:
@@ -198,101 +203,110 @@ def as_row(
 
 
 def short(
-    entry: Entry | tuple | Split,  # an entry or a row
-):  # the same as people write it
-    """An entry or a row with `None`, numbers and names wherever they say all that there is to say
-
-    Args:
-        entry: an entry or a row
+    entry: Entry,
+) -> Entry | str | int | None:  # the same as people write it
+    """An entry as `None`, a number or a name wherever that says all that there is to say
 
     Returns:
-        the same as people write it
+        Entry | str | int | None: the same as people write it
     """
-    if isinstance(entry, tuple):
-        return tuple(short(e) for e in entry)
     if isinstance(entry, Fixed) and entry.name is None:
         return entry.size
-    return entry.name if entry == Group(getattr(entry, "name", None) or "") else entry
+    return entry.name if isinstance(entry, Group) and entry == Group(entry.name) else entry
+
+
+def short_row(
+    row: Row,
+) -> tuple[Entry | str | int | None, ...] | Split:  # the same as people write it
+    """A row with short entries
+
+    Returns:
+        tuple[Entry | str | int | None, ...] | Split: the same as people write it
+    """
+    return row if isinstance(row, Split) else tuple(map(short, row))
 
 
 def row_str(row: tuple | Split) -> str:
     "A row as people read it; a dot is a fixed axis"
-    return str(row) if isinstance(row, Split) else ", ".join(map(str, as_row(row)))
+    return str(row) if isinstance(row, Split) else ", ".join(str(as_entry(e)) for e in row)
 
 
-def plain_rows(row: tuple | Split) -> Iterator[tuple[Entry, ...]]:
+def unsplit_rows(row: Row) -> Iterator[tuple[Entry, ...]]:
     "The rows that a row is split into, however deep; or itself"
     if isinstance(row, Split):
         for part in row.rows:
-            yield from plain_rows(part)
+            yield from unsplit_rows(part)
     else:
         yield row
 
 
 def row_rank(row: tuple | Split) -> int:
     "How many axes a row is about"
-    return len(next(plain_rows(as_row(row))))
+    return len(next(unsplit_rows(as_row(row))))
 
 
-def atoms_of(entry: Entry | tuple | Split) -> Iterator[Atom]:
+def atoms_of(entry: Entry | Row) -> Iterator[Atom]:
     "The atoms of an entry or of a row, from left to right"
-    if isinstance(entry, Split):
-        entry = entry.rows
-    elif isinstance(entry, Compound):
-        entry = entry.terms
-    if not isinstance(entry, tuple):
-        yield entry
-        return
-    for term in entry:
-        yield from atoms_of(term)
+    match entry:
+        case Split(rows=terms) | Product(terms=terms) | Concat(terms=terms) | tuple(terms):
+            for term in terms:
+                yield from atoms_of(term)
+        case _:
+            yield entry
 
 # %% ../../nbs/symmetry/00_entries.ipynb #37eb5915
+Sizes = Mapping[str | tuple[str, int], int]  # by name; of a coordinate, by (name, axis)
+
+
 def measure(
     entry: Entry,  # what an axis consists of
-    sizes: dict,  # sizes known so far, by the atom's name
+    sizes: Sizes,  # those known so far
 ) -> int | None:  # its length, or None as long as an atom is unknown
     """The length of an axis, as far as it is known
 
     Args:
         entry: what an axis consists of
-        sizes: sizes known so far, by the atom's name
+        sizes: those known so far
 
     Returns:
         int | None: its length, or None as long as an atom is unknown
     """
     if isinstance(entry, Compound):
-        parts = [measure(t, sizes) for t in entry.terms]
-        if None in parts:
+        known = known_sizes(entry.terms, sizes)
+        if len(known) < len(entry.terms):
             return None
-        return math.prod(parts) if isinstance(entry, Product) else sum(parts)
-    known = sizes.get(_key(entry))
-    return entry.size if known is None else known
+        return math.prod(known) if isinstance(entry, Product) else sum(known)
+    key = _key(entry)
+    return entry.size if key is None else sizes.get(key, entry.size)
+
+
+def known_sizes(entries: Iterable[Entry], sizes: Sizes) -> list[int]:
+    "The lengths of those entries that have one"
+    return [n for n in (measure(entry, sizes) for entry in entries) if n is not None]
 
 
 def learn(
     entry: Entry,  # what an axis consists of
     n: int,  # its length
-    sizes: dict,  # sizes known so far; gains what the axis tells
+    sizes: dict[str | tuple[str, int], int],  # those known so far; gains what the axis tells
 ) -> bool:  # whether the axis can be as long as that
     """Deduce the one unknown size of an axis
 
     Args:
         entry: what an axis consists of
         n: its length
-        sizes: sizes known so far; gains what the axis tells
+        sizes: those known so far; gains what the axis tells
 
     Returns:
         bool: whether the axis can be as long as that
     """
     if not isinstance(entry, Compound):
-        key = _key(entry)
-        known = entry.size if sizes.get(key) is None else sizes[key]
-        if known is None and key is not None:
+        key, size = _key(entry), measure(entry, sizes)
+        if size is None and key is not None:
             sizes[key] = n
-        return known in (None, n)
-    parts = [measure(t, sizes) for t in entry.terms]
-    unknown = [t for t, size in zip(entry.terms, parts, strict=True) if size is None]
-    known = [size for size in parts if size is not None]
+        return size in (None, n)
+    unknown = [t for t in entry.terms if measure(t, sizes) is None]
+    known = known_sizes(entry.terms, sizes)
     product = isinstance(entry, Product)
     total = math.prod(known) if product else sum(known)
     if not unknown:
@@ -304,32 +318,34 @@ def learn(
     return learn(unknown[0], n // total if product else n - total, sizes)
 
 
-def _key(atom: Atom):
+def _key(atom: Atom) -> str | tuple[str, int] | None:
     "What a size is filed under; None for what belongs to this axis alone"
     if isinstance(atom, Coordinate):
         return atom.name, atom.axis
     return atom.name if isinstance(atom, (Fixed, Group)) else None
 
 # %% ../../nbs/symmetry/00_entries.ipynb #c97e2f23
-def to_plain(
-    entry: Entry | tuple | Split,  # an entry or a row
-):  # nested lists, dicts, text, numbers and None
-    """An entry or a row in the types that JSON has
-
-    Args:
-        entry: an entry or a row
+def row_to_json(
+    row: Row,
+) -> list | dict[str, Any]:  # of nested lists, dicts, text, numbers and None
+    """A row in the types that JSON has
 
     Returns:
-        nested lists, dicts, text, numbers and None
+        list | dict[str, Any]: of nested lists, dicts, text, numbers and None
     """
-    entry = short(entry)
-    match entry:
-        case tuple():
-            return [to_plain(e) for e in entry]
-        case Split(axis=axis, rows=rows):
-            return {"split": axis, "rows": [to_plain(row) for row in rows]}
+    if isinstance(row, Split):
+        return {"split": row.axis, "rows": [row_to_json(part) for part in row.rows]}
+    return [entry_to_json(entry) for entry in row]
+
+
+def entry_to_json(
+    entry: Entry,
+) -> dict[str, Any] | str | int | None:
+    "An entry in the types that JSON has"
+    written = short(entry)
+    match written:
         case Product(terms=terms) | Concat(terms=terms):
-            return {type(entry).__name__.lower(): [to_plain(t) for t in terms]}
+            return {type(written).__name__.lower(): [entry_to_json(t) for t in terms]}
         case Fixed(size=size, name=name):
             return {"fixed": name, "size": size}
         case Group(name=name, size=size, within=within):
@@ -338,26 +354,35 @@ def to_plain(
             return {"part": name, "size": size}
         case Coordinate(name=name, axis=axis, size=size):
             return {"coordinate": name, "axis": axis, "size": size}
-    return entry
+    return written
 
 
-def from_plain(
-    data,  # what `to_plain` gives
-) -> Entry | tuple | Split:
-    """The opposite of `to_plain`
+def row_from_json(
+    data: list | dict[str, Any],  # what `row_to_json` gives
+) -> Row:
+    """The opposite of `row_to_json`
 
     Args:
-        data: what `to_plain` gives
+        data: what `row_to_json` gives
+    """
+    if isinstance(data, dict):
+        return Split(data["split"], *map(row_from_json, data["rows"]))
+    return tuple(map(entry_from_json, data))
+
+
+def entry_from_json(
+    data: dict[str, Any] | str | int | None,  # what `entry_to_json` gives
+) -> Entry:
+    """The opposite of `entry_to_json`
+
+    Args:
+        data: what `entry_to_json` gives
     """
     match data:
-        case list():
-            return as_row([from_plain(e) for e in data])
-        case {"split": axis, "rows": rows}:
-            return Split(axis, *map(from_plain, rows))
         case {"product": terms}:
-            return Product(*map(from_plain, terms))
+            return Product(*map(entry_from_json, terms))
         case {"concat": terms}:
-            return Concat(*map(from_plain, terms))
+            return Concat(*map(entry_from_json, terms))
         case {"fixed": name, "size": size}:
             return Fixed(size, name)
         case {"group": name, "size": size, "within": within}:
@@ -366,4 +391,6 @@ def from_plain(
             return Part(name, size)
         case {"coordinate": name, "axis": axis, "size": size}:
             return Coordinate(name, axis, size)
+        case dict():
+            raise TypeError(f"{data!r} is no entry of a spec")
     return as_entry(data)

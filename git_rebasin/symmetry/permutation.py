@@ -10,13 +10,17 @@ __all__ = ['Permutation', 'permute_block', 'Permute', 'apply_permutation', 'same
            'random_permutation', 'invert_permutation', 'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
+import importlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Int, PyTree
 
 from .actions import act
@@ -24,16 +28,22 @@ from .blocks import Block
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
 
-try:
-    from git_rebasin.symmetry import _gather
-except ImportError:  # built without a compiler
-    _gather = None
+# %% ../../nbs/symmetry/06_permutation.ipynb #69cbc992
+def _compiled(name: str) -> ModuleType | None:
+    "An extension module; None where the package was built without a compiler"
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+_gather = _compiled("git_rebasin.symmetry._gather")
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #ba91d918
 Permutation = Mapping[str, Int[Array, "*within n"]]  # group → for each position, its unit
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c713c6ce
-def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
+def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
     "One group's indices are a permutation of its units, or one in each row"
     if not (hasattr(p, "shape") and jnp.issubdtype(p.dtype, jnp.integer)):
         raise PermutationSpecError(
@@ -46,7 +56,7 @@ def _check_one(group: str, p, shape: tuple[int, ...]) -> None:
             f"the permutation of group {group!r} has shape {p.shape}, but the group has {n} "
             f"units{family}: it must be {shape}"
         )
-    if isinstance(p, jax.core.Tracer):
+    if isinstance(p, Tracer):
         return
     rows = np.asarray(p).reshape(-1, n)
     wrong = np.flatnonzero(np.any(np.sort(rows, axis=1) != np.arange(n), axis=1))
@@ -95,7 +105,9 @@ def check_permutation(
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #056b7424
 def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
-    "The last axis reordered, by the compiled loop"
+    "The last axis reordered, by the compiled loop where there is one"
+    if _gather is None:
+        return np.take(w, index, axis=-1)
     out = np.empty((*w.shape[:-1], len(index)), np.float32)
     index = np.ascontiguousarray(index, np.int32)
     rows = math.prod(w.shape[:-1])
@@ -103,48 +115,71 @@ def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     return out
 
 
-def take_units(w, index, axis: int, hosts: tuple[int, ...] = ()):
+def take_units(w: Array, index: Array, axis: int, hosts: tuple[int, ...] = ()) -> Array:
     "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
-    plain = isinstance(w, np.ndarray) and not isinstance(index, jax.core.Tracer)
-    index = np.asarray(index) if plain else jnp.asarray(index)
+    if isinstance(w, np.ndarray) and not isinstance(index, Tracer):
+        return _take_on_host(w, np.asarray(index), axis, hosts)
+    index = jnp.asarray(index)
     if not hosts:
-        if plain:
-            last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
-            fast = _gather is not None and last and w.size > 4096 and w.flags.c_contiguous
-            return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
         return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
-    along = np.take_along_axis if plain else jnp.take_along_axis
-    return along(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    return jnp.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
 
 
-def along_axes(x, axes: tuple[int, ...], shape: tuple[int, ...]):
+def _take_on_host(
+    w: np.ndarray, index: np.ndarray, axis: int, hosts: tuple[int, ...]
+) -> np.ndarray:
+    if hosts:
+        return np.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
+    fast = last and w.size > 4096 and w.flags.c_contiguous
+    return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
+
+
+@overload
+def along_axes(x: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray: ...
+@overload
+def along_axes(x: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array: ...
+def along_axes(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     "An array whose axes are those of a shape, in any order, laid out to broadcast against it"
     sizes = [n if k in axes else 1 for k, n in enumerate(shape)]
     return x.transpose(np.argsort(axes).tolist()).reshape(sizes)
 
 
-def permute_axes(w, atoms: tuple, hosts: tuple, perm: Permutation, skip: Collection[int] = ()):
+def permute_axes(
+    w: Array,
+    atoms: tuple[str | None, ...],
+    hosts: tuple[tuple[int, ...], ...],
+    perm: Permutation,
+    skip: Collection[int] = (),
+) -> Array:
     "An array with one atom per axis in its new order: hosts first, so that rows are positions"
     order = sorted(range(len(atoms)), key=lambda k: len(hosts[k])) if any(hosts) else None
     for axis in order or range(len(atoms)):
-        if atoms[axis] is not None and axis not in skip:
-            w = take_units(w, perm[atoms[axis]], axis, hosts[axis])
+        group = atoms[axis]
+        if group is not None and axis not in skip:
+            w = take_units(w, perm[group], axis, hosts[axis])
     return w
 
 
-def permute_named(w, names: tuple, families: Mapping[str, tuple[str, ...]], perm: Permutation):
+def permute_named(
+    w: Array,
+    names: tuple[str | None, ...],
+    families: Mapping[str, tuple[str, ...]],
+    perm: Permutation,
+) -> Array:
     "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
     atoms = tuple(name if name in perm else None for name in names)
-    hosts = tuple(tuple(names.index(h) for h in families.get(name, ())) for name in names)
+    within = (() if name is None else families.get(name, ()) for name in names)
+    hosts = tuple(tuple(map(names.index, axes)) for axes in within)
     return permute_axes(w, atoms, hosts, perm)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c835a877
 def permute_block(
     block: Block,  # a part of a leaf
-    leaf,  # the leaf
+    leaf: Array,  # the leaf
     perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     skip: Collection[int] = (),  # axes of the view that stay as they are
-):  # the block's view, reordered
+) -> Array:  # the block's view, reordered
     """A block's view of its leaf, every axis but some in its new order
 
     Args:
@@ -154,7 +189,7 @@ def permute_block(
         skip: axes of the view that stay as they are
 
     Returns:
-        the block's view, reordered
+        Array: the block's view, reordered
     """
     return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
 
@@ -197,14 +232,14 @@ def apply_permutation(
         PyTree: the same kind of tree, reordered
 
     Raises:
-        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
             each of a group's units once
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
-    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
     return act(spec, Permute(perm), params, partial=partial)
@@ -237,9 +272,10 @@ def identity_permutation(
         dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
 
     Raises:
-        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
+        PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
     """
-    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
+    # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
+    #   fit
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -247,7 +283,7 @@ def identity_permutation(
 
 
 def random_permutation(
-    key: Array,  # a JAX random key
+    key: jax.Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
 ) -> dict[str, Int[Array, "*within n"]]:  # group → for each position, its unit
@@ -262,9 +298,10 @@ def random_permutation(
         dict[str, Int[Array, "*within n"]]: group → for each position, its unit
 
     Raises:
-        PermutationSpecError: if there are no sizes, or the spec does not fit `params`
+        PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
     """
-    # raises PermutationSpecError if there are no sizes, or the spec does not fit `params`
+    # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
+    #   fit
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
@@ -365,6 +402,8 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
     return {g: known.get(g, ()) for g in perm}
 
 
-def _reindex(p, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation):
+def _reindex(
+    p: Array, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation
+) -> Array:
     "A family's rows in the order that its hosts take; hosts that are fixed stay"
     return permute_named(p, (*families[group], None), families, perm)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .entries import Fixed, Split, as_row, atoms_of, plain_rows, row_str
+from .entries import Fixed, Split, as_row, atoms_of, row_str, unsplit_rows
 
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def axis_reports(
         shape: its shape
         reasons: for each axis, why it is fixed
     """
-    rows = list(plain_rows(as_row(row)))
+    rows = list(unsplit_rows(as_row(row)))
     for k, (n, reason) in enumerate(zip(shape, reasons or (None,) * len(shape), strict=True)):
         entries = dict.fromkeys(row_str((one[k],)) for one in rows)
         atoms = (atom for one in rows for atom in atoms_of(one[k]))
@@ -96,7 +96,11 @@ def report(
         shapes: path → shape
         reasons: path → why an axis is fixed
         which: all axes, those that move, those that do not
+
+    Raises:
+        ValueError: if `which` is none of the three
     """
+    # raises ValueError if `which` is none of the three
     if which not in ("all", "free", "fixed"):
         raise ValueError(f"which is {which!r}: give 'all', 'free' or 'fixed'")
     wanted = {"all": (True, False), "free": (True,), "fixed": (False,)}[which]

@@ -196,7 +196,7 @@ def find_scalings(
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; for `jax.vjp`
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
-    key: Array | None = None,  # seed of the noise; default: key 0
+    key: jax.Array | None = None,  # seed of the noise; default: key 0
     trials: int = 2,  # random weights that gradients are looked at
 ) -> Scalings:  # of those groups that have any
     """The rescalings of units that leave `fn` as it is, found from gradients, and tried
@@ -214,12 +214,12 @@ def find_scalings(
 
     Raises:
         PermutationSpecError: if rescaling units as the gradients say changes an output
-        PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
+        PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
             computed in float64
     """
     # raises PermutationSpecError if rescaling units as the gradients say changes an output
-    # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
+    # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
     #   computed in float64
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key

@@ -16,20 +16,28 @@ from collections.abc import Iterator, Mapping
 from .blocks import split_sizes
 from git_rebasin.symmetry.entries import (
     Coordinate,
+    Entry,
     Group,
     Part,
     PermutationSpecError,
+    Row,
+    Sizes,
     Split,
     atoms_of,
     learn,
     measure,
-    plain_rows,
     row_str,
+    unsplit_rows,
 )
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #8faef748
-def declarations(rows: Mapping[str, tuple | Split]) -> tuple[dict, dict[str, tuple[str, ...]]]:
+def declarations(
+    rows: Mapping[str, Row],  # path → what its axes consist of
+) -> tuple[dict[str | tuple[str, int], int], dict[str, tuple[str, ...]]]:
     """What the entries themselves say: sizes, and the axes that each family is within
+
+    Args:
+        rows: path → what its axes consist of
 
     Raises:
         PermutationSpecError: if an atom is declared twice, and differently
@@ -52,17 +60,23 @@ def declarations(rows: Mapping[str, tuple | Split]) -> tuple[dict, dict[str, tup
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #5fffc701
 def solve_sizes(
-    rows: Mapping[str, tuple | Split], shapes: Mapping[str, tuple[int, ...]], sizes: dict
-) -> dict:
+    rows: Mapping[str, Row],  # path → what its axes consist of
+    shapes: Mapping[str, tuple[int, ...]],  # path → shape
+    declared: Sizes,  # what the entries say themselves
+) -> Sizes:
     """The size of every atom; one size each, or an error that names both places
+
+    Args:
+        rows: path → what its axes consist of
+        shapes: path → shape
+        declared: what the entries say themselves
 
     Raises:
         PermutationSpecError: if an atom has two sizes, or one that does not follow from the shapes
     """
     # raises PermutationSpecError if an atom has two sizes, or one that does not follow from the
     #   shapes
-    sizes, origin = dict(sizes), {}
-    declared = set(sizes)
+    sizes, origin = dict(declared), {}
     while True:
         before = len(sizes)
         for path, shape in shapes.items():
@@ -71,7 +85,7 @@ def solve_sizes(
                     raise _disagreement(path, axis, shape, entry, sizes, origin)
                 if len(sizes) > len(origin) + len(declared):
                     said = f"axis {axis} of {path!r} has {{}} units (shape {shape})"
-                    new = sizes.keys() - origin.keys() - declared
+                    new = sizes.keys() - origin.keys() - declared.keys()
                     origin |= {key: said.format(sizes[key]) for key in new}
         if len(sizes) == before:
             break
@@ -80,18 +94,19 @@ def solve_sizes(
     return sizes
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #690a52e5
-def _axes(row: tuple | Split, shape: tuple[int, ...], sizes: dict) -> Iterator[tuple]:
+def _axes(row: Row, shape: tuple[int, ...], sizes: Sizes) -> Iterator[tuple[int, Entry, int]]:
     "The axes of an array whose length is known: (axis, entry, length)"
     if not isinstance(row, Split):
         yield from zip(range(len(shape)), row, shape, strict=True)
         return
     cuts = split_sizes(row, shape[row.axis], sizes)
+    known = [size for size in cuts if size is not None]
     for sub, cut in zip(row.rows, cuts, strict=True):
         for k, entry, n in _axes(sub, shape, sizes):
             if k != row.axis:
                 yield k, entry, n
-            elif None not in cuts:
-                yield k, entry, cut if sum(cuts) == shape[k] else -1
+            elif cut is not None and len(known) == len(cuts):
+                yield k, entry, cut if sum(known) == shape[k] else -1
 
 
 def _disagreement(path, axis, shape, entry, sizes, origin) -> PermutationSpecError:
@@ -121,13 +136,13 @@ def _part_sizes(entry) -> Counter:
     return found
 
 
-def _joint_sizes(rows: Mapping, shapes: Mapping, sizes: dict) -> dict:
+def _joint_sizes(rows: Mapping[str, Row], shapes: Mapping, sizes: dict) -> dict:
     "The sizes, with those of groups made of parts and coordinates; all of them known"
     coordinates = {key: n for key, n in sizes.items() if isinstance(key, tuple)}
     for name in {key[0] for key in coordinates}:
         sizes[name] = math.prod(n for key, n in coordinates.items() if key[0] == name)
     for path in shapes:
-        for row in plain_rows(rows[path]):
+        for row in unsplit_rows(rows[path]):
             for name, n in (item for entry in row for item in _part_sizes(entry).items()):
                 if sizes.setdefault(name, n) != n:
                     raise PermutationSpecError(
@@ -138,7 +153,7 @@ def _joint_sizes(rows: Mapping, shapes: Mapping, sizes: dict) -> dict:
     return sizes
 
 
-def _check_known(rows: Mapping, shapes: Mapping, sizes: dict) -> None:
+def _check_known(rows: Mapping[str, Row], shapes: Mapping, sizes: Sizes) -> None:
     "Every size is known, or an error that says how to write it down"
     for path in shapes:
         for atom in atoms_of(rows[path]):

@@ -22,17 +22,18 @@ from jaxtyping import PyTree
 
 from .blocks import Block, row_blocks
 from git_rebasin.symmetry.entries import (
-    Entry,
     Fixed,
     PermutationSpecError,
+    Row,
+    Sizes,
     Split,
     as_row,
     atoms_of,
-    from_plain,
-    plain_rows,
+    row_from_json,
     row_str,
-    short,
-    to_plain,
+    row_to_json,
+    short_row,
+    unsplit_rows,
 )
 from .report import Report, report
 from .sizes import declarations, solve_sizes
@@ -51,7 +52,9 @@ def _similar(path: str, paths: Mapping[str, Any]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 # %% ../../nbs/symmetry/04_spec.ipynb #9be1de7d
-def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial: bool) -> None:
+def _check_paths(
+    axes: Mapping[str, tuple | Split], shapes: Mapping[str, tuple[int, ...]], partial: bool
+) -> None:
     "Every array of the tree is in the spec, and every row of the spec is in the tree"
     for path, shape in shapes.items():
         if path not in axes and shape:  # a scalar has no axis to permute
@@ -69,15 +72,15 @@ def _check_paths(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], partial
             )
 
 
-def _check_ranks(rows: Mapping[str, tuple], shapes: Mapping[str, tuple]) -> None:
+def _check_ranks(rows: Mapping[str, Row], shapes: Mapping[str, tuple[int, ...]]) -> None:
     "Every row of the spec has as many entries as the array has axes"
     for path, row in rows.items():
-        for one in plain_rows(row):
+        for one in unsplit_rows(row):
             if path in shapes and len(one) != len(shapes[path]):
                 raise PermutationSpecError(
-                    f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short(one)}, but "
-                    f"the array has {len(shapes[path])}, of shape {shapes[path]}. Give one entry "
-                    "per axis, None for a fixed axis."
+                    f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short_row(one)}, "
+                    f"but the array has {len(shapes[path])}, of shape {shapes[path]}. Give one "
+                    "entry per axis, None for a fixed axis."
                 )
 
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
@@ -102,7 +105,7 @@ class PermutationSpec:
     reasons: Mapping[str, tuple[str | None, ...]] | None = None  # path → why an axis is fixed
 
     def __post_init__(self):
-        as_written = {path: short(row) for path, row in self.rows.items()}
+        as_written = {path: short_row(row) for path, row in self.rows.items()}
         object.__setattr__(self, "axes_to_perm", MappingProxyType(as_written))
         _ = self.families  # raises where entries contradict one another
 
@@ -127,12 +130,16 @@ class PermutationSpec:
         return PermutationSpec(axes_to_perm)
 
     @cached_property
-    def rows(self) -> Mapping[str, tuple[Entry, ...] | Split]:
+    def rows(self) -> Mapping[str, Row]:
         """The table without abbreviations: path → one entry per axis
 
         Returns:
-            Mapping[str, tuple[Entry, ...] | Split]
+            Mapping[str, Row]
+
+        Raises:
+            PermutationSpecError: if a row is no tuple of entries
         """
+        # raises PermutationSpecError if a row is no tuple of entries
         return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
 
     @property
@@ -144,7 +151,7 @@ class PermutationSpec:
         """
         table: dict[str, list[tuple[str, int]]] = {}
         for path, row in self.rows.items():
-            for one in plain_rows(row):
+            for one in unsplit_rows(row):
                 for k, entry in enumerate(one):
                     for name in [a.name for a in atoms_of(entry) if not isinstance(a, Fixed)]:
                         if (path, k) not in table.setdefault(name, []):
@@ -152,7 +159,7 @@ class PermutationSpec:
         return table
 
     @cached_property
-    def _declared(self) -> tuple[dict, dict]:
+    def _declared(self) -> tuple[Sizes, Mapping[str, tuple[str, ...]]]:
         return declarations(self.rows)
 
     @cached_property
@@ -167,7 +174,7 @@ class PermutationSpec:
 
     @cached_property
     def families(self) -> Mapping[str, tuple[str, ...]]:
-        """Family → the axes that it is within, the outermost first; plain groups are absent
+        """Family → the axes that it is within, the outermost first; other groups are absent
 
         Returns:
             Mapping[str, tuple[str, ...]]
@@ -233,7 +240,7 @@ class PermutationSpec:
         return json.dumps(self._json(), indent=1)
 
     def _json(self) -> dict[str, Any]:
-        rows = {path: to_plain(row) for path, row in self.rows.items()}
+        rows = {path: row_to_json(row) for path, row in self.rows.items()}
         data = {"format": _FORMAT, "axes": rows, "shapes": None}
         if self.reasons is not None:
             data["reasons"] = {path: list(row) for path, row in self.reasons.items()}
@@ -297,11 +304,11 @@ class BoundSpec(PermutationSpec):
         _check_families(self)
 
     @cached_property
-    def sizes(self) -> Mapping[str, int]:
+    def sizes(self) -> Sizes:
         """Size of every named atom, groups and fixed axes
 
         Returns:
-            Mapping[str, int]
+            Sizes
         """
         return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
 
@@ -409,7 +416,7 @@ class BoundSpec(PermutationSpec):
 _FORMAT = "git_rebasin.PermutationSpec/1"
 
 
-def _row(path: str, row) -> tuple[Entry, ...] | Split:
+def _row(path: str, row: tuple | Split) -> Row:
     "One row of the table, or an error that says what it should have been"
     try:
         full = as_row(row)
@@ -421,7 +428,9 @@ def _row(path: str, row) -> tuple[Entry, ...] | Split:
     return full
 
 
-def _shapes_of(spec: PermutationSpec, shapes: Mapping[str, tuple], partial: bool) -> dict:
+def _shapes_of(
+    spec: PermutationSpec, shapes: Mapping[str, tuple[int, ...]], partial: bool
+) -> dict[str, tuple[int, ...]]:
     "The shapes of a spec's arrays, which must all be there, with as many axes as the spec says"
     _check_paths(spec.axes_to_perm, shapes, partial)
     _check_ranks(spec.rows, shapes)
@@ -476,7 +485,7 @@ def _from_json(text: str) -> PermutationSpec:
             f"this JSON is not a spec of the format {_FORMAT!r} (it says {said!r}): write specs "
             "with spec.to_json()"
         )
-    rows = {path: from_plain(row) for path, row in data["axes"].items()}
+    rows = {path: row_from_json(row) for path, row in data["axes"].items()}
     reasons = data.get("reasons") and {p: tuple(row) for p, row in data["reasons"].items()}
     if data["shapes"] is None:
         return PermutationSpec(rows, reasons)

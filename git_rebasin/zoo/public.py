@@ -220,7 +220,7 @@ def _file(name: str, folder: str | Path | None) -> Path:
     source = PUBLIC[name]
     how = (
         f"convert {source.url} (SHA-256 {source.sha256[:8]}…) to {name}.safetensors in a folder, as"
-        " the notebook zoo/08_public shows, and set GIT_REBASIN_MODELS to that folder"
+        " the page of zoo.public shows, and set GIT_REBASIN_MODELS to that folder"
     )
     if not root:
         raise PublicModelNotFoundError(f"GIT_REBASIN_MODELS is not set: {how}")

@@ -382,7 +382,14 @@ class Loop:
             run_epoch: (carry, epoch) → (carry, {metric: (steps,)})
             trees: parameters and state to begin with, or None
             identity: the fingerprint of the run
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be read, is damaged, or is of another run
+            TrainingDivergedError: if the loss becomes NaN or infinite
         """
+        # raises CheckpointError if the checkpoint cannot be read, is damaged, or is of another
+        #   run
+        # raises TrainingDivergedError if the loss becomes NaN or infinite
         (params, state), parts = _copy(trees), ("params", "opt_state", "state")
         optimizer, history, run = make_optimizer(self.config, stepper.steps), [], {}
         carry = (params, _copy(optimizer.init(params)), state)
@@ -439,7 +446,15 @@ def train(
         save_every: epochs from one checkpoint to the next; the last has one
         eval_fn: (params) or (params, state) → {name: number} to record
         callback: called after each epoch with its loss and metrics
+
+    Raises:
+        ValueError: if the arrays of the data differ in length, or are shorter than a batch
+        CheckpointError: if the checkpoint cannot be read, is damaged, or is of another run
+        TrainingDivergedError: if the loss becomes NaN or infinite
     """
+    # raises ValueError if the arrays of the data differ in length, or are shorter than a batch
+    # raises CheckpointError if the checkpoint cannot be read, is damaged, or is of another run
+    # raises TrainingDivergedError if the loss becomes NaN or infinite
     data = data.arrays if isinstance(data, Split) else data
     steps, mesh = _check_data(data, config.batch_size), local_mesh(config.batch_size)
     stepper = Stepper(loss_fn, augment, config, steps, mesh)
