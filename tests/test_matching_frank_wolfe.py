@@ -20,7 +20,6 @@ from git_rebasin.symmetry.permutation import (
     apply_permutation,
     invert_permutation,
 )
-from git_rebasin.symmetry.spec import PermutationSpecError
 from git_rebasin.tree import inner
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin.symmetry.entries import Fixed, Group, Product
+from git_rebasin.symmetry.entries import Fixed, Group
 from git_rebasin.symmetry.permutation import check_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
 

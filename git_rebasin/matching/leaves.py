@@ -70,17 +70,19 @@ class Leaves:
 # %% ../../nbs/matching/04_leaves.ipynb #905d8b62
 def at_hand(leaf: Array) -> Array | None:
     "A leaf as it is used, if that needs no memory: an array of a device, or one of float32"
-    if isinstance(leaf, jax.Array):
-        devices = leaf.devices()
-        if len(devices) > 1 or next(iter(devices)).platform != "cpu":
-            return leaf
-    arrays = isinstance(leaf, np.ndarray | jax.Array)
-    return np.asarray(leaf) if arrays and leaf.dtype == np.float32 else None
+    if isinstance(leaf, np.ndarray):
+        return leaf if leaf.dtype == np.float32 else None
+    if not isinstance(leaf, jax.Array):
+        return None
+    devices = leaf.devices()
+    if len(devices) > 1 or next(iter(devices)).platform != "cpu":
+        return leaf
+    return np.asarray(leaf) if leaf.dtype == np.float32 else None
 
 
 def is_late(leaf: Array) -> bool:
     "Whether a leaf's values are not in memory"
-    return not isinstance(leaf, np.ndarray | jax.Array)
+    return not isinstance(leaf, np.ndarray) and not isinstance(leaf, jax.Array)
 
 
 MIN_BUDGET = 2**24  # bytes; small models are kept as they are read
@@ -157,5 +159,7 @@ def norm(w: Array) -> float:
 
 def ready(leaf: Array) -> Array:
     "Arrays of an accelerator, or of several devices, stay there; others become numpy's"
+    if isinstance(leaf, np.ndarray):
+        return leaf
     own = at_hand(leaf)
     return np.asarray(leaf) if own is None else own

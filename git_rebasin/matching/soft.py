@@ -193,11 +193,7 @@ def check_soft(
     Args:
         spec: which axes move together
         soft: for each group, its matrices
-
-    Raises:
-        PermutationSpecError: if a group lacks matrices, or has matrices of another shape
     """
-    # raises PermutationSpecError if a group lacks matrices, or has matrices of another shape
     shapes = soft_shapes(spec)
     for group in sorted(shapes.keys() ^ soft.keys()):
         place = "the spec" if group in shapes else "`soft`"
@@ -225,11 +221,7 @@ def harden(
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]
-
-    Raises:
-        PermutationSpecError: if a group lacks matrices, or has matrices of another shape
     """
-    # raises PermutationSpecError if a group lacks matrices, or has matrices of another shape
     check_soft(spec, scores)
     return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
 
@@ -314,13 +306,7 @@ def confident_logits(
 
     Returns:
         dict[str, Float[np.ndarray, "*fixed rows rows"]]
-
-    Raises:
-        ValueError: if `confidence` is not between 0 and 1
-        PermutationSpecError: if `perm` is no permutation of the spec
     """
-    # raises ValueError if `confidence` is not between 0 and 1
-    # raises PermutationSpecError if `perm` is no permutation of the spec
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
     odds = confidence / (1 - confidence)
