@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .assignment import RepeatedAssignment, linear_assignments
+from ..symmetry.entries import Sizes
 from ..symmetry.permutation import Permutation, permute_named
 from ..symmetry.spec import BoundSpec, PermutationSpecError
 
@@ -36,7 +37,7 @@ class Layout:
     group: str
     fixed: tuple[str, ...]  # the axes that it is within and that stay
     moving: tuple[str, ...]  # those that move, the outermost first
-    sizes: Mapping[str, int]  # of all named axes
+    sizes: Sizes  # of all named axes
     families: Mapping[str, tuple[str, ...]]  # family → the axes that it is within
 
     @property
