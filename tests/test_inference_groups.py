@@ -7,7 +7,7 @@ from git_rebasin.inference.groups import (
     blocks_of,
     equal_segments,
     forms_of,
-    hosts_of,
+    parents_of,
     pieces,
     renamed,
     resolve_instances,
@@ -15,8 +15,8 @@ from git_rebasin.inference.groups import (
 from git_rebasin.inference.trace import Instance, Trace
 
 
-def hosts(*seen):
-    found = hosts_of(blocks_of(forms_of(seen)))
+def parents(*seen):
+    found = parents_of(blocks_of(forms_of(seen)))
     return lambda x: set(found.get(id(x), {}).values())
 
 
@@ -37,18 +37,18 @@ def test_blocks_have_one_atom_an_axis():
 
 
 # %% 280e7423
-def test_families_are_never_seen_without_their_host():
+def test_families_are_never_seen_without_their_parent():
     h, q, b = Axis(3), Axis(4), Axis(2)
-    assert hosts((h, q), (b, h, q), (h,))(q) == {h}
-    assert hosts((h, q), (b, h, q), (q,))(q) == set()  # a vector over the units of all heads
-    assert hosts((h, q), (h, h, q))(q) == set()  # the units of which head?
-    assert hosts(
+    assert parents((h, q), (b, h, q), (h,))(q) == {h}
+    assert parents((h, q), (b, h, q), (q,))(q) == set()  # a vector over the units of all heads
+    assert parents((h, q), (h, h, q))(q) == set()  # the units of which head?
+    assert parents(
         (h, q, q),
     )(q) == {h}
-    assert hosts((h, q), (h, q, b))(h) == {q}  # each within the other: a joint group
+    assert parents((h, q), (h, q, b))(h) == {q}  # each within the other: a joint group
     fixed = Axis(5, Reason("layers"))
-    assert hosts((fixed, q), (fixed, q, b))(q) == {fixed}
-    assert hosts((concat(h, b), q))(q) == set() and hosts((Axis(1), q))(q) == set()
+    assert parents((fixed, q), (fixed, q, b))(q) == {fixed}
+    assert parents((concat(h, b), q))(q) == set() and parents((Axis(1), q))(q) == set()
 
 
 # %% e957d110

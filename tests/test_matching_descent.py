@@ -124,7 +124,7 @@ def test_rivals_are_compared_on_the_data_of_the_later_one():
 def test_patience_counts_candidates_that_bring_nothing_new():
     for patience, stopped in ((1, 6), (2, 7), (None, 12)):
         best = Best(candidate=round, loss_of=float, same=lambda x, y: x == y)
-        state, values = iterate(
+        _, values = iterate(
             halve,
             16.0,
             itertools.repeat(0.0),

@@ -24,7 +24,7 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     random_permutation,
 )
-from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
+from git_rebasin.symmetry.spec import PermutationSpec
 from git_rebasin.tree import inner
 
 SPEC = PermutationSpec({"w": (None, "P"), "u": ("P", "Q"), "v": ("Q", None)})

@@ -129,7 +129,7 @@ def test_a_group_that_is_softened_alone_gives_the_mean_of_the_models():
         base = draw(0, spec)
         perms = [base | {group: draw(i, spec)[group]} for i in (1, 2)]
         mean = jax.tree.map(lambda *p: np.mean(p, 0), *(soften(spec, perm) for perm in perms))
-        if group == "Q":  # with another family of its host it is on one array
+        if group == "Q":  # with another family of its parent it is on one array
             params = params | {"grouped": np.zeros_like(params["grouped"])}
         each = [apply_permutation(spec, perm, params) for perm in perms]
         expected = jax.tree.map(lambda *w: np.mean(w, 0), *each)
@@ -247,7 +247,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 # %% 8b233c33
-def test_families_are_doubly_stochastic_within_their_hosts():
+def test_families_are_doubly_stochastic_within_their_parents():
     rows = {name: ROWS[name] for name in ("query", "qkv", "deep")}
     rows |= {"within": (Fixed(3, "L"), "H", Group("W", within=("L", "H")))}
     shapes = SHAPES | {"within": (3, 2, 2)}
@@ -259,13 +259,13 @@ def test_families_are_doubly_stochastic_within_their_hosts():
         assert p.shape == logits[g].shape
         np.testing.assert_allclose(p.sum(-1), np.ones(p.shape[:-1]), atol=1e-5)
         np.testing.assert_allclose(p.sum(-2), np.ones(p.shape[:-1]), atol=1e-5)
-    host = np.asarray(soft["H"])
+    parent = np.asarray(soft["H"])
     for g, n in (("Q", 4), ("V", 4)):
         table = soft[g].reshape(2, n, 2, n)
-        np.testing.assert_allclose(table.sum(3), np.tile(host[:, None], (1, n, 1)), atol=1e-5)
-        np.testing.assert_allclose(table.sum(1), np.tile(host[..., None], (1, 1, n)), atol=1e-5)
+        np.testing.assert_allclose(table.sum(3), np.tile(parent[:, None], (1, n, 1)), atol=1e-5)
+        np.testing.assert_allclose(table.sum(1), np.tile(parent[..., None], (1, 1, n)), atol=1e-5)
     table = soft["W"].reshape(3, 2, 2, 2, 2)
-    np.testing.assert_allclose(table.sum(-1)[:, :, 0], np.tile(host[None], (3, 1, 1)), atol=1e-5)
+    np.testing.assert_allclose(table.sum(-1)[:, :, 0], np.tile(parent[None], (3, 1, 1)), atol=1e-5)
 
 
 # %% 56e6f34c

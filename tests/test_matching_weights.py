@@ -255,7 +255,7 @@ def test_planted_permutations_are_found_in_deep_residual_networks():
 
 
 # %% d189020b
-def test_a_family_is_solved_exactly_with_its_hosts():
+def test_a_family_is_solved_exactly_with_its_parents():
     def every_element(h, q):
         for order in itertools.permutations(range(h)):
             for rows in itertools.product(itertools.permutations(range(q)), repeat=h):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atoms', 'Forms', 'Table', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'renamed', 'hosts_of',
+__all__ = ['Atoms', 'Forms', 'Table', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'renamed', 'parents_of',
            'equal_segments']
 
 # %% ../../nbs/inference/07_groups.ipynb #2e0a3ac1
@@ -209,7 +209,7 @@ def renamed(
     return renamed(tuple(new), table) if changed else block
 
 # %% ../../nbs/inference/07_groups.ipynb #b52f3768
-def hosts_of(
+def parents_of(
     blocks: Iterable[Atoms],
 ) -> dict[int, dict[int, Axis]]:  # atom → the atoms that it is always with, by id
     """For each atom that may move, all that it may be within
@@ -217,15 +217,15 @@ def hosts_of(
     Returns:
         dict[int, dict[int, Axis]]: atom → the atoms that it is always with, by id
     """
-    hosts: dict[int, dict[int, Axis]] = {}
+    parents: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
         once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
         for x in {id(x): x for x in block}.values():
             if not x.fixed and x.size > 1:
-                old = hosts.get(id(x), once)
-                hosts[id(x)] = {i: y for i, y in old.items() if i in once and y is not x}
-    return hosts
+                old = parents.get(id(x), once)
+                parents[id(x)] = {i: y for i, y in old.items() if i in once and y is not x}
+    return parents
 
 # %% ../../nbs/inference/07_groups.ipynb #04dc7c26
 def equal_segments(

@@ -21,7 +21,7 @@ from git_rebasin.inference.groups import (
     blocks_of,
     equal_segments,
     forms_of,
-    hosts_of,
+    parents_of,
     renamed,
     resolve_instances,
 )
@@ -64,10 +64,10 @@ def name_atoms(
     "Groups, families, joint groups and parts, from all that was seen"
     table = resolve_instances(trace, params)
     forms = forms_of(trace.occurrences)
-    hosts = hosts_of(renamed(block, table) for block in blocks_of(forms))
+    parents = parents_of(renamed(block, table) for block in blocks_of(forms))
     order = _in_order(params, table)
     free = [i for i, x in order.items() if not x.fixed and x.size > 1]
-    within = {i: [j for j in hosts.get(i, ()) if j in order] for i in free}
+    within = {i: [j for j in parents.get(i, ()) if j in order] for i in free}
     members = _joint(within)
     tied = {j for i in free for j in (i, *within[i]) if within[i]} | set(table)
     tied |= {i for own in table.values() for s, x in own.items() for i in (s, id(find(x)))}
@@ -108,13 +108,13 @@ def _in_order(params: Rows, table: Table) -> dict[int, Axis]:
 
 
 def _joint(within: dict[int, list[int]]) -> dict[int, list[int]]:
-    "For each atom, those that it is one group with, itself included; `within` loses hosts by it"
+    "For each atom, those that it is one group with, itself included; `within` loses parents by it"
     members = {}
-    for i, hosts in within.items():
-        mutual = [j for j in within if j == i or (j in hosts and i in within[j])]
-        if any(j not in mutual for j in hosts):  # within others: then only the first is a host
+    for i, parents in within.items():
+        mutual = [j for j in within if j == i or (j in parents and i in within[j])]
+        if any(j not in mutual for j in parents):  # within others: then only the first is a parent
             for j in mutual[mutual.index(i) + 1 :]:
-                hosts.remove(j)
+                parents.remove(j)
             mutual = [i]
         members[i] = mutual
     return members

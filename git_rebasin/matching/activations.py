@@ -67,11 +67,11 @@ class Counterpart:
 
     Attributes:
         group: its name there
-        hosts: of the axes that it is within here, those that it is within there
+        parents: of the axes that it is within here, those that it is within there
     """
 
     group: str  # its name there
-    hosts: tuple[int, ...]  # of the axes that it is within here, those that it is within there
+    parents: tuple[int, ...]  # of the axes that it is within here, those that it is within there
 
 
 def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
@@ -83,26 +83,28 @@ def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
         for j, m in enumerate(other.shape)
         if n == m and _same_units(one[i], two[j])
     }
-    alone = {two[j][0]: j for j, g in enumerate(other.atoms) if g and j not in twins.values()}
+    alone = {two[j][0]: j for j, g in enumerate(other.labels) if g and j not in twins.values()}
     found: dict[int, Counterpart | None] = {}
-    for i in (k for k, group in enumerate(block.atoms) if group):
+    for i in (k for k, group in enumerate(block.labels) if group):
         axis, j = one[i][0], twins.get(i)
         if j is None and alone and (axis in alone or axis is None or None in alone):
             raise _differ(block, i, other, alone.get(axis, next(iter(alone.values()))), axis)
         found[i] = None
-        if j is not None and (group := other.atoms[j]) is not None:
-            found[i] = Counterpart(group, _hosts(block, i, other, j, twins))
+        if j is not None and (group := other.labels[j]) is not None:
+            found[i] = Counterpart(group, _parents(block, i, other, j, twins))
     return found
 
 
-def _hosts(block: Block, i: int, other: Block, j: int, twins: Mapping[int, int]) -> tuple[int, ...]:
-    "Which hosts of an axis are hosts of its twin, in the twin's order"
+def _parents(
+    block: Block, i: int, other: Block, j: int, twins: Mapping[int, int]
+) -> tuple[int, ...]:
+    "Which parents of an axis are parents of its twin, in the twin's order"
     back = {j: i for i, j in twins.items()}
     try:
-        return tuple(block.hosts[i].index(back[h]) for h in other.hosts[j])
+        return tuple(block.parents[i].index(back[h]) for h in other.parents[j])
     except (KeyError, ValueError):
         raise PermutationSpecError(
-            f"the spec says at {block.path!r} that {other.atoms[j]!r} is within another axis, but "
+            f"the spec says at {block.path!r} that {other.labels[j]!r} is within another axis, but "
             "the function moves its units alike for all places of that axis: make it a plain group"
         ) from None
 
@@ -111,7 +113,7 @@ def _differ(block: Block, i: int, other: Block, j: int, axis: int | None) -> Per
     "The error for an axis on which two specs have different units"
     place = "an axis" if axis is None else f"axis {axis}"
     return PermutationSpecError(
-        f"the spec's group {other.atoms[j]!r} has {other.shape[j]} units on {place} of "
+        f"the spec's group {other.labels[j]!r} has {other.shape[j]} units on {place} of "
         f"{block.path!r}, where the function has other units, {block.shape[i]} of them: give the "
         "axis the entry that infer_permutation_spec(fn, params, batch) finds, or None"
     )
@@ -142,7 +144,7 @@ def relate_groups(
         for other in blocks.get(block.path, ()):
             if _overlap(block, other):
                 for k, part in _counterparts(block, other).items():
-                    if (group := block.atoms[k]) is not None:
+                    if (group := block.labels[k]) is not None:
                         found.setdefault(group, {}).setdefault(part, block.path)
     _check_consistent(found)
     relation = {group: next(iter(parts)) for group, parts in found.items()}
@@ -186,21 +188,21 @@ class _Score:
     contraction: Contraction  # which axes are samples, and which are units
 
     def samples(self, value: Array) -> Float[Array, "batch samples rows"]:
-        "The part in that order; rows are the units, in each place of the hosts that move"
+        "The part in that order; rows are the units, in each place of the parents that move"
         view = self.contraction.arrange(self.block.of(value))
         return view if self.contraction.last else view.mT
 
 
 def _scores_of(block: Block) -> Iterator[tuple[str, _Score]]:
     "The groups that a part of a value scores"
-    for axis, group in enumerate(block.atoms):
-        hosts = block.hosts[axis]
-        others = {k for k, atom in enumerate(block.atoms) if atom} - {axis, *hosts}
-        covered = any(axis in inner for inner in block.hosts)  # by what is within it
+    for axis, group in enumerate(block.labels):
+        parents = block.parents[axis]
+        others = {k for k, atom in enumerate(block.labels) if atom} - {axis, *parents}
+        covered = any(axis in inner for inner in block.parents)  # by what is within it
         if group is not None and not covered and not others:
-            moving = tuple(h for h in hosts if block.atoms[h] is not None)
-            fixed = tuple(h for h in hosts if h not in moving)
-            yield group, _Score(block, Contraction(fixed, (*moving, axis), len(block.atoms)))
+            moving = tuple(h for h in parents if block.labels[h] is not None)
+            fixed = tuple(h for h in parents if h not in moving)
+            yield group, _Score(block, Contraction(fixed, (*moving, axis), len(block.labels)))
 
 
 def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) -> dict:
@@ -210,13 +212,13 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
         if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
             continue
-        parts = [None if atom is None else relation.get(atom) for atom in block.atoms]
-        hosts = (
-            () if part is None else tuple(own[k] for k in part.hosts)
-            for part, own in zip(parts, block.hosts, strict=True)
+        parts = [None if atom is None else relation.get(atom) for atom in block.labels]
+        parents = (
+            () if part is None else tuple(own[k] for k in part.parents)
+            for part, own in zip(parts, block.parents, strict=True)
         )
         atoms = tuple(part and part.group for part in parts)
-        block = replace(block, atoms=atoms, hosts=tuple(hosts))
+        block = replace(block, labels=atoms, parents=tuple(parents))
         found |= {(g, block.path, i): score for g, score in _scores_of(block)}
     return found
 
@@ -297,11 +299,11 @@ class ActivationMatch(Match):
     Attributes:
         values: group → what scored it
         similarity (Mapping[str, Float[np.ndarray, "*fixed n n"]] | None): group → mean similarity
-            of units of A and B, for families of all units of all hosts
+            of units of A and B, for families of all units of all parents
     """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group → what scored it
-    # group → mean similarity of units of A and B, for families of all units of all hosts:
+    # group → mean similarity of units of A and B, for families of all units of all parents:
     similarity: Mapping[str, Float[np.ndarray, "*fixed n n"]] | None = None
 
 # %% ../../nbs/matching/07_activations.ipynb #6e079cc2

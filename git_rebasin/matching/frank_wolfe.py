@@ -40,7 +40,7 @@ from ..tree import Array, inner, norm
 def _moved(block, models: Mapping[str, Array], soft: Mapping[str, Array]):
     "A block's views in all models: the first as it is, each other one mixed by its own matrices"
     views = jax.vmap(block.of)(models[block.path])
-    own = {block.atoms[k]: soft[block.atoms[k]] for k in mixed_axes(block)}
+    own = {block.labels[k]: soft[block.labels[k]] for k in mixed_axes(block)}
     if not own:
         return views
     mixed = jax.vmap(functools.partial(soft_block, block))(views[1:], own)

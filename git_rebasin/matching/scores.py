@@ -33,14 +33,14 @@ class Contraction:
 
     Attributes:
         batch: axes that both views share: fixed axes that a family is within
-        rows: axes that number the units: hosts that may move, then the group's own
+        rows: axes that number the units: parents that may move, then the group's own
         ndim: how many axes a view has
         last: whether the rows are last, so that nothing has to be copied
         order: batch, rest, rows if so; else batch, rows, rest
     """
 
     batch: tuple[int, ...]  # axes that both views share: fixed axes that a family is within
-    rows: tuple[int, ...]  # axes that number the units: hosts that may move, then the group's own
+    rows: tuple[int, ...]  # axes that number the units: parents that may move, then the group's own
     ndim: int  # how many axes a view has
 
     last: bool = field(init=False)  # whether the rows are last, so that nothing has to be copied
@@ -81,20 +81,20 @@ class Term:
     def __init__(self, block: Block, axis: int, models: tuple[Leaves, Leaves], energy: float):
         self.block, self.axis, self.models = block, axis, models
         self.energy = energy  # an upper bound of what it can be worth
-        hosts = block.hosts[axis]
-        moving = tuple(h for h in hosts if block.atoms[h] is not None)
-        fixed = tuple(h for h in hosts if h not in moving)
-        rest = [k for k, atom in enumerate(block.atoms) if atom and k not in (*hosts, axis)]
-        # Another axis that moves within the same hosts: known only for hosts where they are now.
-        self.paired = any(h in moving for k in rest for h in block.hosts[k])
+        parents = block.parents[axis]
+        moving = tuple(h for h in parents if block.labels[h] is not None)
+        fixed = tuple(h for h in parents if h not in moving)
+        rest = [k for k, atom in enumerate(block.labels) if atom and k not in (*parents, axis)]
+        # Another axis that moves within the same parents: known only for where these are now.
+        self.paired = any(h in moving for k in rest for h in block.parents[k])
         batch, rows = ((*fixed, *moving), (axis,)) if self.paired else (fixed, (*moving, axis))
-        self.contraction = _contraction(batch, rows, len(block.atoms))
+        self.contraction = _contraction(batch, rows, len(block.labels))
         near = (*rest, *(moving if self.paired else ()))
-        self.neighbours = {k: atom for k in near if (atom := block.atoms[k]) is not None}
+        self.neighbours = {k: atom for k in near if (atom := block.labels[k]) is not None}
         self.units = sum(block.shape[k] for k in self.neighbours)
         self.elements = math.prod(block.shape)
         # How many units that moved can be taken out of the product alone:
-        simple = len(self.neighbours) == 1 and not any(block.hosts)
+        simple = len(self.neighbours) == 1 and not any(block.parents)
         self.on_device = any(model.on_device(block.path) for model in models)
         most = self.units // 8 if self.on_device else self.units
         self.most = most if simple else 0
@@ -179,8 +179,8 @@ def _on_device(term: Term, perm: Permutation):
     block = replace(
         term.block,
         path="",
-        atoms=tuple(axes.get(k) for k in range(len(term.block.atoms))),
-        hosts=tuple(h if k in axes else () for k, h in enumerate(term.block.hosts)),
+        labels=tuple(axes.get(k) for k in range(len(term.block.labels))),
+        parents=tuple(h if k in axes else () for k, h in enumerate(term.block.parents)),
     )
     if term.seen is not None:
         ((k, group),) = term.neighbours.items()
@@ -305,7 +305,7 @@ class GroupScores:
         return matrix
 
     def _add_paired(self, matrix: np.ndarray, term: Term, perm: Permutation) -> None:
-        "Add a term that is known only where the hosts are now"
+        "Add a term that is known only where the parents are now"
         device = term.on_device
         scores = _on_device(term, perm) if device else term.contraction.scores(*term.full(perm))
         shape, place = self.layout.paired(perm)
@@ -341,8 +341,8 @@ class Scores:
         for block in self.blocks:
             leaves = (ready(model[block.path]) for model in (self.a, self.b))
             energy = math.prod(norm(block.of(leaf)) for leaf in leaves)
-            for axis, group in enumerate(block.atoms):
-                covered = any(axis in hosts for hosts in block.hosts)  # by what is within it
+            for axis, group in enumerate(block.labels):
+                covered = any(axis in parents for parents in block.parents)  # by what is within it
                 if group is not None and not covered:
                     terms[group].append(Term(block, axis, (self.a, self.b), energy))
         self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
@@ -367,7 +367,7 @@ class Scores:
         """
         total, small = 0.0, []
         for block in self.blocks:
-            if groups is None or any(atom in groups for atom in block.atoms):
+            if groups is None or any(atom in groups for atom in block.labels):
                 pair = self._views(block, perm)
                 if isinstance(pair[0], np.ndarray) and pair[0].size < STRETCH:
                     small.append([w.flatten() for w in pair])

@@ -34,7 +34,7 @@ Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices,
 def soft_shapes(
     spec: BoundSpec,  # which axes move together
 ) -> dict[str, tuple[int, ...]]:  # group → the shape of its matrices
-    """Sizes of the fixed axes that a group is within, then twice its places with their hosts'
+    """Sizes of the fixed axes that a group is within, then twice its places with their parents'
 
     Args:
         spec: which axes move together
@@ -81,13 +81,13 @@ def soften(
 
 # %% ../../nbs/matching/09_soft.ipynb #9e674df1
 def _layouts(spec: BoundSpec):
-    "Each group with the sizes of its fixed hosts, and of its moving hosts and its own"
+    "Each group with the sizes of its fixed parents, and of its moving parents and its own"
     for group in spec.groups:
-        hosts = spec.families.get(group, ())
-        moving = [spec.sizes[h] for h in hosts if h in spec.groups]
+        parents = spec.families.get(group, ())
+        moving = [spec.sizes[h] for h in parents if h in spec.groups]
         yield (
             group,
-            tuple(spec.sizes[h] for h in hosts if h not in spec.groups),
+            tuple(spec.sizes[h] for h in parents if h not in spec.groups),
             (*moving, spec.sizes[group]),
         )
 
@@ -95,7 +95,7 @@ def _layouts(spec: BoundSpec):
 def mixed_axes(
     block: Block,  # a part of a leaf
 ) -> tuple[int, ...]:  # one matrix for each, so as many factors
-    """The axes of a block's view that matrices are contracted with, those of their hosts included
+    """The axes of a block's view that matrices are contracted with, those of their parents included
 
     Args:
         block: a part of a leaf
@@ -108,9 +108,9 @@ def mixed_axes(
 
 def _mixed(block: Block) -> dict[int, str]:
     "Those axes, each with its group"
-    hosts = {h for within in block.hosts for h in within}
-    groups = enumerate(block.atoms)
-    return {k: group for k, group in groups if group is not None and k not in hosts}
+    parents = {h for within in block.parents for h in within}
+    groups = enumerate(block.labels)
+    return {k: group for k, group in groups if group is not None and k not in parents}
 
 
 def soft_block(
@@ -131,13 +131,13 @@ def soft_block(
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
     for axis, group in _mixed(block).items():
-        fixed = [h for h in block.hosts[axis] if block.atoms[h] is None]
-        rows = [*(h for h in block.hosts[axis] if h not in fixed), axis]
+        fixed = [h for h in block.parents[axis] if block.labels[h] is None]
+        rows = [*(h for h in block.parents[axis] if h not in fixed), axis]
         sizes = [shape[k] for k in rows]
         matrix = jnp.asarray(soft[group])
         matrix = matrix.reshape(*(shape[h] for h in fixed), *sizes, *sizes)
         operands += [matrix, [*fixed, *(n + k for k in rows), *rows]]
-    new = [k if atom is None else n + k for k, atom in enumerate(block.atoms)]
+    new = [k if atom is None else n + k for k, atom in enumerate(block.labels)]
     return jnp.einsum(*operands, new, precision="highest")
 
 
@@ -155,7 +155,7 @@ class Mix:
         "Every block that carries a group, mixed"
         check_soft(spec, self.soft)
         for block in spec.blocks:
-            if any(block.atoms):
+            if any(block.labels):
                 leaf = jnp.asarray(leaves[block.path])
                 view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
                 yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
@@ -277,14 +277,14 @@ def soft_permutation(
         dict[str, Float[Array, "*fixed rows rows"]]
     """
     check_soft(spec, logits)
-    group_trees(layouts(spec))  # refuses hosts in parallel
+    group_trees(layouts(spec))  # refuses parents in parallel
     pairs: dict[str, Array] = {}
     for g, fixed, rows in sorted(_layouts(spec), key=lambda layout: len(layout[2])):
         own = sinkhorn(_as_pairs(logits[g], fixed, rows), temperature, iterations)
         if len(rows) > 1:
             names = spec.families[g]
-            host = [h for h in names if h in spec.groups][-1]
-            own *= _beside(pairs[host], host, g, spec)[..., None, None]
+            parent = [h for h in names if h in spec.groups][-1]
+            own *= _beside(pairs[parent], parent, g, spec)[..., None, None]
         pairs[g] = own
     return {g: _from_pairs(pairs[g], fixed, rows) for g, fixed, rows in _layouts(spec)}
 
@@ -317,13 +317,13 @@ def confident_logits(
 
 # %% ../../nbs/matching/09_soft.ipynb #1216faa7
 def _pair_order(fixed: tuple[int, ...], rows: tuple[int, ...]) -> tuple[int, ...]:
-    "The order of axes in which each host's place and source come together"
+    "The order of axes in which each parent's place and source come together"
     f, m = len(fixed), len(rows)
     return (*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
 
 
 def _as_pairs(matrix, fixed: tuple[int, ...], rows: tuple[int, ...]):
-    "Matrices with the axes: fixed hosts, each moving host's place and source, place, unit"
+    "Matrices with the axes: fixed parents, each moving parent's place and source, place, unit"
     return jnp.asarray(matrix).reshape(*fixed, *rows, *rows).transpose(_pair_order(fixed, rows))
 
 
@@ -333,8 +333,8 @@ def _from_pairs(pairs, fixed: tuple[int, ...], rows: tuple[int, ...]):
     return pairs.transpose(np.argsort(_pair_order(fixed, rows)).tolist()).reshape(*fixed, n, n)
 
 
-def _beside(pairs, host: str, group: str, spec: BoundSpec):
-    "A host's matrices, with an axis of one for each fixed axis that only the group is within"
+def _beside(pairs, parent: str, group: str, spec: BoundSpec):
+    "A parent's matrices, with an axis of one for each fixed axis that only the group is within"
     within = [h for h in spec.families[group] if h not in spec.groups]
-    missing = [k for k, h in enumerate(within) if h not in spec.families.get(host, ())]
+    missing = [k for k, h in enumerate(within) if h not in spec.families.get(parent, ())]
     return jnp.expand_dims(pairs, missing)

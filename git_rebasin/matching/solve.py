@@ -25,7 +25,7 @@ from ..symmetry.spec import BoundSpec, PermutationSpecError
 # %% ../../nbs/matching/02_solve.ipynb #1affad83
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the scores of one group stand, and which hosts are fixed and which move
+    """Where the scores of one group stand, and which parents are fixed and which move
 
     Attributes:
         fixed: the axes that it is within and that stay
@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def n(self) -> int:
-        """How many units the group has, in each place of its hosts
+        """How many units the group has, in each place of its parents
 
         Returns:
             int
@@ -51,7 +51,7 @@ class Layout:
 
     @cached_property
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The sizes of the fixed hosts; those of the moving ones, then its own
+        """The sizes of the fixed parents; those of the moving ones, then its own
 
         Returns:
             tuple[tuple[int, ...], tuple[int, ...]]
@@ -61,7 +61,7 @@ class Layout:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Batch × rows × rows: fixed hosts, then places and units with those of moving hosts
+        """Batch × rows × rows: fixed parents, then places and units with those of moving parents
 
         Returns:
             tuple[int, int, int]
@@ -70,13 +70,13 @@ class Layout:
         return fixed, rows, rows
 
     def pairs(self, scores):
-        "Scores with the axes: fixed hosts, each moving host's place and source, place, unit"
+        "Scores with the axes: fixed parents, each moving parent's place and source, place, unit"
         fixed, rows = self.axes
         return scores.reshape(*fixed, *rows, *rows).transpose(self.pair_order)
 
     @cached_property
     def pair_order(self) -> tuple[int, ...]:
-        """The order of axes in which each host's place and source come together
+        """The order of axes in which each parent's place and source come together
 
         Returns:
             tuple[int, ...]
@@ -85,7 +85,7 @@ class Layout:
         return (*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
 
     def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
-        """For each place of the moving hosts, and of named groups within them, where it comes from
+        """For each place of the moving parents, and of named groups within them, where it comes from
 
         Returns:
             Int[np.ndarray, "batch rows"]
@@ -98,11 +98,11 @@ class Layout:
         return flat % flat.shape[1]
 
     def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
-        "The shape with hosts and units apart; there, the pairs that the moving hosts make now"
+        "The shape with parents and units apart; there, the pairs that the moving parents make now"
         origin, n = self.origins(perm), self.n
-        batch, hosts = origin.shape
-        place = (*np.ix_(range(batch), range(hosts)), slice(None), origin)
-        return (batch, hosts, n, hosts, n), place
+        batch, parents = origin.shape
+        place = (*np.ix_(range(batch), range(parents)), slice(None), origin)
+        return (batch, parents, n, parents, n), place
 
     def value(self, scores: Float[np.ndarray, "batch rows rows"], perm: Permutation) -> float:
         """What the group's permutation is worth: the sum of the scores of its pairs, in float64
@@ -133,12 +133,12 @@ def layouts(
     return {
         g: Layout(
             g,
-            tuple(h for h in hosts if h not in spec.groups),
-            tuple(h for h in hosts if h in spec.groups),
+            tuple(h for h in parents if h not in spec.groups),
+            tuple(h for h in parents if h in spec.groups),
             sizes,
             families,
         )
-        for g, hosts in parts.items()
+        for g, parents in parts.items()
     }
 
 # %% ../../nbs/matching/02_solve.ipynb #5695ba66
@@ -161,11 +161,11 @@ def group_trees(
     trees: dict[str, list[str]] = {}
     for group in sorted(layouts, key=lambda g: len(layouts[g].moving)):
         moving = layouts[group].moving
-        for k, host in enumerate(moving):
-            if layouts[host].moving != moving[:k]:
+        for k, parent in enumerate(moving):
+            if layouts[parent].moving != moving[:k]:
                 raise PermutationSpecError(
                     f"group {group!r} is within {' and '.join(moving)}, which move independently "
-                    "of each other: matching needs hosts that are within one another"
+                    "of each other: matching needs parents that are within one another"
                 )
         trees.setdefault(moving[0] if moving else group, []).append(group)
     return {g: trees[g] for g in layouts if g in trees}
@@ -178,7 +178,7 @@ def _solve_within(
     group: str,
     best: dict[str, np.ndarray],
 ) -> np.ndarray:
-    "Solve a group for every pair of its hosts: the assignments, into `best`, and their values"
+    "Solve a group for every pair of its parents: the assignments, into `best`, and their values"
     own = layouts[group]
     pairs = own.pairs(scores[group])
     for child in tree:
@@ -192,9 +192,9 @@ def _solve_within(
 
 
 def _choice(own: Layout, best: np.ndarray, perm: Permutation) -> Int[np.ndarray, "*within n"]:
-    "Of the assignments for every pair of hosts, those for the pairs that the hosts make"
-    hosts, families = own.families.get(own.group, ()), own.families
-    at = dict(zip(hosts, np.ix_(*(range(own.sizes[h]) for h in hosts)), strict=True))
+    "Of the assignments for every pair of parents, those for the pairs that the parents make"
+    parents, families = own.families.get(own.group, ()), own.families
+    at = dict(zip(parents, np.ix_(*(range(own.sizes[h]) for h in parents)), strict=True))
     index = [at[h] for h in own.fixed]
     for h in own.moving:
         index += [at[h], perm[h][(*(at[k] for k in families.get(h, ())), at[h])]]
@@ -206,7 +206,7 @@ def solve_tree(
     tree: list[str],  # one of the `group_trees`
     scores: Mapping[str, Float[np.ndarray, "batch rows rows"]],  # of the groups of that tree
     assignment: RepeatedAssignment | None = None,  # where the scores were solved before, slightly
-    #   different: the answer starts from the one before; for a tree of one group without hosts
+    #   different: the answer starts from the one before; for a tree of one group without parents
 ) -> dict[str, Int[np.ndarray, "*within n"]]:  # the same groups
     """The permutations of a tree of groups that are worth most together, exactly
 
@@ -215,7 +215,7 @@ def solve_tree(
         tree: one of the `group_trees`
         scores (Mapping[str, Float[np.ndarray, "batch rows rows"]]): of the groups of that tree
         assignment: where the scores were solved before, slightly different: the answer starts from
-            the one before; for a tree of one group without hosts
+            the one before; for a tree of one group without parents
 
     Returns:
         dict[str, Int[np.ndarray, "*within n"]]: the same groups
@@ -293,6 +293,6 @@ def _laid_out(layout: Layout, scores: Mapping[str, np.ndarray]) -> np.ndarray:
     if own.shape not in (shape, (*fixed, *shape[1:])):
         raise ValueError(
             f"the scores of group {group!r} have shape {own.shape}, but its layout is {shape}: "
-            "fixed axes, then places and units, those of moving hosts included"
+            "fixed axes, then places and units, those of moving parents included"
         )
     return own.reshape(shape)
