@@ -34,6 +34,8 @@ LAYERS = [
 # A helper of one layer, or a function of the public API, is no reason to load what costs seconds.
 LAZY = ["flax", "optax", "datasets", "matplotlib", "pandas", "pyarrow", "orbax", "scipy.optimize"]
 
+UNLISTED = ["zoo", "experiments"]  # whose modules the table of the layout does not list
+
 MAX_NAMES = 25  # of the public API
 MAX_LINES = 300  # exported from one notebook
 MAX_FUNCTION = 40  # lines of one function, where 25 are the rule
@@ -109,7 +111,7 @@ def test_no_module_imports_from_a_later_layer(name):
 
 def test_front_door_is_small_and_complete():
     names = git_rebasin.__all__
-    assert len(names) <= MAX_NAMES
+    assert len(names) <= MAX_NAMES, "the public API is full: leave the new name in its module"
     assert names == sorted(set(names))
     assert not [name for name in names if not hasattr(git_rebasin, name)]
 
@@ -193,6 +195,20 @@ def test_first_cell_is_title_and_summary(path):
     first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
     assert first["cell_type"] == "markdown"
     assert re.fullmatch(r"# \S.*\n\n> \S.*\n?", "".join(first["source"]))
+
+
+def test_every_notebook_is_in_the_sidebar():
+    listed = re.findall(r"(\S+\.ipynb)$", (ROOT / "_quarto.yml").read_text(encoding="utf-8"), re.M)
+    pages = [path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS]
+    assert sorted(listed) == sorted(pages), "give it a line in _quarto.yml"
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if m.split(".")[0] not in UNLISTED])
+def test_every_module_is_in_the_table_of_the_layout(name):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package, _, module = name.rpartition(".")
+    rows = re.findall(rf"^\| {f'`{package}/`' if package else 'root'} \|.*$", text, re.M)
+    assert any(f"`{module}`" in row for row in rows), "name it in the table of CONTRIBUTING.md"
 
 
 # ---- one place for names and addresses
