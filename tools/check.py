@@ -1,6 +1,6 @@
 """Everything that must hold: `python -m tools.check [STEP ...]`.
 
-All steps run, also after one that failed, so that one look shows all there is to mend. What JAX
+All steps run, also after one that failed, so that one look shows all there is to fix. What JAX
 compiles in one process, the others of the same run take over; nothing is left for the next run.
 """
 
@@ -64,7 +64,7 @@ def alone(step: Step) -> bool:
 
 
 def passes(step: Step, workers: int) -> bool:
-    """Run a step and say how it went; what it prints comes in one piece where others run beside."""
+    """Run a step and report it; what it prints comes in one piece where others run beside."""
     start = time.perf_counter()
     command = [sys.executable, "-m", *step.command.format(workers=workers).split()]
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if alone(step) else {}

@@ -76,7 +76,7 @@ def _solve_scipy(problems: Float[np.ndarray, "k n n"], out: Int[np.ndarray, "k n
 
 # %% ../../nbs/matching/00_assignment.ipynb #a56e0f0a
 def _c_solver() -> ModuleType:
-    "The compiled solver, or an error that says how to get it"
+    "The compiled solver; raises an error with the remedy where it is missing"
     if _assignment is None:
         raise ImportError(
             "the compiled assignment solver was not built: install a C compiler (gcc or clang) and "
