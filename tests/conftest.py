@@ -25,7 +25,7 @@ from jaxtyping import install_import_hook
 # The types and shapes of the core are checked as it runs: this before anything imports the package.
 TYPED = ["architectures", "checkpoints", "inference", "interpolation", "jaxprs", "matching"]
 TYPED += ["progress", "statistics", "symmetry", "tree"]
-install_import_hook([f"git_rebasin.{name}" for name in TYPED], "beartype.beartype")
+install_import_hook([f"git_rebasin.{name}" for name in TYPED], "run_time_types.checked")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

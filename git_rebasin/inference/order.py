@@ -11,6 +11,7 @@ __all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transf
 
 # %% ../../nbs/inference/03_order.ipynb #b94f480e
 from collections.abc import Collection
+from typing import SupportsIndex
 
 from .axes import Limit
 from .trace import Trace, Value, rule, unknown
@@ -23,7 +24,7 @@ _ALIKE = {
 }  # what an operation leaves of the axes that stay; where it is not named, permutations
 
 
-def _combine(trace: Trace, eqn, value: Value, axes: Collection[int]) -> None:
+def _combine(trace: Trace, eqn, value: Value, axes: Collection[SupportsIndex]) -> None:
     "Limit the axes along which entries are combined with each other, and those that stay"
     for k, axis in enumerate(value.axes):
         if k in axes:

@@ -195,7 +195,7 @@ def merge_many(
     moves, seen = 0, [-1] * len(models)  # how many moves there were, and had been at each visit
     while not converged and len(objective) < max_sweeps:
         before, round_key = moves, jax.random.fold_in(key, len(objective))
-        for i in sweep_order(key, len(objective), len(models)):
+        for i in sweep_order(key, len(objective), len(models)).tolist():
             if seen[i] != moves:
                 moves += running.rematch(jax.random.fold_in(round_key, i), i)
                 seen[i] = moves

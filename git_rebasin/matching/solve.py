@@ -187,7 +187,8 @@ def _solve_within(
             extra = tuple(k for k, h in enumerate(inner.fixed) if h not in own.fixed)
             pairs = pairs + values.sum(axis=extra)
     best[group] = linear_assignments(pairs)
-    return np.take_along_axis(pairs, best[group][..., None], axis=-1)[..., 0].sum(axis=-1)
+    picked = np.take_along_axis(pairs, best[group][..., None], axis=-1)[..., 0]
+    return np.asarray(picked.sum(axis=-1))
 
 
 def _choice(own: Layout, best: np.ndarray, perm: Permutation) -> Int[np.ndarray, "*within n"]:
@@ -203,21 +204,21 @@ def _choice(own: Layout, best: np.ndarray, perm: Permutation) -> Int[np.ndarray,
 def solve_tree(
     layouts: Mapping[str, Layout],  # of all groups of a spec
     tree: list[str],  # one of the `group_trees`
-    scores: Mapping[str, Float[np.ndarray, "batch rows rows"]],  # of the groups of that tree
+    scores: Mapping[str, Float[np.ndarray, "_batch _rows _rows"]],  # of the groups of that tree
     assignment: RepeatedAssignment | None = None,  # where the scores were solved before, slightly
     #   different: the answer starts from the one before; for a tree of one group without hosts
-) -> dict[str, Int[np.ndarray, "*within n"]]:  # the same groups
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # the same groups
     """The permutations of a tree of groups that are worth most together, exactly
 
     Args:
         layouts: of all groups of a spec
         tree: one of the `group_trees`
-        scores (Mapping[str, Float[np.ndarray, "batch rows rows"]]): of the groups of that tree
+        scores (Mapping[str, Float[np.ndarray, "_batch _rows _rows"]]): of the groups of that tree
         assignment: where the scores were solved before, slightly different: the answer starts from
             the one before; for a tree of one group without hosts
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]: the same groups
+        dict[str, Int[np.ndarray, "*_within _n"]]: the same groups
     """
     root = tree[0]
     if len(tree) == 1 and root not in layouts[root].families:
@@ -232,18 +233,18 @@ def solve_tree(
 
 def solve(
     spec: BoundSpec,  # which axes move together
-    scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # group → what each pair is worth,
-    #   in the shape of its layout; the fixed axes may be apart or together
-) -> dict[str, Int[np.ndarray, "*within n"]]:  # group → for each place, its unit
+    scores: Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]],  # group → what each pair is
+    #   worth, in the shape of its layout; the fixed axes may be apart or together
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # group → for each place, its unit
     """The permutation that is worth most, exactly; each tree of groups is solved by itself
 
     Args:
         spec: which axes move together
-        scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): group → what each pair is
+        scores (Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]]): group → what each pair is
             worth, in the shape of its layout; the fixed axes may be apart or together
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]: group → for each place, its unit
+        dict[str, Int[np.ndarray, "*_within _n"]]: group → for each place, its unit
 
     Raises:
         ValueError: if a group has no scores, or scores of another shape than its layout
@@ -262,14 +263,14 @@ def solve(
 
 def value(
     spec: BoundSpec,  # which axes move together
-    scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # as `solve` takes them
+    scores: Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]],  # as `solve` takes them
     perm: Permutation,  # for each group, the unit that each place takes
 ) -> float:  # the sum over all groups and pairs
     """What a permutation is worth: what `solve` makes as large as it can be
 
     Args:
         spec: which axes move together
-        scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): as `solve` takes them
+        scores (Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]]): as `solve` takes them
         perm: for each group, the unit that each place takes
 
     Returns:

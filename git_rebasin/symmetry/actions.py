@@ -10,7 +10,7 @@ __all__ = ['Action', 'act']
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b02
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
@@ -19,6 +19,7 @@ from .spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b05
+@runtime_checkable
 class Action(Protocol):
     "What an element of a symmetry does to the units of a model"
 

@@ -38,7 +38,7 @@ from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
-Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
+Factors = Mapping[str, Float[Array, "_rescalings *_within _n"]]  # group → logarithms of its factors
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,11 +47,11 @@ class Scalings:
 
     Attributes:
         spec: which axes move together
-        exponents (Mapping[str, Int[np.ndarray, "rescalings carriers"]]): group → a row for each
+        exponents (Mapping[str, Int[np.ndarray, "_rescalings _carriers"]]): group → a row for each
     """
 
     spec: BoundSpec  # which axes move together
-    exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
+    exponents: Mapping[str, Int[np.ndarray, "_rescalings _carriers"]]  # group → a row for each
 
     def __post_init__(self):
         object.__setattr__(self, "exponents", MappingProxyType(dict(self.exponents)))
@@ -65,11 +65,11 @@ class Scalings:
         """
         return {g: (len(e), *self.spec.perm_shapes[g]) for g, e in self.exponents.items()}
 
-    def nothing(self) -> dict[str, Float[np.ndarray, "rescalings *within n"]]:
+    def nothing(self) -> dict[str, Float[np.ndarray, "_rescalings *_within _n"]]:
         """The factors that change nothing: all one, their logarithms zero
 
         Returns:
-            dict[str, Float[np.ndarray, "rescalings *within n"]]
+            dict[str, Float[np.ndarray, "_rescalings *_within _n"]]
         """
         return {g: np.zeros(shape, np.float32) for g, shape in self.shapes.items()}
 
