@@ -200,7 +200,7 @@ def sweep_flops(spec: BoundSpec) -> int:
     return sum(
         2 * math.prod(block.shape) * n
         for block in spec.blocks
-        for n, group in zip(block.shape, block.atoms, strict=True)
+        for n, group in zip(block.shape, block.labels, strict=True)
         if group is not None
     )
 

@@ -12,7 +12,7 @@ from git_rebasin.experiments.baselines import (
     sweep,
     temperature_finding,
 )
-from git_rebasin.experiments.mend import MENDED
+from git_rebasin.experiments.midpoints import TREATMENTS
 
 
 def record_with(seed=0, width=512, decay=0.0, data="mnist", ends=0.9, **ways):
@@ -20,7 +20,7 @@ def record_with(seed=0, width=512, decay=0.0, data="mnist", ends=0.9, **ways):
     good = {"test": {"loss": 0.0, "accuracy": ends}}
     record = {"seed": seed, "ends": [good] * 2, "ensemble": good}
     for line in ("naive", "matched"):
-        record[line] = dict.fromkeys(MENDED, good)
+        record[line] = dict.fromkeys(TREATMENTS, good)
     for way, (loss, accuracy) in ways.items():
         line, mended = way.split("_")
         mended = "as it is" if mended == "plain" else mended

@@ -22,7 +22,6 @@ import tempfile
 import time
 
 from git_rebasin.experiments.networks import (
-    LineConfig,
     NetworkConfig,
     _by_products,
     init_network,

@@ -4,12 +4,15 @@ stands in a function of its own below."""
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from git_rebasin.experiments.compare import tries_of, ways_to_match
-from git_rebasin.experiments.runner import EXPERIMENTS, Finding, load_experiment
+from git_rebasin.experiments.runner import EXPERIMENTS, Finding, _modern, _same, load_experiment
+
+RECORDS = Path(__file__).parent.parent / "nbs/experiments/records"
 
 SLOW = ("real-resnets", "rescaled-resnets")  # a minute of compilation each
 OWN = ("imagenet-resnet50",)  # on a stream of images: see its own file
@@ -56,6 +59,17 @@ def test_the_smoke_preset_runs_resumes_and_repeats(name, tmp_path):
     assert all(isinstance(finding, Finding) for finding in experiment.findings(records))
     check = globals().get(f"check_{name.replace('-', '_')}", lambda *_: None)
     check(experiment, records, [progress.stage for progress in first])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_records_that_are_kept_are_those_of_the_presets(name):
+    experiment = load_experiment(name)
+    for preset in experiment.presets.keys() - experiment.borrowed.keys():
+        kept = experiment.kept(RECORDS, preset)
+        assert len(kept) == len(list((RECORDS / name).glob(f"{preset}-*.json")))
+        for record in kept:
+            config = experiment.preset(preset)[record.get("family", "")].config
+            assert _same(_modern(record["config"]), config), (preset, record.get("family"))
 
 
 def check_mnist_mlp(experiment, records, stages):

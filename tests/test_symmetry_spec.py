@@ -93,7 +93,7 @@ def test_sizes_are_solved_or_asked_for():
     bound = PermutationSpec(QKV).bind(QKV_TREE)
     assert bound.groups == {"H": 2, "Q": 4, "V": 4} and bound.perm_shapes["V"] == (2, 4)
     assert bound.perm_to_axes["Q"] == [("qkv", 3)] and bound.perm_to_axes["V"][1] == ("out", 0)
-    assert [b.atoms[2:] for b in bound.blocks[:3]] == [("H", "Q"), ("H", "Q"), ("H", "V")]
+    assert [b.labels[2:] for b in bound.blocks[:3]] == [("H", "Q"), ("H", "Q"), ("H", "V")]
     flat = {"w": (None, Product("H", Group("Q", within="H")))}
     with pytest.raises(PermutationSpecError, match="size of 'H' does not follow.*'w' of shape"):
         PermutationSpec(flat).bind({"w": np.ones((5, 12))})
@@ -168,8 +168,8 @@ def test_bad_trees_and_tables_are_refused():
         "'c' has 3",
         spec=other,
     )
-    host = PermutationSpec({"w": (None, Group("Q", within="H"))})
-    bad({"w": np.ones((2, 3))}, "'w' carries 'Q', which is within H", spec=host)
+    parent = PermutationSpec({"w": (None, Group("Q", within="H"))})
+    bad({"w": np.ones((2, 3))}, "'w' carries 'Q', which is within H", spec=parent)
     with pytest.raises(PermutationSpecError, match="within itself"):
         PermutationSpec({"w": (Group("H", within="Q"), Group("Q", within="H"))})
     with pytest.raises(PermutationSpecError, match="'Q' is declared twice: 4 at 'v'"):

@@ -22,7 +22,7 @@ import numpy as np
 
 from .calibration import ensemble, log_probabilities
 from .compare import mean_and_spread
-from .mend import MENDED, loss_and_accuracy, mend
+from .midpoints import TREATMENTS, loss_and_accuracy, treat_midpoint
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     load_splits,
@@ -49,7 +49,7 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52
 @dataclass(frozen=True)
 class Merge:
-    """A pair of networks that is averaged, and what its averages are mended and judged by
+    """A pair of networks that is averaged, and what its midpoints are repaired and judged by
 
     Attributes:
         statistics: training images for repair
@@ -104,7 +104,7 @@ def merge_pair(
     seed: int,  # which pair
     context: Context,
 ) -> Record:
-    """Train a pair, or take it from its checkpoints; average it, as it is and matched, and mend that
+    """Train a pair, or take it from its checkpoints; average it, naive and matched; treat both
 
     Args:
         seed: which pair
@@ -122,12 +122,12 @@ def merge_pair(
         "ends": [loss_and_accuracy(of, judged) for of in logs],
         "alive": [_alive(p) for p in (a, b)],
         "ensemble": loss_and_accuracy(both, judged),
-        "naive": mend(fn, (a, b), images, judged),
-        "matched": mend(fn, (a, apply_permutation(spec, match.perm, b)), images, judged),
+        "naive": treat_midpoint(fn, (a, b), images, judged),
+        "matched": treat_midpoint(fn, (a, apply_permutation(spec, match.perm, b)), images, judged),
     } | pair_facts(seed, splits, trained, start)
 
 # %% ../../nbs/experiments/baselines.ipynb #31405f35
-WAYS = [(line, mended) for line in ("naive", "matched") for mended in MENDED]
+WAYS = [(line, treatment) for line in ("naive", "matched") for treatment in TREATMENTS]
 
 
 def midpoint(
@@ -376,16 +376,16 @@ def narrow_findings(
     Args:
         records: of the `cpu` preset
     """
-    naive, matched, mended = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
+    naive, *ways = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
     found = []
     for data in _data_of(records):
         pairs = {w: rs for w, rs in sweep(records, data, "width").items() if w <= 32}
         if not pairs:
             continue
         first, *_ = pairs.items()
-        lost = [column(first[1], way, "lost") for way in (matched, mended)]
+        lost = [column(first[1], way, "lost") for way in ways]
         fails = [(x > 0.1).all() for x in lost]
-        gain = {w: column(r, naive, "lost") - column(r, matched, "lost") for w, r in pairs.items()}
+        gain = {w: column(r, naive, "lost") - column(r, ways[0], "lost") for w, r in pairs.items()}
         every, mean = (all(f(g) > 0 for g in gain.values()) for f in (np.min, np.mean))
         gained = "; ".join(f"{mean_and_spread(100 * g, 1)} at {w} units" for w, g in gain.items())
         found += [

@@ -159,13 +159,12 @@ def best_temperature(
         labels (Int[np.ndarray, " n"]):
         most: it is sought between this and its inverse
     """
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import fminbound
 
     def loss(sureness: float) -> float:  # in which it is convex
         return -float(np.mean(tempered(logs, 1 / sureness)[np.arange(len(labels)), labels]))
 
-    best = minimize_scalar(loss, bounds=(1 / most, most), method="bounded")
-    return 1 / float(best.x)
+    return 1 / np.asarray(fminbound(loss, 1 / most, most)).item()
 
 # %% ../../nbs/experiments/07_calibration.ipynb #c9f172db
 COLORS = {"plain mean": "#999999", "merged": "#0072b2", "ensemble": "#d55e00"}

@@ -160,7 +160,7 @@ class Alignment:
         return cls(pairs, {g: (p.shape[-1], p.shape[-1]) for g, p in rows.items()})
 
     def left_over(self, group: str, *within: int) -> tuple[np.ndarray, np.ndarray]:
-        "The units of A, and of B, that have no partner; of a family, in one place of its hosts"
+        "The units of A, and of B, that have no partner; of a family, in one place of its parents"
         a, b = (np.arange(n) for n in self.sizes[group])
         own = self.pairs[group][within]
         return np.setdiff1d(a, own[:, 0]), np.setdiff1d(b, own[:, 1])

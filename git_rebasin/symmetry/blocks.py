@@ -58,8 +58,8 @@ class Block:
         path: the leaf that it is a part of
         index: which part: the places on each axis of the leaf
         shape: the shape that the part is viewed in: one size per atom
-        atoms: for each axis of the view: a group, or None where fixed
-        hosts: for each axis: the axes that its family is within
+        labels: for each axis of the view: a group, or None where fixed
+        parents: for each axis: the axes that its family is within
         whole: whether the part is the whole leaf
         joint: where coordinates are flattened: how
     """
@@ -67,14 +67,14 @@ class Block:
     path: str  # the leaf that it is a part of
     index: tuple[range | tuple[int, ...], ...]  # which part: the places on each axis of the leaf
     shape: tuple[int, ...]  # the shape that the part is viewed in: one size per atom
-    atoms: tuple[str | None, ...]  # for each axis of the view: a group, or None where fixed
-    hosts: tuple[tuple[int, ...], ...]  # for each axis: the axes that its family is within
+    labels: tuple[str | None, ...]  # for each axis of the view: a group, or None where fixed
+    parents: tuple[tuple[int, ...], ...]  # for each axis: the axes that its family is within
     whole: bool = True  # whether the part is the whole leaf
     joint: Joint | None = None  # where coordinates are flattened: how
 
     def axes_of(self, group: str) -> tuple[int, ...]:
         "The axes of the view that belong to a group"
-        return tuple(k for k, atom in enumerate(self.atoms) if atom == group)
+        return tuple(k for k, atom in enumerate(self.labels) if atom == group)
 
     @overload
     def of(self, leaf: np.ndarray) -> np.ndarray: ...
@@ -227,7 +227,7 @@ def _split_size(row: Row, axis: int, sizes: Sizes) -> int | None:
 
 
 def _block(path, index, split, atoms, whole, families) -> Block:
-    "A block from its atoms: coordinates flattened, hosts found"
+    "A block from its atoms: coordinates flattened, parents found"
     names = [None if isinstance(a, Fixed) else a.name for a in atoms]
     first = {a.name: names.index(a.name) for a in atoms if isinstance(a, Coordinate)}
     rank = [
@@ -238,9 +238,9 @@ def _block(path, index, split, atoms, whole, families) -> Block:
     kept = [k for k in order if not (isinstance(atoms[k], Coordinate) and atoms[k].axis)]
     shape = tuple(math.prod(split[j] for j in order if rank[j][0] == rank[k][0]) for k in kept)
     labels = [getattr(atoms[k], "name", None) for k in kept]
-    hosts = tuple(
-        tuple(labels.index(host) for host in families.get(names[k], ()) if host in labels)
+    parents = tuple(
+        tuple(labels.index(parent) for parent in families.get(names[k], ()) if parent in labels)
         for k in kept
     )
     joint = Joint(tuple(split), tuple(order)) if first else None
-    return Block(path, index, shape, tuple(names[k] for k in kept), hosts, whole, joint)
+    return Block(path, index, shape, tuple(names[k] for k in kept), parents, whole, joint)

@@ -115,21 +115,21 @@ def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     return out
 
 
-def take_units(w: Array, index: Array, axis: int, hosts: tuple[int, ...] = ()) -> Array:
-    "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
+def take_units(w: Array, index: Array, axis: int, parents: tuple[int, ...] = ()) -> Array:
+    "`w` reordered along an axis, for each index of its parents; by numpy or JAX as the arrays are"
     if isinstance(w, np.ndarray) and not isinstance(index, Tracer):
-        return _take_on_host(w, np.asarray(index), axis, hosts)
+        return _take_on_host(w, np.asarray(index), axis, parents)
     index = jnp.asarray(index)
-    if not hosts:
+    if not parents:
         return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
-    return jnp.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    return jnp.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
 
 
 def _take_on_host(
-    w: np.ndarray, index: np.ndarray, axis: int, hosts: tuple[int, ...]
+    w: np.ndarray, index: np.ndarray, axis: int, parents: tuple[int, ...]
 ) -> np.ndarray:
-    if hosts:
-        return np.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    if parents:
+        return np.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
     last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
     fast = last and w.size > 4096 and w.flags.c_contiguous
     return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
@@ -148,16 +148,16 @@ def along_axes(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array
 def permute_axes(
     w: Array,
     atoms: tuple[str | None, ...],
-    hosts: tuple[tuple[int, ...], ...],
+    parents: tuple[tuple[int, ...], ...],
     perm: Permutation,
     skip: Collection[int] = (),
 ) -> Array:
-    "An array with one atom per axis in its new order: hosts first, so that rows are positions"
-    order = sorted(range(len(atoms)), key=lambda k: len(hosts[k])) if any(hosts) else None
+    "An array with one atom per axis in its new order: parents first, so that rows are positions"
+    order = sorted(range(len(atoms)), key=lambda k: len(parents[k])) if any(parents) else None
     for axis in order or range(len(atoms)):
         group = atoms[axis]
         if group is not None and axis not in skip:
-            w = take_units(w, perm[group], axis, hosts[axis])
+            w = take_units(w, perm[group], axis, parents[axis])
     return w
 
 
@@ -170,8 +170,8 @@ def permute_named(
     "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
     atoms = tuple(name if name in perm else None for name in names)
     within = (() if name is None else families.get(name, ()) for name in names)
-    hosts = tuple(tuple(map(names.index, axes)) for axes in within)
-    return permute_axes(w, atoms, hosts, perm)
+    parents = tuple(tuple(map(names.index, axes)) for axes in within)
+    return permute_axes(w, atoms, parents, perm)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c835a877
 def permute_block(
@@ -191,7 +191,7 @@ def permute_block(
     Returns:
         Array: the block's view, reordered
     """
-    return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
+    return permute_axes(block.of(leaf), block.labels, block.parents, perm, skip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -405,5 +405,5 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
 def _reindex(
     p: Array, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation
 ) -> Array:
-    "A family's rows in the order that its hosts take; hosts that are fixed stay"
+    "A family's rows in the order that its parents take; parents that are fixed stay"
     return permute_named(p, (*families[group], None), families, perm)

@@ -132,7 +132,7 @@ def _products(run: Callable, params: PyTree, args: tuple, seed: int) -> Callable
 
 def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
     "The sums over all that belongs to one unit, in the units' order"
-    keep = (*block.hosts[axis], axis)
+    keep = (*block.parents[axis], axis)
     view = block.of(products[block.path])
     sums = view.sum(axis=tuple(k for k in range(view.ndim) if k not in keep))
     return sums.transpose(np.argsort(np.argsort(keep)).tolist()).ravel()
@@ -332,7 +332,7 @@ def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:
 
 def _along(block, axis: int, x):
     "Numbers of units, in an array that broadcasts against a block's view"
-    return along_axes(x, (*block.hosts[axis], axis), block.shape)
+    return along_axes(x, (*block.parents[axis], axis), block.shape)
 
 
 def check_factors(

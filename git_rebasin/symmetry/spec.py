@@ -180,7 +180,7 @@ class PermutationSpec:
             Mapping[str, tuple[str, ...]]
         """
         _, within = self._declared
-        return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
+        return MappingProxyType({g: _parents(g, within, (g,)) for g in within})
 
     def bind(
         self,
@@ -335,9 +335,9 @@ class BoundSpec(PermutationSpec):
         Returns:
             Mapping[str, tuple[int, ...]]
         """
-        hosts, sizes = self.families, self.sizes
+        parents, sizes = self.families, self.sizes
         return MappingProxyType(
-            {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
+            {g: (*(sizes[h] for h in parents.get(g, ())), n) for g, n in self.groups.items()}
         )
 
     @cached_property
@@ -442,27 +442,27 @@ def _shapes_of(
     return {path: shapes[path] for path in spec.rows if path in shapes}
 
 
-def _hosts(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
+def _parents(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
     "All axes that a family is within, the outermost first"
     found: dict[str, None] = {}
-    for host in within.get(group, ()):
-        if host in path:
+    for parent in within.get(group, ()):
+        if parent in path:
             raise PermutationSpecError(
-                f"{' within '.join((*path, host))}: a family cannot be within itself. Units that "
+                f"{' within '.join((*path, parent))}: a family cannot be within itself. Units that "
                 "several axes number together are a joint group: use Coordinate."
             )
-        found |= dict.fromkeys((*_hosts(host, within, (*path, host)), host))
+        found |= dict.fromkeys((*_parents(parent, within, (*path, parent)), parent))
     return tuple(found)
 
 
 def _check_families(spec: BoundSpec) -> None:
     "Every array that carries a family carries the axes that it is within, once"
-    for group, hosts in spec.families.items():
+    for group, parents in spec.families.items():
         for block in spec.blocks:
             for axis in block.axes_of(group):
-                if len(block.hosts[axis]) != len(hosts):
+                if len(block.parents[axis]) != len(parents):
                     raise PermutationSpecError(
-                        f"{block.path!r} carries {group!r}, which is within {', '.join(hosts)}, "
+                        f"{block.path!r} carries {group!r}, which is within {', '.join(parents)}, "
                         f"but its axes are {row_str(spec.axes_to_perm[block.path])}: an array that "
                         "carries a family carries each of the axes that it is within, once"
                     )

@@ -231,11 +231,9 @@ def _read(
         if not {source.image, source.label} <= set(columns := sorted(dataset.features)):
             wanted = f"columns {source.image} and {source.label} wanted"
             raise ValueError(f"{wanted}, but found {columns}")
-        names = getattr(dataset.features[source.label], "names", None)
-        images, labels = [], []
+        names, images, labels = getattr(dataset.features[source.label], "names", None), [], []
         for table in dataset.with_format("arrow").iter(batch_size=10_000):
-            encoded = table[source.image].combine_chunks().field("bytes").to_pylist()
-            images.append(_decode(encoded))
+            images.append(_decode(table[source.image].combine_chunks().field("bytes").to_pylist()))
             labels.append(table[source.label].to_numpy().astype(np.int32))
     if not labels:
         raise ValueError("the split is empty")
@@ -331,13 +329,13 @@ def find_split(
             with _explained(name, place):
                 return _from_files(files), f"{known.hub or name}, {origin}", place
         tried.append(f"{label} {problem}")
-    if path is None and known.hub:
+    if path is None and (hub := known.hub):
         tried = tried or ["GIT_REBASIN_DATA is not set"]
         try:
-            dataset = _from_hub(known.hub, split, **options)
-            return dataset, f"{known.hub}, the hub", f"cannot read {known.hub} of the hub"
+            place = f"cannot read {hub} of the hub"
+            return _from_hub(hub, split, **options), f"{hub}, the hub", place
         except OSError as e:
-            tried.append(f"the hub's {known.hub}: {e}")
+            tried.append(f"the hub's {hub}: {e}")
     raise DataNotFoundError(_how_to_get(name, split, tried))
 
 
@@ -404,8 +402,7 @@ def to_float(
     Returns:
         Float[Array, "*n h w c"]: float32 for integers, else the dtype of `images`
     """
-    xp = jnp if isinstance(images, jax.Array) else np
-    x = images
+    x, xp = images, jnp if isinstance(images, jax.Array) else np
     if xp.issubdtype(x.dtype, xp.integer):
         x = x.astype(np.float32) / np.float32(255)
     channels = (1,) * (x.ndim - 1) + (-1,)
