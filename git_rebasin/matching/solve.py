@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .assignment import RepeatedAssignment, linear_assignments
-from ..symmetry.entries import Sizes
 from ..symmetry.permutation import Permutation, permute_named
 from ..symmetry.spec import BoundSpec, PermutationSpecError
 
@@ -37,7 +36,7 @@ class Layout:
     group: str
     fixed: tuple[str, ...]  # the axes that it is within and that stay
     moving: tuple[str, ...]  # those that move, the outermost first
-    sizes: Sizes  # of all named axes
+    sizes: Mapping[str, int]  # of all named axes
     families: Mapping[str, tuple[str, ...]]  # family → the axes that it is within
 
     @property
