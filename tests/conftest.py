@@ -20,13 +20,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # in workers it is, from the 
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
-from jaxtyping import install_import_hook
+import run_time_types
 
-# The types and shapes of the core are checked as it runs: this before anything imports the package.
-TYPED = ["architectures", "checkpoints", "inference", "interpolation", "jaxprs", "matching"]
-TYPED += ["progress", "statistics", "symmetry", "tree"]
-install_import_hook([f"git_rebasin.{name}" for name in TYPED], "run_time_types.checked")
-
+run_time_types.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

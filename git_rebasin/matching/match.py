@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from .leaves import is_late
 from ..symmetry.permutation import Permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import Array, flatten, lerp, unflatten
+from ..tree import Array, Leaf, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
@@ -202,9 +201,9 @@ def _surely_finite(leaves: list[Array]) -> bool:
         return all(np.isfinite(np.dot(w, w)) for w in itertools.chain([together], large))
 
 
-def _check_model(name: str, flat: Mapping[str, Array]) -> None:
+def _check_model(name: str, flat: Mapping[str, Leaf]) -> None:
     "Look for weights that are not finite, leaf by leaf"
-    quick = {p: w for p, w in flat.items() if not is_late(w) and w.dtype == np.float32}
+    quick = {p: w for p, w in flat.items() if isinstance(w, Array) and w.dtype == np.float32}
     sure = _surely_finite(list(quick.values()))
     for path, leaf in flat.items():
         if not (sure and path in quick):

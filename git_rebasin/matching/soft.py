@@ -229,14 +229,14 @@ def harden(
 @functools.partial(jax.jit, static_argnames="iterations")
 def sinkhorn(
     logits: Float[Array, "*batch n n"],  # any numbers
-    temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
+    temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> Float[Array, "*batch n n"]:  # columns sum to one, rows as nearly as it has converged
     """Rows and columns normalised in turn, in the logarithm
 
     Args:
         logits (Float[Array, "*batch n n"]): any numbers
-        temperature: τ: the smaller, the nearer to a permutation
+        temperature (float | Float[Array, ""]): τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
 
     Returns:
@@ -262,7 +262,7 @@ def soft_permutation(
     spec: BoundSpec,  # which axes move together
     logits: Soft,  # for each group, any numbers in the shape of its matrices
     *,
-    temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
+    temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> dict[str, Float[Array, "*_fixed _rows _rows"]]:
     """Doubly stochastic matrices for all groups, those within others included; differentiable
@@ -270,7 +270,7 @@ def soft_permutation(
     Args:
         spec: which axes move together
         logits: for each group, any numbers in the shape of its matrices
-        temperature: τ: the smaller, the nearer to a permutation
+        temperature (float | Float[Array, ""]): τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
 
     Returns:

@@ -229,7 +229,7 @@ def find_scalings(
             f"a part of fn cannot be computed in float64 (its machine epsilon is {eps:.1g}), so "
             "that rescalings cannot be told from rounding: give the function in float32"
         )
-    seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1))
+    seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
     with jax.enable_x64(True):
         args, equations = as_double(args), {g: [] for g in bound.groups}
         for t, seed in enumerate(seeds[:-1]):
