@@ -114,6 +114,24 @@ def test_front_door_is_small_and_complete():
     assert not [name for name in names if not hasattr(git_rebasin, name)]
 
 
+def test_front_door_shows_itself_and_no_modules():
+    shown = {name for name in dir(git_rebasin) if not name.startswith("__")}
+    assert shown == set(git_rebasin.__all__)
+
+
+def test_no_module_bears_the_name_of_a_function():
+    """Otherwise `import git_rebasin.name as m` gives the function."""
+    assert not {name.split(".")[0] for name in MODULES} & set(git_rebasin.__all__)
+
+
+def test_no_modules_import_one_another():
+    waiting = {name: imports(name) - {name} for name in MODULES}
+    while ready := [name for name, needed in waiting.items() if not needed & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    assert not waiting, f"in a circle, or of one: {', '.join(waiting)}"
+
+
 def test_version_is_that_of_the_settings():
     assert git_rebasin.__version__ == settings()["version"]
 
