@@ -89,7 +89,7 @@ def flatten(
                 f"two leaves of the tree have the path {path!r}, with shapes {flat[path].shape} "
                 f"and {leaf.shape}: rename one of them, so that a path names one array"
             )
-        flat[path] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+        flat[path] = leaf
     return flat
 
 

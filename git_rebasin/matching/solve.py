@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from .assignment import RepeatedAssignment, linear_assignments
 from ..symmetry.permutation import Permutation, permute_named
 from ..symmetry.spec import BoundSpec, PermutationSpecError
+from ..tree import Array
 
 # %% ../../nbs/matching/02_solve.ipynb #1affad83
 @dataclass(frozen=True, eq=False)
@@ -83,17 +84,16 @@ class Layout:
         f, m = (len(part) for part in self.axes)
         return (*range(f), *(f + k + m * side for k in range(m) for side in (0, 1)))
 
-    def origins(self, perm: Permutation, *names: str) -> Int[np.ndarray, "batch rows"]:
+    def origins(self, perm: Permutation, *names: str) -> Int[Array, "batch rows"]:
         """For each place of the moving parents, and of named groups within them, where it comes from
 
         Returns:
-            Int[np.ndarray, "batch rows"]
+            Int[Array, "batch rows"]
         """
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
-        flat = np.asarray(permute_named(every, names, self.families, perm))
-        flat = flat.reshape(self.shape[0], -1)
+        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
         return flat % flat.shape[1]
 
     def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
