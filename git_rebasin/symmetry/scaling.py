@@ -95,7 +95,7 @@ def _markdown_lines(scalings: Scalings) -> Iterable[str]:
         units = " × ".join(map(str, scalings.spec.perm_shapes[group]))
         paths = [scalings.spec.blocks[i].path for i, _ in carriers(scalings.spec, group)]
         for row in rows:
-            cells = [_powers(paths, sign * row) for sign in (1, -1)]
+            cells = [_powers(paths, (sign * row).tolist()) for sign in (1, -1)]
             yield f"| {group} | {units} | {' | '.join(cells)} |"
 
 
@@ -188,7 +188,8 @@ def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found c
     for row in rows:
         entries = row[row != 0]
         row //= np.gcd.reduce(entries) * np.sign(entries[0])
-    return np.array(sorted(rows, key=lambda row: np.flatnonzero(row).tolist())).reshape(rows.shape)
+    ordered = sorted(rows, key=lambda row: np.flatnonzero(row).tolist())
+    return np.array(ordered, rows.dtype).reshape(rows.shape)
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #7e66e5ff
 def find_scalings(
