@@ -11,7 +11,6 @@ __all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transf
 
 # %% ../../nbs/inference/04_order.ipynb #b94f480e
 from collections.abc import Collection
-from typing import SupportsIndex
 
 from .axes import Limit
 from .trace import Trace, Value, rule, unknown
@@ -24,7 +23,7 @@ _ALIKE = {
 }  # what an operation leaves of the axes that stay; where it is not named, permutations
 
 
-def _combine(trace: Trace, eqn, value: Value, axes: Collection[SupportsIndex]) -> None:
+def _combine(trace: Trace, eqn, value: Value, axes: Collection[int]) -> None:
     "Limit the axes along which entries are combined with each other, and those that stay"
     for k, axis in enumerate(value.axes):
         if k in axes:
@@ -37,8 +36,9 @@ def _combine(trace: Trace, eqn, value: Value, axes: Collection[SupportsIndex]) -
 @rule(*"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor".split())
 def reduce(trace, eqn, inputs):
     "The reduced axes leave"
-    _combine(trace, eqn, inputs[0], eqn.params["axes"])
-    return [inputs[0].without(eqn.params["axes"])]
+    axes = [int(k) for k in eqn.params["axes"]]  # equinox gives integers of numpy
+    _combine(trace, eqn, inputs[0], axes)
+    return [inputs[0].without(axes)]
 
 # %% ../../nbs/inference/04_order.ipynb #d1263686
 @rule("argmax", "argmin")
