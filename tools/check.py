@@ -50,6 +50,11 @@ STEPS = [
         "tools.docs",
     ),
     Step(
+        "types",
+        "types hold, in the package, in the README and for who uses it",
+        "tools.types_check",
+    ),
+    Step(
         "tests",
         "the tests pass",
         "pytest -q -n {workers} --dist worksteal",
