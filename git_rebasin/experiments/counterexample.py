@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs
+from .runner import Context, Experiment, Finding, Runs, verdict
 from ..interpolation import loss_barrier
 from ..symmetry.builders import mlp_permutation_spec
 from ..symmetry.permutation import apply_permutation
@@ -212,7 +212,7 @@ def findings(
         "all four alignments have a barrier",
         f"the lowest barrier of all is {100 * least['wrong']:.1f} % of the points "
         f"({100 * least['overlap']:.1f} % with the best threshold); wrong at the ends: {at_ends}",
-        "not" if not good else "reproduced" if least["wrong"] > 0.01 else "partly",
+        verdict(good and least["wrong"] > 0.01, good),
     )
     return [finding]
 

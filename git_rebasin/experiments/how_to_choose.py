@@ -12,7 +12,14 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'Comparison', 'compare_pair']
 from dataclasses import dataclass, field
 
 from .compare import Effort, format_ways, ways_to_match
-from .networks import LineConfig, NetworkConfig, match_lines
+from git_rebasin.experiments.networks import (
+    DIGITS_MLP,
+    MNIST_MLP,
+    MNIST_MLPS,
+    LineConfig,
+    NetworkConfig,
+    match_lines,
+)
 from .records import Record
 from .runner import Context, Experiment, Runs
 from ..zoo.train import TrainConfig
@@ -37,10 +44,9 @@ class Comparison(LineConfig):
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
-_WIDE = NetworkConfig("mlp", "mnist", TrainConfig())
 _NARROW = NetworkConfig("mlp", "mnist", TrainConfig(20), (64, 64, 64))
 _SMOKE = Comparison(
-    NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)),
+    DIGITS_MLP,
     lambdas=3,
     keys=1,
     batch_size=100,
@@ -50,7 +56,7 @@ _SMOKE = Comparison(
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        "wide": Runs(Comparison(_WIDE, checkpoints="mnist-mlp/checkpoints/paper")),
+        "wide": Runs(Comparison(MNIST_MLP, checkpoints=MNIST_MLPS)),
         "narrow": Runs(Comparison(_NARROW)),
     },
 }

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from git_rebasin.experiments.compare import (
-    Effort,
     Way,
     format_ways,
     mean_and_spread,
@@ -29,7 +28,7 @@ from git_rebasin.experiments.compare import (
 from .networks import LineConfig, NetworkConfig, match_lines
 from .problem import Problem
 from .records import Record
-from .runner import Experiment, Finding, Runs, by_family
+from .runner import Experiment, Finding, Runs, by_family, verdict
 from .single_pass import single_pass_matching
 from ..matching.match import Match
 from ..matching.weights import weight_matching
@@ -38,22 +37,22 @@ from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/otfusion.ipynb #d5d9dd41
 def _single_pass(
-    problem: Problem, key: jax.Array, start: Match | None, cost: Literal["inner", "distance"]
+    problem: Problem, key: jax.Array, start: Match | None, similarity: Literal["inner", "distance"]
 ) -> Match:
-    return single_pass_matching(problem.spec, problem.params_a, problem.params_b, cost=cost)
+    return single_pass_matching(*problem.models, similarity=similarity)
 
 
 def _onward(problem: Problem, key: jax.Array, start: Match | None) -> Match:
     "Weight matching from where the single pass ends"
     init = "identity" if start is None else start.perm
-    return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
+    return weight_matching(key, *problem.models, init=init)
 
 
-_EVERY = ways_to_match(Effort())
+_EVERY = ways_to_match()
 WAYS = {  # in the order of the table
     "none": _EVERY["none"],
-    "single pass": Way(partial(_single_pass, cost="inner"), random=False),
-    "single pass, distance": Way(partial(_single_pass, cost="distance"), random=False),
+    "single pass": Way(partial(_single_pass, similarity="inner"), random=False),
+    "single pass, distance": Way(partial(_single_pass, similarity="distance"), random=False),
     "weights": _EVERY["weights"],
     "weights, outward": _EVERY["weights, outward"],
     "weights, from the pass": Way(_onward, start="single pass"),
@@ -159,7 +158,6 @@ def findings_of(
     ahead, gained = np.array(ours)[None] - passes, passes - np.array(none)[None]  # (pass, pair)
     started = np.array([at_half[way] for way in STARTS]) - passes[:1]
     means = {n: f"{mean_and_spread([100 * v for v in vs], 2)} %" for n, vs in at_half.items()}
-    verdict = lambda worst, mean: "reproduced" if worst else "partly" if mean else "not"
     network = records[0]["config"]["network"]
     what = f"{network['network']} on {network['data']}"
     theirs = PAPER.get(network["data"], dict.fromkeys(PAPER["cifar10"], "– (CIFAR-10 only)"))
