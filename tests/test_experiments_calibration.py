@@ -64,7 +64,10 @@ def test_the_temperature_that_was_put_in_is_found():
     for t in (0.25, 1.0, 6.0):
         best = best_temperature(t * logits, labels)
         np.testing.assert_allclose(best, t, rtol=0.05)
-        losses = [evaluate_predictions(tempered(t * logits, s), labels)["loss"] for s in (best, best / 2, 2 * best)]
+        losses = [
+            evaluate_predictions(tempered(t * logits, s), labels)["loss"]
+            for s in (best, best / 2, 2 * best)
+        ]
         assert losses[0] == min(losses)
     assert (tempered(logits, 3.0).argmax(1) == logits.argmax(1)).all()
     wrong = best_temperature(logits, chances.argmin(1))  # as unsure as it may be

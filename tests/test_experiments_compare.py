@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from git_rebasin.experiments.problem import stream, walk
+from git_rebasin.experiments.problem import stream, walk_line
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.zoo.mlp import mlp_apply
@@ -88,7 +88,7 @@ def test_lines_and_ensembles_are_the_means_of_their_definitions():
         return {"loss": loss, "accuracy": np.mean(np.argmax(outputs, -1) == data["labels"])}
 
 
-    curves = walk(problem, b)
+    curves = walk_line(problem, b)["curves"]
     assert curves["all"].keys() == {"loss", "accuracy"}
     for i, lam in enumerate(problem.lambdas):
         mixed = jax.tree.map(lambda x, y, lam=lam: (1 - lam) * x + lam * y, a, b)

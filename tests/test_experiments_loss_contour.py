@@ -85,7 +85,9 @@ def test_correlations_are_those_of_numpy():
     assert all(h.std(0).min() > 0 for h in hidden)
     expected = np.corrcoef(*hidden, rowvar=False)[:6, 6:]
     np.testing.assert_allclose(correlations["before"], np.diag(expected).mean(), atol=1e-4)
-    np.testing.assert_allclose(correlations["after"], np.diag(expected[:, perm["P_0"]]).mean(), atol=1e-4)
+    np.testing.assert_allclose(
+        correlations["after"], np.diag(expected[:, perm["P_0"]]).mean(), atol=1e-4
+    )
     shown = np.array(correlations["corner after"]) / 100
     np.testing.assert_allclose(shown, expected[:, perm["P_0"]], atol=0.0051)
 

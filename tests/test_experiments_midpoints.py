@@ -37,7 +37,9 @@ def test_treating_what_needs_nothing_changes_nothing():
 # %% a31de238
 def test_a_midpoint_is_treated():
     treated = treat_midpoint(network_fn(config), (one, two), images, splits)
-    assert len(treated["kept"]) == 2 and max(treated["kept"]) < 0.9  # networks that have nothing in common
+    assert (
+        len(treated["kept"]) == 2 and max(treated["kept"]) < 0.9
+    )  # networks that have nothing in common
     plain, warm, repaired = (treated[way] for way in TREATMENTS)
     assert warm["train"]["loss"] < plain["train"]["loss"]  # the best temperature
     assert warm["test"]["accuracy"] == plain["test"]["accuracy"]  # and no other choices

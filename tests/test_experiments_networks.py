@@ -2,7 +2,6 @@
 
 from flax import linen as nn
 from git_rebasin.experiments.runner import Context
-from git_rebasin.zoo.resnet import resnet50_loss
 from git_rebasin.zoo.train import TrainConfig
 from git_rebasin.zoo.train import TrainResult
 from pathlib import Path
@@ -35,6 +34,7 @@ from git_rebasin.experiments.networks import (
     with_state,
 )
 from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.zoo import resnet
 
 TINY = {"mlp": (6, 5), "vgg11": 1 / 32, "vgg16": 1 / 32, "resnet20": 1 / 4}
 
@@ -72,7 +72,7 @@ def test_statistics_belong_to_a_network_but_are_not_trained():
     config = NetworkConfig("resnet5", "digits", TrainConfig(1), 1 / 16)
     variables = jax.eval_shape(lambda key: init_network(config, key, (8, 8, 1)), jax.random.key(0))
     params, state = params_and_state(config, variables)
-    assert set(variables) == {"params", "batch_stats"} and training_loss(config) is resnet50_loss
+    assert set(variables) == {"params", "batch_stats"} and training_loss(config) is resnet.resnet50_loss
     assert network_spec(config).bind(variables).sizes["P_bg0"] == 16
     assert with_state(TrainResult(params, state, None, ())).params == variables
     plain = TrainResult(params, None, None, ())
@@ -93,7 +93,9 @@ def test_a_pair_is_trained_kept_and_turned_into_a_problem():
         pair, again = (train_pair(config, 1, context) for _ in range(2))
     assert stages == ["train A", "train A", "train B", "train B"]
     for name in "AB":
-        jax.tree.map(np.testing.assert_array_equal, pair.results[name].params, again.results[name].params)
+        jax.tree.map(
+            np.testing.assert_array_equal, pair.results[name].params, again.results[name].params
+        )
         assert again.results[name].resumed_from == 2
     facts = pair.facts()
     assert set(facts["seconds"]) == {"train A", "train B", "match and walk"}

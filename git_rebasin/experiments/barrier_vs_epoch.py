@@ -300,8 +300,7 @@ def finding(
     early = all(e is not None and e <= last / 2 for e in onsets)
     when = ", ".join("–" if e is None else str(e) for e in onsets)
     low = "below a tenth of the naive one"
-    ever = any(e is not None for e in onsets)
-    low = f"{low} from epoch {when} on" if ever else f"never {low}"
+    low = f"{low} from epoch {when} on" if set(onsets) != {None} else f"never {low}"
     first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
     return Finding(
         f"MLPs on {records[0]['family']} become connected early in training, not at initialisation",

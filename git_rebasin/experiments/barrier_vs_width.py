@@ -17,8 +17,8 @@ from functools import partial
 
 import numpy as np
 
-from .compare import mean_and_spread, tries_of, ways_to_match
-from .networks import LineConfig, NetworkConfig, match_lines
+from .compare import mean_and_spread, tries_of
+from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
 from .runner import Experiment, Finding, Runs, complete, grouped, verdict
 from ..tables import markdown_table
@@ -29,10 +29,10 @@ WAYS = ("none", "weights")  # as in `ways_to_match`
 
 
 def _widths(
-    config: LineConfig,  # whose network has any width
+    config: Comparison,  # whose network has any width
     sizes: Sequence[float],  # units of each hidden layer of an MLP; else multipliers
     seeds: tuple[int, ...] = (0, 1, 2),
-) -> dict[str, Runs[LineConfig]]:
+) -> dict[str, Runs[Comparison]]:
     "A family for each width"
     network, families = config.network, {}
     for s in sizes:
@@ -42,12 +42,12 @@ def _widths(
     return families
 
 
-_SMOKE = LineConfig(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
-_MLP = LineConfig(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
+_SMOKE = Comparison(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
+_MLP = Comparison(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
 _SHORT = TrainConfig(2, 100, learning_rate=1e-3, schedule="warmup_cosine", warmup_epochs=0.25)
-_VGG16 = LineConfig(NetworkConfig("vgg16", "cifar10", _SHORT, 1.0, shrink=2), 9, judged=2000)
+_VGG16 = Comparison(NetworkConfig("vgg16", "cifar10", _SHORT, 1.0, shrink=2), 9, judged=2000)
 _PAPER = {
-    name: LineConfig(NetworkConfig(name, "cifar10", how, 1.0, augment=True), judged=None)
+    name: Comparison(NetworkConfig(name, "cifar10", how, 1.0, augment=True), judged=None)
     for name in ("vgg16", "resnet20")
     for how in [PAPER_CONFIGS[name]]
 }
@@ -60,7 +60,7 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #068da11d
-match_pair = partial(match_lines, ways_to_match(names=WAYS))
+match_pair = partial(match_lines, WAYS)
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #b2e1491a
 def width_of(

@@ -76,10 +76,8 @@ def _sweeps(
 _MNIST, _CIFAR = TrainConfig(), TrainConfig(100, 100)
 _DECAYS, _WIDTHS = (0.0, 1e-4, 1e-3, 1e-2), (8, 16, 32, 64, 128)
 
-_TINY = _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200)
-
 PRESETS = {
-    "smoke": _TINY,
+    "smoke": _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200),
     "cpu": _sweeps("mnist", TrainConfig(10), _DECAYS, _WIDTHS)
     | _sweeps("cifar10", TrainConfig(5), _DECAYS[:3]),
     "paper": _sweeps("mnist", _MNIST, _DECAYS, _WIDTHS, judged=None)

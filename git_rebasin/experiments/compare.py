@@ -81,12 +81,6 @@ def given(start: Match | None) -> Match:
     return start
 
 
-def _by_weights(
-    problem: Problem, key: jax.Array, start: Match | None, init: Literal["identity", "greedy"]
-) -> Match:
-    return weight_matching(key, *problem.models, init=init)
-
-
 def match_activations(
     problem: Problem,
     key: jax.Array,  # a JAX random key
@@ -141,10 +135,6 @@ def _sinkhorn(problem: Problem, key: jax.Array, start: Match | None, effort: Eff
         init=given(start).perm,
     )
 
-
-def _frank_wolfe(problem: Problem, key: jax.Array, start: Match | None) -> Match:
-    return frank_wolfe_matching(key, *problem.models)
-
 # %% ../../nbs/experiments/03_compare.ipynb #1ae57674
 def ways_to_match(
     effort: Effort = Effort(),
@@ -160,9 +150,9 @@ def ways_to_match(
     """
     ways = {
         "none": Way(_stay, random=False),
-        "weights": Way(partial(_by_weights, init="identity")),
-        "weights, outward": Way(partial(_by_weights, init="greedy")),
-        "Frank–Wolfe": Way(_frank_wolfe),
+        "weights": Way(lambda p, key, _: weight_matching(key, *p.models)),
+        "weights, outward": Way(lambda p, key, _: weight_matching(key, *p.models, init="greedy")),
+        "Frank–Wolfe": Way(lambda p, key, _: frank_wolfe_matching(key, *p.models)),
     }
     for similarity in ("inner", "correlation"):
         match = partial(_by_activations, similarity=similarity, n=effort.batches)
@@ -217,6 +207,7 @@ def compare_ways(
             if which not in evaluated:
                 evaluated[which] = evaluate_permutation(problem, match.perm)
             row = {"way": name, "key": k, "permutation": list(evaluated).index(which)}
+            row |= {"objective": (match.initial_objective, *match.objective)[-1]}
             row |= {"sweeps": match.sweeps, "converged": match.converged}
             tries.append(row | {"seconds": round(seconds, 4)})
             context.report(len(tries), seconds=seconds)

@@ -346,8 +346,8 @@ def accuracies(
         tuple[list[float], list[float]]: along the naive line, and after weight matching
     """
     if record["experiment"] != RECORDS:
-        both = (record["curves"][way]["recomputed"] for way in ("naive", "matched"))
-        naive, matched = (curve["accuracy"] for curve in both)
+        ways = (record["curves"][way] for way in ("naive", "matched"))
+        naive, matched = (curves["recomputed"]["accuracy"] for curves in ways)
         return naive, matched
     at = {row["way"]: row["mended"]["reset"]["accuracy"] for row in record["rows"]}
     one, other = (end["accuracy"] for end in record["ends"])

@@ -12,7 +12,7 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'PAPER_TABLE', 'Plane', 'plane_through', 'Co
 # %% ../../nbs/experiments/loss_contour.ipynb #5a834536
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from jaxtyping import Float, PyTree
 
 from .compare import match_activations
 from git_rebasin.experiments.networks import (
+    ARCHITECTURES,
     DIGITS_MLP,
     MNIST_MLP,
     MNIST_MLPS,
@@ -34,19 +35,10 @@ from .problem import Problem
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, one_by_one, verdict
 from ..matching.weights import weight_matching
-from git_rebasin.symmetry.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    resnet50_permutation_spec,
-    vgg16_permutation_spec,
-)
 from ..symmetry.permutation import Permutation, apply_permutation
 from ..symmetry.spec import BoundSpec
 from ..tables import markdown_table
 from ..tree import flatten, inner, lerp
-from ..zoo.mlp import init_mlp
-from ..zoo.resnet import init_resnet20, init_resnet50
-from ..zoo.vgg import init_vgg16
 
 # %% ../../nbs/experiments/loss_contour.ipynb #090df104
 @dataclass(frozen=True, eq=False)
@@ -346,20 +338,23 @@ def count_symmetries(
 def symmetry_table() -> dict[str, Symmetries]:
     "The networks of the paper's Table 1, and those of its experiments"
 
-    def shapes(init: Callable, **options: Any) -> dict[str, tuple[int, ...]]:
-        tree = jax.eval_shape(partial(init, **options), jax.random.key(0))
+    def shapes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
+        init = partial(ARCHITECTURES[name].init, **options)
+        tree = jax.eval_shape(init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
-    own, wide = shapes(init_vgg16), {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,)}
-    wide |= {"Dense_0/kernel": (512, 4096), "Dense_1/kernel": (4096, 4096)}
-    wide |= {"Dense_2/kernel": (4096, 10)}
-    vgg16, resnet20 = vgg16_permutation_spec(), resnet20_permutation_spec()
+    def bound(name: str, **options: Any) -> BoundSpec:
+        layers = (3,) if name == "mlp" else ()
+        return ARCHITECTURES[name].spec(*layers).bind_shapes(shapes(name, **options))
+
+    wide = {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,), "Dense_0/kernel": (512, 4096)}
+    wide |= {"Dense_1/kernel": (4096, 4096), "Dense_2/kernel": (4096, 10)}
     specs = {
-        "MLP, 3 × 512": mlp_permutation_spec(3).bind_shapes(shapes(init_mlp)),
-        "VGG16": vgg16.bind_shapes(own | wide),
-        "VGG16, dense layers of 512": vgg16.bind_shapes(own),
-        "ResNet20": resnet20.bind_shapes(shapes(init_resnet20)),
-        "ResNet20, 32 × as wide": resnet20.bind_shapes(shapes(init_resnet20, width_multiplier=32)),
-        "ResNet50": resnet50_permutation_spec().bind_shapes(shapes(init_resnet50)),
+        "MLP, 3 × 512": bound("mlp"),
+        "VGG16": ARCHITECTURES["vgg16"].spec().bind_shapes(shapes("vgg16") | wide),
+        "VGG16, dense layers of 512": bound("vgg16"),
+        "ResNet20": bound("resnet20"),
+        "ResNet20, 32 × as wide": bound("resnet20", width_multiplier=32),
+        "ResNet50": bound("resnet50"),
     }
     return {name: count_symmetries(spec) for name, spec in specs.items()}

@@ -6,78 +6,49 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'EXPERIMENT', 'Matchers', 'match_pair', 'finding']
+__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'finding']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
-from .compare import Effort, format_ways, shares_left, ways_to_match
+from .compare import Effort, format_ways, shares_left
 from git_rebasin.experiments.networks import (
     DIGITS_MLP,
     MNIST_MLP,
     MNIST_MLPS,
-    LineConfig,
+    Comparison,
     NetworkConfig,
     match_lines,
 )
 from .records import Record
-from git_rebasin.experiments.runner import (
-    Context,
-    Experiment,
-    Finding,
-    Runs,
-    for_each_family,
-    verdict,
-)
+from .runner import Experiment, Finding, Runs, for_each_family, verdict
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #ef9cc443
 WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `ways_to_match`
 
 
-@dataclass(frozen=True)
-class Matchers(LineConfig):
-    """A pair of networks, and how the paper's matchers are compared on it
-
-    Attributes:
-        checkpoints: below `out`: where another experiment keeps these networks
-    """
-
-    effort: Effort = field(default_factory=partial(Effort, straight_through=240))
-    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
-
-
+_compared = partial(Comparison, effort=Effort(straight_through=240))
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100))
 _SHORT = dataclasses.replace(_CIFAR, training=TrainConfig(20, 100))
-_FIRST = Matchers(MNIST_MLP, checkpoints=MNIST_MLPS)
-_SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
+_FIRST = _compared(MNIST_MLP, checkpoints=MNIST_MLPS)
+_SMOKE = Comparison(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
-    "cpu": {"mnist": Runs(_FIRST), "cifar10": Runs(Matchers(_SHORT))},
+    "cpu": {"mnist": Runs(_FIRST), "cifar10": Runs(_compared(_SHORT))},
     "paper": {
         "MNIST MLP": Runs(_FIRST),
-        "CIFAR-10 MLP": Runs(Matchers(dataclasses.replace(_CIFAR, augment=True))),
-        "CIFAR-10 ResNet20": Runs(Matchers(_RESNET)),
+        "CIFAR-10 MLP": Runs(_compared(dataclasses.replace(_CIFAR, augment=True))),
+        "CIFAR-10 ResNet20": Runs(_compared(_RESNET)),
     },
 }
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #8ccea6fb
-def match_pair(
-    config: Matchers,
-    seed: int,  # which pair
-    context: Context,
-) -> Record:
-    """Train a pair, or take it from its checkpoints, and match it in each of the paper's ways
-
-    Args:
-        seed: which pair
-    """
-    return match_lines(ways_to_match(config.effort, WAYS), config, seed, context)
+match_pair = partial(match_lines, WAYS)
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #3f3bd730
 def finding(

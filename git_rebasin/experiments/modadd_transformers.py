@@ -13,7 +13,7 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'Addition', 'load_networks', 'transformer_sp
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -78,9 +78,7 @@ class Addition:
     ways: tuple[str, ...] | None = None  # with heads that move; None: all
     contrast: tuple[str, ...] = ("none", "weights", "activations, correlation")  # that stay
     batch_size: int = 512  # of the data that matchers see
-    effort: Effort = field(
-        default_factory=lambda: Effort(batches=7, straight_through=100, sinkhorn=100)
-    )
+    effort: Effort = Effort(batches=7, straight_through=100, sinkhorn=100)
 
 
 _SMOKE = Addition(
@@ -203,8 +201,8 @@ def _problem(config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTr
     "What a pair asks of the matchers"
     table = addition_table(config.modulus)
     data, points = stream(table, config.batch_size), np.linspace(0, 1, config.lambdas).tolist()
-    both = (params_a, params_b)
-    return Problem(spec, *both, _fn, data, {"all": [table]}, lambdas=tuple(points))
+    evaluated = {"all": [table]}
+    return Problem(spec, params_a, params_b, _fn, data, evaluated, lambdas=tuple(points))
 
 
 def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any]:

@@ -11,7 +11,6 @@ __all__ = ['NEAR', 'FAILURES', 'PRESETS', 'EXPERIMENT', 'steepest_descent_matchi
            'finding_of_steepest_descent', 'finding_of_failure', 'finding_of_largest_gain', 'findings']
 
 # %% ../../nbs/experiments/negative_results.ipynb #23476096
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -73,14 +72,10 @@ def mean_gradient(
     Args:
         split: of the data on which lines are evaluated
     """
-    total, count = None, 0
-    gradient_of = _gradient_of(problem.fn, problem.metrics)
-    for batch in problem.evaluated[split]:
-        n = len(jax.tree.leaves(batch)[0])
-        part = jax.tree.map(partial(np.multiply, n), gradient_of(problem.params_a, batch))
-        total = part if total is None else jax.tree.map(np.add, total, part)
-        count += n
-    return jax.tree.map(lambda g: g / np.float32(count), total)
+    batches, gradient_of = problem.evaluated[split], _gradient_of(problem.fn, problem.metrics)
+    sizes = [len(jax.tree.leaves(batch)[0]) for batch in batches]
+    mean = lambda *parts: sum(map(np.multiply, sizes, parts)) / np.float32(sum(sizes))
+    return jax.tree.map(mean, *(gradient_of(problem.params_a, batch) for batch in batches))
 
 
 @lru_cache(maxsize=8)
@@ -141,26 +136,23 @@ FAILURES = {  # family → what is said to fail, and the family that it is compa
     "sgd-0.001": ("MNIST MLPs trained by SGD with too low a rate (here 0.001)", "sgd-0.1"),
 }
 
-_SGD = TrainConfig(optimizer="sgd", learning_rate=0.1)
-_WIDE = (512, 512, 512)
-_KINDS = {  # family → training, size
-    "adam-0.001": (TrainConfig(), _WIDE),
-    "adam-0.01": (TrainConfig(learning_rate=0.01), _WIDE),
-    "sgd-0.1": (_SGD, _WIDE),
-    "sgd-0.01": (dataclasses.replace(_SGD, learning_rate=0.01), _WIDE),
-    "sgd-0.001": (dataclasses.replace(_SGD, learning_rate=0.001), _WIDE),
-    "narrow": (TrainConfig(), (32, 32, 32)),
-}
+_mnist = partial(NetworkConfig, "mlp", "mnist")
+_sgd = partial(TrainConfig, optimizer="sgd")
 
 
-def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Runs]:
+def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Runs[LineConfig]]:
     "All kinds of MNIST networks, those that are trained for one epoch, and others on CIFAR-10"
     kinds = {
-        name: NetworkConfig("mlp", "mnist", dataclasses.replace(training, epochs=epochs), size)
-        for name, (training, size) in _KINDS.items()
+        "adam-0.001": _mnist(TrainConfig(epochs)),
+        "adam-0.01": _mnist(TrainConfig(epochs, learning_rate=0.01)),
+        "sgd-0.1": _mnist(_sgd(epochs, learning_rate=0.1)),
+        "sgd-0.01": _mnist(_sgd(epochs, learning_rate=0.01)),
+        "sgd-0.001": _mnist(_sgd(epochs, learning_rate=0.001)),
+        "narrow": _mnist(TrainConfig(epochs), (32, 32, 32)),
+        "early": _mnist(TrainConfig(1)),
+        "cifar10": cifar,
     }
-    kinds |= {"early": NetworkConfig("mlp", "mnist", TrainConfig(1)), "cifar10": cifar}
-    return {name: Runs(LineConfig(n, **options)) for name, n in kinds.items()}
+    return {name: Runs(LineConfig(network, **options)) for name, network in kinds.items()}
 
 
 PRESETS = {
@@ -175,16 +167,6 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/negative_results.ipynb #946f21ce
-def _by_steepest_descent(
-    gradient: PyTree, problem: Problem, key: jax.Array, start: Match | None
-) -> Match:
-    return steepest_descent_matching(key, problem.spec, gradient, problem.params_b)
-
-
-def _by_largest_gain(problem: Problem, key: jax.Array, start: Match | None) -> Match:
-    return largest_gain_matching(problem.spec, problem.params_a, problem.params_b)
-
-
 def evaluate_direction(
     problem: Problem,
     gradient: PyTree,  # of the training loss at A
@@ -222,8 +204,10 @@ def try_pair(
     pair = train_pair(config.network, seed, context)
     problem = config.problem(*pair.params, pair.splits)
     gradient, ways = mean_gradient(problem), ways_to_match(names=("none", "weights"))
-    ways["steepest descent"] = Way(partial(_by_steepest_descent, gradient))
-    ways["largest gain first"] = Way(_by_largest_gain, random=False)
+    ways["steepest descent"] = Way(
+        lambda p, key, _: steepest_descent_matching(key, p.spec, gradient, p.params_b)
+    )
+    ways["largest gain first"] = Way(lambda p, *_: largest_gain_matching(*p.models), random=False)
     rows: dict[str, dict[str, Any]] = {}
     for name, way in ways.items():
         match, seconds = run_way(problem, way, jax.random.key(seed))

@@ -9,12 +9,12 @@ from __future__ import annotations
 __all__ = ['MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec',
            'init_network', 'network_fn', 'load_splits', 'training_loss', 'params_and_state', 'with_state',
            'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair', 'train_both',
-           'train_pair', 'pair_problem', 'LineConfig', 'match_lines']
+           'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -26,30 +26,16 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, PyTree
 
-from .compare import Way, compare_ways
+from .compare import Effort, Way, compare_ways, ways_to_match
 from .problem import Problem, in_batches, stream
 from .runner import Context
-from git_rebasin.symmetry.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    resnet50_permutation_spec,
-    vgg11_permutation_spec,
-    vgg16_permutation_spec,
-)
+from ..symmetry import builders
 from ..symmetry.spec import PermutationSpec
 from ..tree import Array
+from ..zoo import mlp, resnet, vgg
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
-from ..zoo.mlp import init_mlp, mlp_apply
-from git_rebasin.zoo.resnet import (
-    init_resnet20,
-    init_resnet50,
-    resnet20_apply,
-    resnet50_apply,
-    resnet50_loss,
-)
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
-from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
@@ -97,18 +83,23 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "mlp": Architecture(init_mlp, mlp_apply, mlp_permutation_spec),
-    "vgg11": Architecture(init_vgg11, vgg11_apply, vgg11_permutation_spec),
-    "vgg16": Architecture(init_vgg16, vgg16_apply, vgg16_permutation_spec),
-    "resnet20": Architecture(init_resnet20, resnet20_apply, resnet20_permutation_spec),
+    "mlp": Architecture(mlp.init_mlp, mlp.mlp_apply, builders.mlp_permutation_spec),
+    "vgg11": Architecture(vgg.init_vgg11, vgg.vgg11_apply, builders.vgg11_permutation_spec),
+    "vgg16": Architecture(vgg.init_vgg16, vgg.vgg16_apply, builders.vgg16_permutation_spec),
+    "resnet20": Architecture(
+        resnet.init_resnet20, resnet.resnet20_apply, builders.resnet20_permutation_spec
+    ),
     "resnet50": Architecture(
-        init_resnet50, resnet50_apply, resnet50_permutation_spec, resnet50_loss
+        resnet.init_resnet50,
+        resnet.resnet50_apply,
+        builders.resnet50_permutation_spec,
+        resnet.resnet50_loss,
     ),
     "resnet5": Architecture(  # the same with a single block, to try things with
-        partial(init_resnet50, blocks=(1,)),
-        resnet50_apply,
-        partial(resnet50_permutation_spec, (1,)),
-        resnet50_loss,
+        partial(resnet.init_resnet50, blocks=(1,)),
+        resnet.resnet50_apply,
+        partial(builders.resnet50_permutation_spec, (1,)),
+        resnet.resnet50_loss,
     ),
 }
 
@@ -343,15 +334,6 @@ class TrainedPair:
         """
         return self.results["A"].params, self.results["B"].params
 
-    @property
-    def training_seconds(self) -> dict[str, float]:
-        """How long each training took, over all its interrupted runs
-
-        Returns:
-            dict[str, float]
-        """
-        return {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in self.results.items()}
-
     def facts(
         self,
         seconds: Mapping[str, float] | None = None,  # of each stage; None: one, until now
@@ -365,10 +347,11 @@ class TrainedPair:
             dict[str, Any]: "model_seeds", "data", "seconds"
         """
         later = seconds or {"match and walk": time.perf_counter() - self.finished}
+        took = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in self.results.items()}
         return {
             "model_seeds": list(model_seeds(self.seed)),
             "data": self.source,
-            "seconds": {s: round(x, 3) for s, x in (self.training_seconds | dict(later)).items()},
+            "seconds": {s: round(x, 3) for s, x in (took | dict(later)).items()},
         }
 
 
@@ -473,28 +456,43 @@ class LineConfig:
         return pair_problem(self.network, params_a, params_b, splits, **options)
 
 
+@dataclass(frozen=True)
+class Comparison(LineConfig):
+    """A pair of networks, and how ways of matching it are compared
+
+    Attributes:
+        keys: tries of each random way; None: one, by the pair's own key
+        batch_size: of the data that matchers see
+        effort: how much they may do
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
+
+    keys: int | None = None  # tries of each random way; None: one, by the pair's own key
+    batch_size: int = 500  # of the data that matchers see
+    effort: Effort = Effort()  # how much they may do
+    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
+
+
 def match_lines(
-    ways: Mapping[str, Way],  # of matching
-    config: LineConfig,
+    ways: Mapping[str, Way] | Sequence[str] | None,  # or names of `ways_to_match`; None: all
+    config: Comparison,
     seed: int,  # which pair
     context: Context,
-    *,
-    keys: int | None = None,  # tries of each random way; None: one, by the pair's own key
-    **options: Any,  # of `pair_problem`
 ) -> dict[str, Any]:  # what the record says
     """Train a pair, or take it from its checkpoints, and match it in all these ways
 
     Args:
-        ways: of matching
+        ways: or names of `ways_to_match`; None: all
         seed: which pair
-        keys: tries of each random way; None: one, by the pair's own key
-        **options: of `pair_problem`
 
     Returns:
         dict[str, Any]: what the record says
     """
     pair, key = train_pair(config.network, seed, context), jax.random.key(seed)
-    problem = config.problem(*pair.params, pair.splits, **options)
-    tries = [key] if keys is None else [jax.random.fold_in(key, k) for k in range(keys)]
-    rows = compare_ways(problem, ways, tries, context.stage("match"))
-    return rows | pair.facts()
+    problem = config.problem(*pair.params, pair.splits, batch_size=config.batch_size)
+    keys = (
+        [key] if config.keys is None else [jax.random.fold_in(key, k) for k in range(config.keys)]
+    )
+    if not isinstance(ways, Mapping):
+        ways = ways_to_match(config.effort, ways)
+    return compare_ways(problem, ways, keys, context.stage("match")) | pair.facts()

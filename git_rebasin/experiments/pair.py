@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from typing import Any
 
 import jax
@@ -102,22 +102,13 @@ class Pair:
 
 # %% ../../nbs/experiments/05_pair.ipynb #09fe01d4
 def _walk(
-    config: LineConfig,
-    params_a: PyTree,
-    ends: Mapping[str, PyTree],  # naive or matched → model B
-    splits: Mapping[str, Split],
-    context: Context,
-) -> dict[str, dict[str, Interpolation]]:
-    "The curves from A to each of the ends, on each split"
+    config: LineConfig, params_a: PyTree, params_b: PyTree, splits: Mapping[str, Split]
+) -> dict[str, Interpolation]:
+    "The curve from A to a model, on each split"
     fn = network_fn(config.network)
     metrics = lambda params, batch: classify(fn(params, batch), batch)
-    curves: dict[str, dict[str, Interpolation]] = {way: {} for way in ends}
-    for step, (way, split) in enumerate(product(ends, splits), 1):
-        context.report(step, len(ends) * len(splits))
-        batches = in_batches(splits[split].arrays, 10_000)
-        curve = interpolate(metrics, params_a, ends[way], batches, lambdas=config.lambdas)
-        curves[way][split] = curve
-    return curves
+    walk = partial(interpolate, metrics, params_a, params_b, lambdas=config.lambdas)
+    return {name: walk(in_batches(split.arrays, 10_000)) for name, split in splits.items()}
 
 # %% ../../nbs/experiments/05_pair.ipynb #0d774345
 def run_pair(
@@ -142,8 +133,10 @@ def run_pair(
     permuted = apply_permutation(spec, match.perm, b)
     seconds["match"] = time.perf_counter() - start
     change = output_change(network_fn(config.network), b, permuted, splits["test"].arrays)
-    start, ends = time.perf_counter(), {"naive": b, "matched": permuted}
-    curves = _walk(config, a, ends, splits, context.stage("interpolate"))
+    start, curves = time.perf_counter(), {}
+    for way, end in {"naive": b, "matched": permuted}.items():
+        curves[way] = _walk(config, a, end, splits)
+        context.stage("interpolate").report(len(curves), 2)
     seconds["interpolate"] = time.perf_counter() - start
     return Pair(config, trained, permuted, match, curves, change, seconds)
 

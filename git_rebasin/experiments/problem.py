@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['classify', 'Problem', 'mean_metrics', 'in_batches', 'stream', 'output_change', 'walk', 'walk_line',
-           'evaluate_permutation']
+__all__ = ['classify', 'Problem', 'mean_metrics', 'in_batches', 'stream', 'output_change', 'walk_line', 'evaluate_permutation']
 
 # %% ../../nbs/experiments/02_problem.ipynb #5be1c0aa
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -228,38 +227,26 @@ def _relative(after: np.ndarray, before: np.ndarray) -> float:
     return float(np.max(np.abs(after - before)) / np.max(np.abs(before)))
 
 # %% ../../nbs/experiments/02_problem.ipynb #98ac2e11
-def walk(
-    problem: Problem,
-    params_b: PyTree,  # model B, permuted or not
-) -> dict[str, dict[str, list[float]]]:  # split → metric → its value at each λ
-    """The line from A to a model
-
-    Args:
-        params_b: model B, permuted or not
-
-    Returns:
-        dict[str, dict[str, list[float]]]: split → metric → its value at each λ
-    """
-    a, b = problem.ends
-    inner_points = problem.lambdas[1:-1]
-    points = [problem.evaluate(lerp(problem.params_a, params_b, lam)) for lam in inner_points]
-    points = [a, *points, b]
-    return {s: {m: [p[s][m] for p in points] for m in a[s]} for s in a}
-
-
 def walk_line(
     problem: Problem,
     params_b: PyTree,  # model B, permuted or not
-) -> dict[str, Any]:  # "curves" of `walk`, and "barrier": split → the loss barrier
+) -> dict[
+    str, Any
+]:  # "curves": split → metric → its value at each λ; "barrier": split → of the loss
     """The line from A to a model, and the barriers on it
 
     Args:
         params_b: model B, permuted or not
 
     Returns:
-        dict[str, Any]: "curves" of `walk`, and "barrier": split → the loss barrier
+        dict[ str, Any ]: "curves": split → metric → its value at each λ; "barrier": split → of the
+            loss
     """
-    curves = walk(problem, params_b)
+    a, b = problem.ends
+    inner_points = problem.lambdas[1:-1]
+    points = [problem.evaluate(lerp(problem.params_a, params_b, lam)) for lam in inner_points]
+    points = [a, *points, b]
+    curves = {s: {m: [p[s][m] for p in points] for m in a[s]} for s in a}
     barrier = {split: loss_barrier(np.array(c["loss"])) for split, c in curves.items()}
     return {"curves": curves, "barrier": barrier}
 

@@ -348,9 +348,5 @@ def finding(
 
 
 EXPERIMENT = Experiment(
-    "real-resnets",
-    compare_merges,
-    PRESETS,
-    one_by_one(format_midpoints),
-    for_each_record(finding),
+    "real-resnets", compare_merges, PRESETS, one_by_one(format_midpoints), for_each_record(finding)
 )

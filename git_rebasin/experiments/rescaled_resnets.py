@@ -249,9 +249,5 @@ def finding(
 
 
 EXPERIMENT = Experiment(
-    "rescaled-resnets",
-    compare_lines,
-    PRESETS,
-    one_by_one(format_lines),
-    for_each_record(finding),
+    "rescaled-resnets", compare_lines, PRESETS, one_by_one(format_lines), for_each_record(finding)
 )

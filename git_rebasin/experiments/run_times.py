@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,6 +80,7 @@ class Timing:
 
 _MLP = Timing("mlp", (512, 512, 512), "mnist", batch_size=500, batches=120, steps=120)
 _ALONE = (WEIGHTS,)
+_paper = partial(Timing, batches=500, steps=500)  # whole passes over CIFAR-10
 _RESNET50 = Timing("resnet50", 1.0, "imagenet", _ALONE)
 
 
@@ -86,11 +88,6 @@ def _each(*timings: Timing) -> dict[str, Runs[Timing]]:
     "One family for each architecture, with its width in its name"
     names = (t.network if t.network == "mlp" else f"{t.network}-x{t.size:g}" for t in timings)
     return {name: Runs(timing, (0,)) for name, timing in zip(names, timings, strict=True)}
-
-
-def _paper(network: str, width: float) -> Timing:
-    "Whole passes over CIFAR-10"
-    return Timing(network, width, batches=500, steps=500)
 
 
 PRESETS = {
@@ -182,9 +179,7 @@ def time_matchers(
     load_before = os.getloadavg()[0]
     data = None if set(config.matchers) == {WEIGHTS} else load(config.data, "train")
     every = ways_to_match(Effort(batches=config.batches, straight_through=config.steps))
-    times: dict[str, dict[str, Any]] = {
-        name: {"seconds": [], "sweeps": []} for name in config.matchers
-    }
+    times: dict[str, Any] = {name: {"seconds": [], "sweeps": []} for name in config.matchers}
     planted = []
     shapes = jax.eval_shape(lambda: draw_network(config, seed))
     for k in range(config.repeats):

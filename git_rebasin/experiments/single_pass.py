@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
@@ -40,6 +39,7 @@ from git_rebasin.symmetry.permutation import (
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tables import markdown_table
 from ..tree import Array, lerp
+from ..zoo.mlp import mlp_params
 
 # %% ../../nbs/experiments/single_pass.ipynb #c37b074a
 def single_pass_matching(
@@ -139,21 +139,13 @@ def example_pair(
     if hidden == 1:
         out = [[1 / e, 0], [0, 1 / e]]
         return (
-            _network([[e, 0], [0, e], [3 * e, 0]], out),
-            _network([[e, 0], [0, e], [0, 3 * e]], out),
+            mlp_params([[[e, 0], [0, e], [3 * e, 0]], out]),
+            mlp_params([[[e, 0], [0, e], [0, 3 * e]], out]),
         )
     return (
-        _network([[e, 0], [3 * e, 0]], [[e**-2, 0], [0, 0]], [[e], [0]]),
-        _network([[0, e], [3 * e, 0]], [[e**4, 0], [0, e**-2]], [[3 * e], [e]]),
+        mlp_params([[[e, 0], [3 * e, 0]], [[e**-2, 0], [0, 0]], [[e], [0]]]),
+        mlp_params([[[0, e], [3 * e, 0]], [[e**4, 0], [0, e**-2]], [[3 * e], [e]]]),
     )
-
-
-def _network(*kernels: Sequence[Sequence[float]]) -> dict[str, dict[str, Array]]:
-    "An MLP with these kernels and no biases to speak of"
-    layers = [jnp.asarray(w, jnp.float32) for w in kernels]
-    return {
-        f"Dense_{k}": {"kernel": w, "bias": jnp.zeros(w.shape[1])} for k, w in enumerate(layers)
-    }
 
 
 def random_pair(
@@ -169,7 +161,7 @@ def random_pair(
         entropy: that numpy's generator is seeded with
     """
     draw = np.random.default_rng(entropy).standard_normal((2, hidden + 1, width, width))
-    return _network(*draw[0]), _network(*draw[1])
+    return mlp_params(draw[0]), mlp_params(draw[1])
 
 # %% ../../nbs/experiments/single_pass.ipynb #87b72d44
 def every_permutation(

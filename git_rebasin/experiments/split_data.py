@@ -23,7 +23,7 @@ from git_rebasin.experiments.calibration import (
     metric_cells,
 )
 from .networks import LineConfig, NetworkConfig, load_splits, train_network
-from .problem import walk
+from .problem import walk_line
 from .records import Record
 from git_rebasin.experiments.runner import (
     Context,
@@ -115,6 +115,7 @@ def merge_halves(
     problem = config.problem(a, b, splits)
     match = weight_matching(jax.random.key(seed), problem.spec, a, b)
     moved = apply_permutation(problem.spec, match.perm, b)
+    ends = {"naive": b, "matched": moved}
     models |= {"plain mean": lerp(a, b, 0.5), "merged": lerp(a, moved, 0.5)}
     logs = {n: log_probabilities(config.network, p, splits["test"]) for n, p in models.items()}
     logs["ensemble"] = ensemble([logs["A"], logs["B"]])
@@ -123,7 +124,7 @@ def merge_halves(
         "data": splits["train"].source,
         "examples": [len(part) for part in parts],
         "lambdas": list(problem.lambdas),
-        "curves": {"naive": walk(problem, b), "matched": walk(problem, moved)},
+        "curves": {way: walk_line(problem, end)["curves"] for way, end in ends.items()},
         "judged": {n: evaluate_predictions(x, splits["test"].labels) for n, x in logs.items()},
         "seconds": {"train or load": round(seconds, 3)},
     }

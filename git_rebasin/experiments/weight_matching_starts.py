@@ -6,30 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STARTS', 'PRESETS', 'EXPERIMENT', 'Starts', 'match_from_each_start', 'compare_starts']
+__all__ = ['STARTS', 'PRESETS', 'EXPERIMENT', 'Starts', 'compare_starts']
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #338b4f5e
-import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
 import jax
 
+from .compare import compare_ways, tries_of, ways_to_match
 from .networks import MNIST_MLPS, NetworkConfig, pair_problem, train_pair
 from .pair import format_pair
-from .problem import Problem, output_change, walk_line
+from .problem import walk_line
 from .records import Record
 from .runner import Context, Experiment, Runs, one_by_one
-from ..matching.weights import weight_matching
-from ..symmetry.permutation import apply_permutation
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS: dict[str, Literal["identity", "greedy"]] = {  # as records call it → as `init` does
-    "identity": "identity",
-    "outward": "greedy",
-}
+_EVERY = ways_to_match()
+STARTS = {"identity": _EVERY["weights"], "outward": _EVERY["weights, outward"]}  # as in records
 
 
 @dataclass(frozen=True)
@@ -52,22 +47,15 @@ class Starts(NetworkConfig):
 _DIGITS = Starts("mlp", "digits", TrainConfig(40, 50, weight_decay=1e-3))
 _MNIST = Starts("mlp", "mnist", TrainConfig(), checkpoints=MNIST_MLPS)
 _SHORT = partial(TrainConfig, optimizer="adam", schedule="warmup_cosine")
-_VGG16 = Starts(
-    "vgg16",
-    "cifar10",
-    _SHORT(2, 100, learning_rate=1e-3, warmup_epochs=0.25),
-    size=1 / 8,
-    shrink=2,
-    evaluated=2000,
+_cifar = partial(Starts, data="cifar10", shrink=2, evaluated=2000)
+_VGG16 = _cifar(
+    "vgg16", training=_SHORT(2, 100, learning_rate=1e-3, warmup_epochs=0.25), size=1 / 8
 )
-_RESNET20 = Starts(
+_RESNET20 = _cifar(
     "resnet20",
-    "cifar10",
-    _SHORT(1, 50, learning_rate=2e-3, warmup_epochs=0.1),
+    training=_SHORT(1, 50, learning_rate=2e-3, warmup_epochs=0.1),
     size=1,
-    shrink=2,
     examples=20_000,
-    evaluated=2000,
 )
 _SMOKE = Starts("mlp", "digits", TrainConfig(4, 50), (32, 32), shrink=2, lambdas=3, keys=2)
 
@@ -81,41 +69,6 @@ PRESETS = {
     },
     "paper": {"mnist": Runs(_MNIST)},
 }
-
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #8664d0b0
-def match_from_each_start(
-    config: Starts,
-    seed: int,  # which pair
-    problem: Problem,
-    context: Context,
-) -> list[dict[str, Any]]:  # for each start and key: objective, sweeps, curves, …
-    """Match a pair from both starts with all keys, verify the matches and walk their lines
-
-    Args:
-        seed: which pair
-
-    Returns:
-        list[dict[str, Any]]: for each start and key: objective, sweeps, curves, …
-    """
-    spec, _, b = problem.models
-    tries: list[dict[str, Any]] = []
-    known: dict[bytes, dict[str, Any]] = {}
-    for start in STARTS:
-        for k in range(config.keys):
-            key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
-            match = weight_matching(key, *problem.models, init=STARTS[start])
-            seconds = time.perf_counter() - begin
-            which = b"".join(match.perm[g].tobytes() for g in spec.groups)
-            if which not in known:
-                permuted = apply_permutation(spec, match.perm, b)
-                change = output_change(problem.fn, b, permuted, problem.evaluated["test"][0])
-                known[which] = {"permutation": len(known), "output_change": change}
-                known[which] |= walk_line(problem, permuted)
-            row = {"start": start, "key": k, "objective": match.objective[-1]}
-            row |= {"sweeps": match.sweeps, "converged": match.converged}
-            tries.append(row | {"seconds": round(seconds, 4)} | known[which])
-            context.report(len(tries), len(STARTS) * config.keys, objective=match.objective[-1])
-    return tries
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #427761e1
 def compare_starts(
@@ -132,7 +85,9 @@ def compare_starts(
     size = {"lambdas": config.lambdas, "evaluated": config.evaluated, "at_once": 500}
     problem = pair_problem(config, *pair.params, pair.splits, **size)
     naive = walk_line(problem, problem.params_b)
-    tries = match_from_each_start(config, seed, problem, context.stage("match"))
+    keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
+    compared = tries_of([compare_ways(problem, STARTS, keys, context.stage("match"))])
+    tries = [{"start": start, **t} for start, ts in compared.items() for t in ts]
     ways = {"naive": naive, "matched": tries[0]}  # of Algorithm 1 with the first key
     return {
         "lambdas": list(problem.lambdas),
