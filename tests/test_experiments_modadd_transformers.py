@@ -8,7 +8,7 @@ from git_rebasin.experiments.modadd_transformers import (
     load_networks,
     spectrum,
     transformer_spec,
-    without_hosts,
+    without_parents,
 )
 
 
@@ -18,7 +18,6 @@ import math
 import numpy as np
 import pytest
 
-from git_rebasin.experiments.compare import tries_of
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 
 
@@ -26,8 +25,8 @@ from git_rebasin.symmetry.permutation import apply_permutation, random_permutati
 def test_heads_that_stay_keep_their_families():
     params = load_networks(_SMOKE, 0)["A"]
     spec = transformer_spec(params)
-    fixed = without_hosts(spec).bind(params)
-    (heads,) = {host for within in spec.families.values() for host in within}
+    fixed = without_parents(spec).bind(params)
+    (heads,) = {parent for within in spec.families.values() for parent in within}
     assert spec.groups.keys() - fixed.groups.keys() == {heads} and spec.groups[heads] == 2
     assert {g: spec.perm_shapes[g] for g in fixed.groups} == dict(fixed.perm_shapes)
     lost = math.log10(math.factorial(2))  # the orders of the heads

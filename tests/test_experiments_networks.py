@@ -20,7 +20,6 @@ def test_no_two_pairs_share_a_network():
 import tempfile
 
 from git_rebasin.experiments.networks import (
-    LineConfig,
     NetworkConfig,
     _by_products,
     init_network,

@@ -106,7 +106,6 @@ def test_each_row_has_a_file_of_its_key_and_configuration():
 def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
     from unittest.mock import patch
 
-    from git_rebasin.experiments.records import write_record
     from git_rebasin.experiments.runner import _default_preset
 
     every = dict.fromkeys(("smoke", "cpu", "paper"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from git_rebasin.experiments.compare import shares_left, tries_of, ways_to_match
+from git_rebasin.experiments.compare import Effort, shares_left, tries_of, ways_to_match
 from git_rebasin.experiments.runner import EXPERIMENTS, Finding, _modern, _same, load_experiment
 
 RECORDS = Path(__file__).parent.parent / "nbs/experiments/records"
@@ -70,6 +70,14 @@ def test_the_records_that_are_kept_are_those_of_the_presets(name):
         for record in kept:
             config = experiment.preset(preset)[record.get("family", "")].config
             assert _same(_modern(record["config"]), config), (preset, record.get("family"))
+
+
+def test_the_page_that_compares_all_ways_has_records_of_all():
+    """The configuration of a record names no ways: a new one leaves the old records as they are."""
+    ways = list(ways_to_match(Effort()))
+    for record in load_experiment("how-to-choose").kept(RECORDS):
+        tried = list(dict.fromkeys(row["way"] for row in record["tries"]))
+        assert tried == ways, "delete the record, and run how-to-choose anew"
 
 
 def check_mnist_mlp(experiment, records, stages):

@@ -73,7 +73,7 @@ def test_a_match_cannot_be_changed():
 # %% 9f77b1f8
 def test_a_merge_cannot_be_changed_and_keeps_the_mean():
     perms = [{"P": np.array([0, 1, 2])}, {"P": np.array([2, 1, 0])}]
-    merged = Merged(perms, A, [1, 2], False, 0.5)
+    merged = Merged(tuple(perms), A, (1, 2), False, 0.5)
     perms[1]["P"][:] = 0
     assert merged.perms[1]["P"].tolist() == [2, 1, 0] and merged.params is A
     assert merged.sweeps == 2 and merged.objective == (1.0, 2.0)
@@ -95,7 +95,7 @@ def test_an_alignment_is_pairs_and_leftovers():
     for g, p in whole.perm.items():
         np.testing.assert_array_equal(p, match.perm[g])
     assert [w.tolist() for w in whole.left_over("Q", 1)] == [[], []]
-    shuffled = Alignment({"H": whole.pairs["H"][::-1]}, {"H": (2, 2)})  # the order says nothing
+    shuffled = Alignment({"H": whole.pairs["H"][::-1]}, {"H": (2, 2)})  # the order of pairs is free
     assert shuffled.perm["H"].tolist() == [1, 0]
     partial = Alignment({"P": np.array([[0, 2], [2, 0]])}, {"P": (3, 4)})
     assert [w.tolist() for w in partial.left_over("P")] == [[1], [1, 3]]

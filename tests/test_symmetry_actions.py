@@ -34,7 +34,7 @@ class Add:
         if self.group not in spec.groups:
             raise PermutationSpecError(f"no group {self.group!r}")
         for block in spec.blocks:
-            if any(block.atoms):
+            if any(block.labels):
                 yield block, block.of(leaves[block.path]) + self.number
 
 

@@ -329,7 +329,7 @@ def count_symmetries(
         for block in spec.blocks
         if block.path.endswith("kernel")
         and not any(word in block.path for word in ("shortcut", "SkipConnection"))
-        and block.atoms[-1] is not None
+        and block.labels[-1] is not None
     ]
     whole = sum(math.floor(digits + 1e-9) for digits in layers)
     return Symmetries(whole, sum(layers), spec.log10_symmetries)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'EXPERIMENT', 'Addition', 'load_networks', 'transformer_spec', 'without_hosts', 'spectrum',
+__all__ = ['PRESETS', 'EXPERIMENT', 'Addition', 'load_networks', 'transformer_spec', 'without_parents', 'spectrum',
            'unit_correlations', 'match_transformers', 'format_specs', 'finding']
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #30562b7e
@@ -142,7 +142,7 @@ def _stay(entry: Entry | str | None, names: set[str]) -> Entry:
     return Fixed(name=entry.name) if isinstance(entry, Group) and entry.name in names else entry
 
 
-def without_hosts(
+def without_parents(
     spec: PermutationSpec,  # of plain groups and families
 ) -> PermutationSpec:  # not bound to shapes
     """A spec whose families move within places that stay
@@ -153,12 +153,12 @@ def without_hosts(
     Returns:
         PermutationSpec: not bound to shapes
     """
-    hosts = {host for within in spec.families.values() for host in within}
+    parents = {parent for within in spec.families.values() for parent in within}
     table: dict[str, tuple[Entry, ...]] = {}
     for path, row in spec.axes_to_perm.items():
         if isinstance(row, Split):
-            raise ValueError(f"{path} depends on the segment of an axis: its hosts cannot stay")
-        table[path] = tuple(_stay(entry, hosts) for entry in row)
+            raise ValueError(f"{path} depends on the segment of an axis: its parents cannot stay")
+        table[path] = tuple(_stay(entry, parents) for entry in row)
     return PermutationSpec(table)
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #696cbf7f
@@ -232,7 +232,7 @@ def match_transformers(
     a, b = networks.values()
     spec = transformer_spec(a)
     keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
-    ways, stay = ways_to_match(config.effort), without_hosts(spec).bind(a)
+    ways, stay = ways_to_match(config.effort), without_parents(spec).bind(a)
     cases = {"heads move": (spec, config.ways or ways), "heads stay": (stay, config.contrast)}
     specs = {}
     for name, (s, names) in cases.items():

@@ -90,10 +90,10 @@ def _exact(flat: Mapping[str, Array]) -> dict[str, np.ndarray]:
 
 def _chain(spec: BoundSpec) -> Iterator[tuple[str, list[Block]]]:
     "Each group, after all groups that its units read, with the arrays by which they do"
-    reads = {g: [x for x in spec.blocks if x.atoms[-1] == g] for g in spec.groups}
+    reads = {g: [x for x in spec.blocks if x.labels[-1] == g] for g in spec.groups}
     waiting, placed = list(reads), set[str | None]([None])
     while waiting:
-        ready = [g for g in waiting if all(placed.issuperset(x.atoms[:-1]) for x in reads[g])]
+        ready = [g for g in waiting if all(placed.issuperset(x.labels[:-1]) for x in reads[g])]
         if not ready or not reads[ready[0]]:
             raise ValueError(
                 f"{', '.join(waiting)} cannot be put in an order in which each reads only those "
@@ -106,7 +106,7 @@ def _chain(spec: BoundSpec) -> Iterator[tuple[str, list[Block]]]:
 
 def _views(block: Block, a, b, perm: Permutation) -> tuple[np.ndarray, np.ndarray]:
     "A's and B's view of a block, B's permuted by what is matched already: (what is read, units)"
-    last = len(block.atoms) - 1
+    last = len(block.labels) - 1
     of_a, of_b = block.of(a[block.path]), permute_block(block, b[block.path], perm, [last])
     units = block.shape[last]
     return np.reshape(of_a, (-1, units)), np.reshape(of_b, (-1, units))

@@ -40,7 +40,7 @@ def _compiled(name: str) -> ModuleType | None:
 _gather = _compiled("git_rebasin.symmetry._gather")
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #ba91d918
-Permutation = Mapping[str, Int[Array, "*within n"]]  # group → for each position, its unit
+Permutation = Mapping[str, Int[Array, "*_within _n"]]  # group → for each position, its unit
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c713c6ce
 def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
@@ -115,21 +115,21 @@ def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     return out
 
 
-def take_units(w: Array, index: Array, axis: int, hosts: tuple[int, ...] = ()) -> Array:
-    "`w` reordered along an axis, within each index of the hosts; by numpy or JAX as the arrays are"
+def take_units(w: Array, index: Array, axis: int, parents: tuple[int, ...] = ()) -> Array:
+    "`w` reordered along an axis, for each index of its parents; by numpy or JAX as the arrays are"
     if isinstance(w, np.ndarray) and not isinstance(index, Tracer):
-        return _take_on_host(w, np.asarray(index), axis, hosts)
+        return _take_on_host(w, np.asarray(index), axis, parents)
     index = jnp.asarray(index)
-    if not hosts:
+    if not parents:
         return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
-    return jnp.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    return jnp.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
 
 
 def _take_on_host(
-    w: np.ndarray, index: np.ndarray, axis: int, hosts: tuple[int, ...]
+    w: np.ndarray, index: np.ndarray, axis: int, parents: tuple[int, ...]
 ) -> np.ndarray:
-    if hosts:
-        return np.take_along_axis(w, along_axes(index, (*hosts, axis), w.shape), axis=axis)
+    if parents:
+        return np.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
     last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
     fast = last and w.size > 4096 and w.flags.c_contiguous
     return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
@@ -147,17 +147,17 @@ def along_axes(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array
 
 def permute_axes(
     w: Array,
-    atoms: tuple[str | None, ...],
-    hosts: tuple[tuple[int, ...], ...],
+    labels: tuple[str | None, ...],
+    parents: tuple[tuple[int, ...], ...],
     perm: Permutation,
     skip: Collection[int] = (),
 ) -> Array:
-    "An array with one atom per axis in its new order: hosts first, so that rows are positions"
-    order = sorted(range(len(atoms)), key=lambda k: len(hosts[k])) if any(hosts) else None
-    for axis in order or range(len(atoms)):
-        group = atoms[axis]
+    "An array with one label per axis in its new order: parents first, so that rows are positions"
+    order = sorted(range(len(labels)), key=lambda k: len(parents[k])) if any(parents) else None
+    for axis in order or range(len(labels)):
+        group = labels[axis]
         if group is not None and axis not in skip:
-            w = take_units(w, perm[group], axis, hosts[axis])
+            w = take_units(w, perm[group], axis, parents[axis])
     return w
 
 
@@ -168,10 +168,10 @@ def permute_named(
     perm: Permutation,
 ) -> Array:
     "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
-    atoms = tuple(name if name in perm else None for name in names)
+    labels = tuple(name if name in perm else None for name in names)
     within = (() if name is None else families.get(name, ()) for name in names)
-    hosts = tuple(tuple(map(names.index, axes)) for axes in within)
-    return permute_axes(w, atoms, hosts, perm)
+    parents = tuple(tuple(map(names.index, axes)) for axes in within)
+    return permute_axes(w, labels, parents, perm)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c835a877
 def permute_block(
@@ -191,7 +191,7 @@ def permute_block(
     Returns:
         Array: the block's view, reordered
     """
-    return permute_axes(block.of(leaf), block.atoms, block.hosts, perm, skip)
+    return permute_axes(block.of(leaf), block.labels, block.parents, perm, skip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +261,7 @@ def same_permutation(
 def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[np.ndarray, "*within n"]]:  # 0, 1, 2, … for each group
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # 0, 1, 2, … for each group
     """The permutation that leaves every unit where it is
 
     Args:
@@ -269,7 +269,7 @@ def identity_permutation(
         params: a tree to take the sizes from
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
+        dict[str, Int[np.ndarray, "*_within _n"]]: 0, 1, 2, … for each group
 
     Raises:
         PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
@@ -286,7 +286,7 @@ def random_permutation(
     key: jax.Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[Array, "*within n"]]:  # group → for each position, its unit
+) -> dict[str, Int[Array, "*_within _n"]]:  # group → for each position, its unit
     """Draw a permutation uniformly from the whole symmetry group
 
     Args:
@@ -295,7 +295,7 @@ def random_permutation(
         params: a tree to take the sizes from
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: group → for each position, its unit
+        dict[str, Int[Array, "*_within _n"]]: group → for each position, its unit
 
     Raises:
         PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
@@ -314,7 +314,7 @@ def random_permutation(
 def invert_permutation(
     perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
-) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
+) -> dict[str, Int[Array, "*_within _n"]]:  # for each group, the position that each unit went to
     """Invert a permutation: what it moves, the inverse moves back
 
     Args:
@@ -322,13 +322,13 @@ def invert_permutation(
         spec: what is within what; needed where families are
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: for each group, the position that each unit went to
+        dict[str, Int[Array, "*_within _n"]]: for each group, the position that each unit went to
 
     Raises:
-        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
-            and there is no spec
+        PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
+            there is no spec
     """
-    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    # raises PermutationSpecError if a permutation has other axes than in the spec, or is a
     #   family's and there is no spec
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
@@ -342,7 +342,7 @@ def compose_permutations(
     p: Permutation,  # applied second
     q: Permutation,  # applied first
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
-) -> dict[str, Int[Array, "*within n"]]:  # p ∘ q
+) -> dict[str, Int[Array, "*_within _n"]]:  # p ∘ q
     """One permutation that does what `q` and then `p` do
 
     Args:
@@ -351,15 +351,15 @@ def compose_permutations(
         spec: what is within what; needed where families are
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: p ∘ q
+        dict[str, Int[Array, "*_within _n"]]: p ∘ q
 
     Raises:
         PermutationSpecError: if the two differ in their groups, or in the sizes of one
-        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
-            and there is no spec
+        PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
+            there is no spec
     """
     # raises PermutationSpecError if the two differ in their groups, or in the sizes of one
-    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    # raises PermutationSpecError if a permutation has other axes than in the spec, or is a
     #   family's and there is no spec
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
@@ -392,9 +392,9 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
     for g, p in perm.items():
         if p.ndim != 1 + len(known.get(g, ())):
             remedy = (
-                "it is a family, so pass the spec, which says what it is within"
+                "it is a family, so pass the spec, which has its parents"
                 if spec is None
-                else f"but the spec says that it is within {known.get(g, ())}"
+                else f"but in the spec it is within {known.get(g, ())}"
             )
             raise PermutationSpecError(
                 f"the permutation of group {g!r} has shape {p.shape}: {remedy}"
@@ -405,5 +405,5 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
 def _reindex(
     p: Array, group: str, families: Mapping[str, tuple[str, ...]], perm: Permutation
 ) -> Array:
-    "A family's rows in the order that its hosts take; hosts that are fixed stay"
+    "A family's rows in the order that its parents take; parents that are fixed stay"
     return permute_named(p, (*families[group], None), families, perm)

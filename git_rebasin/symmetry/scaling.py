@@ -38,7 +38,7 @@ from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
-Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
+Factors = Mapping[str, Float[Array, "_rescalings *_within _n"]]  # group → logarithms of its factors
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,11 +47,11 @@ class Scalings:
 
     Attributes:
         spec: which axes move together
-        exponents (Mapping[str, Int[np.ndarray, "rescalings carriers"]]): group → a row for each
+        exponents (Mapping[str, Int[np.ndarray, "_rescalings _carriers"]]): group → a row for each
     """
 
     spec: BoundSpec  # which axes move together
-    exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
+    exponents: Mapping[str, Int[np.ndarray, "_rescalings _carriers"]]  # group → a row for each
 
     def __post_init__(self):
         object.__setattr__(self, "exponents", MappingProxyType(dict(self.exponents)))
@@ -65,11 +65,11 @@ class Scalings:
         """
         return {g: (len(e), *self.spec.perm_shapes[g]) for g, e in self.exponents.items()}
 
-    def nothing(self) -> dict[str, Float[np.ndarray, "rescalings *within n"]]:
+    def nothing(self) -> dict[str, Float[np.ndarray, "_rescalings *_within _n"]]:
         """The factors that change nothing: all one, their logarithms zero
 
         Returns:
-            dict[str, Float[np.ndarray, "rescalings *within n"]]
+            dict[str, Float[np.ndarray, "_rescalings *_within _n"]]
         """
         return {g: np.zeros(shape, np.float32) for g, shape in self.shapes.items()}
 
@@ -95,7 +95,7 @@ def _markdown_lines(scalings: Scalings) -> Iterable[str]:
         units = " × ".join(map(str, scalings.spec.perm_shapes[group]))
         paths = [scalings.spec.blocks[i].path for i, _ in carriers(scalings.spec, group)]
         for row in rows:
-            cells = [_powers(paths, sign * row) for sign in (1, -1)]
+            cells = [_powers(paths, (sign * row).tolist()) for sign in (1, -1)]
             yield f"| {group} | {units} | {' | '.join(cells)} |"
 
 
@@ -132,7 +132,7 @@ def _products(run: Callable, params: PyTree, args: tuple, seed: int) -> Callable
 
 def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
     "The sums over all that belongs to one unit, in the units' order"
-    keep = (*block.hosts[axis], axis)
+    keep = (*block.parents[axis], axis)
     view = block.of(products[block.path])
     sums = view.sum(axis=tuple(k for k in range(view.ndim) if k not in keep))
     return sums.transpose(np.argsort(np.argsort(keep)).tolist()).ravel()
@@ -170,12 +170,12 @@ def _integers(basis: Float[np.ndarray, "found carriers"]) -> Int[np.ndarray, "fo
         rows[i] /= rows[i, column]
         others = np.arange(len(rows)) != i
         rows[others] -= np.outer(rows[others, column], rows[i])
-    found = np.zeros(rows.shape, int)
+    exponents = np.zeros(rows.shape, int)
     for i, row in enumerate(rows):
         fractions = [Fraction(x).limit_denominator(8) for x in row]
         common = math.lcm(*(f.denominator for f in fractions))
-        found[i] = [int(f * common) for f in fractions]
-    return found
+        exponents[i] = [int(f * common) for f in fractions]
+    return exponents
 
 
 def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found carriers"]:
@@ -188,7 +188,8 @@ def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found c
     for row in rows:
         entries = row[row != 0]
         row //= np.gcd.reduce(entries) * np.sign(entries[0])
-    return np.array(sorted(rows, key=lambda row: np.flatnonzero(row).tolist())).reshape(rows.shape)
+    ordered = sorted(rows, key=lambda row: np.flatnonzero(row).tolist())
+    return np.array(ordered, rows.dtype).reshape(rows.shape)
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #7e66e5ff
 def find_scalings(
@@ -213,12 +214,12 @@ def find_scalings(
         Scalings: of those groups that have any
 
     Raises:
-        PermutationSpecError: if rescaling units as the gradients say changes an output
+        PermutationSpecError: if the rescalings that follow from the gradients change an output
         PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
             computed in float64
     """
-    # raises PermutationSpecError if rescaling units as the gradients say changes an output
+    # raises PermutationSpecError if the rescalings that follow from the gradients change an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
     #   computed in float64
@@ -227,17 +228,17 @@ def find_scalings(
     if eps > 1e-12:
         raise ValueError(
             f"a part of fn cannot be computed in float64 (its machine epsilon is {eps:.1g}), so "
-            "that rescalings cannot be told from rounding: give the function in float32"
+            "that rescalings cannot be distinguished from rounding: give the function in float32"
         )
-    seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1))
+    seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
     with jax.enable_x64(True):
         args, equations = as_double(args), {g: [] for g in bound.groups}
         for t, seed in enumerate(seeds[:-1]):
             draw = _products(run, randomised(seed, bound, params, t), args, seed)
             products = [draw() for _ in range(_draws(bound, trials))]
-            for group, found in equations.items():
-                found.append(_normalised(_equations(bound, group, products)))
-        rows = {g: _null_space(np.concatenate(found)) for g, found in equations.items()}
+            for group, matrices in equations.items():
+                matrices.append(_normalised(_equations(bound, group, products)))
+        rows = {g: _null_space(np.concatenate(matrices)) for g, matrices in equations.items()}
         scalings = Scalings(bound, {g: row for g, row in rows.items() if len(row)})
         _try(scalings, run, eps, params, args, seeds[-1])
     return scalings
@@ -265,7 +266,7 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
         change = deviation(want, outputs_of(run, apply_scaling(scalings, factors, theta), args))
         if change > tolerance:
             raise PermutationSpecError(
-                f"rescaling {', '.join(groups)} as the gradients say changes the function: an "
+                f"rescaling {', '.join(groups)} by the gradients changes the function: an "
                 f"output moves by {change:.2g} of the largest, where rounding explains "
                 f"{tolerance:.2g}. Give more inputs, or more trials: there were not enough "
                 "different gradients, or units that no input reaches."
@@ -332,7 +333,7 @@ def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:
 
 def _along(block, axis: int, x):
     "Numbers of units, in an array that broadcasts against a block's view"
-    return along_axes(x, (*block.hosts[axis], axis), block.shape)
+    return along_axes(x, (*block.parents[axis], axis), block.shape)
 
 
 def check_factors(

@@ -66,7 +66,7 @@ def _check_paths(
     for path, entry in axes.items():
         if path not in shapes and not partial:
             raise PermutationSpecError(
-                f"missing path {path!r}: the spec says {entry}, but the tree has no such array. "
+                f"missing path {path!r}: the spec has {entry}, but the tree has no such array. "
                 "Is it a tree of another model? Remove the row from the spec, or add the array to "
                 "the tree."
             )
@@ -164,7 +164,7 @@ class PermutationSpec:
 
     @cached_property
     def groups(self) -> Mapping[str, int | None]:
-        """Group → number of units, where an entry says it; None: as the arrays will say
+        """Group → number of units, where an entry declares it; None: from the arrays, once bound
 
         Returns:
             Mapping[str, int | None]
@@ -180,7 +180,7 @@ class PermutationSpec:
             Mapping[str, tuple[str, ...]]
         """
         _, within = self._declared
-        return MappingProxyType({g: _hosts(g, within, (g,)) for g in within})
+        return MappingProxyType({g: _parents(g, within, (g,)) for g in within})
 
     def bind(
         self,
@@ -304,13 +304,18 @@ class BoundSpec(PermutationSpec):
         _check_families(self)
 
     @cached_property
-    def sizes(self) -> Sizes:
-        """Size of every named atom, groups and fixed axes
+    def _sizes(self) -> Sizes:  # those of coordinates as well
+        return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Size of every group and every named fixed axis
 
         Returns:
-            Sizes
+            Mapping[str, int]
         """
-        return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
+        named = {name: n for name, n in self._sizes.items() if isinstance(name, str)}
+        return MappingProxyType(named)
 
     @cached_property
     def groups(self) -> Mapping[str, int]:
@@ -330,9 +335,9 @@ class BoundSpec(PermutationSpec):
         Returns:
             Mapping[str, tuple[int, ...]]
         """
-        hosts, sizes = self.families, self.sizes
+        parents, sizes = self.families, self.sizes
         return MappingProxyType(
-            {g: (*(sizes[h] for h in hosts.get(g, ())), n) for g, n in self.groups.items()}
+            {g: (*(sizes[h] for h in parents.get(g, ())), n) for g, n in self.groups.items()}
         )
 
     @cached_property
@@ -345,7 +350,7 @@ class BoundSpec(PermutationSpec):
         return tuple(
             block
             for path, shape in self.shapes.items()
-            for block in row_blocks(path, self.rows[path], shape, self.sizes, self.families)
+            for block in row_blocks(path, self.rows[path], shape, self._sizes, self.families)
         )
 
     @property
@@ -417,7 +422,7 @@ _FORMAT = "git_rebasin.PermutationSpec/1"
 
 
 def _row(path: str, row: tuple | Split) -> Row:
-    "One row of the table, or an error that says what it should have been"
+    "Check that a row of the table is a tuple of entries, and write it in full"
     try:
         full = as_row(row)
     except TypeError as e:
@@ -431,33 +436,33 @@ def _row(path: str, row: tuple | Split) -> Row:
 def _shapes_of(
     spec: PermutationSpec, shapes: Mapping[str, tuple[int, ...]], partial: bool
 ) -> dict[str, tuple[int, ...]]:
-    "The shapes of a spec's arrays, which must all be there, with as many axes as the spec says"
+    "The shapes of a spec's arrays, which must all be there, with as many axes as their rows"
     _check_paths(spec.axes_to_perm, shapes, partial)
     _check_ranks(spec.rows, shapes)
     return {path: shapes[path] for path in spec.rows if path in shapes}
 
 
-def _hosts(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
+def _parents(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
     "All axes that a family is within, the outermost first"
-    found: dict[str, None] = {}
-    for host in within.get(group, ()):
-        if host in path:
+    outer: dict[str, None] = {}
+    for parent in within.get(group, ()):
+        if parent in path:
             raise PermutationSpecError(
-                f"{' within '.join((*path, host))}: a family cannot be within itself. Units that "
+                f"{' within '.join((*path, parent))}: a family cannot be within itself. Units that "
                 "several axes number together are a joint group: use Coordinate."
             )
-        found |= dict.fromkeys((*_hosts(host, within, (*path, host)), host))
-    return tuple(found)
+        outer |= dict.fromkeys((*_parents(parent, within, (*path, parent)), parent))
+    return tuple(outer)
 
 
 def _check_families(spec: BoundSpec) -> None:
     "Every array that carries a family carries the axes that it is within, once"
-    for group, hosts in spec.families.items():
+    for group, parents in spec.families.items():
         for block in spec.blocks:
             for axis in block.axes_of(group):
-                if len(block.hosts[axis]) != len(hosts):
+                if len(block.parents[axis]) != len(parents):
                     raise PermutationSpecError(
-                        f"{block.path!r} carries {group!r}, which is within {', '.join(hosts)}, "
+                        f"{block.path!r} carries {group!r}, which is within {', '.join(parents)}, "
                         f"but its axes are {row_str(spec.axes_to_perm[block.path])}: an array that "
                         "carries a family carries each of the axes that it is within, once"
                     )
@@ -474,15 +479,15 @@ def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
 
 
 def _from_json(text: str) -> PermutationSpec:
-    "A spec from JSON text, or an error that says what the text is not"
+    "Parse a spec from JSON text, or refuse the text"
     try:
         data = json.loads(text)
     except json.JSONDecodeError as e:
         raise PermutationSpecError(f"not JSON: {e}. Write specs with spec.to_json().") from None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        said = data.get("format") if isinstance(data, dict) else type(data).__name__
+        own = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise PermutationSpecError(
-            f"this JSON is not a spec of the format {_FORMAT!r} (it says {said!r}): write specs "
+            f"this JSON is not a spec of the format {_FORMAT!r} (but {own!r}): write specs "
             "with spec.to_json()"
         )
     rows = {path: row_from_json(row) for path, row in data["axes"].items()}
