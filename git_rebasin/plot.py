@@ -140,15 +140,16 @@ def _dress(ax: Axes, ylabel: str) -> None:
 def plot_match(
     match: Match,  # what a matcher returned
     *,
-    similarity: Mapping[str, Float[Array, "n n"]] | None = None,  # group → how alike units of A and
-    #   B are, as by `unit_similarity`; default: what the match holds, as activation matching's may
+    similarity: Mapping[str, Float[Array, "_n _n"]] | None = None,  # group → how alike units of A
+    #   and B are, as by `unit_similarity`; default: what the match holds, as activation matching's
+    #   may
     max_groups: int = 4,  # draw the similarities of no more groups than these, the first ones
 ) -> Figure:  # the objective and the moves; below, three panels for each group with similarities
     """Draw how the objective rose, what moved, and how much better partners are than other units
 
     Args:
         match: what a matcher returned
-        similarity (Mapping[str, Float[Array, "n n"]] | None): group → how alike units of A and B
+        similarity (Mapping[str, Float[Array, "_n _n"]] | None): group → how alike units of A and B
             are, as by `unit_similarity`; default: what the match holds, as activation matching's
             may
         max_groups: draw the similarities of no more groups than these, the first ones

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Callback', 'Progress', 'within', 'ProgressBar']
 
 # %% ../nbs/02_progress.ipynb #e7183aa0
+import io
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -66,7 +67,7 @@ class ProgressBar:
 
     def __init__(
         self,
-        file: TextIO | None = None,  # where it is shown; default: standard error
+        file: TextIO | io.TextIOBase | None = None,  # where it is shown; default: standard error
     ):
         self.file, self.stage = file or sys.stderr, ""
         self.bar: tqdm | None = None

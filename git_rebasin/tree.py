@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Array', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
+__all__ = ['Array', 'Leaf', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,19 @@ from jaxtyping import Float, PyTree
 
 # %% ../nbs/00_tree.ipynb #c01cc79f
 Array: TypeAlias = np.ndarray | jax.Array  # an array of numpy or of JAX
+
+
+@runtime_checkable
+class Leaf(Protocol):
+    "What a model may hold at a path: an array, or something that is read as one when asked for"
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __array__(self) -> np.ndarray: ...
 
 # %% ../nbs/00_tree.ipynb #f9f1e504
 def _part(key) -> str:
@@ -90,7 +103,7 @@ def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
             yield path_str(keys), leaf
 
 # %% ../nbs/00_tree.ipynb #655c6c19
-def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     "Nested dicts from paths"
     root: dict[str, Any] = {}
     for path, leaf in flat.items():
@@ -111,13 +124,13 @@ def _nested(flat: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def unflatten(
-    flat: Mapping[str, Array],  # path → array
+    flat: Mapping[str, Any],  # path → array, or what else is to stand there
     like: PyTree = None,  # a tree with the same paths, whose containers are used
 ) -> PyTree:  # a new tree, of nested dicts unless `like` is given
     """A tree from paths and arrays; the opposite of `flatten`
 
     Args:
-        flat: path → array
+        flat: path → array, or what else is to stand there
         like: a tree with the same paths, whose containers are used
 
     Returns:

@@ -20,7 +20,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # in workers it is, from the 
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
+import run_time_types
 
+run_time_types.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

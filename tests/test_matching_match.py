@@ -73,7 +73,7 @@ def test_a_match_cannot_be_changed():
 # %% 9f77b1f8
 def test_a_merge_cannot_be_changed_and_keeps_the_mean():
     perms = [{"P": np.array([0, 1, 2])}, {"P": np.array([2, 1, 0])}]
-    merged = Merged(perms, A, [1, 2], False, 0.5)
+    merged = Merged(tuple(perms), A, (1, 2), False, 0.5)
     perms[1]["P"][:] = 0
     assert merged.perms[1]["P"].tolist() == [2, 1, 0] and merged.params is A
     assert merged.sweeps == 2 and merged.objective == (1.0, 2.0)

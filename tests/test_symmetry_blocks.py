@@ -57,12 +57,12 @@ def test_put_is_the_opposite_of_of():
             leaf = xp.arange(math.prod(shape)).reshape(shape)
             before, new = np.array(leaf), leaf
             for block in blocks_of(row, shape):
-                new = block.put(new, block.of(new) + 100)
+                new = block.put(new, xp.asarray(block.of(new) + 100))
             np.testing.assert_array_equal(new, before + 100)
             np.testing.assert_array_equal(leaf, before)  # the caller's array is as it was
             mine = np.array(leaf)
             for block in blocks_of(row, shape):
-                mine = block.put(mine, block.of(before) - 1, into=True)
+                mine = block.put(mine, np.asarray(block.of(before) - 1), into=True)
             np.testing.assert_array_equal(mine, before - 1)
             assert isinstance(new, jax.Array) == (xp is jnp)
 

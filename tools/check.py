@@ -50,6 +50,11 @@ STEPS = [
         "tools.docs",
     ),
     Step(
+        "types",
+        "types hold, in the package, in the README and for who uses it",
+        "tools.types_check",
+    ),
+    Step(
         "tests",
         "the tests pass",
         "pytest -q -n {workers} --dist worksteal",
@@ -95,6 +100,8 @@ def main() -> int:
     )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    for name in set(options.steps) - {step.name for step in STEPS}:
+        parser.error(f"there is no step {name!r}: choose of {', '.join(s.name for s in STEPS)}")
     steps = [step for step in STEPS if step.name in options.steps] or FULL_RUN
     with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
         os.environ |= {

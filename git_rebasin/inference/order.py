@@ -36,8 +36,9 @@ def _combine(trace: Trace, eqn, value: Value, axes: Collection[int]) -> None:
 @rule(*"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor".split())
 def reduce(trace, eqn, inputs):
     "The reduced axes leave"
-    _combine(trace, eqn, inputs[0], eqn.params["axes"])
-    return [inputs[0].without(eqn.params["axes"])]
+    axes = [int(k) for k in eqn.params["axes"]]  # equinox gives integers of numpy
+    _combine(trace, eqn, inputs[0], axes)
+    return [inputs[0].without(axes)]
 
 # %% ../../nbs/inference/04_order.ipynb #d1263686
 @rule("argmax", "argmin")

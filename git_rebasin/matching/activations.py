@@ -298,13 +298,13 @@ class ActivationMatch(Match):
 
     Attributes:
         values: group → what scored it
-        similarity (Mapping[str, Float[np.ndarray, "*fixed n n"]] | None): group → mean similarity
-            of units of A and B, for families of all units of all parents
+        similarity (Mapping[str, Float[np.ndarray, "*_fixed _n _n"]] | None): group → mean
+            similarity of units of A and B, for families of all units of all parents
     """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group → what scored it
     # group → mean similarity of units of A and B, for families of all units of all parents:
-    similarity: Mapping[str, Float[np.ndarray, "*fixed n n"]] | None = None
+    similarity: Mapping[str, Float[np.ndarray, "*_fixed _n _n"]] | None = None
 
 # %% ../../nbs/matching/07_activations.ipynb #6e079cc2
 def _check_scored(spec: BoundSpec, values: Mapping, taps: Taps, relation: Mapping) -> None:
@@ -335,7 +335,7 @@ def _first(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
     raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
 
 
-def _again(seen: list, rest: Iterator) -> Iterator:
+def _again(seen: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     "Chain the first batch, already read, and the rest"
     while seen:
         yield seen.pop()

@@ -12,10 +12,13 @@ __all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment', 'Rep
 import importlib
 import math
 import os
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
+
+from ..tree import Array
 
 
 def _compiled() -> ModuleType | None:
@@ -113,14 +116,14 @@ def _computable(scores: np.ndarray) -> np.ndarray:
 
 
 def linear_assignments(
-    scores: Float[np.ndarray, "*batch n n"],  # any number of problems: scores[..., i, j]
+    scores: Shaped[Array, "*batch n n"],  # any number of problems: scores[..., i, j]
     *,
     backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
 ) -> Int[np.ndarray, "*batch n"]:  # for each problem and place, its unit
     """For each problem the permutation π with the largest Σᵢ scores[..., i, π(i)]
 
     Args:
-        scores (Float[np.ndarray, "*batch n n"]): any number of problems: scores[..., i, j]
+        scores (Shaped[Array, "*batch n n"]): any number of problems: scores[..., i, j]
         backend: "c" or "scipy"; default: `assignment_backend()`
 
     Returns:
@@ -147,14 +150,16 @@ def linear_assignments(
 
 # %% ../../nbs/matching/00_assignment.ipynb #6311342e
 def linear_assignment(
-    scores: Float[np.ndarray, "n n"],  # scores[i, j]: what it is worth to give place i to unit j
+    scores: Shaped[Array, "n n"] | Sequence[Sequence[float]],  # scores[i, j]: what it is worth to
+    #   give place i to unit j; real numbers of any dtype
     *,
     backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
 ) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
     """The permutation π with the largest Σᵢ scores[i, π(i)]
 
     Args:
-        scores (Float[np.ndarray, "n n"]): scores[i, j]: what it is worth to give place i to unit j
+        scores (Shaped[Array, "n n"] | Sequence[Sequence[float]]): scores[i, j]: what it is worth to
+            give place i to unit j; real numbers of any dtype
         backend: "c" or "scipy"; default: `assignment_backend()`
 
     Returns:
@@ -186,12 +191,14 @@ class RepeatedAssignment:
 
     def solve(
         self,
-        scores: Float[np.ndarray, "n n"],  # as `linear_assignment` takes them; n may change
+        scores: Shaped[Array, "n n"] | Sequence[Sequence[float]],  # as `linear_assignment` takes
+        #   them; n may change
     ) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
         """The permutation π with the largest Σᵢ scores[i, π(i)]
 
         Args:
-            scores (Float[np.ndarray, "n n"]): as `linear_assignment` takes them; n may change
+            scores (Shaped[Array, "n n"] | Sequence[Sequence[float]]): as `linear_assignment` takes
+                them; n may change
 
         Returns:
             Int[np.ndarray, "n"]: for each place, its unit: a permutation

@@ -106,7 +106,7 @@ def _along(blocks: tuple, models, soft, vertex, steps):
 
 def _total(products) -> Float[np.ndarray, "..."]:
     "The objective, summed in float64"
-    return np.asarray(products, np.float64).sum(-1)
+    return np.asarray(np.asarray(products, np.float64).sum(-1))
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #ee9e0e59
 def _stack(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:

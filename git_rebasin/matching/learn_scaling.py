@@ -41,14 +41,14 @@ class LearnedScaling:
     """Factors of model B, with the losses on the way
 
     Attributes:
-        factors (Mapping[str, Float[np.ndarray, "rescalings *within n"]]): logarithms
+        factors (Mapping[str, Float[np.ndarray, "_rescalings *_within _n"]]): logarithms
         losses: of the merged model, at each step, on its batch
         eval_steps: after which factors were compared, the start included
         eval_losses: what they were compared by: over `eval_batches`
         best_step: after how many steps the factors were these
     """
 
-    factors: Mapping[str, Float[np.ndarray, "rescalings *within n"]]  # logarithms
+    factors: Mapping[str, Float[np.ndarray, "_rescalings *_within _n"]]  # logarithms
     losses: tuple[float, ...]  # of the merged model, at each step, on its batch
     eval_steps: tuple[int, ...]  # after which factors were compared, the start included
     eval_losses: tuple[float, ...]  # what they were compared by: over `eval_batches`

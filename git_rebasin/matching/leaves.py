@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..tree import Array
+from ..tree import Array, Leaf
 
 # %% ../../nbs/matching/03_leaves.ipynb #aa635d38
 class Leaves:
@@ -26,7 +26,7 @@ class Leaves:
 
     def __init__(
         self,
-        flat: Mapping[str, Array],  # path → leaf
+        flat: Mapping[str, Leaf],  # path → leaf
         budget: int = 0,  # bytes of what was read that may be kept
     ):
         self.flat, self.budget = flat, budget
@@ -68,7 +68,7 @@ class Leaves:
             kept -= self._kept.pop(path).nbytes
 
 # %% ../../nbs/matching/03_leaves.ipynb #905d8b62
-def at_hand(leaf: Array) -> Array | None:
+def at_hand(leaf: Leaf) -> Array | None:
     "A leaf as it is used, if that needs no memory: an array of a device, or one of float32"
     if isinstance(leaf, np.ndarray):
         return leaf if leaf.dtype == np.float32 else None
@@ -80,7 +80,7 @@ def at_hand(leaf: Array) -> Array | None:
     return np.asarray(leaf) if leaf.dtype == np.float32 else None
 
 
-def is_late(leaf: Array) -> bool:
+def is_late(leaf: Leaf) -> bool:
     "Whether a leaf's values are not in memory"
     return not isinstance(leaf, np.ndarray) and not isinstance(leaf, jax.Array)
 
@@ -89,8 +89,8 @@ MIN_BUDGET = 2**24  # bytes; small models are kept as they are read
 
 
 def default_budget(
-    a: Mapping[str, Array],  # model A, by path
-    b: Mapping[str, Array],  # model B
+    a: Mapping[str, Leaf],  # model A, by path
+    b: Mapping[str, Leaf],  # model B
 ) -> int:  # bytes
     """A twentieth of what both models take in float32, for all that is kept of models read lazily
 
@@ -106,8 +106,8 @@ def default_budget(
 
 
 def open_models(
-    a: Mapping[str, Array],  # model A, by path
-    b: Mapping[str, Array],  # model B
+    a: Mapping[str, Leaf],  # model A, by path
+    b: Mapping[str, Leaf],  # model B
     budget: float | None = None,  # bytes of scores and leaves that are kept; None: all, or the
     #   `default_budget` where leaves are read lazily
 ) -> tuple[Leaves, Leaves, float]:  # both models, and how many bytes of scores may be kept
@@ -157,7 +157,7 @@ def norm(w: Array) -> float:
     return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
 
 
-def ready(leaf: Array) -> Array:
+def ready(leaf: Leaf) -> Array:
     "Arrays of an accelerator, or of several devices, stay there; others become numpy's"
     if isinstance(leaf, np.ndarray):
         return leaf

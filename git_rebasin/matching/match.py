@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from .leaves import is_late
+from ..symmetry.permutation import Permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import Array, flatten, lerp, unflatten
+from ..tree import Array, Leaf, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
 @dataclass(frozen=True, eq=False)
@@ -29,13 +29,13 @@ class Match:
     """A permutation of model B, with the evidence for it
 
     Attributes:
-        perm (Mapping[str, Int[np.ndarray, "n"]]): group → for each position, its unit of B
+        perm (Mapping[str, Int[np.ndarray, "*_within _n"]]): group → for each place, its unit of B
         objective: the matcher's objective after each sweep; larger is better
         converged: whether a whole sweep changed nothing
         initial_objective: the objective before the first sweep
     """
 
-    perm: Mapping[str, Int[np.ndarray, "n"]]  # group → for each position, its unit of B
+    perm: Mapping[str, Int[np.ndarray, "*_within _n"]]  # group → for each place, its unit of B
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
     converged: bool  # whether a whole sweep changed nothing
     initial_objective: float  # the objective before the first sweep
@@ -70,7 +70,7 @@ class Match:
         )
 
 
-def _frozen(perm: Mapping[str, Int[np.ndarray, "n"]]) -> Mapping[str, Int[np.ndarray, "n"]]:
+def _frozen(perm: Permutation) -> Mapping[str, Int[np.ndarray, "*_within _n"]]:
     "A copy of a permutation that cannot be changed"
     frozen = {g: np.array(p, dtype=np.int32) for g, p in perm.items()}
     for p in frozen.values():
@@ -78,7 +78,7 @@ def _frozen(perm: Mapping[str, Int[np.ndarray, "n"]]) -> Mapping[str, Int[np.nda
     return MappingProxyType(frozen)
 
 
-def _moved(perm: Mapping[str, Int[np.ndarray, "n"]]) -> tuple[int, int]:
+def _moved(perm: Permutation) -> tuple[int, int]:
     "How many units do not stay where they are, and how many there are"
     moved = sum(int(np.sum(p != np.arange(p.shape[-1]))) for p in perm.values())
     return moved, sum(p.size for p in perm.values())
@@ -97,14 +97,14 @@ class Merged:
     """The mean of several models, each in an order of its own, with the evidence for the orders
 
     Attributes:
-        perms (tuple[Mapping[str, Int[np.ndarray, "n"]], ...]): for each model, its permutation
+        perms (tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]): each model's permutation
         params: the mean of the permuted models, in the first one's containers and dtypes
         objective: the matcher's objective after each sweep; larger is better
         converged: whether a whole sweep changed nothing
         initial_objective: the objective before the first sweep
     """
 
-    perms: tuple[Mapping[str, Int[np.ndarray, "n"]], ...]  # for each model, its permutation
+    perms: tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]  # each model's permutation
     params: PyTree  # the mean of the permuted models, in the first one's containers and dtypes
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
     converged: bool  # whether a whole sweep changed nothing
@@ -135,23 +135,23 @@ class Alignment:
     """Which units of two models are partners; others have none
 
     Attributes:
-        pairs (Mapping[str, Int[np.ndarray, "*within pairs 2"]]): group → units of A, each beside
+        pairs (Mapping[str, Int[np.ndarray, "*_within _pairs 2"]]): group → units of A, each beside
             B's
         sizes: group → how many units it has in A, and in B
     """
 
-    pairs: Mapping[str, Int[np.ndarray, "*within pairs 2"]]  # group → units of A, each beside B's
+    pairs: Mapping[str, Int[np.ndarray, "*_within _pairs 2"]]  # group → units of A, each beside B's
     sizes: Mapping[str, tuple[int, int]]  # group → how many units it has in A, and in B
 
     @classmethod
     def of(
         cls,
-        perm: Mapping[str, Int[Array, "*within n"]],  # group → for each place of A, its unit of B
+        perm: Permutation,  # group → for each place of A, its unit of B
     ) -> Alignment:
         """The alignment in which every unit has a partner
 
         Args:
-            perm (Mapping[str, Int[Array, "*within n"]]): group → for each place of A, its unit of B
+            perm: group → for each place of A, its unit of B
         """
         rows = {g: np.asarray(p) for g, p in perm.items()}
         places = {g: np.broadcast_to(np.arange(p.shape[-1]), p.shape) for g, p in rows.items()}
@@ -165,11 +165,11 @@ class Alignment:
         return np.setdiff1d(a, own[:, 0]), np.setdiff1d(b, own[:, 1])
 
     @property
-    def perm(self) -> dict[str, Int[np.ndarray, "*within n"]]:
+    def perm(self) -> dict[str, Int[np.ndarray, "*_within _n"]]:
         """The permutation of B, if every unit has a partner
 
         Returns:
-            dict[str, Int[np.ndarray, "*within n"]]
+            dict[str, Int[np.ndarray, "*_within _n"]]
 
         Raises:
             ValueError: if a unit has no partner
@@ -201,9 +201,9 @@ def _surely_finite(leaves: list[Array]) -> bool:
         return all(np.isfinite(np.dot(w, w)) for w in itertools.chain([together], large))
 
 
-def _check_model(name: str, flat: Mapping[str, Array]) -> None:
+def _check_model(name: str, flat: Mapping[str, Leaf]) -> None:
     "Look for weights that are not finite, leaf by leaf"
-    quick = {p: w for p, w in flat.items() if not is_late(w) and w.dtype == np.float32}
+    quick = {p: w for p, w in flat.items() if isinstance(w, Array) and w.dtype == np.float32}
     sure = _surely_finite(list(quick.values()))
     for path, leaf in flat.items():
         if not (sure and path in quick):

@@ -33,7 +33,7 @@ from git_rebasin.symmetry.permutation import (
     same_permutation,
 )
 from ..symmetry.spec import PermutationSpec, PermutationSpecError
-from ..tree import Array, flatten, inner, is_array, unflatten
+from ..tree import Leaf, flatten, inner, is_array, unflatten
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -100,7 +100,7 @@ class _Sum:
         "The mean of the models that are in the sum now"
         return {path: (w / count).astype(np.float32) for path, w in self.total.items()}
 
-    def _add(self, perm: Permutation, flat: Mapping[str, Array], sign: int) -> None:
+    def _add(self, perm: Permutation, flat: Mapping[str, Leaf], sign: int) -> None:
         "Add a model to the sum, or take it out"
         for block in self.spec.blocks:
             total, leaf = self.total[block.path], np.asarray(flat[block.path])
@@ -195,7 +195,7 @@ def merge_many(
     moves, seen = 0, [-1] * len(models)  # how many moves there were, and had been at each visit
     while not converged and len(objective) < max_sweeps:
         before, round_key = moves, jax.random.fold_in(key, len(objective))
-        for i in sweep_order(key, len(objective), len(models)):
+        for i in sweep_order(key, len(objective), len(models)).tolist():
             if seen[i] != moves:
                 moves += running.rematch(jax.random.fold_in(round_key, i), i)
                 seen[i] = moves

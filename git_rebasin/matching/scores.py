@@ -24,7 +24,7 @@ from .solve import Layout, layouts
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, take_units
 from ..symmetry.spec import BoundSpec
-from ..tree import Array
+from ..tree import Array, Leaf
 
 # %% ../../nbs/matching/04_scores.ipynb #2960853a
 @dataclass(frozen=True)
@@ -324,8 +324,8 @@ class Scores:
     def __init__(
         self,
         spec: BoundSpec,  # which axes move together
-        a: Mapping[str, Array],  # model A, by path
-        b: Mapping[str, Array],  # model B
+        a: Mapping[str, Leaf],  # model A, by path
+        b: Mapping[str, Leaf],  # model B
         *,
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
         budget: float

@@ -28,7 +28,7 @@ from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
 
 # %% ../../nbs/matching/09_soft.ipynb #fb6de513
-Soft = Mapping[str, Float[Array, "*fixed rows rows"]]  # group → its matrices, places by units
+Soft = Mapping[str, Float[Array, "*_fixed _rows _rows"]]  # group → its matrices, places by units
 
 
 def soft_shapes(
@@ -47,14 +47,14 @@ def soft_shapes(
 
 def uniform(
     spec: BoundSpec,  # which axes move together
-) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
+) -> dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]:
     """The mean of all permutations: every position takes the same share of every unit
 
     Args:
         spec: which axes move together
 
     Returns:
-        dict[str, Float[np.ndarray, "*fixed rows rows"]]
+        dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]
     """
     return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
 
@@ -62,7 +62,7 @@ def uniform(
 def soften(
     spec: BoundSpec,  # which axes move together
     perm: Permutation,  # for each group, the unit that each position takes
-) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:  # of zeros and ones
+) -> dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]:  # of zeros and ones
     """The matrices of a permutation
 
     Args:
@@ -70,7 +70,7 @@ def soften(
         perm: for each group, the unit that each position takes
 
     Returns:
-        dict[str, Float[np.ndarray, "*fixed rows rows"]]: of zeros and ones
+        dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]: of zeros and ones
     """
     check_permutation(spec, perm)
     perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
@@ -212,7 +212,7 @@ def check_soft(
 def harden(
     spec: BoundSpec,  # which axes move together
     scores: Soft,  # for each group, the score of each pair of place and unit
-) -> dict[str, Int[np.ndarray, "*within n"]]:
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:
     """The permutation that maximises the inner product of its matrices with the scores, exactly
 
     Args:
@@ -220,7 +220,7 @@ def harden(
         scores: for each group, the score of each pair of place and unit
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]
+        dict[str, Int[np.ndarray, "*_within _n"]]
     """
     check_soft(spec, scores)
     return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
@@ -229,14 +229,14 @@ def harden(
 @functools.partial(jax.jit, static_argnames="iterations")
 def sinkhorn(
     logits: Float[Array, "*batch n n"],  # any numbers
-    temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
+    temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> Float[Array, "*batch n n"]:  # columns sum to one, rows as nearly as it has converged
     """Normalise rows and columns alternately, in the logarithm
 
     Args:
         logits (Float[Array, "*batch n n"]): any numbers
-        temperature: τ: the smaller, the nearer to a permutation
+        temperature (float | Float[Array, ""]): τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
 
     Returns:
@@ -262,19 +262,19 @@ def soft_permutation(
     spec: BoundSpec,  # which axes move together
     logits: Soft,  # for each group, any numbers in the shape of its matrices
     *,
-    temperature: float = 1.0,  # τ: the smaller, the nearer to a permutation
+    temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
-) -> dict[str, Float[Array, "*fixed rows rows"]]:
+) -> dict[str, Float[Array, "*_fixed _rows _rows"]]:
     """Doubly stochastic matrices for all groups, those within others included; differentiable
 
     Args:
         spec: which axes move together
         logits: for each group, any numbers in the shape of its matrices
-        temperature: τ: the smaller, the nearer to a permutation
+        temperature (float | Float[Array, ""]): τ: the smaller, the nearer to a permutation
         iterations: how often rows and columns are normalised
 
     Returns:
-        dict[str, Float[Array, "*fixed rows rows"]]
+        dict[str, Float[Array, "*_fixed _rows _rows"]]
     """
     check_soft(spec, logits)
     group_trees(layouts(spec))  # refuses parents in parallel
@@ -295,7 +295,7 @@ def confident_logits(
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
     temperature: float = 1.0,  # the τ that they will be used at
-) -> dict[str, Float[np.ndarray, "*fixed rows rows"]]:
+) -> dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]:
     """Logits whose `soft_permutation` is a permutation blurred evenly
 
     Args:
@@ -305,7 +305,7 @@ def confident_logits(
         temperature: the τ that they will be used at
 
     Returns:
-        dict[str, Float[np.ndarray, "*fixed rows rows"]]
+        dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")

@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .assignment import RepeatedAssignment, linear_assignments
-from ..symmetry.entries import Sizes
 from ..symmetry.permutation import Permutation, permute_named
 from ..symmetry.spec import BoundSpec, PermutationSpecError
 from ..tree import Array
@@ -38,7 +37,7 @@ class Layout:
     group: str
     fixed: tuple[str, ...]  # the axes that it is within and that stay
     moving: tuple[str, ...]  # those that move, the outermost first
-    sizes: Sizes  # of all named axes
+    sizes: Mapping[str, int]  # of all named axes
     families: Mapping[str, tuple[str, ...]]  # family → the axes that it is within
 
     @property
@@ -188,7 +187,8 @@ def _solve_within(
             extra = tuple(k for k, h in enumerate(inner.fixed) if h not in own.fixed)
             pairs = pairs + values.sum(axis=extra)
     best[group] = linear_assignments(pairs)
-    return np.take_along_axis(pairs, best[group][..., None], axis=-1)[..., 0].sum(axis=-1)
+    picked = np.take_along_axis(pairs, best[group][..., None], axis=-1)[..., 0]
+    return np.asarray(picked.sum(axis=-1))
 
 
 def _choice(own: Layout, best: np.ndarray, perm: Permutation) -> Int[np.ndarray, "*within n"]:
@@ -204,21 +204,21 @@ def _choice(own: Layout, best: np.ndarray, perm: Permutation) -> Int[np.ndarray,
 def solve_tree(
     layouts: Mapping[str, Layout],  # of all groups of a spec
     tree: list[str],  # one of the `group_trees`
-    scores: Mapping[str, Float[np.ndarray, "batch rows rows"]],  # of the groups of that tree
+    scores: Mapping[str, Float[np.ndarray, "_batch _rows _rows"]],  # of the groups of that tree
     assignment: RepeatedAssignment | None = None,  # where the scores were solved before, slightly
     #   different: the answer starts from the one before; for a tree of one group without parents
-) -> dict[str, Int[np.ndarray, "*within n"]]:  # the same groups
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # the same groups
     """Maximise the total score of a tree of groups, exactly
 
     Args:
         layouts: of all groups of a spec
         tree: one of the `group_trees`
-        scores (Mapping[str, Float[np.ndarray, "batch rows rows"]]): of the groups of that tree
+        scores (Mapping[str, Float[np.ndarray, "_batch _rows _rows"]]): of the groups of that tree
         assignment: where the scores were solved before, slightly different: the answer starts from
             the one before; for a tree of one group without parents
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]: the same groups
+        dict[str, Int[np.ndarray, "*_within _n"]]: the same groups
     """
     root = tree[0]
     if len(tree) == 1 and root not in layouts[root].families:
@@ -233,18 +233,18 @@ def solve_tree(
 
 def solve(
     spec: BoundSpec,  # which axes move together
-    scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # group → what each pair is worth,
-    #   in the shape of its layout; the fixed axes may be apart or together
-) -> dict[str, Int[np.ndarray, "*within n"]]:  # group → for each place, its unit
+    scores: Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]],  # group → the score of each
+    #   pair, in the shape of its layout; the fixed axes may be apart or together
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # group → for each place, its unit
     """Maximise the total score of a permutation, exactly; each tree of groups is solved by itself
 
     Args:
         spec: which axes move together
-        scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): group → what each pair is
-            worth, in the shape of its layout; the fixed axes may be apart or together
+        scores (Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]]): group → the score of each
+            pair, in the shape of its layout; the fixed axes may be apart or together
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]: group → for each place, its unit
+        dict[str, Int[np.ndarray, "*_within _n"]]: group → for each place, its unit
 
     Raises:
         ValueError: if a group has no scores, or scores of another shape than its layout
@@ -263,14 +263,14 @@ def solve(
 
 def value(
     spec: BoundSpec,  # which axes move together
-    scores: Mapping[str, Float[np.ndarray, "*fixed rows rows"]],  # as `solve` takes them
+    scores: Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]],  # as `solve` takes them
     perm: Permutation,  # for each group, the unit that each place takes
 ) -> float:  # the sum over all groups and pairs
     """The total score of a permutation, which `solve` maximises
 
     Args:
         spec: which axes move together
-        scores (Mapping[str, Float[np.ndarray, "*fixed rows rows"]]): as `solve` takes them
+        scores (Mapping[str, Float[np.ndarray, "*_fixed _rows _rows"]]): as `solve` takes them
         perm: for each group, the unit that each place takes
 
     Returns:

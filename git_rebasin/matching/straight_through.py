@@ -107,7 +107,7 @@ class Projection(Search):
         spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
-        perm: Mapping[str, Int[np.ndarray, "*within n"]],  # where to start
+        perm: Mapping[str, Int[np.ndarray, "*_within _n"]],  # where to start
     ):
         self.moving = MovingScores(spec, a, b)
         super().__init__(spec, self.moving, dict(perm))
@@ -117,7 +117,7 @@ class Projection(Search):
         theta: Mapping[str, Array],  # θ̃, by path
         entropy: list[int],  # what the random order of the visits is made of
         max_sweeps: int = 100,  # stop after so many sweeps, converged or not
-    ) -> dict[str, Int[np.ndarray, "*within n"]]:  # π, where the next projection starts
+    ) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # π, where the next projection starts
         """Algorithm 1, from the last permutation
 
         Args:
@@ -126,7 +126,7 @@ class Projection(Search):
             max_sweeps: stop after so many sweeps, converged or not
 
         Returns:
-            dict[str, Int[np.ndarray, "*within n"]]: π, where the next projection starts
+            dict[str, Int[np.ndarray, "*_within _n"]]: π, where the next projection starts
 
         References:
             Git Re-Basin (arXiv 2209.04836), §3.3

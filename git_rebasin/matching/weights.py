@@ -232,7 +232,7 @@ def unit_similarity(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
     perm: Permutation,  # where the groups of B are, such as `Match.perm`
-) -> dict[str, Float[np.ndarray, "*fixed n n"]]:  # group → units of A by units of B
+) -> dict[str, Float[np.ndarray, "*_fixed _n _n"]]:  # group → units of A by units of B
     """The cosines between the weights of units of A and of B, all groups held where they are
 
     Args:
@@ -242,7 +242,7 @@ def unit_similarity(
         perm: where the groups of B are, such as `Match.perm`
 
     Returns:
-        dict[str, Float[np.ndarray, "*fixed n n"]]: group → units of A by units of B
+        dict[str, Float[np.ndarray, "*_fixed _n _n"]]: group → units of A by units of B
     """
     bound, a, b = bind_models(spec, params_a, params_b)
     own = identity_permutation(bound)

@@ -10,7 +10,7 @@ __all__ = ['Action', 'act']
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b02
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
@@ -19,6 +19,7 @@ from .spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b05
+@runtime_checkable
 class Action(Protocol):
     "An element of a symmetry, acting on the units of a model"
 
@@ -65,8 +66,8 @@ def act(
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises PermutationSpecError if the action does not fit the spec
     bound, flat = spec.bind(params, partial=partial), flatten(params)
-    new = dict(flat)
-    for block, view in action.views(bound, flat):
+    new, named = dict(flat), {path: flat[path] for path in bound.shapes}
+    for block, view in action.views(bound, named):
         leaf = new[block.path]  # from the second block on a copy, which may be written to
         new[block.path] = block.put(leaf, view, into=leaf is not flat[block.path])
     return unflatten(new, like=params)

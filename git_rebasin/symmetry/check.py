@@ -150,7 +150,7 @@ def _try(
 ):
     "One trial: the change by each group, by all together, and what rounding explains"
     key = jax.random.fold_in(key, t)
-    seeds = np.asarray(jax.random.randint(key, (2,), 0, 2**31 - 1))
+    seeds = np.asarray(jax.random.randint(key, (2,), 0, 2**31 - 1)).tolist()
     theta = randomised(seeds[0], spec, params, t)
     draw = _restless(random_permutation(jax.random.fold_in(key, 0), spec))
     want, one = outputs_of(run, theta, args), identity_permutation(spec)

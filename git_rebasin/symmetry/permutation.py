@@ -40,7 +40,7 @@ def _compiled(name: str) -> ModuleType | None:
 _gather = _compiled("git_rebasin.symmetry._gather")
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #ba91d918
-Permutation = Mapping[str, Int[Array, "*within n"]]  # group → for each position, its unit
+Permutation = Mapping[str, Int[Array, "*_within _n"]]  # group → for each position, its unit
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c713c6ce
 def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
@@ -261,7 +261,7 @@ def same_permutation(
 def identity_permutation(
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[np.ndarray, "*within n"]]:  # 0, 1, 2, … for each group
+) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # 0, 1, 2, … for each group
     """The permutation that leaves every unit where it is
 
     Args:
@@ -269,7 +269,7 @@ def identity_permutation(
         params: a tree to take the sizes from
 
     Returns:
-        dict[str, Int[np.ndarray, "*within n"]]: 0, 1, 2, … for each group
+        dict[str, Int[np.ndarray, "*_within _n"]]: 0, 1, 2, … for each group
 
     Raises:
         PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
@@ -286,7 +286,7 @@ def random_permutation(
     key: jax.Array,  # a JAX random key
     spec: PermutationSpec,  # bound to shapes, unless `params` is given
     params: PyTree = None,  # a tree to take the sizes from
-) -> dict[str, Int[Array, "*within n"]]:  # group → for each position, its unit
+) -> dict[str, Int[Array, "*_within _n"]]:  # group → for each position, its unit
     """Draw a permutation uniformly from the whole symmetry group
 
     Args:
@@ -295,7 +295,7 @@ def random_permutation(
         params: a tree to take the sizes from
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: group → for each position, its unit
+        dict[str, Int[Array, "*_within _n"]]: group → for each position, its unit
 
     Raises:
         PermutationSpecError: if the spec is unbound and there are no `params`, or they do not fit
@@ -314,7 +314,7 @@ def random_permutation(
 def invert_permutation(
     perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
-) -> dict[str, Int[Array, "*within n"]]:  # for each group, the position that each unit went to
+) -> dict[str, Int[Array, "*_within _n"]]:  # for each group, the position that each unit went to
     """Invert a permutation: what it moves, the inverse moves back
 
     Args:
@@ -322,7 +322,7 @@ def invert_permutation(
         spec: what is within what; needed where families are
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: for each group, the position that each unit went to
+        dict[str, Int[Array, "*_within _n"]]: for each group, the position that each unit went to
 
     Raises:
         PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
@@ -342,7 +342,7 @@ def compose_permutations(
     p: Permutation,  # applied second
     q: Permutation,  # applied first
     spec: PermutationSpec | None = None,  # what is within what; needed where families are
-) -> dict[str, Int[Array, "*within n"]]:  # p ∘ q
+) -> dict[str, Int[Array, "*_within _n"]]:  # p ∘ q
     """One permutation that does what `q` and then `p` do
 
     Args:
@@ -351,7 +351,7 @@ def compose_permutations(
         spec: what is within what; needed where families are
 
     Returns:
-        dict[str, Int[Array, "*within n"]]: p ∘ q
+        dict[str, Int[Array, "*_within _n"]]: p ∘ q
 
     Raises:
         PermutationSpecError: if the two differ in their groups, or in the sizes of one

@@ -38,7 +38,7 @@ from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
-Factors = Mapping[str, Float[Array, "rescalings *within n"]]  # group → logarithms of its factors
+Factors = Mapping[str, Float[Array, "_rescalings *_within _n"]]  # group → logarithms of its factors
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,11 +47,11 @@ class Scalings:
 
     Attributes:
         spec: which axes move together
-        exponents (Mapping[str, Int[np.ndarray, "rescalings carriers"]]): group → a row for each
+        exponents (Mapping[str, Int[np.ndarray, "_rescalings _carriers"]]): group → a row for each
     """
 
     spec: BoundSpec  # which axes move together
-    exponents: Mapping[str, Int[np.ndarray, "rescalings carriers"]]  # group → a row for each
+    exponents: Mapping[str, Int[np.ndarray, "_rescalings _carriers"]]  # group → a row for each
 
     def __post_init__(self):
         object.__setattr__(self, "exponents", MappingProxyType(dict(self.exponents)))
@@ -65,11 +65,11 @@ class Scalings:
         """
         return {g: (len(e), *self.spec.perm_shapes[g]) for g, e in self.exponents.items()}
 
-    def nothing(self) -> dict[str, Float[np.ndarray, "rescalings *within n"]]:
+    def nothing(self) -> dict[str, Float[np.ndarray, "_rescalings *_within _n"]]:
         """The factors that change nothing: all one, their logarithms zero
 
         Returns:
-            dict[str, Float[np.ndarray, "rescalings *within n"]]
+            dict[str, Float[np.ndarray, "_rescalings *_within _n"]]
         """
         return {g: np.zeros(shape, np.float32) for g, shape in self.shapes.items()}
 
@@ -95,7 +95,7 @@ def _markdown_lines(scalings: Scalings) -> Iterable[str]:
         units = " × ".join(map(str, scalings.spec.perm_shapes[group]))
         paths = [scalings.spec.blocks[i].path for i, _ in carriers(scalings.spec, group)]
         for row in rows:
-            cells = [_powers(paths, sign * row) for sign in (1, -1)]
+            cells = [_powers(paths, (sign * row).tolist()) for sign in (1, -1)]
             yield f"| {group} | {units} | {' | '.join(cells)} |"
 
 
@@ -188,7 +188,8 @@ def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found c
     for row in rows:
         entries = row[row != 0]
         row //= np.gcd.reduce(entries) * np.sign(entries[0])
-    return np.array(sorted(rows, key=lambda row: np.flatnonzero(row).tolist())).reshape(rows.shape)
+    ordered = sorted(rows, key=lambda row: np.flatnonzero(row).tolist())
+    return np.array(ordered, rows.dtype).reshape(rows.shape)
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #7e66e5ff
 def find_scalings(
@@ -229,7 +230,7 @@ def find_scalings(
             f"a part of fn cannot be computed in float64 (its machine epsilon is {eps:.1g}), so "
             "that rescalings cannot be distinguished from rounding: give the function in float32"
         )
-    seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1))
+    seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
     with jax.enable_x64(True):
         args, equations = as_double(args), {g: [] for g in bound.groups}
         for t, seed in enumerate(seeds[:-1]):

@@ -304,13 +304,18 @@ class BoundSpec(PermutationSpec):
         _check_families(self)
 
     @cached_property
-    def sizes(self) -> Sizes:
-        """Size of every named atom, groups and fixed axes
+    def _sizes(self) -> Sizes:  # those of coordinates as well
+        return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Size of every group and every named fixed axis
 
         Returns:
-            Sizes
+            Mapping[str, int]
         """
-        return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
+        named = {name: n for name, n in self._sizes.items() if isinstance(name, str)}
+        return MappingProxyType(named)
 
     @cached_property
     def groups(self) -> Mapping[str, int]:
@@ -345,7 +350,7 @@ class BoundSpec(PermutationSpec):
         return tuple(
             block
             for path, shape in self.shapes.items()
-            for block in row_blocks(path, self.rows[path], shape, self.sizes, self.families)
+            for block in row_blocks(path, self.rows[path], shape, self._sizes, self.families)
         )
 
     @property
