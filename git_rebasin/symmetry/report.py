@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .entries import Fixed, Split, as_row, atoms_of, row_str, unsplit_rows
+from ..tables import markdown_table
 
 # %% ../../nbs/symmetry/03_report.ipynb #75b7fd70
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Report:
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_markdown_(self) -> str:
-        def line(cells):
-            return f"| {' | '.join(c.replace('|', '&#124;').replace('<', '&lt;') for c in cells)} |"
+        def escaped(cells: tuple[str, ...]) -> list[str]:
+            return [c.replace("|", "&#124;").replace("<", "&lt;") for c in cells]
 
-        return "\n".join([line(_HEAD), "|---|--:|--:|---|---|", *map(line, map(_cells, self.axes))])
+        return markdown_table(_HEAD, map(escaped, map(_cells, self.axes)), text=(0, 3, 4))
 
 
 _HEAD = ("array", "axis", "size", "moves as", "fixed because")

@@ -11,7 +11,7 @@ __all__ = ['Factors', 'Scalings', 'find_scalings', 'Scale', 'apply_scaling', 'ch
 # %% ../../nbs/symmetry/08_scaling.ipynb #39f367b3
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -35,6 +35,7 @@ from git_rebasin.symmetry.check import (
 )
 from .permutation import along_axes
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from ..tables import markdown_table
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
@@ -79,7 +80,8 @@ class Scalings:
         return f"Scalings({number} factors, of {rows} rescalings in {len(self.exponents)} groups)"
 
     def _repr_markdown_(self) -> str:
-        return "\n".join(_markdown_lines(self))
+        heads = ("group", "units", "times", "divided by")
+        return markdown_table(heads, _table_rows(self), text=(0, 2, 3))
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #99fd27b2
 def carriers(spec: BoundSpec, group: str) -> list[tuple[int, int]]:
@@ -87,16 +89,14 @@ def carriers(spec: BoundSpec, group: str) -> list[tuple[int, int]]:
     return [(i, k) for i, block in enumerate(spec.blocks) for k in block.axes_of(group)]
 
 
-def _markdown_lines(scalings: Scalings) -> Iterable[str]:
-    "A table with a row for each rescaling: what it multiplies, and what it divides"
-    yield "| group | units | times | divided by |"
-    yield "|---|--:|---|---|"
+def _table_rows(scalings: Scalings) -> Iterator[tuple[str, ...]]:
+    "For each rescaling its group, the units, what it multiplies, and what it divides"
     for group, rows in scalings.exponents.items():
         units = " × ".join(map(str, scalings.spec.perm_shapes[group]))
         paths = [scalings.spec.blocks[i].path for i, _ in carriers(scalings.spec, group)]
         for row in rows:
             cells = [_powers(paths, (sign * row).tolist()) for sign in (1, -1)]
-            yield f"| {group} | {units} | {' | '.join(cells)} |"
+            yield group, units, *cells
 
 
 def _powers(paths: Sequence[str], exponents: Sequence[int]) -> str:

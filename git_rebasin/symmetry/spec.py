@@ -12,7 +12,7 @@ __all__ = ['PermutationSpec', 'BoundSpec']
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from git_rebasin.symmetry.entries import (
 )
 from .report import Report, report
 from .sizes import declarations, solve_sizes
+from ..tables import markdown_table
 from ..tree import flatten
 
 # %% ../../nbs/symmetry/04_spec.ipynb #71c3a161
@@ -279,7 +280,7 @@ class PermutationSpec:
 
     def _repr_markdown_(self) -> str:
         cells = ((path, _cell(row)) for path, row in self.axes_to_perm.items())
-        return _markdown(("array", "axes"), cells)
+        return markdown_table(("array", "axes"), cells, text=range(2))
 
 # %% ../../nbs/symmetry/04_spec.ipynb #4a1b0a89
 @dataclass(frozen=True, eq=False, repr=False)
@@ -415,7 +416,7 @@ class BoundSpec(PermutationSpec):
             (path, " × ".join(map(str, shape)), _cell(self.axes_to_perm[path]))
             for path, shape in self.shapes.items()
         )
-        return _markdown(("array", "shape", "axes"), cells)
+        return markdown_table(("array", "shape", "axes"), cells, text=range(3))
 
 # %% ../../nbs/symmetry/04_spec.ipynb #2267f1b2
 _FORMAT = "git_rebasin.PermutationSpec/1"
@@ -502,8 +503,3 @@ def _cell(row: tuple | Split) -> str:
     "A row in a cell of a Markdown table"
     return row_str(row).replace("|", "&#124;")
 
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    "A Markdown table"
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
