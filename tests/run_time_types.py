@@ -58,7 +58,7 @@ def checked(*, typechecker: Callable) -> Callable:
 
 
 def _needs_jaxtyping(fn: Callable) -> bool:
-    """Whether annotations hold shapes, which are texts, trees, or names that are not defined yet."""
+    """Whether annotations hold shapes, which are texts, trees, or names not defined yet."""
     try:
         get_type_hints(fn)
     except Exception:
