@@ -1,4 +1,4 @@
-"""What `import git_rebasin` costs on top of `import jax`: medians over fresh processes, as a ratio.
+"""Time of `import git_rebasin` on top of `import jax`: medians over fresh processes, as a ratio.
 
 Exits with 1 where it is more than 0.3 s, which is the promise.
 """

@@ -1,4 +1,4 @@
-"""Weight matching of models that are read late: memory beside what both models take in float32.
+"""Weight matching of models that are read lazily: memory beside what both models take in float32.
 
     python benchmarks/late_models.py                          6 and 12 layers, float32 and bfloat16
     python benchmarks/late_models.py --layers 24 --width 2048

@@ -7,7 +7,7 @@
 B is A with the units of every group shuffled, plus noise in units of each array's standard
 deviation; all weights of A are independent normal numbers, in float32. A seed counts as recovered
 if the permutation of every group is the planted one, in every place. Each network has a process of
-its own, and what it found is saved beside the record, so that a run that was stopped goes on where
+its own, and the result is saved beside the record, so that a run that was stopped goes on where
 it was.
 """
 
@@ -50,7 +50,7 @@ class Network:
 
 
 def residual_rows(depth: int) -> dict[str, tuple]:
-    """The table of a residual MLP: each block adds to the stream what its hidden units say."""
+    """The table of a residual MLP: each block adds its hidden units' outputs to the stream."""
     rows: dict[str, tuple] = {"in/kernel": (None, "stream"), "out/kernel": ("stream", None)}
     for k in range(depth):
         rows[f"block{k}/up"] = ("stream", f"hidden{k}")
@@ -111,9 +111,9 @@ def noises_of(b: dict, noises: Sequence[float], seed: int) -> Iterator[tuple[flo
         yield noise, {p: np.asarray(w) + noise * draw[p] for p, w in b.items()} if noise else b
 
 
-def recovered(spec: PermutationSpec, planted: dict, found: dict) -> bool:
+def recovered(spec: PermutationSpec, planted: dict, perm: dict) -> bool:
     """Whether a match undoes what was planted, in every group."""
-    left = compose_permutations(found, planted, spec)
+    left = compose_permutations(perm, planted, spec)
     return all(np.array_equal(p, np.arange(len(p))) for p in left.values())
 
 
@@ -177,10 +177,10 @@ def benchmark(
             done[which] = ask(job) | {"took": time.perf_counter() - start}
             if partial:
                 write_record(partial, {"provenance": made, "done": done})
-        found = [{"network": name, "family": network.family} | r for r in done[which]["rows"]]
-        rows += found
+        measured = [{"network": name, "family": network.family} | r for r in done[which]["rows"]]
+        rows += measured
         progress(f"[{time.perf_counter() - began:4.0f} s]")
-        for line in table(found):
+        for line in table(measured):
             progress(line)
     return {
         "benchmark": "planted recovery",

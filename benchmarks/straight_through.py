@@ -1,4 +1,4 @@
-"""The straight-through estimator: what its projections cost beside its gradient steps.
+"""The straight-through estimator: the time of its projections beside its gradient steps.
 
     python benchmarks/straight_through.py              the record (a minute)
     python benchmarks/straight_through.py --quick      small networks, few steps, no record
@@ -83,11 +83,11 @@ def first_matches(key, spec, bound, a: dict, b: dict) -> dict[str, dict[str, flo
         "ours": lambda: dict(weight_matching(key, spec, a, b).perm),
         "published": lambda: published(key, bound, a, b)[0],
     }
-    found = {}
+    times = {}
     for name, way in ways.items():
         cold = seconds(way)[0]
-        found[name] = {"cold": cold, "warm": median(seconds(way)[0] for _ in range(5))}
-    return found
+        times[name] = {"cold": cold, "warm": median(seconds(way)[0] for _ in range(5))}
+    return times
 
 
 def permuted_units(perm: dict, other: dict) -> int:
@@ -104,22 +104,22 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
     descent = module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"]))
     alone = paired = descent.start
     names = ("alone", "step", "projection", "published", "moved")
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     projected = []  # from which permutation, and what
     for number, batch in enumerate(stream):
         spent, (alone, _) = seconds(descent.step, alone, perm, batch)
-        found["alone"].append(spent)
-        before, words = search.perm, [*key_entropy(key), number]
+        times["alone"].append(spent)
+        before, entropy = search.perm, [*key_entropy(key), number]
         spent, (paired, _) = seconds(descent.step, paired, before, batch)
-        found["step"].append(spent)
-        found["projection"].append(seconds(search.project, paired.params, words)[0])
-        found["moved"].append(permuted_units(search.perm, before))
+        times["step"].append(spent)
+        times["projection"].append(seconds(search.project, paired.params, entropy)[0])
+        times["moved"].append(permuted_units(search.perm, before))
         projected.append((before, paired.params))
     for number, (before, theta) in enumerate(projected[: config["published"]]):
         start = {g: jax.numpy.asarray(p) for g, p in before.items()}
         order = jax.random.fold_in(key, number)
-        found["published"].append(seconds(published, order, bound, theta, b, start=start)[0])
-    return found
+        times["published"].append(seconds(published, order, bound, theta, b, start=start)[0])
+    return times
 
 
 def whole_steps(key, config: dict, stream: list, spec, params_a, params_b) -> list[float]:

@@ -208,10 +208,10 @@ def sweep_flops(spec: BoundSpec) -> int:
 def resident(name: str) -> int | None:
     """Bytes of this process in memory: VmRSS now, or VmHWM at most so far; None if unknown."""
     try:
-        found = re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+        match = re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None
 
 
 def forget_peak() -> None:
@@ -233,9 +233,9 @@ def timed(contender: str, key: int, spec: BoundSpec, a: dict, b: dict):
     """The seconds of a call, and what it gave; its random key is there before, as models are."""
     random_key = jax.block_until_ready(jax.random.key(key))
     start = time.perf_counter()
-    found = solve(contender, random_key, spec, a, b)
-    jax.block_until_ready(dict(found[0]))
-    return time.perf_counter() - start, found
+    result = solve(contender, random_key, spec, a, b)
+    jax.block_until_ready(dict(result[0]))
+    return time.perf_counter() - start, result
 
 
 def bound(job: dict) -> BoundSpec:
@@ -260,9 +260,9 @@ def clocked_assignments(contender: str) -> Iterator[list[float]]:
     def clocked(solver):
         def solve_and_note(*args, **options):
             start = time.perf_counter()
-            found = solver(*args, **options)
+            result = solver(*args, **options)
             spent.append(time.perf_counter() - start)
-            return found
+            return result
 
         return solve_and_note
 
@@ -331,7 +331,7 @@ def openblas_kernel() -> str | None:
 
 
 def blas() -> str:
-    """numpy's BLAS and, where it can be found out, its kernel."""
+    """numpy's BLAS and, where it is known, its kernel."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
@@ -421,11 +421,11 @@ def typical(seconds: float | list[float]) -> float:
     return median(seconds) if isinstance(seconds, list) else seconds
 
 
-def summarize(case: Case, name: str, kind: str, start: str, found: list[dict], rate: float) -> dict:
+def summarize(case: Case, name: str, kind: str, start: str, runs: list[dict], rate: float) -> dict:
     """One case from one start: ours beside the baseline and the floor; medians over the keys."""
 
     def of(contender):
-        same = [r for r in found if (r["case"], r["kind"]) == (name, kind)]
+        same = [r for r in runs if (r["case"], r["kind"]) == (name, kind)]
         return sorted((r for r in same if r["contender"] == contender), key=lambda r: r["key"])
 
     base, ours = of("baseline"), of(start)
@@ -490,17 +490,17 @@ def benchmark(
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Measure all cases: the record."""
-    began, found = time.perf_counter(), []
+    began, runs = time.perf_counter(), []
     machine = ask({"ask": "machine", "size": size})
     for run in runs(cases, kinds, most_keys, ask):
-        found.append(run)
+        runs.append(run)
         what = " ".join(str(run[k]) for k in ("case", "kind", "key", "contender"))
         times = f"cold {run['cold']:.3g} s, warm {median(run['warm']):.3g} s"
         spent = time.perf_counter() - began
         progress(f"[{spent:4.0f} s] {what}: {times}, {run['sweeps']} sweeps")
     rate = max(machine["rates"].values())
     rows = [
-        summarize(case, name, kind, start, found, rate)
+        summarize(case, name, kind, start, runs, rate)
         for name, case in cases.items()
         for kind in kinds
         for start in CONTENDERS[1:]
@@ -514,7 +514,7 @@ def benchmark(
         "seconds": time.perf_counter() - began,
         "summary": rows,
         "targets": [target for row in rows for target in targets(row)],
-        "runs": found,
+        "runs": runs,
     }
 
 

@@ -1,6 +1,6 @@
 """Find the permutation that brings independently trained JAX networks into one basin, and merge them.
 
-The front door: everything that most people need is here; the modules have the rest.
+The public API: everything that most people need is here; the modules have the rest.
 """
 
 __version__ = "0.1.0"

@@ -165,7 +165,7 @@ class Evaluation:
         Returns:
             tuple[list, dict]: the outputs; path → value for all that is wanted
         """
-        env, found = {}, {}
+        env, values = {}, {}
 
         def read(v):
             return self._widen(v.val) if isinstance(v, jex.Literal) else env[v]
@@ -177,12 +177,12 @@ class Evaluation:
             env[v] = jnp.asarray(x, dtype) if as_written else self._widen(x)
         for k, eqn in enumerate(jaxpr.eqns):
             outs, deeper = self._step(eqn, [read(v) for v in eqn.invars], (*path, k), iterations)
-            found |= deeper
+            values |= deeper
             for i, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
                 if (name := (*path, k, -1 - i)) in self.wanted:
-                    found[name] = out
+                    values[name] = out
                 env[v] = self.edits[name](out, *iterations) if name in self.edits else out
-        return [read(v) for v in jaxpr.outvars], found
+        return [read(v) for v in jaxpr.outvars], values
 
     def _widen(self, x):
         "A float in float64, if that is asked for"
@@ -219,12 +219,12 @@ class Evaluation:
         def iteration(carry, i_and_x):
             i, x = i_and_x
             now = (*iterations, i)
-            outs, found = self.run(body.jaxpr, body.consts, [*consts, *carry, *x], path, now)
-            return outs[:nk], (outs[nk:], found)
+            outs, values = self.run(body.jaxpr, body.consts, [*consts, *carry, *x], path, now)
+            return outs[:nk], (outs[nk:], values)
 
         numbered = jnp.arange(p["length"]), list(xs)
-        carry, (ys, found) = jax.lax.scan(iteration, list(carry), numbered, reverse=p["reverse"])
-        return [*carry, *ys], found
+        carry, (ys, values) = jax.lax.scan(iteration, list(carry), numbered, reverse=p["reverse"])
+        return [*carry, *ys], values
 
     def _while(self, eqn, args):
         p, quiet = eqn.params, Evaluation(self.wide)
@@ -289,5 +289,5 @@ def evaluate(
     """
     traced, rebuild = keep_containers(fn)
     closed, arrays = trace_arrays(traced, *args)
-    outs, found = evaluation.run(closed.jaxpr, closed.consts, arrays)
-    return rebuild(outs), found
+    outs, values = evaluation.run(closed.jaxpr, closed.consts, arrays)
+    return rebuild(outs), values

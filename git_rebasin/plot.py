@@ -54,7 +54,7 @@ def plot_interpolation(
     metrics: Sequence[str] | None = None,  # one panel each; default: all that the curves share
     title: str | None = None,  # title of the figure
     axes: Sequence[Axes] | None = None,  # panels, one per metric; default: a new figure
-    linestyle: str = "-",  # of all lines: say, solid for training data and dashed for test data
+    linestyle: str = "-",  # of all lines: such as solid for training data and dashed for test data
     label: str = "{name}",  # how the lines are named in the legend
 ) -> Figure:  # the figure, with a panel for each metric
     """Draw metrics along the line from A to B
@@ -64,7 +64,7 @@ def plot_interpolation(
         metrics: one panel each; default: all that the curves share
         title: title of the figure
         axes: panels, one per metric; default: a new figure
-        linestyle: of all lines: say, solid for training data and dashed for test data
+        linestyle: of all lines: such as solid for training data and dashed for test data
         label: how the lines are named in the legend
 
     Returns:
@@ -141,7 +141,7 @@ def plot_match(
     match: Match,  # what a matcher returned
     *,
     similarity: Mapping[str, Float[Array, "_n _n"]] | None = None,  # group → how alike units of A
-    #   and B are, say `unit_similarity`'s; default: what the match holds, as activation matching's
+    #   and B are, as by `unit_similarity`; default: what the match holds, as activation matching's
     #   may
     max_groups: int = 4,  # draw the similarities of no more groups than these, the first ones
 ) -> Figure:  # the objective and the moves; below, three panels for each group with similarities
@@ -150,7 +150,7 @@ def plot_match(
     Args:
         match: what a matcher returned
         similarity (Mapping[str, Float[Array, "_n _n"]] | None): group → how alike units of A and B
-            are, say `unit_similarity`'s; default: what the match holds, as activation matching's
+            are, as by `unit_similarity`; default: what the match holds, as activation matching's
             may
         max_groups: draw the similarities of no more groups than these, the first ones
 
@@ -160,8 +160,8 @@ def plot_match(
     import matplotlib.pyplot as plt
 
     known = similarity or getattr(match, "similarity", None) or {}
-    plain = [g for g, p in match.perm.items() if g in known and p.ndim == 1 and p.size > 1]
-    drawn, count = plain[:max_groups], len(match.perm)
+    drawable = [g for g, p in match.perm.items() if g in known and p.ndim == 1 and p.size > 1]
+    drawn, count = drawable[:max_groups], len(match.perm)
     heights = [max(2.6, 0.9 + 0.2 * count), *([2.9 * len(drawn)] if drawn else [])]
     figure = plt.figure(figsize=(9.0, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]

@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", rule)
 
 
-# Warnings that only a third party can mend, each with the reason why it is let pass.
+# Warnings that only a third party can fix, each with the reason why it is let pass.
 ALLOWED_WARNINGS: list[str] = []
 
 
@@ -77,11 +77,11 @@ def compiled_functions(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def peak_memory() -> float:
-    """The most that this process has held, in GB, or 0 where the system does not say.
+    """The most that this process has held, in GB, or 0 where the system does not report it.
 
     `getrusage` would count what the process that started this one held.
     """
     status = Path("/proc/self/status")
     text = status.read_text(encoding="utf-8") if status.exists() else ""
-    found = re.search(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 / 1e9 if found else 0.0
+    match = re.search(r"^VmHWM:\s*(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 / 1e9 if match else 0.0

@@ -1,4 +1,4 @@
-"""Networks, each with the permutation symmetry that theory says it has. No tests here."""
+"""Networks, each with the permutation symmetry that it has in theory. No tests here."""
 
 import math
 import zlib
@@ -726,8 +726,8 @@ def while_loop():
     p = draw(embed=(2, 4), w=(4, 4), out=(4, 2))
 
     def fn(p, x):
-        turn = lambda s: (s[0] + 1, jnp.tanh(s[1] @ p["w"]) + s[1])
-        return lax.while_loop(lambda s: s[0] < 3, turn, (0, x @ p["embed"]))[1] @ p["out"]
+        iteration = lambda s: (s[0] + 1, jnp.tanh(s[1] @ p["w"]) + s[1])
+        return lax.while_loop(lambda s: s[0] < 3, iteration, (0, x @ p["embed"]))[1] @ p["out"]
 
     return Network(fn, p, (floats(3, 2),), {(4,): 1})
 

@@ -183,9 +183,9 @@ def test_the_record_of_inference_is_of_all_cases_and_of_this_code():
     runs = read_record(FOLDER / "records" / "inference.json")["runs"]
     assert [run["case"] for run in runs] == list(inference.CASES)
     name = "transformer, 2 layers"
-    recorded, found = runs[list(inference.CASES).index(name)], inference.measure(name)
+    recorded, measured = runs[list(inference.CASES).index(name)], inference.measure(name)
     for what in ("arrays", "groups", "log10_symmetries"):
-        assert found[what] == pytest.approx(recorded[what])
+        assert measured[what] == pytest.approx(recorded[what])
 
 
 # ---- the straight-through estimator

@@ -62,10 +62,10 @@ def models(seed):
 def test_weight_matching(init):
     for seed in range(4):
         a, other, copy, back = models(seed)
-        found = weight_matching(jax.random.key(9), SPEC, a, copy, init=init)
-        assert found.converged
+        match = weight_matching(jax.random.key(9), SPEC, a, copy, init=init)
+        assert match.converged
         if init == "greedy":
-            assert same_permutation(found.perm, back)
+            assert same_permutation(match.perm, back)
         apart = weight_matching(jax.random.key(seed), SPEC, a, other, init=init)
         values = (
             apart.objective if init == "greedy" else (apart.initial_objective, *apart.objective)
@@ -79,8 +79,8 @@ def test_weight_matching(init):
 def test_frank_wolfe_matching():
     for seed in range(3):
         a, other, copy, back = models(seed)
-        found = frank_wolfe_matching(jax.random.key(9), SPEC, a, copy)
-        assert found.converged and same_permutation(found.perm, back)
+        match = frank_wolfe_matching(jax.random.key(9), SPEC, a, copy)
+        assert match.converged and same_permutation(match.perm, back)
     apart = frank_wolfe_matching(jax.random.key(9), SPEC, a, other)
     end = inner(a, apply_permutation(SPEC, apart.perm, other))
     np.testing.assert_allclose(apart.objective[-1], end, rtol=1e-5)

@@ -2,12 +2,7 @@
 
 
 # %% 1d836c3d
-from git_rebasin.experiments.barrier_vs_width import (
-    PRESETS,
-    WAYS,
-    by_width,
-    findings,
-)
+from git_rebasin.experiments.barrier_vs_width import PRESETS, WAYS, by_width, findings
 from git_rebasin.zoo.train import PAPER_CONFIGS
 
 

@@ -22,9 +22,9 @@ def record_with(seed=0, width=512, decay=0.0, data="mnist", ends=0.9, **ways):
     for line in ("naive", "matched"):
         record[line] = dict.fromkeys(TREATMENTS, good)
     for way, (loss, accuracy) in ways.items():
-        line, mended = way.split("_")
-        mended = "as it is" if mended == "plain" else mended
-        record[line][mended] = {"test": {"loss": loss, "accuracy": accuracy}}
+        line, treatment = way.split("_")
+        treatment = "as it is" if treatment == "plain" else treatment
+        record[line][treatment] = {"test": {"loss": loss, "accuracy": accuracy}}
     network = {"data": data, "size": [width] * 3, "training": {"weight_decay": decay}}
     return record | {"config": {"network": network}}
 
@@ -38,30 +38,30 @@ def test_the_verdicts_follow_the_midpoints():
         return record_with(decay=1e-3, naive_plain=(loss, 0.5), **options)
 
 
-    for loss, verdict in {0.4: "reproduced", 0.8: "partly", 1.2: "not"}.items():
-        assert decay_finding([plain, with_decay(loss)]).verdict == verdict
+    for loss, want in {0.4: "reproduced", 0.8: "partly", 1.2: "not"}.items():
+        assert decay_finding([plain, with_decay(loss)]).verdict == want
     assert decay_finding([plain, with_decay(0.4, ends=0.85)]).verdict == "not"  # it does not count
     for ends, count in {0.895: [1e-3], 0.885: []}.items():
         pairs = sweep([plain, with_decay(0.4, ends=ends)], "mnist", "weight decay")
         assert decays_that_count(pairs) == count
     other = record_with(data="cifar10", naive_plain=(1.0, 0.5))
     assert decay_finding([plain, with_decay(0.4), other]).verdict == "not"  # the worse decides
-    for loss, accuracy, verdict in [
+    for loss, accuracy, want in [
         (0.05, 0.895, "reproduced"),
         (0.05, 0.88, "partly"),
         (0.3, 0.9, "partly"),
         (0.6, 0.9, "not"),
     ]:
         one = record_with(naive_plain=(1.0, accuracy), naive_tempered=(loss, accuracy))
-        assert temperature_finding([one]).verdict == verdict
-    for verdict, (repaired, matched, both) in {
+        assert temperature_finding([one]).verdict == want
+    for want, (repaired, matched, both) in {
         "reproduced": (0.5, 0.6, 0.7),
         "partly": (0.5, 0.7, 0.7),
         "not": (0.7, 0.6, 0.7),
     }.items():
         ways = {"naive_repaired": repaired, "matched_plain": matched, "matched_repaired": both}
         one = record_with(**{way: (1.0, accuracy) for way, accuracy in ways.items()})
-        assert repair_finding([one]).verdict == verdict
+        assert repair_finding([one]).verdict == want
 
 
 # %% 72c5a2a7

@@ -10,9 +10,9 @@ import numpy as np
 from git_rebasin.experiments.calibration import (
     best_temperature,
     ensemble,
-    judge,
-    judged_cells,
+    evaluate_predictions,
     log_probabilities,
+    metric_cells,
     plot_reliability,
     reliability,
     tempered,
@@ -22,12 +22,12 @@ from git_rebasin.experiments.calibration import (
 # %% e8e0ecd1
 def test_reliability_counts_what_was_said_and_what_is_so():
     probabilities = np.array([[0.95, 0.05], [0.65, 0.35], [0.45, 0.55], [1.0, 0.0]])
-    found = reliability(probabilities, np.array([0, 1, 1, 0]), bins=10)
-    assert found["count"] == [2, 0, 0, 1, 1, 1, 1, 0, 0, 2]
-    assert found["frequency"][9] == 1 and found["frequency"][3] == 1 and found["frequency"][6] == 0
-    assert found["probability"][1] is None and found["probability"][9] == 0.975
+    bins = reliability(probabilities, np.array([0, 1, 1, 0]), bins=10)
+    assert bins["count"] == [2, 0, 0, 1, 1, 1, 1, 0, 0, 2]
+    assert bins["frequency"][9] == 1 and bins["frequency"][3] == 1 and bins["frequency"][6] == 0
+    assert bins["probability"][1] is None and bins["probability"][9] == 0.975
     # The first choices: 0.65 is wrong; 0.55, and 0.95 and 1 in one bin, are right.
-    np.testing.assert_allclose(found["expected_error"], (0.65 + 0.45 + 2 * 0.025) / 4)
+    np.testing.assert_allclose(bins["expected_error"], (0.65 + 0.45 + 2 * 0.025) / 4)
 
 
 # %% 1567d0e6
@@ -35,23 +35,23 @@ def test_an_ensemble_says_the_mean_probability():
     logs = [np.log(np.array([[0.5, 0.5], [0.9, 0.1]])), np.log(np.array([[0.1, 0.9], [0.7, 0.3]]))]
     both = ensemble(logs)
     np.testing.assert_allclose(np.exp(both), [[0.3, 0.7], [0.8, 0.2]], rtol=1e-5)
-    judged = judge(both, np.array([1, 1]))
-    assert judged["accuracy"] == 0.5
-    np.testing.assert_allclose(judged["loss"], -np.mean(np.log([0.7, 0.2])), rtol=1e-5)
-    assert judged_cells(judged)[1] == "50.00 %" and len(judged_cells(judged)) == 3
+    metrics = evaluate_predictions(both, np.array([1, 1]))
+    assert metrics["accuracy"] == 0.5
+    np.testing.assert_allclose(metrics["loss"], -np.mean(np.log([0.7, 0.2])), rtol=1e-5)
+    assert metric_cells(metrics)[1] == "50.00 %" and len(metric_cells(metrics)) == 3
 
 
 # %% 62081095
 def test_a_picture_has_a_point_for_each_bin_that_was_said():
     import matplotlib.pyplot as plt
 
-    judged = {"A": judge(np.log(np.array([[0.9, 0.1], [0.7, 0.3]])), np.array([0, 1]))}
+    metrics = {"A": evaluate_predictions(np.log(np.array([[0.9, 0.1], [0.7, 0.3]])), np.array([0, 1]))}
     ax = plt.figure().add_subplot()
-    plot_reliability(ax, judged, {"A": "k"}, marker="s")
+    plot_reliability(ax, metrics, {"A": "k"}, marker="s")
     _, curve = ax.lines
-    found = np.column_stack(curve.get_data())
-    np.testing.assert_allclose(found[[1, 3, 7, 9]], [[0.1, 0], [0.3, 1], [0.7, 0], [0.9, 1]])
-    assert np.isnan(found[[0, 2]]).all() and curve.get_label() == "A" and curve.get_marker() == "s"
+    points = np.column_stack(curve.get_data())
+    np.testing.assert_allclose(points[[1, 3, 7, 9]], [[0.1, 0], [0.3, 1], [0.7, 0], [0.9, 1]])
+    assert np.isnan(points[[0, 2]]).all() and curve.get_label() == "A" and curve.get_marker() == "s"
     plt.close(ax.figure)
 
 
@@ -62,9 +62,12 @@ def test_the_temperature_that_was_put_in_is_found():
     chances = np.exp(tempered(logits, 1.0))
     labels = (chances.cumsum(1) > rng.random((len(logits), 1))).argmax(1)  # drawn as they say
     for t in (0.25, 1.0, 6.0):
-        found = best_temperature(t * logits, labels)
-        np.testing.assert_allclose(found, t, rtol=0.05)
-        losses = [judge(tempered(t * logits, s), labels)["loss"] for s in (found, found / 2, 2 * found)]
+        best = best_temperature(t * logits, labels)
+        np.testing.assert_allclose(best, t, rtol=0.05)
+        losses = [
+            evaluate_predictions(tempered(t * logits, s), labels)["loss"]
+            for s in (best, best / 2, 2 * best)
+        ]
         assert losses[0] == min(losses)
     assert (tempered(logits, 3.0).argmax(1) == logits.argmax(1)).all()
     wrong = best_temperature(logits, chances.argmin(1))  # as unsure as it may be
@@ -79,7 +82,7 @@ def test_all_images_are_asked():
 
     config, data = NetworkConfig("mlp", "digits", TrainConfig(1), (8,)), load("digits", "test")
     params = init_network(config, jax.random.key(0), (8, 8, 1))
-    said = log_probabilities(config, params, data)
-    assert said.shape == (len(data), 10)
-    np.testing.assert_allclose(np.exp(said).sum(1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(log_probabilities(network_fn(config), params, data), said)
+    logs = log_probabilities(config, params, data)
+    assert logs.shape == (len(data), 10)
+    np.testing.assert_allclose(np.exp(logs).sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(log_probabilities(network_fn(config), params, data), logs)

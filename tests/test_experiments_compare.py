@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from git_rebasin.experiments.problem import stream, walk
+from git_rebasin.experiments.problem import stream, walk_line
 from git_rebasin.symmetry.builders import mlp_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.zoo.mlp import mlp_apply
@@ -51,11 +51,11 @@ def shuffled_pair(widths=(5, 16, 16, 4), seed=0):
 def test_every_way_finds_a_planted_permutation():
     problem = shuffled_pair()
     ways = {n: way for n, way in ways_to_match(EFFORT).items() if n not in SLOW}
-    found = compare_ways(problem, ways, [jax.random.key(0)])
-    assert len(found["permutations"]) == 2  # the identity, and the planted one
-    nothing, planted = found["permutations"]
+    compared = compare_ways(problem, ways, [jax.random.key(0)])
+    assert len(compared["permutations"]) == 2  # the identity, and the planted one
+    nothing, planted = compared["permutations"]
     assert planted["cosine"] > 1 - 1e-9 and planted["barrier"]["train"] < 1e-5 < nothing["cosine"] < 0.5
-    for way, tries in tries_of([found]).items():
+    for way, tries in tries_of([compared]).items():
         assert [t["permutation"] for t in tries] == [int(way != "none")]
 
 
@@ -68,8 +68,8 @@ def test_every_key_gets_a_try_and_the_start_of_its_own():
     }
     ways["again"] = Way(lambda problem, key, start: start, start="random")
     ways["fixed"] = Way(lambda problem, key, start: Match(start.perm, (), True, 0), "random", False)
-    found = compare_ways(shuffled_pair(), ways, [jax.random.key(k) for k in (5, 6)])
-    got = [(t["way"], t["key"], t["permutation"]) for t in found["tries"]]
+    compared = compare_ways(shuffled_pair(), ways, [jax.random.key(k) for k in (5, 6)])
+    got = [(t["way"], t["key"], t["permutation"]) for t in compared["tries"]]
     assert got[:4] == [("random", 0, 0), ("random", 1, 1), ("again", 0, 0), ("again", 1, 1)]
     assert got[4:] == [("fixed", 0, 0)]
 
@@ -77,9 +77,9 @@ def test_every_key_gets_a_try_and_the_start_of_its_own():
 # %% a1c330fb
 def test_lines_and_ensembles_are_the_means_of_their_definitions():
     problem = shuffled_pair()
-    (data,) = problem.judged["train"]
+    (data,) = problem.evaluated["train"]
     split = {k: v[:10] for k, v in data.items()}, {k: v[10:] for k, v in data.items()}
-    problem = dataclasses.replace(problem, judged={"all": [data], "parts": split})
+    problem = dataclasses.replace(problem, evaluated={"all": [data], "parts": split})
     a, b = problem.params_a, problem.params_b
 
 
@@ -88,7 +88,7 @@ def test_lines_and_ensembles_are_the_means_of_their_definitions():
         return {"loss": loss, "accuracy": np.mean(np.argmax(outputs, -1) == data["labels"])}
 
 
-    curves = walk(problem, b)
+    curves = walk_line(problem, b)["curves"]
     assert curves["all"].keys() == {"loss", "accuracy"}
     for i, lam in enumerate(problem.lambdas):
         mixed = jax.tree.map(lambda x, y, lam=lam: (1 - lam) * x + lam * y, a, b)

@@ -74,9 +74,9 @@ def test_correlations_are_those_of_numpy():
     a, b = (init_network(config, jax.random.key(k), splits["test"].images.shape[1:]) for k in (0, 1))
     for params in (a, b):  # so that no unit is always off
         params["Dense_0"]["bias"] += 0.5
-    problem = pair_problem(config, a, b, splits, judged_at_once=100)
+    problem = pair_problem(config, a, b, splits, at_once=100)
     perm = {"P_0": np.array([2, 0, 1, 5, 4, 3])}
-    found = unit_correlations(problem, perm, 6)["P_0"]
+    correlations = unit_correlations(problem, perm, 6)["P_0"]
     images = splits["test"].images.reshape(len(splits["test"].images), -1) / 255.0
     hidden = [
         np.maximum(images @ np.float64(p["Dense_0"]["kernel"]) + np.float64(p["Dense_0"]["bias"]), 0)
@@ -84,9 +84,11 @@ def test_correlations_are_those_of_numpy():
     ]
     assert all(h.std(0).min() > 0 for h in hidden)
     expected = np.corrcoef(*hidden, rowvar=False)[:6, 6:]
-    np.testing.assert_allclose(found["before"], np.diag(expected).mean(), atol=1e-4)
-    np.testing.assert_allclose(found["after"], np.diag(expected[:, perm["P_0"]]).mean(), atol=1e-4)
-    shown = np.array(found["corner after"]) / 100
+    np.testing.assert_allclose(correlations["before"], np.diag(expected).mean(), atol=1e-4)
+    np.testing.assert_allclose(
+        correlations["after"], np.diag(expected[:, perm["P_0"]]).mean(), atol=1e-4
+    )
+    shown = np.array(correlations["corner after"]) / 100
     np.testing.assert_allclose(shown, expected[:, perm["P_0"]], atol=0.0051)
 
 

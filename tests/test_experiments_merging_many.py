@@ -34,20 +34,24 @@ def test_halves_differ_and_are_halves():
 
 # %% 53bbec2f
 def test_verdicts_follow_losses_and_calibration():
-    def said(loss, accuracy, error):
+    def metrics_of(loss, accuracy, error):
         return {"loss": loss, "accuracy": accuracy, "reliability": {"expected_error": error}}
 
 
-    each = [said(0.2, 0.97, 0.02), said(0.3, 0.98, 0.03)]
-    judged = {"each": each, "plain mean": said(2, 0.3, 0.1), "merged": said(0.1, 0.975, 0.01)}
-    assert five_verdict(judged) == halves_verdict(judged) == 2
-    assert five_verdict(judged | {"merged": said(0.1, 0.96, 0.01)}) == 1
-    assert five_verdict(judged | {"merged": said(0.22, 0.975, 0.01)}) == 1
-    assert five_verdict(judged | {"merged": said(0.26, 0.975, 0.01)}) == 0
-    assert halves_verdict(judged | {"merged": said(0.1, 0.975, 0.022)}) == 1
-    assert halves_verdict(judged | {"plain mean": said(2, 0.6, 0.1)}) == 1
-    assert halves_verdict(judged | {"merged": said(0.1, 0.975, 0.03)}) == 0
+    each = [metrics_of(0.2, 0.97, 0.02), metrics_of(0.3, 0.98, 0.03)]
+    metrics = {
+        "each": each,
+        "plain mean": metrics_of(2, 0.3, 0.1),
+        "merged": metrics_of(0.1, 0.975, 0.01),
+    }
+    assert five_verdict(metrics) == halves_verdict(metrics) == "reproduced"
+    assert five_verdict(metrics | {"merged": metrics_of(0.1, 0.96, 0.01)}) == "partly"
+    assert five_verdict(metrics | {"merged": metrics_of(0.22, 0.975, 0.01)}) == "partly"
+    assert five_verdict(metrics | {"merged": metrics_of(0.26, 0.975, 0.01)}) == "not"
+    assert halves_verdict(metrics | {"merged": metrics_of(0.1, 0.975, 0.022)}) == "partly"
+    assert halves_verdict(metrics | {"plain mean": metrics_of(2, 0.6, 0.1)}) == "partly"
+    assert halves_verdict(metrics | {"merged": metrics_of(0.1, 0.975, 0.03)}) == "not"
     config = {"network": {"training": {"epochs": 7}}}
-    records = [{"family": f, "config": config, "judged": {"test": judged}} for f in ("five", "halves")]
+    records = [{"family": f, "config": config, "judged": {"test": metrics}} for f in ("five", "halves")]
     assert [f.verdict for f in findings(records)] == ["reproduced", "reproduced"]
     assert ", 7 epochs, " in findings(records)[1].claim

@@ -24,21 +24,23 @@ one, two = (init_network(config, jax.random.key(k), (8, 8, 1)) for k in (0, 1))
 
 # %% 059c63ff
 def test_treating_what_needs_nothing_changes_nothing():
-    found = treat_midpoint(network_fn(config), (one, one), images, splits)
-    np.testing.assert_allclose(found["kept"], 1, rtol=1e-4)
+    treated = treat_midpoint(network_fn(config), (one, one), images, splits)
+    np.testing.assert_allclose(treated["kept"], 1, rtol=1e-4)
     for split in splits:
-        plain, repaired = (found[way][split]["loss"] for way in ("as it is", "repaired"))
+        plain, repaired = (treated[way][split]["loss"] for way in ("as it is", "repaired"))
         np.testing.assert_allclose(plain, repaired, rtol=1e-5)
     loss, metrics = training_loss(config)(one, splits["test"].arrays)
-    np.testing.assert_allclose(found["as it is"]["test"]["loss"], loss, rtol=1e-5)
-    np.testing.assert_allclose(found["as it is"]["test"]["accuracy"], metrics["accuracy"], rtol=1e-5)
+    np.testing.assert_allclose(treated["as it is"]["test"]["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(treated["as it is"]["test"]["accuracy"], metrics["accuracy"], rtol=1e-5)
 
 
 # %% a31de238
 def test_a_midpoint_is_treated():
-    found = treat_midpoint(network_fn(config), (one, two), images, splits)
-    assert len(found["kept"]) == 2 and max(found["kept"]) < 0.9  # networks that have nothing in common
-    plain, warm, repaired = (found[way] for way in TREATMENTS)
+    treated = treat_midpoint(network_fn(config), (one, two), images, splits)
+    assert (
+        len(treated["kept"]) == 2 and max(treated["kept"]) < 0.9
+    )  # networks that have nothing in common
+    plain, warm, repaired = (treated[way] for way in TREATMENTS)
     assert warm["train"]["loss"] < plain["train"]["loss"]  # the best temperature
     assert warm["test"]["accuracy"] == plain["test"]["accuracy"]  # and no other choices
     assert repaired["test"] != plain["test"]

@@ -2,13 +2,8 @@
 
 
 # %% 8844896b
-from git_rebasin.experiments.mlp_matchers import (
-    EXPERIMENT,
-    PRESETS,
-    WAYS,
-    finding,
-    shares_left,
-)
+from git_rebasin.experiments.compare import shares_left
+from git_rebasin.experiments.mlp_matchers import EXPERIMENT, PRESETS, WAYS, finding
 
 
 # %% a64d0439

@@ -74,9 +74,9 @@ def test_the_steepest_direction_is_the_steepest_of_all():
 
 
     slopes = {order: slope(order) for order in itertools.permutations(range(4))}
-    found = steepest_descent_matching(jax.random.key(0), spec, gradient, b)
-    assert tuple(found.perm["P_0"]) == min(slopes, key=slopes.get)
-    assert tuple(found.perm["P_0"]) != max(slopes, key=slopes.get)
+    steepest = steepest_descent_matching(jax.random.key(0), spec, gradient, b)
+    assert tuple(steepest.perm["P_0"]) == min(slopes, key=slopes.get)
+    assert tuple(steepest.perm["P_0"]) != max(slopes, key=slopes.get)
     with pytest.raises(ValueError, match="gradient is zero"):
         steepest_descent_matching(jax.random.key(0), spec, jax.tree.map(np.zeros_like, a), b)
 
@@ -102,10 +102,10 @@ def test_the_largest_gain_is_taken_at_each_step():
         ]
         best = max([perm, *moves], key=objective)  # of equals, the first: where it is
         path.append(objective(best))
-    found = largest_gain_matching(spec, a, b)
-    assert found.converged and found.sweeps == len(path) > 2
-    np.testing.assert_allclose(found.objective, path, rtol=1e-5)
-    assert all(np.array_equal(found.perm[g], perm[g]) for g in sizes)
+    match = largest_gain_matching(spec, a, b)
+    assert match.converged and match.sweeps == len(path) > 2
+    np.testing.assert_allclose(match.objective, path, rtol=1e-5)
+    assert all(np.array_equal(match.perm[g], perm[g]) for g in sizes)
     short = largest_gain_matching(spec, a, b, max_steps=1)
     assert not short.converged and short.sweeps == 1
     np.testing.assert_allclose(short.objective, path[:1], rtol=1e-5)
@@ -117,11 +117,11 @@ def test_a_planted_permutation_is_found():
     rng = np.random.default_rng(0)
     planted = {"P_0": rng.permutation(6), "P_1": rng.permutation(5)}
     b = apply_permutation(spec, planted, a)
-    found = largest_gain_matching(spec, a, b)
-    assert all(np.array_equal(found.perm[g][planted[g]], np.arange(len(p))) for g, p in planted.items())
-    assert np.isclose(found.objective[-1], inner(a, a))
+    match = largest_gain_matching(spec, a, b)
+    assert all(np.array_equal(match.perm[g][planted[g]], np.arange(len(p))) for g, p in planted.items())
+    assert np.isclose(match.objective[-1], inner(a, a))
     best = weight_matching(jax.random.key(0), spec, a, b)
-    assert np.isclose(best.objective[-1], found.objective[-1])
+    assert np.isclose(best.objective[-1], match.objective[-1])
 
 
 # %% ca1ae5ec

@@ -2,7 +2,6 @@
 
 from flax import linen as nn
 from git_rebasin.experiments.runner import Context
-from git_rebasin.zoo.resnet import resnet50_loss
 from git_rebasin.zoo.train import TrainConfig
 from git_rebasin.zoo.train import TrainResult
 from pathlib import Path
@@ -19,7 +18,6 @@ def test_no_two_pairs_share_a_network():
 
 # %% 40035e03
 import tempfile
-import time
 
 from git_rebasin.experiments.networks import (
     NetworkConfig,
@@ -28,7 +26,6 @@ from git_rebasin.experiments.networks import (
     load_splits,
     network_fn,
     network_spec,
-    pair_facts,
     pair_problem,
     params_and_state,
     train_pair,
@@ -36,6 +33,7 @@ from git_rebasin.experiments.networks import (
     with_state,
 )
 from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.zoo import resnet
 
 TINY = {"mlp": (6, 5), "vgg11": 1 / 32, "vgg16": 1 / 32, "resnet20": 1 / 4}
 
@@ -56,7 +54,7 @@ def test_convolutions_as_products_are_convolutions():
     net = nn.Sequential([nn.Conv(4, (3, 3)), nn.Conv(5, (3, 3), 2, use_bias=False)])
     with jax.numpy_rank_promotion("allow"):  # flax adds biases so
         params = net.init(jax.random.key(0), images)
-        products, plain = _by_products(net.apply, params, images), net.apply(params, images)
+        products, plain = _by_products(net.apply)(params, images), net.apply(params, images)
     assert products.shape == plain.shape == (2, 4, 4, 5)
     np.testing.assert_allclose(products, plain, rtol=1e-5, atol=1e-5)
 
@@ -73,7 +71,7 @@ def test_statistics_belong_to_a_network_but_are_not_trained():
     config = NetworkConfig("resnet5", "digits", TrainConfig(1), 1 / 16)
     variables = jax.eval_shape(lambda key: init_network(config, key, (8, 8, 1)), jax.random.key(0))
     params, state = params_and_state(config, variables)
-    assert set(variables) == {"params", "batch_stats"} and training_loss(config) is resnet50_loss
+    assert set(variables) == {"params", "batch_stats"} and training_loss(config) is resnet.resnet50_loss
     assert network_spec(config).bind(variables).sizes["P_bg0"] == 16
     assert with_state(TrainResult(params, state, None, ())).params == variables
     plain = TrainResult(params, None, None, ())
@@ -89,18 +87,18 @@ def test_a_pair_is_trained_kept_and_turned_into_a_problem():
     splits = load_splits(config)
     assert splits["train"].images.shape == (100, 4, 4, 1) and len(splits["test"]) > 100
     with tempfile.TemporaryDirectory() as folder:
-        told = []
-        options = splits["train"], Context(Path(folder), lambda p: told.append(p.stage))
-        trained = train_pair(config, 1, *options)
-        again = train_pair(config, 1, *options)
-    assert told == ["train A", "train A", "train B", "train B"]
+        stages = []
+        context = Context(Path(folder), lambda p: stages.append(p.stage))
+        pair, again = (train_pair(config, 1, context) for _ in range(2))
+    assert stages == ["train A", "train A", "train B", "train B"]
     for name in "AB":
-        jax.tree.map(np.testing.assert_array_equal, trained[name].params, again[name].params)
-        assert again[name].resumed_from == 2
-    facts = pair_facts(1, splits, trained, time.perf_counter())
+        jax.tree.map(
+            np.testing.assert_array_equal, pair.results[name].params, again.results[name].params
+        )
+        assert again.results[name].resumed_from == 2
+    facts = pair.facts()
     assert set(facts["seconds"]) == {"train A", "train B", "match and walk"}
     assert facts["model_seeds"] == [2, 3] and facts["data"] == splits["train"].source
-    both = (trained[name].params for name in "AB")
-    problem = pair_problem(config, *both, splits, lambdas=3, judged=40, batch_size=20)
-    assert problem.lambdas == (0.0, 0.5, 1.0) and len(problem.judged["train"][0]["labels"]) == 40
+    problem = pair_problem(config, *pair.params, pair.splits, lambdas=3, evaluated=40, batch_size=20)
+    assert problem.lambdas == (0.0, 0.5, 1.0) and len(problem.evaluated["train"][0]["labels"]) == 40
     assert problem.ends[0]["train"] != problem.ends[1]["train"]

@@ -26,17 +26,17 @@ TINY = LineConfig(
 
 @functools.cache
 def tiny_pair():
-    "A pair that several tests look at, and the stages that it told of"
+    "A pair that several tests look at, and the stages that it reported"
     stages = []
     return run_pair(TINY, 1, Context(None, lambda p: stages.append(p.stage))), stages
 
 
 # %% 91ac33e0
 def test_a_pair_is_what_its_parts_say():
-    got, told = tiny_pair()
+    got, stages = tiny_pair()
     assert got.match.converged and got.output_change < 1e-5
     test = load("digits", "test")
-    for lam, params in ((0, got.params_a), (1, got.merged), (2, got.permuted_b)):
+    for lam, params in ((0, got.trained.params[0]), (1, got.merged), (2, got.permuted_b)):
         want = evaluate(mlp_apply, params, test)
         for metric in ("loss", "accuracy"):
             np.testing.assert_allclose(
@@ -45,8 +45,8 @@ def test_a_pair_is_what_its_parts_say():
     for k in (0, 2):  # the permutation changes nothing at the ends
         ways = [got.curves[w]["train"]["loss"][k] for w in ("naive", "matched")]
         np.testing.assert_allclose(*ways, rtol=1e-4)
-    assert {"train A", "train B", "match", "interpolate"} == set(told) == set(got.seconds)
     record = json.loads(json.dumps(got.record()))
+    assert {"train A", "train B", "match", "interpolate"} == set(stages) == set(record["seconds"])
     assert record["barrier"]["naive"]["test"] == loss_barrier(record["curves"]["naive"]["test"]["loss"])
     assert record["model_seeds"] == [2, 3] and record["config"]["network"]["training"]["epochs"] == 3
     rows = summary_rows(record)

@@ -20,8 +20,8 @@ def test_provenance_names_versions_and_machine():
     assert where["revision"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", where["revision"])
     assert json.loads(json.dumps(where)) == where
     where |= {"device": "4 × TPU v5e", "processor": "some", "cores": 2}
-    said = made_on({"provenance": where})
-    assert said == f"4 × TPU v5e (some, 2 cores), jax {jax.__version__}"
+    text = made_on({"provenance": where})
+    assert text == f"4 × TPU v5e (some, 2 cores), jax {jax.__version__}"
 
 
 # %% 205d4a59

@@ -12,9 +12,9 @@ from git_rebasin.experiments.rescaled_resnets import LINES, finding, format_line
 def test_the_share_is_that_of_the_norms_unit_by_unit():
     a = {"conv": np.ones((2, 3, 1, 1)), "bias": np.ones(2)}
     b = {"conv": np.ones((2, 3, 1, 1)) * np.array([1.0, 3.0])[:, None, None, None], "bias": np.zeros(2)}
-    found = shares(a, b)
-    assert found["median"] == pytest.approx((0.5 + 0.25) / 2)
-    assert found["lower quartile"] < found["median"] < found["upper quartile"]
+    share = shares(a, b)
+    assert share["median"] == pytest.approx((0.5 + 0.25) / 2)
+    assert share["lower quartile"] < share["median"] < share["upper quartile"]
 
 
 # %% dec0e497

@@ -40,8 +40,8 @@ def test_a_planted_permutation_is_found_by_both_costs():
     ):
         rng = np.random.default_rng(1)
         b = apply_permutation(spec, {g: rng.permutation(n) for g, n in spec.bind(a).groups.items()}, a)
-        for cost in ("inner", "distance"):
-            match = single_pass_matching(spec, a, b, cost=cost)
+        for similarity in ("inner", "distance"):
+            match = single_pass_matching(spec, a, b, similarity=similarity)
             back = apply_permutation(spec, match.perm, b)
             jax.tree.map(np.testing.assert_array_equal, back, a)
             np.testing.assert_allclose(match.objective[0], inner(a, a))
@@ -54,22 +54,22 @@ def test_each_layer_is_the_best_for_what_it_reads():
     import itertools
 
 
-    def value(x, y, cost):
-        "What it is worth that the columns of two kernels are paired as they stand"
-        if cost == "inner":
+    def value(x, y, similarity):
+        "The score of two kernels whose columns are paired as they stand"
+        if similarity == "inner":
             return (x * y).sum()
         x, y = (w / np.linalg.norm(w, axis=0, keepdims=True) for w in (x, y))
         return -np.linalg.norm(x - y, axis=0).sum()
 
 
     (a, b), spec = random_pair(2, 4, (0,)), mlp_permutation_spec(2)
-    for cost in ("inner", "distance"):
-        moved = apply_permutation(spec, single_pass_matching(spec, a, b, cost=cost).perm, b)
+    for similarity in ("inner", "distance"):
+        moved = apply_permutation(spec, single_pass_matching(spec, a, b, similarity=similarity).perm, b)
         for layer in ("Dense_0", "Dense_1"):
             x, y = (np.asarray(p[layer]["kernel"], np.float64) for p in (a, moved))
             orders = itertools.permutations(range(x.shape[1]))
-            best = max(value(x, y[:, list(order)], cost) for order in orders)
-            np.testing.assert_allclose(value(x, y, cost), best)
+            best = max(value(x, y[:, list(order)], similarity) for order in orders)
+            np.testing.assert_allclose(value(x, y, similarity), best)
 
 
 # %% 32131023
@@ -79,7 +79,7 @@ def test_what_is_no_chain_is_refused():
         single_pass_matching(resnet20_permutation_spec(), small, small)
     a, _ = random_pair(1, 3, (0,))
     with pytest.raises(ValueError, match="give 'inner' or 'distance'"):
-        single_pass_matching(mlp_permutation_spec(1), a, a, cost="cosine")
+        single_pass_matching(mlp_permutation_spec(1), a, a, similarity="cosine")
 
 
 # %% 1b7cd444
@@ -90,14 +90,14 @@ def test_the_examples_are_what_is_said_of_them():
             points = np.random.default_rng(0).uniform(-1, 1, (50, inputs)).astype(np.float32)
             points[:, -1] = 0
             for params in (a, b):
-                found = mlp_apply(params, points)
-                np.testing.assert_allclose(found, np.maximum(points[:, :-1], 0), atol=1e-6)
+                outputs = mlp_apply(params, points)
+                np.testing.assert_allclose(outputs, np.maximum(points[:, :-1], 0), atol=1e-6)
             spec = mlp_permutation_spec(hidden)
-            worth = [inner(a, apply_permutation(spec, p, b)) for p in every_permutation(spec.bind(a))]
+            scores = [inner(a, apply_permutation(spec, p, b)) for p in every_permutation(spec.bind(a))]
             if hidden == 1:
-                assert worth == [2 * e**2 + 2 / e**2, 9 * e**2]
+                assert scores == [2 * e**2 + 2 / e**2, 9 * e**2]
             else:
-                assert worth == [13 * e**2, 10 * e**2, 4 * e**2, 2 * e**2 + e**-4]
+                assert scores == [13 * e**2, 10 * e**2, 4 * e**2, 2 * e**2 + e**-4]
                 assert midpoint_error(a, b) > 0.01
     same = apply_permutation(spec, {"P_0": np.array([1, 0]), "P_1": np.array([1, 0])}, b)
     assert midpoint_error(a, same) < 1e-12

@@ -4,11 +4,7 @@ import numpy as np
 
 
 # %% 72963775
-from git_rebasin.experiments.split_data import (
-    biased_halves,
-    finding,
-    pair_verdict,
-)
+from git_rebasin.experiments.split_data import biased_halves, finding, pair_verdict
 from git_rebasin.zoo.data import load
 
 
@@ -33,13 +29,13 @@ def test_the_verdict_follows_loss_and_calibration():
         return {"loss": loss, "accuracy": 0.9, "reliability": {"expected_error": error}}
 
 
-    judged = {"A": metrics_of(0.5, 0.05), "B": metrics_of(0.6, 0.04)}
-    judged |= {"plain mean": metrics_of(2.0, 0.2)}
-    judged |= {"merged": metrics_of(0.4, 0.03), "ensemble": metrics_of(0.35, 0.02)}
-    assert pair_verdict(judged) == 2
-    assert pair_verdict(judged | {"merged": metrics_of(0.4, 0.045)}) == 1
-    assert pair_verdict(judged | {"merged": metrics_of(0.52, 0.01)}) == 1
-    assert pair_verdict(judged | {"merged": metrics_of(0.56, 0.01)}) == 0
-    assert pair_verdict(judged | {"plain mean": metrics_of(0.55, 0.2)}) == 1
-    claim = finding([{"family": "mnist", "judged": judged}])
+    metrics = {"A": metrics_of(0.5, 0.05), "B": metrics_of(0.6, 0.04)}
+    metrics |= {"plain mean": metrics_of(2.0, 0.2)}
+    metrics |= {"merged": metrics_of(0.4, 0.03), "ensemble": metrics_of(0.35, 0.02)}
+    assert pair_verdict(metrics) == "reproduced"
+    assert pair_verdict(metrics | {"merged": metrics_of(0.4, 0.045)}) == "partly"
+    assert pair_verdict(metrics | {"merged": metrics_of(0.52, 0.01)}) == "partly"
+    assert pair_verdict(metrics | {"merged": metrics_of(0.56, 0.01)}) == "not"
+    assert pair_verdict(metrics | {"plain mean": metrics_of(0.55, 0.2)}) == "partly"
+    claim = finding([{"family": "mnist", "judged": metrics}])
     assert claim.verdict == "reproduced" and "merged 0.400 (90.0 %)" in claim.ours

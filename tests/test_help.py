@@ -107,16 +107,16 @@ def docs(text: str) -> dict[str, str | None]:
 
 
 def test_comments_become_sections():
-    found = docs(with_docstrings(MODULE))
-    assert found["scaled"] == SCALED
-    assert found["Thing"] == THING
-    assert found["method"] == "A method\n\nReturns:\n    int: what it is"
-    assert found["n"] == "How many\n\nReturns:\n    int"
+    documented = docs(with_docstrings(MODULE))
+    assert documented["scaled"] == SCALED
+    assert documented["Thing"] == THING
+    assert documented["method"] == "A method\n\nReturns:\n    int: what it is"
+    assert documented["n"] == "How many\n\nReturns:\n    int"
 
 
 def test_what_is_private_or_has_no_docstring_stays():
-    found = docs(with_docstrings(MODULE))
-    assert found["_private"] == "The same" and found["undocumented"] is None
+    documented = docs(with_docstrings(MODULE))
+    assert documented["_private"] == "The same" and documented["undocumented"] is None
 
 
 def test_nothing_but_docstrings_changes():
@@ -146,11 +146,11 @@ def test_the_site_says_everything_once():
     assert "(https://arxiv.org/abs/1803.05407)" in page
 
 
-# ---- the front door
+# ---- the public API
 
 
 def callables() -> Iterator[tuple[str, Callable]]:
-    """Every function of the front door, and every public method of its classes, by name."""
+    """Every function of the public API, and every public method of its classes, by name."""
     for name in git_rebasin.__all__:
         value = getattr(git_rebasin, name)
         if inspect.isclass(value):
@@ -163,7 +163,7 @@ def callables() -> Iterator[tuple[str, Callable]]:
 
 
 def classes() -> Iterator[tuple[str, type]]:
-    """Every class of the front door, and every one that its functions return, by name."""
+    """Every class of the public API, and every one that its functions return, by name."""
     for function in CALLABLES.values():
         result = inspect.signature(function).return_annotation
         value = getattr(inspect.getmodule(function), str(result), None)
@@ -198,10 +198,10 @@ SOURCES = {
 
 def sections(doc: str) -> dict[str, list[str]]:
     """The entries of each section of a docstring, each on one line."""
-    found = re.findall(r"^(\w+):\n((?: {4}.*\n?)+)", inspect.cleandoc(doc), re.MULTILINE)
+    parts = re.findall(r"^(\w+):\n((?: {4}.*\n?)+)", inspect.cleandoc(doc), re.MULTILINE)
     return {
         name: [" ".join(entry.split()) for entry in re.split(r"\n(?= {4}\S)", text.rstrip())]
-        for name, text in found
+        for name, text in parts
     }
 
 
@@ -211,18 +211,18 @@ def raised(function: Callable) -> set[str]:
     tree = ast.parse(inspect.getsource(module))
     helpers = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     todo, seen = [ast.parse(textwrap.dedent(inspect.getsource(function)))], set()
-    found: set[str] = set()
+    errors: set[str] = set()
     while todo:
         for node in ast.walk(todo.pop()):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-                found.add(ast.unparse(node.exc.func))
+                errors.add(ast.unparse(node.exc.func))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 name = node.func.id
                 if name.startswith("_") and name in helpers and name not in seen:
                     seen.add(name)
                     todo.append(helpers[name])
-    made = {name: ast.unparse(helpers[name].returns) for name in found & helpers.keys()}
-    return {made.get(name, name) for name in found}
+    made = {name: ast.unparse(helpers[name].returns) for name in errors & helpers.keys()}
+    return {made.get(name, name) for name in errors}
 
 
 @each_callable

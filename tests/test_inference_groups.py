@@ -16,8 +16,8 @@ from git_rebasin.inference.trace import Instance, Trace
 
 
 def parents(*seen):
-    found = parents_of(blocks_of(forms_of(seen)))
-    return lambda x: set(found.get(id(x), {}).values())
+    parents = parents_of(blocks_of(forms_of(seen)))
+    return lambda x: set(parents.get(id(x), {}).values())
 
 
 def sliced(trace, array, k, *children):

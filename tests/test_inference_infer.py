@@ -47,10 +47,10 @@ def test_the_spec_is_the_one_that_people_write():
 
 # %% 32623120
 def test_every_fixed_axis_says_why():
-    found = {(a.path, a.axis): a for a in infer_permutation_spec(net, draw(), X).report().axes}
-    assert found["w", 0].reason.startswith("input array 0, axis 1 (dot_general at ")
-    assert found["v", 1].reason == "output 0, axis 1"
-    assert found["w", 1].reason == found["v", 0].reason == "" and found["b", 0].groups == ("P_0",)
+    axes = {(a.path, a.axis): a for a in infer_permutation_spec(net, draw(), X).report().axes}
+    assert axes["w", 0].reason.startswith("input array 0, axis 1 (dot_general at ")
+    assert axes["v", 1].reason == "output 0, axis 1"
+    assert axes["w", 1].reason == axes["v", 0].reason == "" and axes["b", 0].groups == ("P_0",)
 
 
     reasons = infer_permutation_spec(ordered, draw(), X).reasons

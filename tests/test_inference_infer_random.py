@@ -152,9 +152,9 @@ class Program:
     def recurrent(self, i, shape):
         a = self.axis(shape)
         w = self.param(shape[a], shape[a])
-        turn = lambda p, h: jnp.tanh(contracted(h, p[w], a)) + h
+        layer = lambda p, h: jnp.tanh(contracted(h, p[w], a)) + h
         return Step(
-            lambda p, x: lax.scan(lambda h, _: (turn(p, h), None), x, None, length=2)[0], (i,)
+            lambda p, x: lax.scan(lambda h, _: (layer(p, h), None), x, None, length=2)[0], (i,)
         )
 
     @operation
@@ -344,15 +344,15 @@ def test_what_is_inferred_for_a_random_program_is_true(seed):
 
 
 def test_random_programs_have_symmetries():
-    found = Counter()
+    counts = Counter()
     for program in map(program_of, SEEDS):
         spec = infer_permutation_spec(program, program.params, program.x, verify=False)
-        found["groups"] += len(spec.groups)
-        found["families"] += len(spec.families)
-        found["programs with groups"] += bool(spec.groups)
-    assert found["groups"] >= 60, found
-    assert found["families"] >= 12, found
-    assert found["programs with groups"] >= 22, found
+        counts["groups"] += len(spec.groups)
+        counts["families"] += len(spec.families)
+        counts["programs with groups"] += bool(spec.groups)
+    assert counts["groups"] >= 60, counts
+    assert counts["families"] >= 12, counts
+    assert counts["programs with groups"] >= 22, counts
 
 
 def test_random_programs_use_every_operation():

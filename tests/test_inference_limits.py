@@ -244,5 +244,5 @@ def test_gradients_find_factors_wherever_a_limit_allows_them(name):
     spec = infer_permutation_spec(net.fn, net.params, *net.args, verify=False)
     limits = infer_limits(net.fn, net.params, *net.args)
     allowed = {group for group, (limit, _) in limits.items() if C <= limit}
-    found = find_scalings(spec, net.fn, net.params, *net.args).shapes.keys()
-    assert allowed - found == TIED.get(name, set())
+    scaled = find_scalings(spec, net.fn, net.params, *net.args).shapes.keys()
+    assert allowed - scaled == TIED.get(name, set())

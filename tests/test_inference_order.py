@@ -26,7 +26,7 @@ def free(axes):
 
 
 def agrees(fn, axes, outs, *shape):
-    "fn(π x) = π fn(x) for the axes that are said to be free, one by one"
+    "fn(π x) = π fn(x) for the axes that the rules leave free, one by one"
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     want = jax.tree.leaves(fn(x))
     for k, axis in enumerate(axes):

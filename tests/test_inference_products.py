@@ -50,7 +50,7 @@ def test_contracted_and_batch_axes_are_one():
     assert find(h) is find(out[1]) and find(g) is find(out[2]) and find(h) is not find(g)
     assert seen(trace, b, q) and seen(trace, b, h) and seen(trace, b, g)
     _, ((_, n), _), _ = follow(lambda x, s: x @ (jnp.ones((4, 3)) * s), (2, 4), ())
-    assert free(n) == [4]  # a plain sum
+    assert free(n) == [4]  # a sum
 
 
 # %% 53e1da0a

@@ -133,5 +133,5 @@ def test_wrong_names_and_other_functions_are_refused():
 
     p = {"w": np.ones((3, 4), np.float32), "v": np.ones((4, 2), np.float32)}
     taps = find_taps(depends, p, np.ones((5, 3), np.float32))
-    with pytest.raises(ValueError, match="computes something else for these arguments"):
+    with pytest.raises(ValueError, match="computes other values for these arguments"):
         taps(p, np.ones((2, 3), np.float32))

@@ -31,9 +31,9 @@ def arguments():
 # %% 0ced99b9
 def test_equations_compute_what_the_function_computes():
     closed, inputs = trace_arrays(network, *arguments(), 4)
-    outs, found = Evaluation().run(closed.jaxpr, closed.consts, inputs)
+    outs, values = Evaluation().run(closed.jaxpr, closed.consts, inputs)
     want = jax.tree.leaves(network(*arguments(), 4))
-    assert found == {} and len(outs) == len(want)
+    assert values == {} and len(outs) == len(want)
     for x, y in zip(outs, want, strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_allclose(x, y, rtol=1e-5)
@@ -94,11 +94,11 @@ def test_values_on_the_way_are_handed_out():
     )
     names = {(0, -1), (1, 0, -1)}
     assert [eqn.primitive.name for eqn in closed.jaxpr.eqns] == ["dot_general", "scan"]
-    _, found = Evaluation(wanted=names).run(closed.jaxpr, closed.consts, inputs)
-    assert found.keys() == names
-    np.testing.assert_allclose(found[(0, -1)], x @ p["a"], rtol=1e-5)
-    assert found[(1, 0, -1)].shape == (2, 5, 4)  # one for each iteration
-    np.testing.assert_allclose(found[(1, 0, -1)][0], x @ p["a"] @ p["stack"][0], rtol=1e-5)
+    _, values = Evaluation(wanted=names).run(closed.jaxpr, closed.consts, inputs)
+    assert values.keys() == names
+    np.testing.assert_allclose(values[(0, -1)], x @ p["a"], rtol=1e-5)
+    assert values[(1, 0, -1)].shape == (2, 5, 4)  # one for each iteration
+    np.testing.assert_allclose(values[(1, 0, -1)][0], x @ p["a"] @ p["stack"][0], rtol=1e-5)
 
 
 # %% 36beab7f
@@ -128,16 +128,16 @@ def test_values_are_replaced_as_they_are_computed():
         (0, 0, -1): lambda h, i: h * (1 + i),
         (0, 2, 1, -1): lambda h, i, j: h * factor[i, j][None],
     }
-    out, found = jax.jit(lambda p, x: evaluate(loops, Evaluation(wanted=names, edits=edits), p, x))(
+    out, values = jax.jit(lambda p, x: evaluate(loops, Evaluation(wanted=names, edits=edits), p, x))(
         p, x
     )
     h, sums = x, []
     for i in range(2):
-        np.testing.assert_allclose(found[(0, 0, -1)][i], h @ p["a"][i], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(values[(0, 0, -1)][i], h @ p["a"][i], rtol=1e-4, atol=1e-5)
         h = jnp.sin(h @ p["a"][i] * (1 + i))
         for j in (2, 1, 0):
             h = h + p["b"][i, j][None]
-            np.testing.assert_allclose(found[(0, 2, 1, -1)][i, j], h, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(values[(0, 2, 1, -1)][i, j], h, rtol=1e-4, atol=1e-5)
             h = h * factor[i, j][None]
         sums.append(h.sum())
     assert out.keys() == {"h", "sums"}
@@ -151,7 +151,7 @@ def test_outputs_come_back_in_their_containers():
         return {"a": (x * 2, 3.0), "function": jnp.tanh, "none": None}
 
 
-    out, found = evaluate(mixed, Evaluation(), jnp.ones(2))
-    assert out["function"] is jnp.tanh and out["none"] is None and found == {}
+    out, values = evaluate(mixed, Evaluation(), jnp.ones(2))
+    assert out["function"] is jnp.tanh and out["none"] is None and values == {}
     np.testing.assert_array_equal(out["a"][0], 2 * np.ones(2))
     assert out["a"][1] == 3

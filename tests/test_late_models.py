@@ -1,4 +1,4 @@
-"""Models that are read late: the same answer, one leaf at a time, in little memory."""
+"""Models that are read lazily: the same answer, one leaf at a time, in little memory."""
 
 import math
 import tracemalloc

@@ -114,10 +114,10 @@ def test_how_the_data_are_cut_does_not_matter():
     a, b = mlp_params(0), mlp_params(1)
     seen, matches = [], []
     for at in ((), (115,), (100, 200)):
-        found = activation_matching(
+        got = activation_matching(
             *(KEY, SPEC, a, b), fn=mlp, batches=iter(pieces(X, *at)), callback=seen.append
         )
-        matches.append(found)
+        matches.append(got)
     assert [progress.step for progress in seen] == [1, 1, 2, 1, 2, 3]
     assert {progress.stage for progress in seen} == {"activation matching"}
     for other in matches[1:]:
@@ -173,8 +173,8 @@ def test_heads_and_their_units_are_matched_exactly():
     a, b = (draw(seed, q=(3, 2, 2), v=(3, 2, 2), o=(4, 2)) for seed in (0, 1))
 
 
-    def worth(perm, kind, values):
-        "The sum of what the values are worth, with B's units reordered"
+    def score(perm, kind, values):
+        "The sum of the scores of the values, with B's units reordered"
         moved = apply_permutation(HEADS, {g: np.array(p) for g, p in perm.items()}, b)
         total = 0
         for name, axes in values.items():
@@ -200,10 +200,10 @@ def test_heads_and_their_units_are_matched_exactly():
         }
         assert sorted(len(axes) for axes in values.values()) == [1, 2, 2, 2]  # weights; q, v, mixed
         identity = {"H": np.arange(2), "Q": np.array([[0, 1]] * 2), "V": np.array([[0, 1]] * 2)}
-        np.testing.assert_allclose(got.initial_objective, worth(identity, kind, values), rtol=1e-5)
-        best = max(worth(perm, kind, values) for perm in every(2, 2))
+        np.testing.assert_allclose(got.initial_objective, score(identity, kind, values), rtol=1e-5)
+        best = max(score(perm, kind, values) for perm in every(2, 2))
         np.testing.assert_allclose(
-            [got.objective[0], worth(got.perm, kind, values)], [best, best], rtol=1e-5
+            [got.objective[0], score(got.perm, kind, values)], [best, best], rtol=1e-5
         )
 
 
@@ -212,31 +212,31 @@ def test_a_spec_may_tie_fix_and_rename():
     a, b = mlp_params(0), mlp_params(1)
     whole = activation_matching(KEY, SPEC, a, b, fn=mlp, batches=[X])
     half = PermutationSpec({"in": (None, "p"), "bias": ("p",), "mid": ("p", None), "out": (None, None)})
-    found = activation_matching(KEY, half, a, b, fn=mlp, batches=[X])
-    assert list(found.perm) == ["p"] and np.array_equal(found.perm["p"], whole.perm["P"])
+    got = activation_matching(KEY, half, a, b, fn=mlp, batches=[X])
+    assert list(got.perm) == ["p"] and np.array_equal(got.perm["p"], whole.perm["P"])
 
     square = {"in": (6, 8), "bias": (8,), "mid": (8, 8), "out": (8, 3)}
     a, b = draw(0, **square), draw(1, **square)
     tied = PermutationSpec({"in": (None, "T"), "bias": ("T",), "mid": ("T", "T"), "out": ("T", None)})
-    found = activation_matching(KEY, tied, a, b, fn=mlp, batches=[X], keep_similarity=True)
+    got = activation_matching(KEY, tied, a, b, fn=mlp, batches=[X], keep_similarity=True)
     scores = 0
     for g in ("P", "Q"):
         za, zb = (mlp_values(p, X)[g][-1] for p in (a, b))
         scores = scores + za.T @ zb / np.linalg.norm(za) / np.linalg.norm(zb)
-    np.testing.assert_array_equal(found.perm["T"], linear_sum_assignment(scores, maximize=True)[1])
-    np.testing.assert_allclose(found.similarity["T"], scores * 8 / 2, atol=1e-5)
+    np.testing.assert_array_equal(got.perm["T"], linear_sum_assignment(scores, maximize=True)[1])
+    np.testing.assert_allclose(got.similarity["T"], scores * 8 / 2, atol=1e-5)
 
     flat = PermutationSpec({"q": (None, "H", 2), "v": (None, "H", 2), "o": (Product("H", 2), None)})
     x = draw(5, x=(10, 4, 3))["x"]
     a = draw(0, q=(3, 5, 2), v=(3, 5, 2), o=(10, 2))
     plant = random_permutation(KEY, flat, a)  # heads move, their units do not
     b = apply_permutation(flat, plant, a)
-    found = activation_matching(KEY, flat, a, b, fn=attention, batches=[x])
-    np.testing.assert_array_equal(found.perm["H"], invert_permutation(plant)["H"])
+    got = activation_matching(KEY, flat, a, b, fn=attention, batches=[x])
+    np.testing.assert_array_equal(got.perm["H"], invert_permutation(plant)["H"])
 
     thin = draw(0, **{"in": (6, 1), "bias": (1,), "mid": (1, 4), "out": (4, 3)})
-    found = activation_matching(KEY, SPEC, thin, thin, fn=mlp, batches=[X])
-    assert found.perm["P"].tolist() == [0] and sorted(found.perm["Q"]) == [0, 1, 2, 3]
+    got = activation_matching(KEY, SPEC, thin, thin, fn=mlp, batches=[X])
+    assert got.perm["P"].tolist() == [0] and sorted(got.perm["Q"]) == [0, 1, 2, 3]
 
 
 # %% 39a4ce71
@@ -250,9 +250,9 @@ def test_a_group_that_only_products_carry():
     shapes = {"in": (6, 5), "other": (6, 4), "out": (5, 4, 2)}
     a, spec = draw(0, **shapes), infer_permutation_spec(outer, draw(0, **shapes), X)
     plant = random_permutation(KEY, spec)
-    found = activation_matching(KEY, spec, a, apply_permutation(spec, plant, a), fn=outer, batches=[X])
+    got = activation_matching(KEY, spec, a, apply_permutation(spec, plant, a), fn=outer, batches=[X])
     back = invert_permutation(plant)
-    assert all(np.array_equal(found.perm[g], back[g]) for g in back) and len(back) == 2
+    assert all(np.array_equal(got.perm[g], back[g]) for g in back) and len(back) == 2
 
 
 # %% 7e0955dd
@@ -273,9 +273,9 @@ def test_two_groups_that_only_meet_are_matched_in_two_steps():
         part = PermutationSpec(
             {p: tuple(g if g == group else None for g in r) for p, r in rows.items()}
         )
-        found = activation_matching(KEY, part, a, b, fn=mixer, batches=[x])
-        np.testing.assert_array_equal(found.perm[group], invert_permutation(plant)[group])
-        b = apply_permutation(part, found.perm, b)
+        got = activation_matching(KEY, part, a, b, fn=mixer, batches=[x])
+        np.testing.assert_array_equal(got.perm[group], invert_permutation(plant)[group])
+        b = apply_permutation(part, got.perm, b)
 
 
 # %% 8020f826

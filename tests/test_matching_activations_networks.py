@@ -46,7 +46,7 @@ def test_all_that_is_read_is_lined_up(name):
     ("name", "why"),
     [
         ("mlp_mixer", "has a second group that moves"),
-        ("scan_without_residuals", "a scan that is followed turn by turn"),
+        ("scan_without_residuals", "a scan that is unrolled"),
         ("conditional", "inside of a while or a cond"),
     ],
 )

@@ -141,12 +141,12 @@ def oracle(scores):
     return linear_sum_assignment(wide / largest_of(wide), maximize=True)[1]
 
 
-def assert_best(scores, found, expected) -> None:
+def assert_best(scores, got, expected) -> None:
     n = len(scores)
-    assert found.dtype == np.int32 and found.shape == (n,)
-    assert sorted(found) == list(range(n))
+    assert got.dtype == np.int32 and got.shape == (n,)
+    assert sorted(got) == list(range(n))
     roundings = 8 * n * np.finfo(np.float64).eps
-    assert abs(value(scores, found) - value(scores, expected)) <= roundings
+    assert abs(value(scores, got) - value(scores, expected)) <= roundings
 
 
 # ---- answers
@@ -159,12 +159,12 @@ def test_answers_are_best(backend, kind, dtype):
     for n in SIZES:
         scores = kind(np.random.default_rng([n, KINDS.index(kind)]), n).astype(dtype)
         before = scores.copy()
-        found, expected = linear_assignment(scores, backend=backend), oracle(scores)
-        assert_best(scores, found, expected)
+        got, expected = linear_assignment(scores, backend=backend), oracle(scores)
+        assert_best(scores, got, expected)
         if kind in UNIQUE:
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(got, expected)
         np.testing.assert_array_equal(scores, before)
-        np.testing.assert_array_equal(found, linear_assignment(scores, backend=backend))
+        np.testing.assert_array_equal(got, linear_assignment(scores, backend=backend))
 
 
 @each_backend
@@ -231,11 +231,11 @@ def test_ties_go_the_same_way_whatever_the_scale():
 @pytest.mark.parametrize("n", [0, 1, 7, 65])
 def test_many_are_as_one_by_one(backend, shape, n):
     scores = np.random.default_rng(n).normal(size=(*shape, n, n))
-    found = linear_assignments(scores, backend=backend)
-    assert found.shape == (*shape, n) and found.dtype == np.int32
+    got = linear_assignments(scores, backend=backend)
+    assert got.shape == (*shape, n) and got.dtype == np.int32
     for index in np.ndindex(shape):
         np.testing.assert_array_equal(
-            found[index], linear_assignment(scores[index], backend=backend)
+            got[index], linear_assignment(scores[index], backend=backend)
         )
 
 
@@ -247,8 +247,8 @@ def test_many_may_differ_in_scale(backend, dtype):
         scales = [1e-30, 1.0, 1e30, 1e38, 0.0, 1e-45, 1.0]
     unit = np.random.default_rng(0).uniform(-1, 1, size=(len(scales), 20, 20))
     many = (unit * np.array(scales)[:, None, None]).astype(dtype)
-    found = linear_assignments(many, backend=backend)
-    for scores, permutation in zip(many, found, strict=True):
+    got = linear_assignments(many, backend=backend)
+    for scores, permutation in zip(many, got, strict=True):
         assert_best(scores, permutation, oracle(scores))
 
 
@@ -261,8 +261,8 @@ def test_threads(backend):
     ]
     expected = [linear_assignment(scores, backend=backend) for scores in problems]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda s: linear_assignment(s, backend=backend), problems * 5))
-    for a, b in zip(found, expected * 5, strict=True):
+        got = list(pool.map(lambda s: linear_assignment(s, backend=backend), problems * 5))
+    for a, b in zip(got, expected * 5, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -291,8 +291,8 @@ def test_answers_to_a_changing_problem_are_best(backend, kind, dtype):
         problem = RepeatedAssignment(backend)
         for scores in drifting(np.random.default_rng([n, KINDS.index(kind)]), kind, n, dtype):
             before = scores.copy()
-            found, expected = problem.solve(scores), oracle(scores)
-            assert_best(scores, found, expected)
+            got, expected = problem.solve(scores), oracle(scores)
+            assert_best(scores, got, expected)
             np.testing.assert_array_equal(scores, before)
 
 
@@ -314,9 +314,9 @@ def test_a_changing_problem_may_change_its_size_and_be_refused_once(backend):
 @each_backend
 def test_an_answer_is_the_callers(backend):
     problem, scores = RepeatedAssignment(backend), normal(np.random.default_rng(0), 30)
-    found = problem.solve(scores)
-    kept = found.copy()
-    found[:] = 0
+    got = problem.solve(scores)
+    kept = got.copy()
+    got[:] = 0
     np.testing.assert_array_equal(problem.solve(scores), kept)
 
 
@@ -324,9 +324,9 @@ def test_an_answer_is_the_callers(backend):
 @each_kind
 def test_the_same_scores_again_have_the_same_answer(backend, kind):
     problem, scores = RepeatedAssignment(backend), kind(np.random.default_rng(0), 80)
-    found = problem.solve(scores)
+    got = problem.solve(scores)
     for _ in range(3):
-        np.testing.assert_array_equal(problem.solve(scores), found)
+        np.testing.assert_array_equal(problem.solve(scores), got)
 
 
 @needs_c

@@ -108,7 +108,7 @@ def test_the_walk_is_the_algorithm_written_out():
 
 
 # %% 55e5c3a3
-def test_one_layer_is_solved_in_one_step_as_the_gap_says():
+def test_one_layer_is_solved_in_one_step_as_the_gap_promises():
     spec1 = mlp_permutation_spec(1)
     for seed in range(5):
         a, b = mlp(seed, (5,)), mlp(seed + 50, (5,))

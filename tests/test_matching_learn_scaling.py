@@ -126,9 +126,9 @@ def test_the_best_factors_are_kept_and_the_last_where_nothing_compares():
 def test_what_cannot_be_learned_is_refused():
     a, b = mlp(0), mlp(1)
     how = {"loss_fn": error, "optimizer": optax.sgd(0.1)}
-    for batches, judged in (([], None), ([BATCH], [])):
+    for batches, held_out in (([], None), ([BATCH], [])):
         with pytest.raises(ValueError, match="there is no batch"):
-            learn_scaling(KEY, SCALINGS, a, b, batches=batches, eval_batches=judged, **how)
+            learn_scaling(KEY, SCALINGS, a, b, batches=batches, eval_batches=held_out, **how)
     how["batches"] = [BATCH]
     with pytest.raises(ValueError, match="eval_every is 0"):
         learn_scaling(KEY, SCALINGS, a, b, eval_every=0, **how)

@@ -95,7 +95,7 @@ def test_an_alignment_is_pairs_and_leftovers():
     for g, p in whole.perm.items():
         np.testing.assert_array_equal(p, match.perm[g])
     assert [w.tolist() for w in whole.left_over("Q", 1)] == [[], []]
-    shuffled = Alignment({"H": whole.pairs["H"][::-1]}, {"H": (2, 2)})  # the order says nothing
+    shuffled = Alignment({"H": whole.pairs["H"][::-1]}, {"H": (2, 2)})  # the order of pairs is free
     assert shuffled.perm["H"].tolist() == [1, 0]
     partial = Alignment({"P": np.array([[0, 2], [2, 0]])}, {"P": (3, 4)})
     assert [w.tolist() for w in partial.left_over("P")] == [[1], [1, 3]]

@@ -155,14 +155,14 @@ def test_models_may_be_files_or_functions_and_keep_their_kind():
     from pathlib import Path
 
     models = [draw(k, 8, 6) for k in range(3)]
-    plain = merge_many(jax.random.key(0), SPEC, models)
+    trees = merge_many(jax.random.key(0), SPEC, models)
     with tempfile.TemporaryDirectory() as folder:
         path = save_params(Path(folder) / "m.safetensors", models[1])
         mixed = merge_many(jax.random.key(0), SPEC, [lambda: models[0], path, models[2]])
         text = merge_many(jax.random.key(0), SPEC, [models[0], str(path), models[2]])
     for other in (mixed, text):
-        assert other.objective == plain.objective
-        assert jax.tree.all(jax.tree.map(np.array_equal, other.params, plain.params))
+        assert other.objective == trees.objective
+        assert jax.tree.all(jax.tree.map(np.array_equal, other.params, trees.params))
 
 
     def nested(model, count):

@@ -70,7 +70,7 @@ def test_the_matrix_holds_what_each_pair_is_worth():
     a, b = draw(0), draw(1)
     for seed in range(3):
         perm, scores = random_perm(seed), Scores(SPEC, a, b)
-        for group in ("C", "D", "Z"):  # plain groups that meet themselves nowhere
+        for group in ("C", "D", "Z"):  # groups without parents that meet themselves nowhere
             matrix = scores.groups[group].update(perm)[0]
             old = inner(a, apply_permutation(SPEC, perm, b))
             for i, j in itertools.combinations(range(len(matrix)), 2):
@@ -170,11 +170,11 @@ def spread(tree):
     return {p: jax.device_put(w, split) for p, w in tree.items()}
 a, b = draw(0), draw(1)
 args = jax.random.key(0), PermutationSpec(rows)
-host = weight_matching(*args, a, b)
+on_host = weight_matching(*args, a, b)
 assert scores._device_scores._cache_size() == 0
 device = weight_matching(*args, spread(a), spread(b))
 assert len(jax.devices()) == 2
-assert all(np.array_equal(host.perm[g], device.perm[g]) for g in host.perm)
+assert all(np.array_equal(on_host.perm[g], device.perm[g]) for g in on_host.perm)
 first = scores._device_scores._cache_size()
 weight_matching(jax.random.key(1), args[1], spread(b), spread(a))
 print(first, scores._device_scores._cache_size())

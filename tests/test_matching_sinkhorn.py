@@ -217,12 +217,12 @@ def test_a_step_is_the_one_written_out():
             Progress("Sinkhorn matching", k, 3, {"loss": x}) for k, x in enumerate(got.losses, 1)
         ]
     other = examples(mlp(9), 1)
-    judged = sinkhorn_matching(
+    evaluated = sinkhorn_matching(
         jax.random.key(0), SPEC, a, b, batches=[batch], eval_batches=other, init=perm, **how
     )
     moved = apply_permutation(SPEC, perm, b)
     merged = jax.tree.map(lambda x, y: 0.75 * x + 0.25 * y, a, moved)
-    np.testing.assert_allclose(judged.hard_losses[0], error(merged, other[0]), rtol=1e-5)
+    np.testing.assert_allclose(evaluated.hard_losses[0], error(merged, other[0]), rtol=1e-5)
 
 
 # %% 99428a42

@@ -181,12 +181,12 @@ def test_the_best_permutation_is_the_best_of_all():
         rng = np.random.default_rng(seed)
         scores = {g: rng.normal(size=s).astype(np.float32) for g, s in shapes.items()}
 
-        def worth(perm, scores=scores):
+        def score(perm, scores=scores):
             matrices = soften(spec, perm)
             return sum(np.vdot(matrices[g], scores[g]) for g in scores)
 
-        best = max(worth(perm) for perm in every_element(3, 2))
-        np.testing.assert_allclose(worth(harden(spec, scores)), best, rtol=1e-5)
+        best = max(score(perm) for perm in every_element(3, 2))
+        np.testing.assert_allclose(score(harden(spec, scores)), best, rtol=1e-5)
     whole = PermutationSpec(ROWS).bind(every_construct(0))
     for seed in range(5):
         perm = draw(seed, whole)
@@ -201,11 +201,11 @@ def test_rows_and_columns_sum_to_one():
         p = sinkhorn(z, iterations=1000)
         np.testing.assert_allclose(p.sum(-1), np.ones((2, 3, 7)), atol=1e-4)
         np.testing.assert_allclose(p.sum(-2), np.ones((2, 3, 7)), atol=1e-5)
-        plain = np.exp(np.asarray(z, np.float64))
+        direct = np.exp(np.asarray(z, np.float64))
         for _ in range(10):
-            plain /= plain.sum(-1, keepdims=True)
-            plain /= plain.sum(-2, keepdims=True)
-        np.testing.assert_allclose(sinkhorn(z, iterations=10), plain, rtol=1e-3, atol=1e-6)
+            direct /= direct.sum(-1, keepdims=True)
+            direct /= direct.sum(-2, keepdims=True)
+        np.testing.assert_allclose(sinkhorn(z, iterations=10), direct, rtol=1e-3, atol=1e-6)
     extreme = sinkhorn(jnp.array([[1e4, -1e4], [0.0, 3.0]]), 0.1)  # exp(1e5) is no float32
     np.testing.assert_allclose(extreme, np.eye(2), atol=0.02)
 

@@ -59,9 +59,9 @@ def test_what_cannot_be_solved_is_refused():
     scores = {g: np.ones(layout.shape) for g, layout in layouts(bound).items()}
     with pytest.raises(PermutationSpecError, match="'U' is within A and B, which move independently"):
         solve(bound, scores)
-    plain = PermutationSpec({"w": ("A", None)}).bind({"w": np.ones((3, 4))})
+    single = PermutationSpec({"w": ("A", None)}).bind({"w": np.ones((3, 4))})
     with pytest.raises(ValueError, match="no scores of group 'A'"):
-        solve(plain, {})
+        solve(single, {})
     with pytest.raises(ValueError, match=r"group 'A' have shape \(2, 2\), .* is \(1, 3, 3\)"):
-        solve(plain, {"A": np.ones((2, 2))})
-    np.testing.assert_array_equal(solve(plain, {"A": np.eye(3)[::-1]})["A"], [2, 1, 0])
+        solve(single, {"A": np.ones((2, 2))})
+    np.testing.assert_array_equal(solve(single, {"A": np.eye(3)[::-1]})["A"], [2, 1, 0])

@@ -64,10 +64,10 @@ def test_a_planted_permutation_is_found_exactly():
         plant = {
             g: np.asarray(p) for g, p in random_permutation(jax.random.key(seed), spec3, a).items()
         }
-        found = weight_matching(jax.random.key(seed + 1), spec3, a, apply_permutation(spec3, plant, a))
-        assert found.converged
+        got = weight_matching(jax.random.key(seed + 1), spec3, a, apply_permutation(spec3, plant, a))
+        assert got.converged
         for g, p in invert_permutation(plant).items():
-            np.testing.assert_array_equal(found.perm[g], p)
+            np.testing.assert_array_equal(got.perm[g], p)
 
 
 # %% 5584d861
@@ -155,8 +155,8 @@ def test_a_group_on_two_axes_of_one_array():
         )
     a = recurrent_params(3, n=30) | {"in": np.random.default_rng(9).normal(size=(2, 30)) * 30}
     plant = random_permutation(jax.random.key(1), RECURRENT, a)
-    found = weight_matching(jax.random.key(0), RECURRENT, a, apply_permutation(RECURRENT, plant, a))
-    np.testing.assert_array_equal(found.perm["H"], invert_permutation(plant)["H"])
+    got = weight_matching(jax.random.key(0), RECURRENT, a, apply_permutation(RECURRENT, plant, a))
+    np.testing.assert_array_equal(got.perm["H"], invert_permutation(plant)["H"])
 
 
 # %% 9d82080c
@@ -247,9 +247,9 @@ def test_planted_permutations_are_found_in_deep_residual_networks():
         bound = net.bind(a)
         plant = {g: rng.permutation(n) for g, n in bound.groups.items()}
         b = apply_permutation(bound, plant, a)
-        found = weight_matching(jax.random.key(seed), net, a, b, init="greedy").perm
+        perm = weight_matching(jax.random.key(seed), net, a, b, init="greedy").perm
         back = invert_permutation(plant)
-        if any(not np.array_equal(found[g], back[g]) for g in back):
+        if any(not np.array_equal(perm[g], back[g]) for g in back):
             lost.append(seed)
     assert lost == []
 

@@ -1,4 +1,4 @@
-"""What must hold for the repository as a whole: its layers, its front door, its size, its one place
+"""What must hold for the repository as a whole: its layers, its public API, its size, its one place
 for addresses."""
 
 import ast
@@ -16,7 +16,7 @@ import git_rebasin
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "git_rebasin"
 
-# The wings of the package, the first first. A module imports from its own wing and from those above
+# The subpackages, the first first. A module imports from its own subpackage and from those above
 # it in this table, never from one further down. A name with a dot at its end is a folder.
 LAYERS = [
     ["tree", "jaxprs", "progress", "interpolation", "tables"],
@@ -31,16 +31,18 @@ LAYERS = [
     ["experiments."],
     ["cli."],
 ]
-# A helper of one layer, or a function of the front door, is no reason to load what costs seconds.
+# A helper of one layer, or a function of the public API, is no reason to load what costs seconds.
 LAZY = ["flax", "optax", "datasets", "matplotlib", "pandas", "pyarrow", "orbax", "scipy.optimize"]
 
-MAX_NAMES = 25  # of the front door
+UNLISTED = ["zoo", "experiments"]  # whose modules the table of the layout does not list
+
+MAX_NAMES = 25  # of the public API
 MAX_LINES = 300  # exported from one notebook
 MAX_FUNCTION = 40  # lines of one function, where 25 are the rule
 
 
 def modules() -> dict[str, Path]:
-    """Every module but the front door and the packages' own, by its name in the package."""
+    """Every module but `git_rebasin` itself and the packages' own, by its name in the package."""
     paths = sorted((ROOT / PACKAGE).rglob("*.py"))
     names = {
         ".".join(path.relative_to(ROOT / PACKAGE).with_suffix("").parts): path for path in paths
@@ -84,16 +86,16 @@ def layer(name: str) -> int:
 
 def imports(name: str) -> set[str]:
     """The modules of the package that a module imports anywhere in it, also inside of functions."""
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             parents = [PACKAGE, *name.split(".")][: -node.level] if node.level else []
             source = ".".join([*parents, *filter(None, [node.module])])
-            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
+            imported |= {source} | {f"{source}.{alias.name}" for alias in node.names}
     ours = {
-        module.removeprefix(f"{PACKAGE}.") for module in found if module.startswith(f"{PACKAGE}.")
+        module.removeprefix(f"{PACKAGE}.") for module in imported if module.startswith(f"{PACKAGE}.")
     }
     return ours & MODULES.keys()
 
@@ -104,12 +106,12 @@ def test_no_module_imports_from_a_later_layer(name):
     assert not later, f"{name} is in an earlier layer than {', '.join(later)}, which it imports"
 
 
-# ---- the front door
+# ---- the public API
 
 
 def test_front_door_is_small_and_complete():
     names = git_rebasin.__all__
-    assert len(names) <= MAX_NAMES
+    assert len(names) <= MAX_NAMES, "the public API is full: leave the new name in its module"
     assert names == sorted(set(names))
     assert not [name for name in names if not hasattr(git_rebasin, name)]
 
@@ -195,6 +197,20 @@ def test_first_cell_is_title_and_summary(path):
     assert re.fullmatch(r"# \S.*\n\n> \S.*\n?", "".join(first["source"]))
 
 
+def test_every_notebook_is_in_the_sidebar():
+    listed = re.findall(r"(\S+\.ipynb)$", (ROOT / "_quarto.yml").read_text(encoding="utf-8"), re.M)
+    pages = [path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS]
+    assert sorted(listed) == sorted(pages), "give it a line in _quarto.yml"
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if m.split(".")[0] not in UNLISTED])
+def test_every_module_is_in_the_table_of_the_layout(name):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package, _, module = name.rpartition(".")
+    rows = re.findall(rf"^\| {f'`{package}/`' if package else 'root'} \|.*$", text, re.M)
+    assert any(f"`{module}`" in row for row in rows), "name it in the table of CONTRIBUTING.md"
+
+
 # ---- one place for names and addresses
 
 
@@ -209,8 +225,8 @@ def test_addresses_stand_in_the_settings_alone():
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git repository")
-    found = [name for name in listed.stdout.splitlines() if names_us(ROOT / name, ours)]
-    assert not found
+    named = [name for name in listed.stdout.splitlines() if names_us(ROOT / name, ours)]
+    assert not named
 
 
 def names_us(path: Path, ours: re.Pattern) -> bool:

@@ -81,13 +81,13 @@ def test_networks_of_several_frameworks():
 
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda: init_resnet50(jax.random.key(0), (32, 32, 3)))
-    found = find_batch_stats(resnet50_apply, variables, images)
-    assert len(found) == 53
-    for mean, variance in found.items():
+    stats = find_batch_stats(resnet50_apply, variables, images)
+    assert len(stats) == 53
+    for mean, variance in stats.items():
         assert mean.startswith("batch_stats/") and mean.replace("/mean", "/var") == variance
     variables = jax.eval_shape(lambda: init_cifar_resnet(jax.random.key(0), 20))
-    found = find_batch_stats(cifar_resnet_apply, variables, images)
-    assert len(found) == 19 and found["bn1.running_mean"] == "bn1.running_var"
+    stats = find_batch_stats(cifar_resnet_apply, variables, images)
+    assert len(stats) == 19 and stats["bn1.running_mean"] == "bn1.running_var"
 
 
     class Net(nnx.Module):
@@ -101,8 +101,8 @@ def test_networks_of_several_frameworks():
     net = Net(nnx.Rngs(0))
     net.eval()
     graph, state = nnx.split(net)
-    found = find_batch_stats(lambda state, x: nnx.merge(graph, state)(x), state, jnp.ones((2, 3)))
-    assert found == {"norm/mean": "norm/var"}
+    stats = find_batch_stats(lambda state, x: nnx.merge(graph, state)(x), state, jnp.ones((2, 3)))
+    assert stats == {"norm/mean": "norm/var"}
 
 
 # %% 666b5b77
@@ -144,7 +144,7 @@ def test_what_cannot_be_found_is_named_or_refused():
         return layer(jnp.sin(layer(x, p["a"])), p["a"])
 
 
-    def in_turns(p, x):
+    def alternately(p, x):
         return lax.scan(lambda x, _: (layer(x, p["a"]), None), x, None, length=2)[0]
 
 
@@ -153,8 +153,8 @@ def test_what_cannot_be_found_is_named_or_refused():
     assert (place.mean, place.variance, place.axes) == ("b/m", "b/v", (None, 0))
     for fn, stats, text in (
         (shared, None, "'a/m' and 'a/v' normalise more than one value"),
-        (in_turns, None, "no BatchNorm was found"),
-        (in_turns, {"a/m": "a/v"}, "'a/m' and 'a/v' are not combined with a value"),
+        (alternately, None, "no BatchNorm was found"),
+        (alternately, {"a/m": "a/v"}, "'a/m' and 'a/v' are not combined with a value"),
         (unusual, {"c/m": "a/v"}, "names 'c/m', but the variables have a/"),
     ):
         with pytest.raises(ValueError, match=text):

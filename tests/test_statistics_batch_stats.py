@@ -38,24 +38,24 @@ def plain(p, x):
 
 def oracle(p, batches, passes=1):
     "Means and variances of the same network in float64, layer by layer"
-    batches, found = [x.astype(np.float64) for x in batches], {}
+    batches, exact = [x.astype(np.float64) for x in batches], {}
     for name, q in p.items():
         q = {k: w.astype(np.float64) for k, w in q.items()}
         h = [x @ q["w"] for x in batches]
         every = np.concatenate(h)
-        found[name] = every.mean(0), every.var(0)
-        stats = [found[name] if passes > 1 else (z.mean(0), z.var(0)) for z in h]
+        exact[name] = every.mean(0), every.var(0)
+        stats = [exact[name] if passes > 1 else (z.mean(0), z.var(0)) for z in h]
         batches = [
             np.maximum((z - m) / np.sqrt(v + EPS) * q["g"] + q["b"], 0)
             for z, (m, v) in zip(h, stats, strict=True)
         ]
-    return found
+    return exact
 
 
-def check(found, want):
+def check(got, want):
     for name, (m, v) in want.items():
-        np.testing.assert_allclose(found[name]["m"], m, rtol=1e-4, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(found[name]["v"], v, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(got[name]["m"], m, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(got[name]["v"], v, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 class Net(nn.Module):
@@ -119,10 +119,10 @@ def test_flax_in_training_mode_finds_the_same():
     shapes = jax.eval_shape(Net().init, jax.random.key(0), x)
     variables = jax.tree.map(lambda s: 0.1 + np.abs(normals(1, *s.shape)), shapes)
     _, want = jax.jit(lambda v: Net(train=True).apply(v, x, mutable=["batch_stats"]))(variables)
-    found = reset_batch_stats(lambda v, x: Net().apply(v, x), variables, [x])
-    assert len(flatten(want)) == 6 and found.keys() == variables.keys()
+    renewed = reset_batch_stats(lambda v, x: Net().apply(v, x), variables, [x])
+    assert len(flatten(want)) == 6 and renewed.keys() == variables.keys()
     for path, leaf in flatten(want).items():
-        np.testing.assert_allclose(flatten(found)[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(flatten(renewed)[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 # %% 73dc7b1e
@@ -164,9 +164,9 @@ def test_layers_in_a_scan_have_statistics_of_their_own():
         return lax.scan(lambda x, q: (plain({"": q}, x), None), x, p["stack"])[0]
 
 
-    found = reset_batch_stats(scanned, {"stack": stack}, [x[:25], x[25:]])["stack"]
+    renewed = reset_batch_stats(scanned, {"stack": stack}, [x[:25], x[25:]])["stack"]
     want = oracle(params, [x[:25], x[25:]])
-    check({f"l{k}": {n: found[n][k] for n in "mv"} for k in range(3)}, want)
+    check({f"l{k}": {n: renewed[n][k] for n in "mv"} for k in range(3)}, want)
 
 
 # %% 29a9f705
@@ -178,11 +178,11 @@ def test_leaves_keep_their_layout_and_type():
 
     x = 3 + 2 * normals(0, 4, 50, 3)
     p = {"m": jnp.zeros((3, 4), jnp.bfloat16), "v": np.ones((3, 4), np.float16)}
-    found = reset_batch_stats(fn, p, [x[:, :20], x[:, 20:]])
-    assert found["m"].dtype == jnp.bfloat16 and found["m"].shape == (3, 4)
-    assert isinstance(found["v"], np.ndarray) and found["v"].dtype == np.float16
-    np.testing.assert_allclose(found["m"].astype(np.float32), x.mean(1).T, rtol=1e-2)
-    np.testing.assert_allclose(found["v"], x.var(1).T, rtol=1e-3)
+    renewed = reset_batch_stats(fn, p, [x[:, :20], x[:, 20:]])
+    assert renewed["m"].dtype == jnp.bfloat16 and renewed["m"].shape == (3, 4)
+    assert isinstance(renewed["v"], np.ndarray) and renewed["v"].dtype == np.float16
+    np.testing.assert_allclose(renewed["m"].astype(np.float32), x.mean(1).T, rtol=1e-2)
+    np.testing.assert_allclose(renewed["v"], x.var(1).T, rtol=1e-3)
 
 
 # %% 709ed249
@@ -193,8 +193,8 @@ def test_statistics_that_are_not_recognised_can_be_named():
 
     params = make(1) | {"n": {n: np.ones(6, np.float32) for n in "mv"}}
     x = normals(7, 30, 6)
-    found = reset_batch_stats(unusual, params, [x], stats={"n/m": "n/v"})
-    check(found, {"n": (x.mean(0), x.var(0)), "l0": (params["l0"]["m"], params["l0"]["v"])})
+    renewed = reset_batch_stats(unusual, params, [x], stats={"n/m": "n/v"})
+    check(renewed, {"n": (x.mean(0), x.var(0)), "l0": (params["l0"]["m"], params["l0"]["v"])})
 
 
 # %% 3fc013ce

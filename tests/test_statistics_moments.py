@@ -106,8 +106,8 @@ def test_batches_are_let_go():
 
     seen = []
     step = jax.jit(lambda z: {"z": Moments.of(z, [0])})
-    found = merge_batches(step, many(), callback=lambda p: seen.append(p.step))
-    assert seen == list(range(1, 21)) and found["z"].count == 19 * 50 + 40
+    moments = merge_batches(step, many(), callback=lambda p: seen.append(p.step))
+    assert seen == list(range(1, 21)) and moments["z"].count == 19 * 50 + 40
     with pytest.raises(ValueError, match="there is no batch"):
         merge_batches(step, iter([]))
 
@@ -131,12 +131,12 @@ def test_value_moments_are_those_of_the_values():
     params = {path: draw(i, *s) for i, (path, s) in enumerate(shapes.items())}
     data = draw(9, 10, 6, 7, 2)
     taps = find_taps(net, params, data[:2])
-    found = value_moments(taps, params, [data[:4], data[4:8], data[8:]])
+    moments = value_moments(taps, params, [data[:4], data[4:8], data[8:]])
     every = {name: np.asarray(z, np.float64) for name, z in taps(params, data).items()}
-    assert found.keys() == every.keys()
-    shapes = {m.mean.shape for m in found.values()}
+    assert moments.keys() == every.keys()
+    shapes = {m.mean.shape for m in moments.values()}
     assert shapes == {(5,), (3, 4), (3, 5)} or shapes == {(5,), (3, 4)}
-    for name, m in found.items():
+    for name, m in moments.items():
         axes = tuple(
             k for k in range(every[name].ndim) if k not in unit_axes(taps.spec.axes_to_perm[name])
         )
@@ -177,5 +177,5 @@ def test_layer_inputs_are_the_last_values_before_a_layer():
         return jax.lax.scan(iteration, x @ p["in"], (p["up"], p["down"]))[0] @ p["out"]
 
 
-    found = kinds(linear, params, draw(0, 7, 4))
-    assert found == ["dot_general", "scan", "dot_general", "add"]  # in, end, up, stream of each
+    primitives = kinds(linear, params, draw(0, 7, 4))
+    assert primitives == ["dot_general", "scan", "dot_general", "add"]  # in, end, up, stream of each

@@ -36,11 +36,11 @@ def draw(seed, sizes=SIZES):
 
 def mlp(p, x, hidden=False):
     "An MLP; with its preactivations on demand"
-    found = []
+    before = []
     for k in range(len(p) // 2):
-        found.append(x @ p[f"w{k}"] + p[f"b{k}"][None])
-        x = jax.nn.relu(found[-1])
-    return found if hidden else found[-1]
+        before.append(x @ p[f"w{k}"] + p[f"b{k}"][None])
+        x = jax.nn.relu(before[-1])
+    return before if hidden else before[-1]
 
 
 def mean(models, weights=None):
@@ -50,8 +50,8 @@ def mean(models, weights=None):
     )
 
 
-def run(found, x):
-    return jax.jit(found.fn)(found.params, x)
+def run(result, x):
+    return jax.jit(result.fn)(result.params, x)
 
 
 def has(values, goals, axes=(0,)):
@@ -65,19 +65,19 @@ def examine(fn, models, x, shapes):
     "Repair a network, and look at the values before and after their corrections"
     merged = mean(models)
     taps = find_taps(fn, merged, x)
-    found = repair(fn, merged, models, [x], taps=taps)
-    fixes = found.params["corrections"]
+    result = repair(fn, merged, models, [x], taps=taps)
+    fixes = result.params["corrections"]
     assert [c["scale"].shape for c in fixes.values()] == shapes
-    before = jax.jit(found.fn.run)(merged, fixes, x)[1]
+    before = jax.jit(result.fn.run)(merged, fixes, x)[1]
     ends = [jax.jit(taps)(p, x) for p in models]
     for name, c in fixes.items():
         z = np.asarray(before[name])
-        rest = tuple(k for k in range(z.ndim) if k not in found.fn.units[name])
+        rest = tuple(k for k in range(z.ndim) if k not in result.fn.units[name])
         z = z * np.expand_dims(c["scale"], rest) + np.expand_dims(c["shift"], rest)
-        has([z], {name: found.goals[name]}, rest)
+        has([z], {name: result.goals[name]}, rest)
         want = np.mean([np.asarray(e[name]).mean(rest) for e in ends], 0)
-        np.testing.assert_allclose(found.goals[name]["mean"], want, rtol=1e-3, atol=1e-4)
-    assert np.isfinite(run(found, x)).all()
+        np.testing.assert_allclose(result.goals[name]["mean"], want, rtol=1e-3, atol=1e-4)
+    assert np.isfinite(run(result, x)).all()
 
 
 # %% 2b1eb03e
@@ -107,9 +107,9 @@ def test_repair_is_its_equation_in_float64():
     batches = [normals(9, n, 6) for n in (70, 40, 25)]
     whole, reports = [np.concatenate(batches)], []
     for given, passes, exact in ((batches, 1, False), (batches, 3, True), (whole, 1, True)):
-        found = repair(mlp, merged, models, given, passes=passes, callback=reports.append)
+        result = repair(mlp, merged, models, given, passes=passes, callback=reports.append)
         want = transcription(merged, models, given, exact)
-        for c, (scale, shift) in zip(found.params["corrections"].values(), want, strict=True):
+        for c, (scale, shift) in zip(result.params["corrections"].values(), want, strict=True):
             np.testing.assert_allclose(c["scale"], scale, rtol=1e-3)
             np.testing.assert_allclose(c["shift"], shift, rtol=1e-3, atol=1e-3)
     stages = [f"{part}, statistics" for part in ("model 0", "model 1", "pass 0")]
@@ -123,26 +123,26 @@ def test_repair_is_its_equation_in_float64():
 def test_units_have_the_statistics_that_were_asked_for():
     models, weights = [draw(k) for k in range(3)], [0.5, 0.3, 0.2]
     merged, x = mean(models, weights), normals(9, 90, 6)
-    found = repair(mlp, merged, models, [x], weights=weights)
-    assert len(found.goals) == 3
+    result = repair(mlp, merged, models, [x], weights=weights)
+    assert len(result.goals) == 3
     every = [mlp(p, x, hidden=True) for p in models]
-    for k, goal in enumerate(found.goals.values()):
+    for k, goal in enumerate(result.goals.values()):
         z = [np.asarray(run[k] - p[f"b{k}"][None]) for run, p in zip(every, models, strict=True)]
         want = sum(w * y.std(0) for w, y in zip(weights, z, strict=True))
         np.testing.assert_allclose(goal["std"], want, rtol=1e-4)
-    shown = replace(found.fn, fn=lambda p, x: mlp(p, x, hidden=True))
-    every = jax.jit(shown)(found.params, x)
-    has([np.asarray(y - merged[f"b{k}"][None]) for k, y in enumerate(every[:3])], found.goals)
-    small = jax.jit(found.fn)(found.params, x[:7])  # another size of batch
+    shown = replace(result.fn, fn=lambda p, x: mlp(p, x, hidden=True))
+    every = jax.jit(shown)(result.params, x)
+    has([np.asarray(y - merged[f"b{k}"][None]) for k, y in enumerate(every[:3])], result.goals)
+    small = jax.jit(result.fn)(result.params, x[:7])  # another size of batch
     np.testing.assert_allclose(small, every[3][:7], rtol=1e-4, atol=1e-4)
 
 
 # %% 1ceddbea
 def test_a_model_merged_with_itself_stays_as_it_is():
     p, x = draw(0), normals(9, 50, 6)
-    found = repair(mlp, p, [p, p], [x[:30], x[30:]], passes=3)
-    np.testing.assert_allclose(run(found, x), mlp(p, x), rtol=1e-3, atol=1e-3)
-    for c in found.params["corrections"].values():
+    result = repair(mlp, p, [p, p], [x[:30], x[30:]], passes=3)
+    np.testing.assert_allclose(run(result, x), mlp(p, x), rtol=1e-3, atol=1e-3)
+    for c in result.params["corrections"].values():
         np.testing.assert_allclose(c["scale"], 1, rtol=1e-4)
         np.testing.assert_allclose(c["shift"], 0, atol=1e-4)
 
@@ -179,7 +179,7 @@ def test_heads_and_their_units():
 
 
 # %% a737b045
-def test_turns_of_a_scan_have_corrections_of_their_own():
+def test_iterations_of_a_scan_have_corrections_of_their_own():
     def layers(p, x):
         h, _ = lax.scan(lambda h, w: (jax.nn.relu(h @ w["u"]) @ w["d"] + h, None), x, p["stack"])
         return h @ p["out"]
@@ -194,19 +194,19 @@ def test_turns_of_a_scan_have_corrections_of_their_own():
     models, x = [stack(0), stack(1)], normals(9, 60, 6)
     taps = find_taps(layers, models[0], x)
     inner = [n for n in correctable(taps) if taps.spec.axes_to_perm[n][-1] is not None][:1]
-    found = repair(layers, mean(models), models, [x], names=inner)
-    (c,) = found.params["corrections"].values()
+    result = repair(layers, mean(models), models, [x], names=inner)
+    (c,) = result.params["corrections"].values()
     assert c["scale"].shape == (3, 8)
     h, q = x, mean(models)
     for k in range(3):
         z = h @ q["stack"]["u"][k]
         np.testing.assert_allclose(
-            z.mean(0), next(iter(found.moments.values())).mean[k], rtol=1e-3, atol=1e-4
+            z.mean(0), next(iter(result.moments.values())).mean[k], rtol=1e-3, atol=1e-4
         )
         z = z * c["scale"][k][None] + c["shift"][k][None]
-        has([z], {0: {n: g[k] for n, g in found.goals[inner[0]].items()}})
+        has([z], {0: {n: g[k] for n, g in result.goals[inner[0]].items()}})
         h = jax.nn.relu(z) @ q["stack"]["d"][k] + h
-    np.testing.assert_allclose(run(found, x), h @ q["out"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(run(result, x), h @ q["out"], rtol=1e-3, atol=1e-3)
 
 
 # %% a5c20deb
@@ -227,12 +227,12 @@ def test_dead_units_are_shifted_only():
     for p in models:
         p["w2"] = np.copy(p["w2"])
         p["w2"][:, 3] = 0  # in the models alone
-    found = repair(mlp, merged, models, [x[:20], x[20:]])
-    _, second, third = found.params["corrections"].values()
+    result = repair(mlp, merged, models, [x[:20], x[20:]])
+    _, second, third = result.params["corrections"].values()
     assert second["scale"][2] == 1 and third["scale"][3] == 0
-    goal = list(found.goals.values())[1]
+    goal = list(result.goals.values())[1]
     np.testing.assert_allclose(second["shift"][2], goal["mean"][2], rtol=1e-5)
-    assert np.isfinite(run(found, x)).all() and "1 of them constant" in repr(found)
+    assert np.isfinite(run(result, x)).all() and "1 of them constant" in repr(result)
 
 
 # %% f9118c1c
@@ -254,11 +254,11 @@ def test_with_batch_norm_it_is_a_reset_up_to_how_deviations_are_averaged():
         models.append(reset_batch_stats(normed, {k: w for k, w in p.items() if k != "b2"}, [x]))
     a, b = models
     merged = lerp(a, b, 0.5)
-    found, reset = repair(normed, merged, models, [x]), reset_batch_stats(normed, merged, [x])
+    result, reset = repair(normed, merged, models, [x]), reset_batch_stats(normed, merged, [x])
     sigma = (np.sqrt(a["v0"]) + np.sqrt(b["v0"])) / 2
     rho = sigma / np.sqrt(merged["v0"])
     assert rho.max() <= 1 and rho.min() < 0.99
-    (c, _) = found.params["corrections"].values()
+    (c, _) = result.params["corrections"].values()
     z = (x @ merged["w0"] * c["scale"][None] + c["shift"][None] - merged["m0"][None]) / np.sqrt(
         merged["v0"]
     )[None]
@@ -275,11 +275,11 @@ def test_other_values_can_be_chosen_and_types_are_kept():
     merged = lerp(*models, 0.5)
     taps = find_taps(mlp, merged, x)
     names = [name for name in taps.paths if "max" in name]
-    found = repair(mlp, merged, models, [x], taps=taps, names=names)
-    assert list(found.goals) == names and len(names) == 3
-    assert run(found, x).dtype == jnp.bfloat16
-    assert found.params["corrections"][names[0]]["scale"].dtype == np.float32
-    grads = jax.jit(jax.grad(lambda p: found.fn(p, x).astype(jnp.float32).sum()))(found.params)
+    result = repair(mlp, merged, models, [x], taps=taps, names=names)
+    assert list(result.goals) == names and len(names) == 3
+    assert run(result, x).dtype == jnp.bfloat16
+    assert result.params["corrections"][names[0]]["scale"].dtype == np.float32
+    grads = jax.jit(jax.grad(lambda p: result.fn(p, x).astype(jnp.float32).sum()))(result.params)
     assert all(np.any(g != 0) for g in jax.tree.leaves(grads["corrections"]))
 
 
@@ -306,9 +306,9 @@ def test_what_does_not_fit_is_refused():
         return mlp(p, x if len(x) > 5 else jnp.sin(jnp.cos(x.astype(jnp.float16))))
 
 
-    found = repair(depends, merged, models, [x])
-    with pytest.raises(ValueError, match="computes something else for these arguments"):
-        run(found, x[:3])
+    result = repair(depends, merged, models, [x])
+    with pytest.raises(ValueError, match="computes other values for these arguments"):
+        run(result, x[:3])
 
 
 # %% c9cf1dc1

@@ -45,9 +45,9 @@ def test_blocks_cover_every_entry_once():
         for block in blocks_of(row, shape):
             view = block.of(leaf)
             assert view.shape == block.shape and len(block.labels) == view.ndim == len(block.parents)
-            for axis, atom in enumerate(block.labels):
-                size = 6 if atom == "J" else SIZES.get(atom)
-                assert atom is None or view.shape[axis] == size
+            for axis, label in enumerate(block.labels):
+                size = 6 if label == "J" else SIZES.get(label)
+                assert label is None or view.shape[axis] == size
 
 
 # %% b0280aab

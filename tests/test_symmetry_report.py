@@ -19,11 +19,11 @@ SPEC = BoundSpec(
 
 # %% 0193bcf6
 def test_every_axis_is_there_with_its_reason():
-    found = {(a.path, a.axis): a for a in SPEC.report().axes}
-    assert len(found) == 5
-    assert found["w", 0].reason == "argument 0, axis 1" and found["w", 0].groups == ()
-    assert found["w", 1].entry == "2 × P" and found["w", 1].groups == ("P",) and found["w", 1].size == 6
-    assert found["s", 1].entry == "P ‖ Q" and found["s", 1].groups == ("P", "Q")
+    axes = {(a.path, a.axis): a for a in SPEC.report().axes}
+    assert len(axes) == 5
+    assert axes["w", 0].reason == "argument 0, axis 1" and axes["w", 0].groups == ()
+    assert axes["w", 1].entry == "2 × P" and axes["w", 1].groups == ("P",) and axes["w", 1].size == 6
+    assert axes["s", 1].entry == "P ‖ Q" and axes["s", 1].groups == ("P", "Q")
     assert [a.path for a in SPEC.report("fixed").axes] == ["w", "s"]
     assert {a.path for a in SPEC.report("free").axes} == {"w", "c", "s"}
     parts = SPEC.axes_to_perm, SPEC.shapes, SPEC.reasons
@@ -37,7 +37,7 @@ def test_tables_are_whole_and_line_up():
     text, table = str(SPEC.report()), SPEC.report()._repr_markdown_()
     assert len({line.index("argument") for line in text.splitlines() if "argument" in line}) == 1
     assert all(line.count("|") == 6 for line in table.splitlines()) and "a &#124; b" in table
-    with pytest.raises(AttributeError, match="report"):  # only a spec with shapes has sizes to tell
+    with pytest.raises(AttributeError, match="report"):  # only a spec with shapes has sizes
         PermutationSpec({"w": ("P",)}).report()
     with pytest.raises(ValueError, match="'all', 'free' or 'fixed'"):
         SPEC.report("none")

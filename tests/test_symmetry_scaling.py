@@ -78,8 +78,8 @@ def test_every_exponent_is_needed_and_none_is_missing():
         "tanh, unread": (lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"], set()),
     }
     for name, (fn, expected) in cases.items():
-        found = find_scalings(spec, fn, params, X)
-        rows = found.exponents.get("P", np.zeros((0, 3), int))
+        got = find_scalings(spec, fn, params, X)
+        rows = got.exponents.get("P", np.zeros((0, 3), int))
         span = {"root": {(2, 0, -1), (2, -1, 0)}}.get(name, expected)
         both = np.array([*map(tuple, rows), *span]).reshape(-1, 3)
         assert len(rows) == len(span) == np.linalg.matrix_rank(both), (name, rows)

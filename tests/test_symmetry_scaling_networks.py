@@ -1,4 +1,4 @@
-"""The rescalings of small networks of many kinds: as many as theory says, and f(sθ) = f(θ)."""
+"""The rescalings of small networks of many kinds: as many as in theory, and f(sθ) = f(θ)."""
 
 from collections import Counter
 
@@ -33,8 +33,8 @@ def test_rescalings_are_those_of_theory_and_change_nothing(name):
     spec = infer_permutation_spec(net.fn, net.params, *net.args, verify=False).bind(net.params)
     scalings = find_scalings(spec, net.fn, net.params, *net.args)
     shapes = spec.perm_shapes
-    found = Counter((shapes[g], len(scalings.exponents.get(g, ()))) for g in shapes)
-    assert dict(found) == THEORY[name]
+    counts = Counter((shapes[g], len(scalings.exponents.get(g, ()))) for g in shapes)
+    assert dict(counts) == THEORY[name]
     rng = np.random.default_rng(0)
     factors = {g: rng.uniform(-1, 1, s).astype(np.float32) for g, s in scalings.shapes.items()}
     rescaled = apply_scaling(scalings, factors, net.params)

@@ -19,10 +19,10 @@ def test_the_order_of_the_arrays_does_not_matter():
         "d": as_row(("Q", "T")),
     }
     shapes = {"a": (15,), "b": (5, 2), "c": (3, 21), "d": (2, 7)}
-    for turn in range(4):
-        order = [*shapes][turn:] + [*shapes][:turn]
-        found = solve_sizes(rows, {p: shapes[p] for p in order}, {})
-        assert found == {"P": 3, "Q": 2, "R": 3, "S": 3, "T": 7}
+    for first in range(4):
+        order = [*shapes][first:] + [*shapes][:first]
+        sizes = solve_sizes(rows, {p: shapes[p] for p in order}, {})
+        assert sizes == {"P": 3, "Q": 2, "R": 3, "S": 3, "T": 7}
     with pytest.raises(PermutationSpecError, match="'d' has 3 .*move together|axis 0 of '[bd]'"):
         solve_sizes(rows, shapes | {"d": (3, 7)}, {})
     with pytest.raises(PermutationSpecError, match="size of 'P' does not follow"):

@@ -97,8 +97,8 @@ def test_sizes_are_solved_or_asked_for():
     flat = {"w": (None, Product("H", Group("Q", within="H")))}
     with pytest.raises(PermutationSpecError, match="size of 'H' does not follow.*'w' of shape"):
         PermutationSpec(flat).bind({"w": np.ones((5, 12))})
-    told = {"w": (None, Product(Group("H", 3), Group("Q", within="H")))}
-    assert PermutationSpec(told).bind({"w": np.ones((5, 12))}).perm_shapes["Q"] == (3, 4)
+    sized = {"w": (None, Product(Group("H", 3), Group("Q", within="H")))}
+    assert PermutationSpec(sized).bind({"w": np.ones((5, 12))}).perm_shapes["Q"] == (3, 4)
     assert PermutationSpec(PADS).bind({"w": np.ones(9), "v": np.ones(6)}).groups == {"Z": 6, "C": 3}
     deep = {
         "w": Split(0, (1, "A", 2), Split(1, (1, 2, "B"), (1, Concat(Part("C", 1), Part("C", 2)), "B")))
@@ -118,7 +118,7 @@ def test_specs_survive_json():
             again = PermutationSpec.from_json(spec.to_json())
             assert again == spec and again.groups == spec.groups and type(again) is type(spec)
             assert again.axes_to_perm == spec.axes_to_perm and again.to_json() == spec.to_json()
-    for text, message in (("{", "not JSON"), ("[]", "not a spec"), ('{"format": "x"}', "says 'x'")):
+    for text, message in (("{", "not JSON"), ("[]", "not a spec"), ('{"format": "x"}', "but 'x'")):
         with pytest.raises(PermutationSpecError, match=message):
             PermutationSpec.from_json(text)
     why = {"w": ("argument 0, axis 1", None)}

@@ -3,7 +3,7 @@
 from git_rebasin.zoo.data import digits
 import jax
 import numpy as np
-from git_rebasin.zoo.mlp import init_mlp, mlp_apply
+from git_rebasin.zoo.mlp import init_mlp, mlp_apply, mlp_params
 
 
 # %% 05e4c6fb
@@ -23,6 +23,14 @@ def test_apply_takes_bytes_and_floats():
     floats = mlp_apply(params, (images / 255).astype(np.float32))
     assert floats.shape == (10, 3)
     np.testing.assert_allclose(mlp_apply(params, images), floats, rtol=1e-5, atol=1e-6)
+
+
+# %% 91b7c5e0
+def test_written_networks_compute_what_they_say():
+    points = np.linspace(-2, 2, 9, dtype=np.float32)[:, None]
+    for biases, shift in ((None, 0), ([[0, 0], [-1]], -1)):
+        absolute = mlp_params([[[1, -1]], [[1], [1]]], biases)
+        np.testing.assert_array_equal(mlp_apply(absolute, points), np.abs(points) + shift)
 
 
 # %% 7754c015

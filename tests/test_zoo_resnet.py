@@ -107,10 +107,10 @@ def test_resnet20_by_hand():
 
     params = perturbed(init_resnet20(jax.random.key(3), width_multiplier=0.25))
     images = np.asarray(some_images(16))
-    found = jax.jit(resnet20_apply)(params, images)
+    got = jax.jit(resnet20_apply)(params, images)
     with jax.numpy_rank_promotion("allow"):
         want = by_hand(params, images)
-    np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
 # %% 49d95fc9

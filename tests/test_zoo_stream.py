@@ -90,11 +90,11 @@ def test_a_small_imagenet_is_streamed_from_files_of_the_hubs_layout():
         write_imagenet(Path(folder))
         stream = open_stream("imagenet", "test", size=16, path=folder)
         assert stream.source == "ILSVRC/imagenet-1k, a local folder" and stream.channels == 3
-        found = list(evaluation_batches(stream, 10))
-        assert [b["images"].shape for b in found] == [(10, 16, 16, 3), (10, 16, 16, 3), (3, 16, 16, 3)]
-        labels = np.concatenate([b["labels"] for b in found])
+        got = list(evaluation_batches(stream, 10))
+        assert [b["images"].shape for b in got] == [(10, 16, 16, 3), (10, 16, 16, 3), (3, 16, 16, 3)]
+        labels = np.concatenate([b["labels"] for b in got])
         assert labels.tolist() == list(range(23)) and labels.dtype == np.int32
-        images = np.concatenate([b["images"] for b in found])
+        images = np.concatenate([b["images"] for b in got])
         assert images.dtype == np.uint8
         assert abs(images - 10.0 * labels[:, None, None, None]).max() < 4  # each has its own shade
         train, key = open_stream("imagenet", size=16, path=folder), jax.random.key(3)

@@ -71,8 +71,8 @@ def test_evaluation_counts_each_example_once():
     loss = np.mean(log_sum - logits[np.arange(360), data.labels])
     right = np.mean(logits.argmax(-1) == data.labels)
     for batch_size in (7, 360, 1000):
-        found = evaluate(mlp_apply, params, data, batch_size=batch_size)
-        assert np.isclose(found["loss"], loss, rtol=1e-6) and found["accuracy"] == right
+        metrics = evaluate(mlp_apply, params, data, batch_size=batch_size)
+        assert np.isclose(metrics["loss"], loss, rtol=1e-6) and metrics["accuracy"] == right
     traces = []
 
 

@@ -82,10 +82,10 @@ def test_it_is_the_paper_s_network_at_32_pixels():
     rng = np.random.default_rng(0)
     noise = lambda x: np.asarray(x + 0.1 * rng.standard_normal(x.shape), np.float32)
     params = jax.tree.map(noise, init_vgg16(jax.random.key(3), width_multiplier=1 / 16))
-    found = jax.jit(vgg16_apply)(params, some_images(32))
+    got = jax.jit(vgg16_apply)(params, some_images(32))
     with jax.numpy_rank_promotion("allow"):
         want = by_hand(params, some_images(32))
-    np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
 # %% f134f438
@@ -140,12 +140,12 @@ def test_vgg11_by_hand():
         return x.reshape(len(x), -1) @ params["Dense_0"]["kernel"]
 
 
-    found = jax.jit(vgg11_apply)(params, some_images(32))
-    np.testing.assert_allclose(found, by_hand(params, some_images(32)), rtol=1e-3, atol=1e-4)
+    got = jax.jit(vgg11_apply)(params, some_images(32))
+    np.testing.assert_allclose(got, by_hand(params, some_images(32)), rtol=1e-3, atol=1e-4)
     # Without biases it is homogeneous, so every layer that is scaled by 2 doubles the outputs.
     twice = jax.tree.map(lambda x: 2 * x, params)
     again = jax.jit(vgg11_apply)(twice, some_images(32))
-    np.testing.assert_allclose(again, 2**9 * found, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(again, 2**9 * got, rtol=1e-4, atol=1e-4)
 
 
 # %% 664a262f

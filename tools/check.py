@@ -1,6 +1,6 @@
 """Everything that must hold: `python -m tools.check [STEP ...]`.
 
-All steps run, also after one that failed, so that one look shows all there is to mend. What JAX
+All steps run, also after one that failed, so that one look shows all there is to fix. What JAX
 compiles in one process, the others of the same run take over; nothing is left for the next run.
 """
 
@@ -69,7 +69,7 @@ def alone(step: Step) -> bool:
 
 
 def passes(step: Step, workers: int) -> bool:
-    """Run a step and say how it went; what it prints comes in one piece where others run beside."""
+    """Run a step and report it; what it prints comes in one piece where others run beside."""
     start = time.perf_counter()
     command = [sys.executable, "-m", *step.command.format(workers=workers).split()]
     kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if alone(step) else {}
@@ -100,6 +100,8 @@ def main() -> int:
     )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    for name in set(options.steps) - {step.name for step in STEPS}:
+        parser.error(f"there is no step {name!r}: choose of {', '.join(s.name for s in STEPS)}")
     steps = [step for step in STEPS if step.name in options.steps] or FULL_RUN
     with tempfile.TemporaryDirectory(prefix="compiled-") as folder:
         os.environ |= {

@@ -119,12 +119,12 @@ def main() -> int:
         link_to_neighbours(built, f"{settings.doc_host}{settings.doc_baseurl}/")
         shutil.rmtree(settings.doc_path, ignore_errors=True)
         shutil.move(built, settings.doc_path)
-        found = docs_check.problems(settings.doc_path)
-    for problem in found:
+        broken = docs_check.problems(settings.doc_path)
+    for problem in broken:
         print(problem, file=sys.stderr)
     pages = len(list(settings.doc_path.rglob("*.html")))
     print(f"{pages} pages in {settings.doc_path.name}/, made with {renderer}")
-    return 1 if found else 0
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

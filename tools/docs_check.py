@@ -48,16 +48,16 @@ def problems(site: Path) -> list[str]:
     """Everything that is wrong with the site."""
     site = site.resolve()
     pages = {path: parse(path) for path in sorted(site.rglob("*.html"))}
-    found = list(missing_pages(site))
+    listed = list(missing_pages(site))
     for path, page in pages.items():
         wrong = [f"broken link {link}" for link in page.links if is_broken(link, path, pages)]
         wrong += [f"cannot fetch {link}" for link in page.fetched if not is_there(link, path)]
         if page.undescribed:
             wrong.append(f"{page.undescribed} pictures without `#| fig-alt` or `#| fig-cap`")
-        found += [f"{path.relative_to(site)}: {problem}" for problem in wrong]
+        listed += [f"{path.relative_to(site)}: {problem}" for problem in wrong]
     for path in site.rglob("*.css"):
-        found += [f"{path.relative_to(site)}: fetches {url}" for url in remote(path)]
-    return found
+        listed += [f"{path.relative_to(site)}: fetches {url}" for url in remote(path)]
+    return listed
 
 
 def missing_pages(site: Path) -> Iterator[str]:

@@ -54,7 +54,7 @@ def python(text: str) -> str:
 
 
 def table(title: str, rows: list[Row]) -> str:
-    """The rows that have something to say, without the columns that have not."""
+    """The rows that have a text, without empty columns."""
     rows = [row for row in rows if row.type or row.default or row.comment]
     columns = {
         title: [code(row.name, link=False) for row in rows],
@@ -128,7 +128,7 @@ def method(src: Source, node: ast.FunctionDef, name: str) -> tuple[str, str]:
 
 
 def returns(row: Row, own: Collection[str]) -> str:
-    """A line about what is returned, if there is more to say than its type."""
+    """A line about what is returned, if there is more than its type."""
     kind = f" {code(row.type)}" if row.type else ""
     return f"**Returns**{kind}: {prose(row.comment, own)}" if row.comment else ""
 

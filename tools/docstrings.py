@@ -61,7 +61,7 @@ def is_function(node: Definition) -> bool:
 
 
 def described(row: Row) -> str:
-    """A line about a parameter or a field, if there is something to say that nobody sees."""
+    """A line about a parameter or a field, if there is a text that the signature lacks."""
     shape = SHAPE.search(row.type)
     if not (row.comment or shape):
         return ""

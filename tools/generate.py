@@ -102,20 +102,20 @@ def main() -> int:
         copy = Path(folder)
         copy_sources(project.ROOT, copy)
         generate(copy)
-        found = list(stale(project.ROOT, copy))
-        for path, reason in found:
+        differing = list(stale(project.ROOT, copy))
+        for path, reason in differing:
             print(
                 f"{path} {reason}" if check else f"updated {path}",
                 file=sys.stderr if check else sys.stdout,
             )
             if not check:
                 update(project.ROOT, copy, path)
-    if check and found:
+    if check and differing:
         print(
             "\n`make export` makes it anew; what was edited by hand goes into the notebook.",
             file=sys.stderr,
         )
-    return 1 if check and found else 0
+    return 1 if check and differing else 0
 
 
 if __name__ == "__main__":

@@ -164,15 +164,15 @@ def exported_names(nb: AttrDict) -> set[str]:
         cell for cell in nb.cells if {"export", "exporti", "exports"} & cell.directives_.keys()
     ]
     statements = [node for cell in cells for node in ast.parse(cell.source).body]
-    found = {node.name for node in statements if isinstance(node, DEFINITIONS)}
+    names = {node.name for node in statements if isinstance(node, DEFINITIONS)}
     for node in statements:
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            found |= {
+            names |= {
                 name.id
                 for name in ast.walk(node)
                 if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
             }
-    return found
+    return names
 
 
 def imported_names(nb: AttrDict) -> dict[str, str]:

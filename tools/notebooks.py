@@ -255,7 +255,7 @@ def differences(path: Path, target: Path) -> Iterator[str]:
 
 
 def problems(command: str, paths: list[Path], workers: int) -> Iterator[str]:
-    """Do what the command says, and yield what is wrong."""
+    """Run a command, and yield a message for each problem."""
     if command != "run":
         stale = [path for path in paths if not is_stored(project.read(path))]
         yield from (f"{name(path)}: its outputs are older than its code" for path in stale)
@@ -284,12 +284,12 @@ def main() -> int:
     )
     options = parser.parse_intermixed_args()
     paths = [path.resolve() for path in options.paths] or project.notebooks()
-    found = list(problems(options.command, paths, options.workers))
-    for problem in found:
+    messages = list(problems(options.command, paths, options.workers))
+    for problem in messages:
         print(f"\n{problem}" if "\n" in problem else problem, file=sys.stderr)
-    if found and options.command != "run":
+    if messages and options.command != "run":
         print("\n`make notebooks` runs them and stores what comes out.", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

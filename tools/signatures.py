@@ -1,8 +1,8 @@
-"""What an exported module says of its functions and classes: its source, and the comments in it.
+"""The source of an exported module, and its comments on parameters, results and errors.
 
 A comment describes the parameter, the field or the returned value on whose line it ends. What does
 not fit there stands on lines of its own: above it, or below it and indented (`#   and so on`). A
-line `# raises ValueError if ...` directly below the docstring says what is raised, and when.
+line `# raises ValueError if ...` directly below the docstring names what is raised, and when.
 """
 
 import ast
@@ -62,21 +62,21 @@ class Source:
         return line in self.alone and self.comments[line].startswith("#   ")
 
     def comment(self, first: int, last: int, *, above: bool = True) -> str:
-        """What is said of the code on some lines: above them, in them, and indented below them."""
+        """The comments on the code of some lines: above them, in them, and indented below them."""
         start = first
         while above and start - 1 in self.alone and not self.continues(start - 1):
             start -= 1
         inside = (line for line in range(start, last + 1) if line in self.comments)
         below = itertools.takewhile(self.continues, self.below(last))
-        said = (meaning(self.comments[line]) for line in (*inside, *below))
-        return " ".join(text for text in said if text and not RAISES.match(text))
+        meanings = (meaning(self.comments[line]) for line in (*inside, *below))
+        return " ".join(text for text in meanings if text and not RAISES.match(text))
 
 
 def parse(text: str) -> Source:
     tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
-    found = [token for token in tokens if token.type == tokenize.COMMENT]
-    alone = frozenset(t.start[0] for t in found if not t.line[: t.start[1]].strip())
-    return Source(text, ast.parse(text), {t.start[0]: t.string for t in found}, alone)
+    comments = [token for token in tokens if token.type == tokenize.COMMENT]
+    alone = frozenset(t.start[0] for t in comments if not t.line[: t.start[1]].strip())
+    return Source(text, ast.parse(text), {t.start[0]: t.string for t in comments}, alone)
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def source(path: Path) -> Source:
 
 
 def meaning(comment: str) -> str:
-    """A comment without its sign, and without what it tells a linter."""
+    """A comment without its sign, and without directives for a linter."""
     return re.sub(r"#\s*(noqa|type:|pyright:).*", "", comment).lstrip("# ").strip()
 
 
@@ -135,7 +135,7 @@ def header_end(src: Source, node: Definition) -> int:
 
 
 def returned(src: Source, node: ast.FunctionDef) -> Row:
-    """What a function returns: its type, and what the comment at the end of the signature says."""
+    """What a function returns: its type, and the comment at the end of the signature."""
     end = header_end(src, node)
     comment = src.comment(end, end, above=False) if end else ""
     return Row("", src.code(node.returns), comment=comment)
@@ -191,8 +191,8 @@ def summary(doc: str) -> str:
 
 def references(doc: str) -> list[str]:
     """The sources that a docstring names in a section of its own."""
-    found = [part for part in ENTRY.split(doc) if part.startswith("References:\n")]
-    return [line.strip() for part in found for line in part.splitlines()[1:]]
+    references = [part for part in ENTRY.split(doc) if part.startswith("References:\n")]
+    return [line.strip() for part in references for line in part.splitlines()[1:]]
 
 
 def raises(src: Source, node: Definition) -> list[Row]:

@@ -59,7 +59,7 @@ def _plot_barrier(pair: Pair) -> Figure:
     "Loss and accuracy along both lines, on training and on test data"
     from git_rebasin.plot import plot_interpolation
 
-    title = f"Two MLPs trained apart on {pair.config.network.data}, pair {pair.seed}"
+    title = f"Two MLPs trained apart on {pair.config.network.data}, pair {pair.trained.seed}"
 
     def draw(split: str, **options: Any) -> Figure:
         curves, label = {way: of[split] for way, of in pair.curves.items()}, f"{{name}}, {split}"

@@ -13,7 +13,6 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'EpochSweep', 'keep_snapshot', 'train_with_s
 import dataclasses
 import json
 import tempfile
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -27,18 +26,27 @@ from jaxtyping import PyTree
 from ..checkpoints.io import load_metadata, load_params, save_params
 from .compare import mean_and_spread
 from git_rebasin.experiments.networks import (
+    MNIST_MLP,
     LineConfig,
     NetworkConfig,
+    TrainedPair,
     checkpoint_file,
     initial_params,
     load_splits,
     model_seeds,
-    pair_facts,
+    train_both,
     train_network,
 )
-from .problem import Problem, judge_permutation
+from .problem import Problem, evaluate_permutation
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, for_each_family
+from git_rebasin.experiments.runner import (
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    for_each_family,
+    verdict,
+)
 from ..matching.weights import weight_matching
 from ..progress import Progress
 from ..symmetry.permutation import identity_permutation
@@ -64,9 +72,8 @@ class EpochSweep(LineConfig):
 
 
 _DIGITS = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,))
-_MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
 _CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100), augment=True)
-_MNIST_25 = dataclasses.replace(_MNIST, training=TrainConfig(25))
+_MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
 _CIFAR_10 = NetworkConfig("mlp", "cifar10", TrainConfig(10, 100))
 _ALL = tuple(range(101))
 
@@ -77,7 +84,7 @@ PRESETS = {
         "cifar10": Runs(EpochSweep(_CIFAR_10, 9, epochs=(0, 1, 2, 3, 5, 7, 10))),
     },
     "paper": {
-        "mnist": Runs(EpochSweep(_MNIST, judged=None, epochs=_ALL)),
+        "mnist": Runs(EpochSweep(MNIST_MLP, judged=None, epochs=_ALL)),
         "cifar10": Runs(EpochSweep(_CIFAR, judged=None, epochs=_ALL)),
     },
 }
@@ -181,12 +188,12 @@ def match_epochs(
     last, rows = problem_of(config.epochs[-1]), []
     for epoch in config.epochs:
         problem = last if epoch == config.epochs[-1] else problem_of(epoch)
-        a, b = problem.params_a, problem.params_b
-        match = weight_matching(jax.random.key(seed), problem.spec, a, b)
+        match = weight_matching(jax.random.key(seed), *problem.models)
         row = {"epoch": epoch, "sweeps": match.sweeps, "converged": match.converged}
-        row["naive"] = judge_permutation(problem, identity_permutation(problem.spec.bind(b)))
-        row["matched"] = judge_permutation(problem, match.perm)
-        row["late"] = row["matched"] if problem is last else judge_permutation(last, match.perm)
+        as_trained = identity_permutation(problem.spec.bind(problem.params_b))
+        row["naive"] = evaluate_permutation(problem, as_trained)
+        row["matched"] = evaluate_permutation(problem, match.perm)
+        row["late"] = row["matched"] if problem is last else evaluate_permutation(last, match.perm)
         rows.append(row)
         context.report(len(rows), len(config.epochs), cosine=row["matched"]["cosine"])
     return rows
@@ -204,14 +211,12 @@ def follow_pair(
         context: where checkpoints and snapshots are kept and looked for
     """
     splits = load_splits(config.network)
-    trained = {
-        name: train_with_snapshots(config, s, splits["train"], context.stage(f"train {name}"))
-        for name, s in zip("AB", model_seeds(seed), strict=True)
-    }
-    start = time.perf_counter()
+    train_one = lambda s, stage: train_with_snapshots(config, s, splits["train"], stage)
+    results = train_both(train_one, seed, context)
+    pair = TrainedPair(seed, results, splits["train"].source, splits)
     rows = match_epochs(config, seed, splits, context.stage("match and walk"))
     lambdas = np.linspace(0, 1, config.lambdas).tolist()
-    return {"lambdas": lambdas, "epochs": rows} | pair_facts(seed, splits, trained, start)
+    return {"lambdas": lambdas, "epochs": rows} | pair.facts()
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #23760f9c
 def barriers(
@@ -292,13 +297,10 @@ def finding(
     end = max(m[-1] / n[-1] for m, n in zip(matched, naive, strict=True))
     initial = min(x[0] / n[-1] for x, n in zip(late, naive, strict=True))
     onsets = [onset(record) for record in records]
-    verdict = "partly" if end < 0.5 < initial else "not"
-    if initial > 0.5 and all(e is not None and e <= last / 2 for e in onsets):
-        verdict = "reproduced"
+    early = all(e is not None and e <= last / 2 for e in onsets)
     when = ", ".join("–" if e is None else str(e) for e in onsets)
     low = "below a tenth of the naive one"
-    ever = any(e is not None for e in onsets)
-    low = f"{low} from epoch {when} on" if ever else f"never {low}"
+    low = f"{low} from epoch {when} on" if set(onsets) != {None} else f"never {low}"
     first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
     return Finding(
         f"MLPs on {records[0]['family']} become connected early in training, not at initialisation",
@@ -307,7 +309,7 @@ def finding(
         f"matched training barrier {mean_and_spread([m[first] for m in matched], 3)} after the "
         f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last}; {low}; "
         f"the initial permutation leaves at least {100 * initial:.0f} %",
-        verdict,
+        verdict(early and initial > 0.5, end < 0.5 < initial),
     )
 
 

@@ -6,25 +6,21 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'EXPERIMENT', 'match_pair', 'width_of', 'by_width', 'barriers', 'format_widths',
+__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'width_of', 'by_width', 'barriers', 'format_widths',
            'format_architectures', 'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
 import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
-from git_rebasin.experiments.compare import (
-    Effort,
-    mean_and_spread,
-    tries_of,
-    ways_to_match,
-)
-from .networks import LineConfig, NetworkConfig, match_lines
+from .compare import mean_and_spread, tries_of
+from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, complete
+from .runner import Experiment, Finding, Runs, complete, grouped, verdict
 from ..tables import markdown_table
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
@@ -33,10 +29,10 @@ WAYS = ("none", "weights")  # as in `ways_to_match`
 
 
 def _widths(
-    config: LineConfig,  # whose network has any width
+    config: Comparison,  # whose network has any width
     sizes: Sequence[float],  # units of each hidden layer of an MLP; else multipliers
     seeds: tuple[int, ...] = (0, 1, 2),
-) -> dict[str, Runs[LineConfig]]:
+) -> dict[str, Runs[Comparison]]:
     "A family for each width"
     network, families = config.network, {}
     for s in sizes:
@@ -46,12 +42,12 @@ def _widths(
     return families
 
 
-_SMOKE = LineConfig(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
-_MLP = LineConfig(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
+_SMOKE = Comparison(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
+_MLP = Comparison(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
 _SHORT = TrainConfig(2, 100, learning_rate=1e-3, schedule="warmup_cosine", warmup_epochs=0.25)
-_VGG16 = LineConfig(NetworkConfig("vgg16", "cifar10", _SHORT, 1.0, shrink=2), 9, judged=2000)
+_VGG16 = Comparison(NetworkConfig("vgg16", "cifar10", _SHORT, 1.0, shrink=2), 9, judged=2000)
 _PAPER = {
-    name: LineConfig(NetworkConfig(name, "cifar10", how, 1.0, augment=True), judged=None)
+    name: Comparison(NetworkConfig(name, "cifar10", how, 1.0, augment=True), judged=None)
     for name in ("vgg16", "resnet20")
     for how in [PAPER_CONFIGS[name]]
 }
@@ -64,10 +60,7 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #068da11d
-def match_pair(config: LineConfig, seed: int, context: Context) -> Record:
-    "Train a pair, or take it from its checkpoints, and match it by its weights"
-    every = ways_to_match(Effort())
-    return match_lines({name: every[name] for name in WAYS}, config, seed, context)
+match_pair = partial(match_lines, WAYS)
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #b2e1491a
 def width_of(
@@ -96,12 +89,9 @@ def by_width(
     Returns:
         dict[str, dict[float, list[Record]]]: architecture → width, ascending → its pairs
     """
-    architectures: dict[str, dict[float, list[Record]]] = {}
-    for record in sorted(records, key=lambda r: (width_of(r), r["seed"])):
-        name = record["config"]["network"]["network"]
-        widths = architectures.setdefault(name, {})
-        widths.setdefault(width_of(record), []).append(record)
-    return {name: complete(widths) for name, widths in sorted(architectures.items())}
+    ordered = sorted(records, key=lambda r: (width_of(r), r["seed"]))
+    architectures = grouped(ordered, lambda r: r["config"]["network"]["network"])
+    return {name: complete(grouped(rs, width_of)) for name, rs in sorted(architectures.items())}
 
 
 def barriers(
@@ -173,9 +163,6 @@ def finding(
     means = [np.mean(pairs) for pairs in matched]
     falls = np.corrcoef(rankdata(list(widths)), rankdata(means))[0, 1]
     left = max(wide / narrow for narrow, wide in zip(matched[0], matched[-1], strict=True))
-    verdict = "partly" if left < 1 else "not"
-    if left < 0.25 and falls <= -0.8:
-        verdict = "reproduced"
     narrow, wide = (mean_and_spread(matched[k], 3) for k in (0, -1))
     return Finding(
         f"Wider is easier to match: {network['network']} on {network['data']}",
@@ -183,7 +170,7 @@ def finding(
         "the matched barrier falls with the width (VGG16 and ResNet20; from the figure)",
         f"matched training barrier {narrow} at {Fraction(min(widths))}, {wide} at "
         f"{Fraction(max(widths))}; rank correlation with the width {falls:.2f}",
-        verdict,
+        verdict(left < 0.25 and falls <= -0.8, left < 1),
     )
 
 

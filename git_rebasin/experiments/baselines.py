@@ -12,7 +12,6 @@ __all__ = ['PRESETS', 'WAYS', 'EXPERIMENT', 'Merge', 'merge_pair', 'midpoint', '
 
 # %% ../../nbs/experiments/baselines.ipynb #57a2ff66
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,23 +22,18 @@ import numpy as np
 from .calibration import ensemble, log_probabilities
 from .compare import mean_and_spread
 from .midpoints import TREATMENTS, loss_and_accuracy, treat_midpoint
-from git_rebasin.experiments.networks import (
-    NetworkConfig,
-    load_splits,
-    network_fn,
-    network_spec,
-    pair_facts,
-    train_pair,
-)
+from .networks import NetworkConfig, network_fn, network_spec, train_pair
 from .problem import in_batches
 from .records import Record
 from git_rebasin.experiments.runner import (
-    VERDICTS,
     Context,
     Experiment,
     Finding,
     Runs,
     complete,
+    grouped,
+    verdict,
+    worst_verdict,
 )
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -49,16 +43,16 @@ from ..zoo.train import TrainConfig
 # %% ../../nbs/experiments/baselines.ipynb #6cd96a52
 @dataclass(frozen=True)
 class Merge:
-    """A pair of networks that is averaged, and what its midpoints are repaired and judged by
+    """A pair of networks that is averaged, and the data that repair and evaluate its midpoints
 
     Attributes:
         statistics: training images for repair
-        judged: the first images of a split judge the midpoints; None: all
+        judged: midpoints are evaluated on the first images; None: all
     """
 
     network: NetworkConfig
     statistics: int = 10_000  # training images for repair
-    judged: int | None = 10_000  # the first images of a split judge the midpoints; None: all
+    judged: int | None = 10_000  # midpoints are evaluated on the first images; None: all
 
 
 def _sweeps(
@@ -82,10 +76,8 @@ def _sweeps(
 _MNIST, _CIFAR = TrainConfig(), TrainConfig(100, 100)
 _DECAYS, _WIDTHS = (0.0, 1e-4, 1e-3, 1e-2), (8, 16, 32, 64, 128)
 
-_TINY = _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200)
-
 PRESETS = {
-    "smoke": _TINY,
+    "smoke": _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200),
     "cpu": _sweeps("mnist", TrainConfig(10), _DECAYS, _WIDTHS)
     | _sweeps("cifar10", TrainConfig(5), _DECAYS[:3]),
     "paper": _sweeps("mnist", _MNIST, _DECAYS, _WIDTHS, judged=None)
@@ -109,22 +101,20 @@ def merge_pair(
     Args:
         seed: which pair
     """
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], context)
-    start, spec, fn = time.perf_counter(), network_spec(config.network), network_fn(config.network)
-    a, b = (trained[name].params for name in "AB")
+    pair = train_pair(config.network, seed, context)
+    (a, b), spec, fn = pair.params, network_spec(config.network), network_fn(config.network)
     match = weight_matching(jax.random.key(seed), spec, a, b)
-    images = in_batches(splits["train"][: config.statistics].arrays, 2500)
-    judged = {s: data[: config.judged] for s, data in splits.items()}
-    logs = [{s: log_probabilities(fn, p, data) for s, data in judged.items()} for p in (a, b)]
-    both = {s: ensemble([of[s] for of in logs]) for s in judged}
+    images = in_batches(pair.splits["train"][: config.statistics].arrays, 2500)
+    splits = {s: data[: config.judged] for s, data in pair.splits.items()}
+    logs = [{s: log_probabilities(fn, p, data) for s, data in splits.items()} for p in (a, b)]
+    both = {s: ensemble([of[s] for of in logs]) for s in splits}
     return {
-        "ends": [loss_and_accuracy(of, judged) for of in logs],
+        "ends": [loss_and_accuracy(of, splits) for of in logs],
         "alive": [_alive(p) for p in (a, b)],
-        "ensemble": loss_and_accuracy(both, judged),
-        "naive": treat_midpoint(fn, (a, b), images, judged),
-        "matched": treat_midpoint(fn, (a, apply_permutation(spec, match.perm, b)), images, judged),
-    } | pair_facts(seed, splits, trained, start)
+        "ensemble": loss_and_accuracy(both, splits),
+        "naive": treat_midpoint(fn, (a, b), images, splits),
+        "matched": treat_midpoint(fn, (a, apply_permutation(spec, match.perm, b)), images, splits),
+    } | pair.facts()
 
 # %% ../../nbs/experiments/baselines.ipynb #31405f35
 WAYS = [(line, treatment) for line in ("naive", "matched") for treatment in TREATMENTS]
@@ -191,12 +181,12 @@ def sweep(
         dict[float, list[Record]]: decay or width, ascending → its pairs, by seed
     """
     these = [r for r in records if r["config"]["network"]["data"] == data]
-    full, pairs = max(_setting(r)[0] for r in these), {}
-    for record in sorted(these, key=lambda r: (_setting(r), r["seed"])):
-        width, decay = _setting(record)
-        if (width == full) if over == "weight decay" else (decay == 0):
-            pairs.setdefault(decay if over == "weight decay" else width, []).append(record)
-    return complete(pairs)
+    these.sort(key=lambda r: (_setting(r), r["seed"]))
+    if over == "weight decay":
+        full = max(_setting(r)[0] for r in these)
+        wide = (r for r in these if _setting(r)[0] == full)
+        return complete(grouped(wide, lambda r: _setting(r)[1]))
+    return complete(grouped((r for r in these if _setting(r)[1] == 0), lambda r: _setting(r)[0]))
 
 
 def _data_of(records: Sequence[Record]) -> list[str]:
@@ -269,10 +259,6 @@ def format_decays(
     return format_sweep({_setting(records[0])[1]: records}, "weight decay")
 
 # %% ../../nbs/experiments/baselines.ipynb #c3d05929
-def _worst(verdicts: Sequence[str]) -> str:
-    return max(verdicts, key=VERDICTS.index)
-
-
 def _percent(values: np.ndarray) -> str:
     "Mean and spread of accuracies"
     return f"{mean_and_spread(100 * values, 1)} %"
@@ -305,7 +291,7 @@ def decay_finding(
         left = {d: (column(pairs[d], way) / plain).max() for d in decays_that_count(pairs)}
         best = min(left, key=lambda decay: left[decay], default=0)
         least = left.get(best, 1)
-        verdicts.append("reproduced" if least < 0.5 else "partly" if least < 1 else "not")
+        verdicts.append(verdict(least < 0.5, least < 1))
         shown.append(
             f"{data}: {mean_and_spread(plain, 3)} without decay, at best "
             f"{mean_and_spread(column(pairs[best], way), 3)} (at {best:g})"
@@ -315,7 +301,7 @@ def decay_finding(
         "arXiv 2402.05966, 2510.04686",
         "a milder collapse, after matching; merging is best at a middle decay (from the abstracts)",
         f"rise of the test loss at the naive midpoint, {'; '.join(shown)}",
-        _worst(verdicts),
+        worst_verdict(verdicts),
     )
 
 
@@ -332,14 +318,14 @@ def temperature_finding(
         pairs = sweep(records, data, "weight decay")[0]
         left, lost = (column(pairs, way) / column(pairs, naive)).max(), column(pairs, way, "lost")
         good = left < 0.1 and lost.max() <= 0.01
-        verdicts.append("reproduced" if good else "partly" if left < 0.5 else "not")
+        verdicts.append(verdict(good, left < 0.5))
         shown.append(f"{data}: at most {100 * left:.0f} % and {_percent(lost)}")
     return Finding(
         "A wide network needs a temperature, and no permutation",
         "arXiv 2510.08023",
         "widening alone connects networks, with a calibrated temperature (from the abstract)",
         f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)}",
-        _worst(verdicts),
+        worst_verdict(verdicts),
     )
 
 
@@ -357,14 +343,14 @@ def repair_finding(
         pairs = sweep(records, data, "weight decay")[0]
         repaired, matched, both = (column(pairs, way, "accuracy") for way in ways)
         helps = (both > repaired).all(), (both > matched).all()
-        verdicts.append("reproduced" if all(helps) else "partly" if helps[0] else "not")
+        verdicts.append(verdict(all(helps), helps[0]))
         shown.append(f"{data}: {', '.join(map(_percent, (repaired, matched, both)))}")
     return Finding(
         "Matching and repair do more together than either alone",
         "REPAIR, arXiv 2211.08403",
         "alignment alone is not enough; with repair 60 to 100 % of the barrier goes",
         f"accuracy repaired, matched, both, {'; '.join(shown)}",
-        _worst(verdicts),
+        worst_verdict(verdicts),
     )
 
 
@@ -377,7 +363,7 @@ def narrow_findings(
         records: of the `cpu` preset
     """
     naive, *ways = ("naive", "as it is"), ("matched", "as it is"), ("matched", "repaired")
-    found = []
+    findings = []
     for data in _data_of(records):
         pairs = {w: rs for w, rs in sweep(records, data, "width").items() if w <= 32}
         if not pairs:
@@ -388,24 +374,24 @@ def narrow_findings(
         gain = {w: column(r, naive, "lost") - column(r, ways[0], "lost") for w, r in pairs.items()}
         every, mean = (all(f(g) > 0 for g in gain.values()) for f in (np.min, np.mean))
         gained = "; ".join(f"{mean_and_spread(100 * g, 1)} at {w} units" for w, g in gain.items())
-        found += [
+        findings += [
             Finding(
                 f"Narrow networks cannot be matched: MLPs on {data}",
                 "§5.3, Figure 4",
                 "high barriers at small widths (from the figure, VGG16 and ResNet20)",
                 f"the matched midpoint loses {_percent(lost[0])} accuracy at {first[0]} units, "
                 f"repaired {_percent(lost[1])}",
-                "reproduced" if all(fails) else "partly" if fails[0] else "not",
+                verdict(all(fails), fails[0]),
             ),
             Finding(
                 f"Where matching fails, it helps: MLPs on {data}",
                 "beyond §5.3",
                 "not asked",
                 f"points of accuracy that matching gains: {gained}",
-                "reproduced" if every else "partly" if mean else "not",
+                verdict(every, mean),
             ),
         ]
-    return found
+    return findings
 
 
 def findings(

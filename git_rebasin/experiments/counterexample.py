@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs
+from .runner import Context, Experiment, Finding, Runs, verdict
 from ..interpolation import loss_barrier
 from ..symmetry.builders import mlp_permutation_spec
 from ..symmetry.permutation import apply_permutation
 from ..tables import markdown_table
 from ..tree import Array, lerp
+from ..zoo.mlp import mlp_params
 
 # %% ../../nbs/experiments/counterexample.ipynb #5a4ab320
 def counterexample_pair() -> tuple[dict, dict]:
@@ -33,17 +33,10 @@ def counterexample_pair() -> tuple[dict, dict]:
     References:
         Git Re-Basin (arXiv 2209.04836), §4
     """
-    a = _network([[1, 0], [0, -1]], [1, 0], [[-1, 0], [0, 1]], [1, 0])
-    b = _network([[-1, 0], [0, 1]], [0, 1], [[1, 0], [0, -1]], [0, 1])
+    flip, same, out = [[-1, 0], [0, 1]], [[1, 0], [0, -1]], [[-1], [-1]]
+    a = mlp_params([same, flip, out], [[1, 0], [1, 0], [0]])
+    b = mlp_params([flip, same, out], [[0, 1], [0, 1], [0]])
     return a, b
-
-
-def _network(kernel_0, bias_0, kernel_1, bias_1) -> dict[str, dict[str, Array]]:
-    layers = (kernel_0, bias_0), (kernel_1, bias_1), ([[-1], [-1]], [0])
-    return {
-        f"Dense_{k}": {"kernel": jnp.asarray(w, jnp.float32), "bias": jnp.asarray(b, jnp.float32)}
-        for k, (w, b) in enumerate(layers)
-    }
 
 
 def counterexample_apply(
@@ -212,7 +205,7 @@ def findings(
         "all four alignments have a barrier",
         f"the lowest barrier of all is {100 * least['wrong']:.1f} % of the points "
         f"({100 * least['overlap']:.1f} % with the best threshold); wrong at the ends: {at_ends}",
-        "not" if not good else "reproduced" if least["wrong"] > 0.01 else "partly",
+        verdict(good and least["wrong"] > 0.01, good),
     )
     return [finding]
 

@@ -6,41 +6,28 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'EXPERIMENT', 'Comparison', 'compare_pair']
+__all__ = ['PRESETS', 'compare_pair', 'EXPERIMENT']
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #87706ff3
-from dataclasses import dataclass, field
+from functools import partial
 
-from .compare import Effort, format_ways, ways_to_match
-from .networks import LineConfig, NetworkConfig, match_lines
-from .records import Record
-from .runner import Context, Experiment, Runs
+from .compare import Effort, format_ways
+from git_rebasin.experiments.networks import (
+    DIGITS_MLP,
+    MNIST_MLP,
+    MNIST_MLPS,
+    Comparison,
+    NetworkConfig,
+    match_lines,
+)
+from .runner import Experiment, Runs
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #963146bc
-@dataclass(frozen=True)
-class Comparison(LineConfig):
-    """A pair of networks, and how the ways of matching it are compared
-
-    Attributes:
-        lambdas: points on a line, an odd number: ½ is one of them
-        keys: tries of each way that is random
-        batch_size: of the data that matchers see
-        effort: how much they may do
-        checkpoints: below `out`: where another experiment keeps these networks
-    """
-
-    lambdas: int = 7  # points on a line, an odd number: ½ is one of them
-    keys: int = 3  # tries of each way that is random
-    batch_size: int = 500  # of the data that matchers see
-    effort: Effort = field(default_factory=Effort)  # how much they may do
-    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
-
-
-_WIDE = NetworkConfig("mlp", "mnist", TrainConfig())
+_compared = partial(Comparison, lambdas=7, keys=3)
 _NARROW = NetworkConfig("mlp", "mnist", TrainConfig(20), (64, 64, 64))
 _SMOKE = Comparison(
-    NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)),
+    DIGITS_MLP,
     lambdas=3,
     keys=1,
     batch_size=100,
@@ -50,24 +37,13 @@ _SMOKE = Comparison(
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        "wide": Runs(Comparison(_WIDE, checkpoints="mnist-mlp/checkpoints/paper")),
-        "narrow": Runs(Comparison(_NARROW)),
+        "wide": Runs(_compared(MNIST_MLP, checkpoints=MNIST_MLPS)),
+        "narrow": Runs(_compared(_NARROW)),
     },
 }
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #8bdfb9fd
-def compare_pair(
-    config: Comparison,
-    seed: int,  # which pair
-    context: Context,
-) -> Record:
-    """Train a pair, or take it from its checkpoints, and match it in all ways
-
-    Args:
-        seed: which pair
-    """
-    options = {"keys": config.keys, "batch_size": config.batch_size}
-    return match_lines(ways_to_match(config.effort), config, seed, context, **options)
+compare_pair = partial(match_lines, None)  # in all ways
 
 # %% ../../nbs/experiments/how_to_choose.ipynb #f9e3ab8a
 EXPERIMENT = Experiment("how-to-choose", compare_pair, PRESETS, format_ways)

@@ -10,7 +10,6 @@ __all__ = ['PRESETS', 'RECORDS', 'STATISTICS', 'EXPERIMENT', 'PAPER', 'StreamedP
            'walk_lines', 'match_pair', 'format_lines', 'finding', 'cut', 'accuracies', 'format_cuts']
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #4a55830e
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +20,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from . import real_resnets
-from .compare import middle
+from .compare import middle, rise
 from git_rebasin.experiments.networks import (
     NetworkConfig,
+    TrainedPair,
     checkpoint_file,
     init_network,
-    model_seeds,
     network_fn,
     network_spec,
-    pair_facts,
     params_and_state,
+    train_both,
     training_loss,
     with_state,
 )
@@ -44,6 +43,7 @@ from git_rebasin.experiments.runner import (
     Runs,
     for_each_family,
     one_by_one,
+    verdict,
 )
 from ..interpolation import loss_barrier
 from ..matching.match import Match
@@ -230,13 +230,9 @@ def match_pair(
     """
     network = config.network
     train, test = (open_stream(network.data, s, size=config.pixels) for s in ("train", "test"))
-    trained = {
-        name: train_network_on_stream(config, s, train, context.stage(f"train {name}"))
-        for name, s in zip("AB", model_seeds(seed), strict=True)
-    }
-    start, key = time.perf_counter(), jax.random.key(seed)
-    a, b = (jax.device_get(trained[name].params) for name in "AB")
-    spec = network_spec(network)
+    train_one = lambda s, stage: train_network_on_stream(config, s, train, stage)
+    pair = TrainedPair(seed, train_both(train_one, seed, context), train.source)
+    (a, b), key, spec = jax.device_get(pair.params), jax.random.key(seed), network_spec(network)
     match = match_weights(key, spec, a, b)
     moved = apply_permutation(spec, match.perm, b)
     size, order = network.training.batch_size, jax.random.fold_in(key, 2)
@@ -249,8 +245,8 @@ def match_pair(
         "match": {"sweeps": match.sweeps, "converged": match.converged},
         "output_change": change,
         "curves": walk_lines(config, a, ends, statistics, batches, context),
-        "training": {name: result.history[-1] for name, result in trained.items()},
-    } | pair_facts(seed, {"train": train}, trained, start)
+        "training": {name: result.history[-1] for name, result in pair.results.items()},
+    } | pair.facts()
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #e8e1f6ed
 def format_lines(
@@ -294,7 +290,7 @@ def finding(
         "ImageNet, ResNet50: 67 %; midpoint 51.01 %, naive 0.15 %, ends 76.19 % and 75.86 %",
         f"{100 * worst:.0f} %; midpoint {100 * middle(matched):.2f} %, naive "
         f"{100 * middle(naive):.2f} %, ends {ends}",
-        "reproduced" if worst >= 2 / 3 else "partly" if worst >= 1 / 3 else "not",
+        verdict(worst >= 2 / 3, worst >= 1 / 3),
     )
 
 
@@ -335,8 +331,7 @@ def cut(
     Returns:
         float: 1: nothing is left of the barrier; 0: all of it
     """
-    left, before = (middle(line) - (line[0] + line[-1]) / 2 for line in (matched, naive))
-    return 1 - left / before
+    return 1 - rise(matched) / rise(naive)
 
 
 def accuracies(
@@ -351,8 +346,8 @@ def accuracies(
         tuple[list[float], list[float]]: along the naive line, and after weight matching
     """
     if record["experiment"] != RECORDS:
-        both = (record["curves"][way]["recomputed"] for way in ("naive", "matched"))
-        naive, matched = (curve["accuracy"] for curve in both)
+        ways = (record["curves"][way] for way in ("naive", "matched"))
+        naive, matched = (curves["recomputed"]["accuracy"] for curves in ways)
         return naive, matched
     at = {row["way"]: row["mended"]["reset"]["accuracy"] for row in record["rows"]}
     one, other = (end["accuracy"] for end in record["ends"])

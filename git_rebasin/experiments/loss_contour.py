@@ -12,8 +12,7 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'PAPER_TABLE', 'Plane', 'plane_through', 'Co
 # %% ../../nbs/experiments/loss_contour.ipynb #5a834536
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,32 +21,24 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from .compare import match_activations
 from git_rebasin.experiments.networks import (
+    ARCHITECTURES,
+    DIGITS_MLP,
+    MNIST_MLP,
+    MNIST_MLPS,
     NetworkConfig,
-    load_splits,
-    pair_facts,
     pair_problem,
     train_pair,
 )
 from .problem import Problem
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, one_by_one
-from ..matching.activations import activation_matching
+from .runner import Context, Experiment, Finding, Runs, one_by_one, verdict
 from ..matching.weights import weight_matching
-from git_rebasin.symmetry.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    resnet50_permutation_spec,
-    vgg16_permutation_spec,
-)
 from ..symmetry.permutation import Permutation, apply_permutation
 from ..symmetry.spec import BoundSpec
 from ..tables import markdown_table
 from ..tree import flatten, inner, lerp
-from ..zoo.mlp import init_mlp
-from ..zoo.resnet import init_resnet20, init_resnet50
-from ..zoo.train import TrainConfig
-from ..zoo.vgg import init_vgg16
 
 # %% ../../nbs/experiments/loss_contour.ipynb #090df104
 @dataclass(frozen=True, eq=False)
@@ -125,12 +116,10 @@ class Contour:
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
-_MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
-_OF_FIRST = partial(Contour, _MNIST, checkpoints="mnist-mlp/checkpoints/paper")
-_SMOKE = Contour(NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)), grid=5, corner=8)
+_OF_FIRST = partial(Contour, MNIST_MLP, checkpoints=MNIST_MLPS)
 
 PRESETS = {
-    "smoke": {"digits": Runs(_SMOKE, (0,))},
+    "smoke": {"digits": Runs(Contour(DIGITS_MLP, grid=5, corner=8), (0,))},
     "cpu": {"mnist": Runs(_OF_FIRST())},
     "paper": {"mnist": Runs(_OF_FIRST(sobol=1024))},
 }
@@ -168,16 +157,8 @@ def unit_correlations(
     Returns:
         dict[str, dict[str, Any]]: group → means over its units; hundredths for the corner
     """
-    best = activation_matching(
-        jax.random.key(0),
-        problem.spec,
-        problem.params_a,
-        problem.params_b,
-        fn=problem.fn,
-        batches=problem.judged["test"],
-        similarity="correlation",
-        keep_similarity=True,
-    )
+    key, batches = jax.random.key(0), problem.evaluated["test"]
+    best = match_activations(problem, key, batches, keep_similarity=True)
     correlations = {}
     for group, correlation in (best.similarity or {}).items():
         matched, most = correlation[:, perm[group]], correlation[:, best.perm[group]]
@@ -237,18 +218,15 @@ def contour_pair(
     Args:
         seed: which pair
     """
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], context)
-    start = time.perf_counter()
-    a, b = trained["A"].params, trained["B"].params
-    problem = pair_problem(config.network, a, b, splits, judged=config.judged)
-    problem = dataclasses.replace(problem, judged={"test": problem.judged["test"]})
-    match = weight_matching(jax.random.key(seed), problem.spec, a, b)
-    permuted = apply_permutation(problem.spec, match.perm, b)
+    pair = train_pair(config.network, seed, context)
+    problem = pair_problem(config.network, *pair.params, pair.splits, evaluated=config.judged)
+    problem = dataclasses.replace(problem, evaluated={"test": problem.evaluated["test"]})
+    match = weight_matching(jax.random.key(seed), *problem.models)
+    permuted = apply_permutation(problem.spec, match.perm, problem.params_b)
     return {
         **walk_plane(config, problem, permuted, context.stage("plane")),
         "correlations": unit_correlations(problem, match.perm, config.corner),
-        **pair_facts(seed, splits, trained, start),
+        **pair.facts(),
     }
 
 
@@ -300,7 +278,7 @@ def _plane_finding(records: Sequence[Record]) -> Finding:
         "a ridge between A and B, none between A and π(B) (from the figure)",
         f"loss of the midpoint, of the worse end's, in {len(records)} pairs: A and B at least "
         f"{min(naive):.2f}, A and π(B) at most {max(matched):.2f}",
-        "reproduced" if both else "partly" if halved else "not",
+        verdict(both, halved),
     )
 
 
@@ -313,8 +291,8 @@ def _table_finding(table: Mapping[str, Symmetries]) -> Finding:
 
     paper = ", ".join(f"{name}: {n}" for name, n in PAPER_TABLE.items())
     ours = ", ".join(f"{name}: {table[name].tied:.0f}" for name in PAPER_TABLE)
-    verdict = "reproduced" if near("tied") else "partly" if near("alone") else "not"
-    return Finding("Networks have very many symmetries", "Table 1", paper, ours, verdict)
+    claim = "Networks have very many symmetries"
+    return Finding(claim, "Table 1", paper, ours, verdict(near("tied"), near("alone")))
 
 
 EXPERIMENT = Experiment("loss-contour", contour_pair, PRESETS, one_by_one(format_plane), findings)
@@ -360,20 +338,23 @@ def count_symmetries(
 def symmetry_table() -> dict[str, Symmetries]:
     "The networks of the paper's Table 1, and those of its experiments"
 
-    def shapes(init: Callable, **options: Any) -> dict[str, tuple[int, ...]]:
-        tree = jax.eval_shape(partial(init, **options), jax.random.key(0))
+    def shapes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
+        init = partial(ARCHITECTURES[name].init, **options)
+        tree = jax.eval_shape(init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
-    own, wide = shapes(init_vgg16), {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,)}
-    wide |= {"Dense_0/kernel": (512, 4096), "Dense_1/kernel": (4096, 4096)}
-    wide |= {"Dense_2/kernel": (4096, 10)}
-    vgg16, resnet20 = vgg16_permutation_spec(), resnet20_permutation_spec()
+    def bound(name: str, **options: Any) -> BoundSpec:
+        layers = (3,) if name == "mlp" else ()
+        return ARCHITECTURES[name].spec(*layers).bind_shapes(shapes(name, **options))
+
+    wide = {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,), "Dense_0/kernel": (512, 4096)}
+    wide |= {"Dense_1/kernel": (4096, 4096), "Dense_2/kernel": (4096, 10)}
     specs = {
-        "MLP, 3 × 512": mlp_permutation_spec(3).bind_shapes(shapes(init_mlp)),
-        "VGG16": vgg16.bind_shapes(own | wide),
-        "VGG16, dense layers of 512": vgg16.bind_shapes(own),
-        "ResNet20": resnet20.bind_shapes(shapes(init_resnet20)),
-        "ResNet20, 32 × as wide": resnet20.bind_shapes(shapes(init_resnet20, width_multiplier=32)),
-        "ResNet50": resnet50_permutation_spec().bind_shapes(shapes(init_resnet50)),
+        "MLP, 3 × 512": bound("mlp"),
+        "VGG16": ARCHITECTURES["vgg16"].spec().bind_shapes(shapes("vgg16") | wide),
+        "VGG16, dense layers of 512": bound("vgg16"),
+        "ResNet20": bound("resnet20"),
+        "ResNet20, 32 × as wide": bound("resnet20", width_multiplier=32),
+        "ResNet50": bound("resnet50"),
     }
     return {name: count_symmetries(spec) for name, spec in specs.items()}

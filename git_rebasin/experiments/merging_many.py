@@ -19,8 +19,15 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .calibration import ensemble, judge, judged_cells, log_probabilities
+from git_rebasin.experiments.calibration import (
+    ensemble,
+    evaluate_predictions,
+    log_probabilities,
+    metric_cells,
+)
 from git_rebasin.experiments.networks import (
+    MNIST_MLP,
+    MNIST_MLPS,
     NetworkConfig,
     load_splits,
     network_spec,
@@ -28,13 +35,14 @@ from git_rebasin.experiments.networks import (
 )
 from .records import Record
 from git_rebasin.experiments.runner import (
-    VERDICTS,
     Context,
     Experiment,
     Finding,
     Runs,
     by_family,
     one_by_one,
+    verdict,
+    worst_verdict,
 )
 from ..matching.merge import merge_many
 from ..tables import markdown_table
@@ -59,15 +67,14 @@ class Merging:
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
-_MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
-_FIVE = Merging(_MNIST, checkpoints="mnist-mlp/checkpoints/paper")
+_FIVE = Merging(MNIST_MLP, checkpoints=MNIST_MLPS)
 _SMOKE = Merging(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)), 3, share=0.5)
 _HALVES = NetworkConfig("mlp", "mnist", TrainConfig(20))
 
 PRESETS = {
     "smoke": {"halves": Runs(_SMOKE, (0,))},
     "cpu": {"five": Runs(_FIVE), "halves": Runs(Merging(_HALVES, 16, share=0.5))},
-    "paper": {"five": Runs(_FIVE), "halves": Runs(Merging(_MNIST, 32, share=0.5))},
+    "paper": {"five": Runs(_FIVE), "halves": Runs(Merging(MNIST_MLP, 32, share=0.5))},
 }
 
 # %% ../../nbs/experiments/merging_many.ipynb #b3795d4d
@@ -107,7 +114,7 @@ def merge_set(
     seed: int,  # which set of networks
     context: Context,
 ) -> Record:
-    """Train some networks, merge them, and judge all of it
+    """Train some networks, merge them, and evaluate all of it
 
     Args:
         seed: which set of networks
@@ -127,7 +134,7 @@ def merge_set(
         "model_seeds": seeds,
         "data": splits["train"].source,
         "judged": {
-            split: _judge_all(config.network, models, merged.params, data)
+            split: _evaluate_all(config.network, models, merged.params, data)
             for split, data in splits.items()
         },
         "sweeps": merged.sweeps,
@@ -137,14 +144,14 @@ def merge_set(
     }
 
 
-def _judge_all(config: NetworkConfig, models, merged, data: Split) -> dict[str, Any]:
+def _evaluate_all(config: NetworkConfig, models, merged, data: Split) -> dict[str, Any]:
     logs = [log_probabilities(config, params, data) for params in models]
-    plain = log_probabilities(config, mean_model(models), data)
+    means = {"plain mean": mean_model(models), "merged": merged}
+    rest = {name: log_probabilities(config, params, data) for name, params in means.items()}
+    rest["ensemble"] = ensemble(logs)
     return {
-        "each": [judge(x, data.labels) for x in logs],
-        "plain mean": judge(plain, data.labels),
-        "merged": judge(log_probabilities(config, merged, data), data.labels),
-        "ensemble": judge(ensemble(logs), data.labels),
+        "each": [evaluate_predictions(x, data.labels) for x in logs],
+        **{name: evaluate_predictions(x, data.labels) for name, x in rest.items()},
     }
 
 # %% ../../nbs/experiments/merging_many.ipynb #2db54b6c
@@ -162,51 +169,48 @@ def format_set(
     test, train = record["judged"]["test"], record["judged"]["train"]
 
     def row(name: str, test: Mapping[str, Any], train: Mapping[str, Any]) -> list[str]:
-        return [name, *judged_cells(test), f"{train['loss']:.4f}"]
+        return [name, *metric_cells(test), f"{train['loss']:.4f}"]
 
     each = zip(record["model_seeds"], test["each"], train["each"], strict=True)
-    rows = [row(f"network {seed}", *judged) for seed, *judged in each]
+    rows = [row(f"network {seed}", *metrics) for seed, *metrics in each]
     rows += [row(name, test[name], train[name]) for name in ("plain mean", "merged", "ensemble")]
     heads = ["", "test loss", "test accuracy", "calibration error", "training loss"]
     return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/merging_many.ipynb #a865813d
 def five_verdict(
-    judged: Mapping[str, Any],  # of the test images of a set
-) -> int:  # 2: reproduced, 1: partly, 0: not
+    metrics: Mapping[str, Any],  # of the test images of a set
+) -> str:  # one of `VERDICTS`
     """Whether a merged network is better than those that it is made of
 
     Args:
-        judged: of the test images of a set
+        metrics: of the test images of a set
 
     Returns:
-        int: 2: reproduced, 1: partly, 0: not
+        str: one of `VERDICTS`
     """
-    losses = [each["loss"] for each in judged["each"]]
-    accuracy = np.mean([each["accuracy"] for each in judged["each"]])
-    if judged["merged"]["loss"] >= np.mean(losses):
-        return 0
-    better = judged["merged"]["loss"] < min(losses)
-    return 2 if better and judged["merged"]["accuracy"] > accuracy - 0.005 else 1
+    losses = [each["loss"] for each in metrics["each"]]
+    accuracy = np.mean([each["accuracy"] for each in metrics["each"]])
+    merged = metrics["merged"]
+    better = merged["loss"] < min(losses) and merged["accuracy"] > accuracy - 0.005
+    return verdict(better, merged["loss"] < np.mean(losses))
 
 
 def halves_verdict(
-    judged: Mapping[str, Any],  # of the test images of a set
-) -> int:  # 2: reproduced, 1: partly, 0: not
+    metrics: Mapping[str, Any],  # of the test images of a set
+) -> str:  # one of `VERDICTS`
     """Whether a merged network is better calibrated than those that it is made of
 
     Args:
-        judged: of the test images of a set
+        metrics: of the test images of a set
 
     Returns:
-        int: 2: reproduced, 1: partly, 0: not
+        str: one of `VERDICTS`
     """
-    errors = [each["reliability"]["expected_error"] for each in judged["each"]]
-    merged = judged["merged"]["reliability"]["expected_error"]
-    if merged >= np.mean(errors):
-        return 0
-    useless = judged["plain mean"]["accuracy"] < judged["merged"]["accuracy"] / 2
-    return 2 if merged < min(errors) and useless else 1
+    errors = [each["reliability"]["expected_error"] for each in metrics["each"]]
+    merged = metrics["merged"]["reliability"]["expected_error"]
+    useless = metrics["plain mean"]["accuracy"] < metrics["merged"]["accuracy"] / 2
+    return verdict(merged < min(errors) and useless, merged < np.mean(errors))
 
 
 _CLAIMS = {
@@ -225,10 +229,10 @@ _CLAIMS = {
 }
 
 
-def _in_words(judged: Mapping[str, Any]) -> str:
-    losses = [each["loss"] for each in judged["each"]]
-    errors = [100 * each["reliability"]["expected_error"] for each in judged["each"]]
-    merged = judged["merged"]
+def _in_words(metrics: Mapping[str, Any]) -> str:
+    losses = [each["loss"] for each in metrics["each"]]
+    errors = [100 * each["reliability"]["expected_error"] for each in metrics["each"]]
+    merged = metrics["merged"]
     error = 100 * merged["reliability"]["expected_error"]
     return (
         f"test loss {min(losses):.4f}–{max(losses):.4f} → {merged['loss']:.4f}, accuracy "
@@ -248,10 +252,10 @@ def findings(
     findings, families = [], by_family(records)
     for family, (claim, source, paper, rule) in _CLAIMS.items():
         if these := families.get(family):
-            judged = [r["judged"]["test"] for r in these]
+            sets = [r["judged"]["test"] for r in these]
             claim = claim.format(epochs=these[0]["config"]["network"]["training"]["epochs"])
-            worst, ours = min(map(rule, judged)), "; ".join(map(_in_words, judged))
-            findings.append(Finding(claim, source, paper, ours, VERDICTS[::-1][worst]))
+            worst, ours = worst_verdict(map(rule, sets)), "; ".join(map(_in_words, sets))
+            findings.append(Finding(claim, source, paper, ours, worst))
     return findings
 
 

@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from git_rebasin.experiments.calibration import (
     best_temperature,
-    judge,
+    evaluate_predictions,
     log_probabilities,
     tempered,
 )
@@ -41,7 +41,7 @@ def loss_and_accuracy(
     Returns:
         dict[str, dict[str, float]]: split → loss and accuracy
     """
-    metrics = {s: judge(of, splits[s].labels) for s, of in logs.items()}
+    metrics = {s: evaluate_predictions(of, splits[s].labels) for s, of in logs.items()}
     return {s: {m: of[m] for m in ("loss", "accuracy")} for s, of in metrics.items()}
 
 
@@ -55,7 +55,7 @@ def treat_midpoint(
     network: Callable,  # (params, batch) → logits
     ends: tuple[PyTree, PyTree],  # model A, and model B as it is or permuted
     images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for repair
-    splits: Mapping[str, Split],  # "train" and "test", what midpoints are judged on
+    splits: Mapping[str, Split],  # "train" and "test", what midpoints are evaluated on
 ) -> dict[str, Any]:  # of the midpoint: as in `TREATMENTS`, and "temperature", "kept"
     """How good the midpoint of two models is, as it is, with a temperature, and repaired
 
@@ -63,7 +63,7 @@ def treat_midpoint(
         network: (params, batch) → logits
         ends: model A, and model B as it is or permuted
         images: batches of training images, for repair
-        splits: "train" and "test", what midpoints are judged on
+        splits: "train" and "test", what midpoints are evaluated on
 
     Returns:
         dict[str, Any]: of the midpoint: as in `TREATMENTS`, and "temperature", "kept"

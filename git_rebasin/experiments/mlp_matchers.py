@@ -6,106 +6,51 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'EXPERIMENT', 'Matchers', 'match_pair', 'shares_left', 'finding']
+__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'finding']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
-from git_rebasin.experiments.compare import (
-    Effort,
-    format_ways,
-    tries_of,
-    ways_to_match,
+from .compare import Effort, format_ways, shares_left
+from git_rebasin.experiments.networks import (
+    DIGITS_MLP,
+    MNIST_MLP,
+    MNIST_MLPS,
+    Comparison,
+    NetworkConfig,
+    match_lines,
 )
-from .networks import LineConfig, NetworkConfig, match_lines
 from .records import Record
-from git_rebasin.experiments.runner import (
-    Context,
-    Experiment,
-    Finding,
-    Runs,
-    for_each_family,
-)
+from .runner import Experiment, Finding, Runs, for_each_family, verdict
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #ef9cc443
 WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `ways_to_match`
 
 
-@dataclass(frozen=True)
-class Matchers(LineConfig):
-    """A pair of networks, and how the paper's matchers are compared on it
-
-    Attributes:
-        checkpoints: below `out`: where another experiment keeps these networks
-    """
-
-    effort: Effort = field(default_factory=partial(Effort, straight_through=240))
-    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
-
-
-_FIRST = "mnist-mlp/checkpoints/paper"  # of the first experiment
-_MNIST = NetworkConfig("mlp", "mnist", TrainConfig())
+_compared = partial(Comparison, effort=Effort(straight_through=240))
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100))
 _SHORT = dataclasses.replace(_CIFAR, training=TrainConfig(20, 100))
-_SMOKE = Matchers(
-    NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24)),
-    lambdas=3,
-    effort=Effort(batches=2, straight_through=4),
-)
+_FIRST = _compared(MNIST_MLP, checkpoints=MNIST_MLPS)
+_SMOKE = Comparison(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
-    "cpu": {
-        "mnist": Runs(Matchers(_MNIST, checkpoints=_FIRST)),
-        "cifar10": Runs(Matchers(_SHORT)),
-    },
+    "cpu": {"mnist": Runs(_FIRST), "cifar10": Runs(_compared(_SHORT))},
     "paper": {
-        "MNIST MLP": Runs(Matchers(_MNIST, checkpoints=_FIRST)),
-        "CIFAR-10 MLP": Runs(Matchers(dataclasses.replace(_CIFAR, augment=True))),
-        "CIFAR-10 ResNet20": Runs(Matchers(_RESNET)),
+        "MNIST MLP": Runs(_FIRST),
+        "CIFAR-10 MLP": Runs(_compared(dataclasses.replace(_CIFAR, augment=True))),
+        "CIFAR-10 ResNet20": Runs(_compared(_RESNET)),
     },
 }
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #8ccea6fb
-def match_pair(
-    config: Matchers,
-    seed: int,  # which pair
-    context: Context,
-) -> Record:
-    """Train a pair, or take it from its checkpoints, and match it in each of the paper's ways
-
-    Args:
-        seed: which pair
-    """
-    every = ways_to_match(config.effort)
-    return match_lines({name: every[name] for name in WAYS}, config, seed, context)
+match_pair = partial(match_lines, WAYS)
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #3f3bd730
-def shares_left(
-    records: Sequence[Record],  # of pairs of one family
-) -> dict[str, list[float]]:  # way → for each pair, the part of the training barrier that it leaves
-    """What each matcher leaves of the naive barrier
-
-    Args:
-        records: of pairs of one family
-
-    Returns:
-        dict[str, list[float]]: way → for each pair, the part of the training barrier that it leaves
-    """
-    tries = tries_of(records)
-    naive = [t["barrier"]["train"] for t in tries["none"]]
-    return {
-        way: [t["barrier"]["train"] / b for t, b in zip(these, naive, strict=True)]
-        for way, these in tries.items()
-        if way != "none"
-    }
-
-
 def finding(
     records: Sequence[Record],  # of the `cpu` preset, of one family
 ) -> Finding:
@@ -115,17 +60,14 @@ def finding(
         records: of the `cpu` preset, of one family
     """
     left = {way: max(shares) for way, shares in shares_left(records).items()}
-    tight = max(left["weights"], left["straight-through"])
-    verdict = "partly" if max(left.values()) < 0.5 else "not"
-    if tight < 0.02 and left["activations, inner"] < 1:
-        verdict = "reproduced"
+    tight = max(left["weights"], left["straight-through"]) < 0.02
     shares = ", ".join(f"{way} {100 * share:.1f} %" for way, share in left.items())
     return Finding(
         f"{records[0]['family']}: three matchers remove the barrier",
         "§5.1, Figures 2 and 9",
         "about zero for weights and straight-through, lowered by activations (from the figure)",
         f"left of the training barrier, worst of {len(records)} pairs: {shares}",
-        verdict,
+        verdict(tight and left["activations, inner"] < 1, max(left.values()) < 0.5),
     )
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'EXPERIMENT', 'Addition', 'load_networks', 'transformer_spec', 'without_parents', 'spectrum',
-           'unit_correlations', 'match_transformers', 'format_specs', 'shares_left', 'finding']
+           'unit_correlations', 'match_transformers', 'format_specs', 'finding']
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #30562b7e
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,12 @@ from git_rebasin.experiments.compare import (
     Effort,
     compare_ways,
     format_ways,
+    match_activations,
     middle,
-    tries_of,
+    shares_left,
     ways_to_match,
 )
-from .problem import Problem, judge_permutation, stream
+from .problem import Problem, evaluate_permutation, stream
 from .records import Record
 from git_rebasin.experiments.runner import (
     Context,
@@ -39,9 +40,9 @@ from git_rebasin.experiments.runner import (
     Runs,
     for_each_record,
     one_by_one,
+    verdict,
 )
 from ..inference.infer import infer_permutation_spec
-from ..matching.activations import activation_matching
 from ..matching.soft import soften
 from ..matching.weights import weight_matching
 from ..symmetry.entries import Compound, Entry, Fixed, Group, Split, as_entry
@@ -77,9 +78,7 @@ class Addition:
     ways: tuple[str, ...] | None = None  # with heads that move; None: all
     contrast: tuple[str, ...] = ("none", "weights", "activations, correlation")  # that stay
     batch_size: int = 512  # of the data that matchers see
-    effort: Effort = field(
-        default_factory=lambda: Effort(batches=7, straight_through=100, sinkhorn=100)
-    )
+    effort: Effort = Effort(batches=7, straight_through=100, sinkhorn=100)
 
 
 _SMOKE = Addition(
@@ -192,16 +191,7 @@ def unit_correlations(
         dict[str, float]: group → mean correlation of its matched units
     """
     key = jax.random.key(0)
-    match = activation_matching(
-        key,
-        problem.spec,
-        problem.params_a,
-        problem.params_b,
-        fn=problem.fn,
-        batches=problem.batches(key, batches),
-        similarity="correlation",
-        keep_similarity=True,
-    )
+    match = match_activations(problem, key, problem.batches(key, batches), keep_similarity=True)
     pairs = soften(problem.spec.bind(problem.params_a), match.perm)
     alike = match.similarity or {}
     return {g: float(np.sum(pairs[g] * s) / pairs[g].sum()) for g, s in alike.items()}
@@ -211,8 +201,8 @@ def _problem(config: Addition, spec: BoundSpec, params_a: PyTree, params_b: PyTr
     "What a pair asks of the matchers"
     table = addition_table(config.modulus)
     data, points = stream(table, config.batch_size), np.linspace(0, 1, config.lambdas).tolist()
-    both = (params_a, params_b)
-    return Problem(spec, *both, _fn, data, {"all": [table]}, lambdas=tuple(points))
+    evaluated = {"all": [table]}
+    return Problem(spec, params_a, params_b, _fn, data, evaluated, lambdas=tuple(points))
 
 
 def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any]:
@@ -222,7 +212,7 @@ def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any
     problem = _problem(dataclasses.replace(config, lambdas=3), spec, params, copy)
     match = weight_matching(key, spec, params, copy)
     return {
-        "matched": judge_permutation(problem, match.perm),
+        "matched": evaluate_permutation(problem, match.perm),
         "correlation": unit_correlations(problem, config.effort.batches),
     }
 
@@ -274,23 +264,6 @@ def format_specs(
     return "\n\n".join([" and ".join(record["networks"]), *tables])
 
 # %% ../../nbs/experiments/modadd_transformers.ipynb #103cef92
-def shares_left(
-    matches: Record,  # of `compare_ways`, with one spec
-) -> dict[str, float]:  # way → share
-    """The largest share of the unmatched barrier that a try of each way leaves
-
-    Args:
-        matches: of `compare_ways`, with one spec
-
-    Returns:
-        dict[str, float]: way → share
-    """
-    tries = tries_of([matches])
-    (naive,) = tries["none"]
-    worst = {way: max(t["barrier"]["all"] for t in ts) for way, ts in tries.items()}
-    return {way: b / naive["barrier"]["all"] for way, b in worst.items() if way != "none"}
-
-
 def finding(
     record: Record,  # of a pair
 ) -> Finding:
@@ -300,7 +273,7 @@ def finding(
         record: of a pair
     """
     moving = record["specs"]["heads move"]
-    shares = shares_left(moving)
+    shares = {way: max(left) for way, left in shares_left([moving], "all").items()}
     best = min(shares, key=lambda way: shares[way])
     top = max(middle(p["curves"]["all"]["accuracy"]) for p in moving["permutations"])
     return Finding(
@@ -309,7 +282,7 @@ def finding(
         "nothing on transformers",
         f"{best} leaves {100 * shares[best]:.0f} % of the barrier; accuracy at ½, at best, "
         f"{100 * top:.1f} %",
-        "reproduced" if shares[best] < 0.05 else "partly" if shares[best] < 0.5 else "not",
+        verdict(shares[best] < 0.05, shares[best] < 0.5),
     )
 
 

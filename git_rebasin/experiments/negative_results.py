@@ -7,12 +7,10 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['NEAR', 'FAILURES', 'PRESETS', 'EXPERIMENT', 'steepest_descent_matching', 'mean_gradient', 'largest_gain_matching',
-           'judge_direction', 'try_pair', 'column', 'dips', 'format_directions', 'shares_left',
+           'evaluate_direction', 'try_pair', 'column', 'dips', 'format_directions', 'shares_left',
            'finding_of_steepest_descent', 'finding_of_failure', 'finding_of_largest_gain', 'findings']
 
 # %% ../../nbs/experiments/negative_results.ipynb #23476096
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -21,23 +19,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from git_rebasin.experiments.compare import (
-    Effort,
-    Way,
-    mean_and_spread,
-    run_way,
-    ways_to_match,
-)
-from git_rebasin.experiments.networks import (
-    LineConfig,
-    NetworkConfig,
-    load_splits,
-    pair_facts,
-    train_pair,
-)
-from .problem import Problem, judge_permutation
+from .compare import Way, mean_and_spread, run_way, ways_to_match
+from .networks import DIGITS_MLP, LineConfig, NetworkConfig, train_pair
+from .problem import Problem, evaluate_permutation
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, by_family
+from .runner import Context, Experiment, Finding, Runs, by_family, verdict
 from ..matching.match import Match, bind_models
 from ..matching.scores import Scores
 from ..matching.weights import Search, weight_matching
@@ -79,29 +65,23 @@ def steepest_descent_matching(
 
 def mean_gradient(
     problem: Problem,
-    split: str = "train",  # of the data by which lines are judged
+    split: str = "train",  # of the data on which lines are evaluated
 ) -> PyTree:
     """The gradient of the mean loss at model A
 
     Args:
-        split: of the data by which lines are judged
+        split: of the data on which lines are evaluated
     """
-    total, count = None, 0
-    for batch in problem.judged[split]:
-        n = len(jax.tree.leaves(batch)[0])
-        part = jax.tree.map(
-            partial(np.multiply, n),
-            _gradient_of(problem.fn, problem.judge)(problem.params_a, batch),
-        )
-        total = part if total is None else jax.tree.map(np.add, total, part)
-        count += n
-    return jax.tree.map(lambda g: g / np.float32(count), total)
+    batches, gradient_of = problem.evaluated[split], _gradient_of(problem.fn, problem.metrics)
+    sizes = [len(jax.tree.leaves(batch)[0]) for batch in batches]
+    mean = lambda *parts: sum(map(np.multiply, sizes, parts)) / np.float32(sum(sizes))
+    return jax.tree.map(mean, *(gradient_of(problem.params_a, batch) for batch in batches))
 
 
 @lru_cache(maxsize=8)
-def _gradient_of(fn: Callable, judge: Callable) -> Callable:
+def _gradient_of(fn: Callable, metrics: Callable) -> Callable:
     "The gradient of a batch's loss, compiled once for all networks of an architecture"
-    return jax.jit(jax.grad(lambda params, batch: judge(fn(params, batch), batch)["loss"]))
+    return jax.jit(jax.grad(lambda params, batch: metrics(fn(params, batch), batch)["loss"]))
 
 # %% ../../nbs/experiments/negative_results.ipynb #a32d820d
 def largest_gain_matching(
@@ -156,31 +136,27 @@ FAILURES = {  # family → what is said to fail, and the family that it is compa
     "sgd-0.001": ("MNIST MLPs trained by SGD with too low a rate (here 0.001)", "sgd-0.1"),
 }
 
-_SGD = TrainConfig(optimizer="sgd", learning_rate=0.1)
-_WIDE = (512, 512, 512)
-_KINDS = {  # family → training, size
-    "adam-0.001": (TrainConfig(), _WIDE),
-    "adam-0.01": (TrainConfig(learning_rate=0.01), _WIDE),
-    "sgd-0.1": (_SGD, _WIDE),
-    "sgd-0.01": (dataclasses.replace(_SGD, learning_rate=0.01), _WIDE),
-    "sgd-0.001": (dataclasses.replace(_SGD, learning_rate=0.001), _WIDE),
-    "narrow": (TrainConfig(), (32, 32, 32)),
-}
+_mnist = partial(NetworkConfig, "mlp", "mnist")
+_sgd = partial(TrainConfig, optimizer="sgd")
 
 
-def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Runs]:
+def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Runs[LineConfig]]:
     "All kinds of MNIST networks, those that are trained for one epoch, and others on CIFAR-10"
     kinds = {
-        name: NetworkConfig("mlp", "mnist", dataclasses.replace(training, epochs=epochs), size)
-        for name, (training, size) in _KINDS.items()
+        "adam-0.001": _mnist(TrainConfig(epochs)),
+        "adam-0.01": _mnist(TrainConfig(epochs, learning_rate=0.01)),
+        "sgd-0.1": _mnist(_sgd(epochs, learning_rate=0.1)),
+        "sgd-0.01": _mnist(_sgd(epochs, learning_rate=0.01)),
+        "sgd-0.001": _mnist(_sgd(epochs, learning_rate=0.001)),
+        "narrow": _mnist(TrainConfig(epochs), (32, 32, 32)),
+        "early": _mnist(TrainConfig(1)),
+        "cifar10": cifar,
     }
-    kinds |= {"early": NetworkConfig("mlp", "mnist", TrainConfig(1)), "cifar10": cifar}
-    return {name: Runs(LineConfig(n, **options)) for name, n in kinds.items()}
+    return {name: Runs(LineConfig(network, **options)) for name, network in kinds.items()}
 
 
-_SMOKE = NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24))
 PRESETS = {
-    "smoke": {"digits": Runs(LineConfig(_SMOKE, lambdas=3, judged=None), (0,))},
+    "smoke": {"digits": Runs(LineConfig(DIGITS_MLP, lambdas=3, judged=None), (0,))},
     "cpu": _families(8, NetworkConfig("mlp", "cifar10", TrainConfig(5)), lambdas=11, judged=5000),
     "paper": _families(
         100,
@@ -191,28 +167,18 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/negative_results.ipynb #946f21ce
-def _by_steepest_descent(
-    gradient: PyTree, problem: Problem, key: jax.Array, start: Match | None
-) -> Match:
-    return steepest_descent_matching(key, problem.spec, gradient, problem.params_b)
-
-
-def _by_largest_gain(problem: Problem, key: jax.Array, start: Match | None) -> Match:
-    return largest_gain_matching(problem.spec, problem.params_a, problem.params_b)
-
-
-def judge_direction(
+def evaluate_direction(
     problem: Problem,
     gradient: PyTree,  # of the training loss at A
     match: Match,
-) -> dict[str, Any]:  # "slope", "near", "problems", and all of `judge_permutation`
+) -> dict[str, Any]:  # "slope", "near", "problems", and all of `evaluate_permutation`
     """What lies in the direction of a permuted B: just beside A, and on the whole line
 
     Args:
         gradient: of the training loss at A
 
     Returns:
-        dict[str, Any]: "slope", "near", "problems", and all of `judge_permutation`
+        dict[str, Any]: "slope", "near", "problems", and all of `evaluate_permutation`
     """
     a = problem.params_a
     permuted = apply_permutation(problem.spec, match.perm, problem.params_b)
@@ -222,7 +188,7 @@ def judge_direction(
         "near": near,
         "problems": match.sweeps * len(match.perm),
         "converged": match.converged,
-    } | judge_permutation(problem, match.perm)
+    } | evaluate_permutation(problem, match.perm)
 
 
 def try_pair(
@@ -235,21 +201,20 @@ def try_pair(
     Args:
         seed: which pair
     """
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], context)
-    start = time.perf_counter()
-    problem = config.problem(trained["A"].params, trained["B"].params, splits)
-    gradient, every = mean_gradient(problem), ways_to_match(Effort())
-    ways = {name: every[name] for name in ("none", "weights")}
-    ways["steepest descent"] = Way(partial(_by_steepest_descent, gradient))
-    ways["largest gain first"] = Way(_by_largest_gain, random=False)
-    judged: dict[str, dict[str, Any]] = {}
+    pair = train_pair(config.network, seed, context)
+    problem = config.problem(*pair.params, pair.splits)
+    gradient, ways = mean_gradient(problem), ways_to_match(names=("none", "weights"))
+    ways["steepest descent"] = Way(
+        lambda p, key, _: steepest_descent_matching(key, p.spec, gradient, p.params_b)
+    )
+    ways["largest gain first"] = Way(lambda p, *_: largest_gain_matching(*p.models), random=False)
+    rows: dict[str, dict[str, Any]] = {}
     for name, way in ways.items():
         match, seconds = run_way(problem, way, jax.random.key(seed))
-        judged[name] = judge_direction(problem, gradient, match) | {"seconds": round(seconds, 4)}
-        context.stage("match").report(len(judged), len(ways))
-    lines = {"lambdas": list(problem.lambdas), "near": list(NEAR), "ways": judged}
-    return lines | {"gradient": norm(gradient)} | pair_facts(seed, splits, trained, start)
+        rows[name] = evaluate_direction(problem, gradient, match) | {"seconds": round(seconds, 4)}
+        context.stage("match").report(len(rows), len(ways))
+    lines = {"lambdas": list(problem.lambdas), "near": list(NEAR), "ways": rows}
+    return lines | {"gradient": norm(gradient)} | pair.facts()
 
 # %% ../../nbs/experiments/negative_results.ipynb #a3db309e
 def column(
@@ -269,8 +234,8 @@ def column(
     Returns:
         list[float]: one for each pair
     """
-    found = [r["ways"][way][value] for r in records]
-    return [x[split] for x in found] if isinstance(found[0], Mapping) else found
+    values = [r["ways"][way][value] for r in records]
+    return [x[split] for x in values] if isinstance(values[0], Mapping) else values
 
 
 def dips(
@@ -338,16 +303,15 @@ def finding_of_steepest_descent(
     slopes, gentler = (column(records, w, "slope") for w in ("steepest descent", "weights"))
     steeper = sum(s < min(w, 0) for s, w in zip(slopes, gentler, strict=True))
     left, usual = shares_left(records, "steepest descent"), shares_left(records)
-    high = min(left) > 0.5 or all(x > y for x, y in zip(left, usual, strict=True))
-    verdict = "reproduced" if min(left) > 0.5 else "partly"
-    verdict = verdict if high and steeper == len(records) else "not"
+    higher = all(x > y for x, y in zip(left, usual, strict=True))
+    steep = steeper == len(records)
     return Finding(
         "The permutation of steepest descent is found, and lies behind a high barrier",
         "A.11",
         "no numbers",
         f"descends, and more steeply than weight matching's, in {steeper} of {len(records)} pairs; "
         f"leaves {100 * min(left):.0f} to {100 * max(left):.0f} % of the naive training barrier",
-        verdict,
+        verdict(steep and min(left) > 0.5, steep and higher),
     )
 
 
@@ -363,18 +327,14 @@ def finding_of_failure(
     """
     networks, control = FAILURES[family]
     left, good = shares_left(records[family]), shares_left(records[control])
-    verdict = "partly" if min(left) > max(0.1, *good) else "not"
-    if max(good) > 0.1:
-        verdict = "not"
-    elif min(left) > 0.5:
-        verdict = "reproduced"
+    control_holds = max(good) <= 0.1
     spread = [f"{100 * min(x):.1f} to {100 * max(x):.1f} %" for x in (left, good)]
     return Finding(
         f"Matching fails for {networks}",
         "A.1",
         "no numbers",
         f"it leaves {spread[0]} of the naive training barrier, and {spread[1]} in the control",
-        verdict,
+        verdict(control_holds and min(left) > 0.5, control_holds and min(left) > 0.1),
     )
 
 
@@ -390,14 +350,14 @@ def finding_of_largest_gain(
         np.divide(column(records, "largest gain first", value), column(records, "weights", value))
         for value in ("cosine", "problems")
     ]
-    holds = sum((max(rates[0]) <= 1.01, min(rates[1]) > 1))
+    holds = max(rates[0]) <= 1.01, min(rates[1]) > 1
     return Finding(
         "Nothing is gained by taking the group with the largest gain first",
         "not in the paper; on Algorithm 1",
         "not tried",
         f"{min(rates[0]):.3f} to {max(rates[0]):.3f} times the objective of the random order, "
         f"with {min(rates[1]):.1f} to {max(rates[1]):.1f} times its assignment problems",
-        ("not", "partly", "reproduced")[int(holds)],
+        verdict(all(holds), any(holds)),
     )
 
 

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec', 'init_network', 'network_fn', 'load_splits',
-           'training_loss', 'params_and_state', 'with_state', 'model_seeds', 'checkpoint_file', 'initial_params',
-           'train_network', 'train_pair', 'pair_facts', 'pair_problem', 'LineConfig', 'match_lines']
+__all__ = ['MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec',
+           'init_network', 'network_fn', 'load_splits', 'training_loss', 'params_and_state', 'with_state',
+           'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair', 'train_both',
+           'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,31 +26,16 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, PyTree
 
-from .compare import Way, compare_ways
+from .compare import Effort, Way, compare_ways, ways_to_match
 from .problem import Problem, in_batches, stream
 from .runner import Context
-from git_rebasin.symmetry.builders import (
-    mlp_permutation_spec,
-    resnet20_permutation_spec,
-    resnet50_permutation_spec,
-    vgg11_permutation_spec,
-    vgg16_permutation_spec,
-)
+from ..symmetry import builders
 from ..symmetry.spec import PermutationSpec
 from ..tree import Array
+from ..zoo import mlp, resnet, vgg
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
-from ..zoo.mlp import init_mlp, mlp_apply
-from git_rebasin.zoo.resnet import (
-    init_resnet20,
-    init_resnet50,
-    resnet20_apply,
-    resnet50_apply,
-    resnet50_loss,
-)
-from ..zoo.stream import ImageStream
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
-from ..zoo.vgg import init_vgg11, init_vgg16, vgg11_apply, vgg16_apply
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
 @dataclass(frozen=True)
@@ -74,6 +60,11 @@ class NetworkConfig:
     examples: int | None = None  # the first so many training images; None for all
     augment: bool = False  # crops, mirrors and turns, as the paper's on CIFAR
 
+
+MNIST_MLP = NetworkConfig("mlp", "mnist", TrainConfig())  # of the paper's first experiment
+MNIST_MLPS = "mnist-mlp/checkpoints/paper"  # below `out`: where that experiment keeps them
+DIGITS_MLP = NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24))  # trained in a second
+
 # %% ../../nbs/experiments/04_networks.ipynb #72addce5
 @dataclass(frozen=True)
 class Architecture:
@@ -92,18 +83,23 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "mlp": Architecture(init_mlp, mlp_apply, mlp_permutation_spec),
-    "vgg11": Architecture(init_vgg11, vgg11_apply, vgg11_permutation_spec),
-    "vgg16": Architecture(init_vgg16, vgg16_apply, vgg16_permutation_spec),
-    "resnet20": Architecture(init_resnet20, resnet20_apply, resnet20_permutation_spec),
+    "mlp": Architecture(mlp.init_mlp, mlp.mlp_apply, builders.mlp_permutation_spec),
+    "vgg11": Architecture(vgg.init_vgg11, vgg.vgg11_apply, builders.vgg11_permutation_spec),
+    "vgg16": Architecture(vgg.init_vgg16, vgg.vgg16_apply, builders.vgg16_permutation_spec),
+    "resnet20": Architecture(
+        resnet.init_resnet20, resnet.resnet20_apply, builders.resnet20_permutation_spec
+    ),
     "resnet50": Architecture(
-        init_resnet50, resnet50_apply, resnet50_permutation_spec, resnet50_loss
+        resnet.init_resnet50,
+        resnet.resnet50_apply,
+        builders.resnet50_permutation_spec,
+        resnet.resnet50_loss,
     ),
     "resnet5": Architecture(  # the same with a single block, to try things with
-        partial(init_resnet50, blocks=(1,)),
-        resnet50_apply,
-        partial(resnet50_permutation_spec, (1,)),
-        resnet50_loss,
+        partial(resnet.init_resnet50, blocks=(1,)),
+        resnet.resnet50_apply,
+        partial(builders.resnet50_permutation_spec, (1,)),
+        resnet.resnet50_loss,
     ),
 }
 
@@ -146,11 +142,7 @@ def network_fn(
 
 @cache  # one object for all networks of an architecture, so that it is compiled once
 def _image_fn(apply: Callable) -> Callable:
-    return partial(_of_images, apply)
-
-
-def _of_images(apply: Callable, params: PyTree, batch: Mapping[str, Array]):
-    return apply(params, batch["images"])
+    return lambda params, batch: apply(params, batch["images"])
 
 # %% ../../nbs/experiments/04_networks.ipynb #5dc90acf
 def load_splits(
@@ -192,10 +184,15 @@ def _convolve(next_fun, args, kwargs, context):
     return out + conv.get_variable("params", "bias") if conv.use_bias else out
 
 
-def _by_products(apply: Callable, params: PyTree, images: Any) -> Any:
+@cache  # one object here too: `train` compiles an epoch for each loss
+def _by_products(apply: Callable) -> Callable:
     "What a network computes, with its convolutions as products"
-    with nn.intercept_methods(_convolve):
-        return apply(params, images)
+
+    def products(params: PyTree, images: Any) -> Any:
+        with nn.intercept_methods(_convolve):
+            return apply(params, images)
+
+    return products
 
 
 def training_loss(
@@ -210,12 +207,7 @@ def training_loss(
         return loss
     apply = ARCHITECTURES[config.network].apply
     products = config.network != "mlp" and jax.default_backend() == "cpu"
-    return classifier_loss(_product_fn(apply) if products else apply)
-
-
-@cache  # one object here too: `train` compiles an epoch for each loss
-def _product_fn(apply: Callable) -> Callable:
-    return partial(_by_products, apply)
+    return classifier_loss(_by_products(apply) if products else apply)
 
 # %% ../../nbs/experiments/04_networks.ipynb #393d2511
 def params_and_state(
@@ -315,53 +307,88 @@ def train_network(
     return with_state(result)
 
 
-def train_pair(
-    config: NetworkConfig,  # what to train, and how
+@dataclass(frozen=True, eq=False)
+class TrainedPair:
+    """Two networks that were trained apart, and their data
+
+    Attributes:
+        seed: which pair
+        results: "A" and "B"
+        source: where the training data came from
+        splits: "train", "test"; none of a stream
+        finished: when their training was over
+    """
+
+    seed: int  # which pair
+    results: Mapping[str, TrainResult]  # "A" and "B"
+    source: str  # where the training data came from
+    splits: Mapping[str, Split] = field(default_factory=dict)  # "train", "test"; none of a stream
+    finished: float = field(default_factory=time.perf_counter)  # when their training was over
+
+    @property
+    def params(self) -> tuple[PyTree, PyTree]:
+        """The parameters of A and of B
+
+        Returns:
+            tuple[PyTree, PyTree]
+        """
+        return self.results["A"].params, self.results["B"].params
+
+    def facts(
+        self,
+        seconds: Mapping[str, float] | None = None,  # of each stage; None: one, until now
+    ) -> dict[str, Any]:  # "model_seeds", "data", "seconds"
+        """What a record says of the pair, at the end of what was done with it
+
+        Args:
+            seconds: of each stage; None: one, until now
+
+        Returns:
+            dict[str, Any]: "model_seeds", "data", "seconds"
+        """
+        later = seconds or {"match and walk": time.perf_counter() - self.finished}
+        took = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in self.results.items()}
+        return {
+            "model_seeds": list(model_seeds(self.seed)),
+            "data": self.source,
+            "seconds": {s: round(x, 3) for s, x in (took | dict(later)).items()},
+        }
+
+
+def train_both(
+    train_one: Callable[[int, Context], TrainResult],  # (seed, context) → a trained network
     seed: int,  # which pair; each network has a seed of its own, see `model_seeds`
-    data: Split,  # training data
-    context: Context = Context(),  # where their checkpoints are, or will be
+    context: Context,
 ) -> dict[str, TrainResult]:  # "A" and "B"
-    """Train two networks apart
+    """Train two networks apart, each as a stage of its own
 
     Args:
-        config: what to train, and how
+        train_one: (seed, context) → a trained network
         seed: which pair; each network has a seed of its own, see `model_seeds`
-        data: training data
-        context: where their checkpoints are, or will be
 
     Returns:
         dict[str, TrainResult]: "A" and "B"
     """
-    return {
-        name: train_network(config, s, data, context.stage(f"train {name}"))
-        for name, s in zip("AB", model_seeds(seed), strict=True)
-    }
+    seeds = zip("AB", model_seeds(seed), strict=True)
+    return {name: train_one(s, context.stage(f"train {name}")) for name, s in seeds}
 
 
-def pair_facts(
+def train_pair(
+    config: NetworkConfig,  # what to train, and how
     seed: int,  # which pair
-    splits: Mapping[str, Split | ImageStream],  # "train" and "test"
-    trained: Mapping[str, TrainResult],  # "A" and "B"
-    start: float,  # when their training was over, by `time.perf_counter`
-) -> dict[str, Any]:  # "model_seeds", "data", "seconds"
-    """What a record says of a trained pair, at the end of what was done with it
+    context: Context = Context(),  # where their checkpoints are, or will be
+) -> TrainedPair:
+    """Train two networks apart, or take them from their checkpoints
 
     Args:
+        config: what to train, and how
         seed: which pair
-        splits: "train" and "test"
-        trained: "A" and "B"
-        start: when their training was over, by `time.perf_counter`
-
-    Returns:
-        dict[str, Any]: "model_seeds", "data", "seconds"
+        context: where their checkpoints are, or will be
     """
-    seconds = {f"train {n}": sum(e["seconds"] for e in r.history) for n, r in trained.items()}
-    seconds["match and walk"] = time.perf_counter() - start
-    return {
-        "model_seeds": list(model_seeds(seed)),
-        "data": splits["train"].source,
-        "seconds": {stage: round(s, 3) for stage, s in seconds.items()},
-    }
+    splits = load_splits(config)
+    train_one = lambda s, stage: train_network(config, s, splits["train"], stage)
+    results = train_both(train_one, seed, context)
+    return TrainedPair(seed, results, splits["train"].source, splits)
 
 # %% ../../nbs/experiments/04_networks.ipynb #36221124
 def pair_problem(
@@ -371,20 +398,20 @@ def pair_problem(
     splits: Mapping[str, Split],  # "train" and "test"
     *,
     lambdas: int = 25,  # points on a line, an odd number: ½ is one of them
-    judged: int | None = 10_000,  # lines are evaluated on the first so many images of each split
+    evaluated: int | None = 10_000,  # lines are evaluated on the first so many images of each split
     batch_size: int = 500,  # of the data that matchers see
-    judged_at_once: int = 2500,  # images
+    at_once: int = 2500,  # images that are evaluated together
 ) -> Problem:
-    """Two trained networks, the data to match them by, and the data to judge a match by
+    """Two trained networks, the data to match them by, and the data to evaluate a match on
 
     Args:
         params_a: model A
         params_b: model B
         splits: "train" and "test"
         lambdas: points on a line, an odd number: ½ is one of them
-        judged: lines are evaluated on the first so many images of each split
+        evaluated: lines are evaluated on the first so many images of each split
         batch_size: of the data that matchers see
-        judged_at_once: images
+        at_once: images that are evaluated together
     """
     return Problem(
         network_spec(config),
@@ -392,7 +419,7 @@ def pair_problem(
         params_b,
         network_fn(config),
         stream(splits["train"].arrays, batch_size),
-        {s: in_batches(part[:judged].arrays, judged_at_once) for s, part in splits.items()},
+        {s: in_batches(part[:evaluated].arrays, at_once) for s, part in splits.items()},
         lambdas=tuple(np.linspace(0, 1, lambdas).tolist()),
     )
 
@@ -425,34 +452,47 @@ class LineConfig:
             splits: "train" and "test"
             **options: of `pair_problem`
         """
-        options = {"lambdas": self.lambdas, "judged": self.judged} | options
+        options = {"lambdas": self.lambdas, "evaluated": self.judged} | options
         return pair_problem(self.network, params_a, params_b, splits, **options)
 
 
+@dataclass(frozen=True)
+class Comparison(LineConfig):
+    """A pair of networks, and how ways of matching it are compared
+
+    Attributes:
+        keys: tries of each random way; None: one, by the pair's own key
+        batch_size: of the data that matchers see
+        effort: how much they may do
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
+
+    keys: int | None = None  # tries of each random way; None: one, by the pair's own key
+    batch_size: int = 500  # of the data that matchers see
+    effort: Effort = Effort()  # how much they may do
+    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
+
+
 def match_lines(
-    ways: Mapping[str, Way],  # of matching
-    config: LineConfig,
+    ways: Mapping[str, Way] | Sequence[str] | None,  # or names of `ways_to_match`; None: all
+    config: Comparison,
     seed: int,  # which pair
     context: Context,
-    *,
-    keys: int | None = None,  # tries of each random way; None: one, by the pair's own key
-    **options: Any,  # of `pair_problem`
 ) -> dict[str, Any]:  # what the record says
     """Train a pair, or take it from its checkpoints, and match it in all these ways
 
     Args:
-        ways: of matching
+        ways: or names of `ways_to_match`; None: all
         seed: which pair
-        keys: tries of each random way; None: one, by the pair's own key
-        **options: of `pair_problem`
 
     Returns:
         dict[str, Any]: what the record says
     """
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], context)
-    start, key = time.perf_counter(), jax.random.key(seed)
-    problem = config.problem(trained["A"].params, trained["B"].params, splits, **options)
-    tries = [key] if keys is None else [jax.random.fold_in(key, k) for k in range(keys)]
-    rows = compare_ways(problem, ways, tries, context.stage("match"))
-    return rows | pair_facts(seed, splits, trained, start)
+    pair, key = train_pair(config.network, seed, context), jax.random.key(seed)
+    problem = config.problem(*pair.params, pair.splits, batch_size=config.batch_size)
+    keys = (
+        [key] if config.keys is None else [jax.random.fold_in(key, k) for k in range(config.keys)]
+    )
+    if not isinstance(ways, Mapping):
+        ways = ways_to_match(config.effort, ways)
+    return compare_ways(problem, ways, keys, context.stage("match")) | pair.facts()

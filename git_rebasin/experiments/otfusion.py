@@ -12,71 +12,59 @@ __all__ = ['WAYS', 'PUBLISHED', 'PRESETS', 'PAPER', 'PASSES', 'STARTS', 'EXPERIM
 # %% ../../nbs/experiments/otfusion.ipynb #89c9ef10
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
-import jax
 import numpy as np
 
 from git_rebasin.experiments.compare import (
-    Effort,
     Way,
     format_ways,
+    given,
     mean_and_spread,
     middle,
     tries_of,
     ways_to_match,
 )
-from .networks import LineConfig, NetworkConfig, match_lines
-from .problem import Problem
+from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
-from .runner import Experiment, Finding, Runs, by_family
+from .runner import Experiment, Finding, Runs, by_family, verdict
 from .single_pass import single_pass_matching
-from ..matching.match import Match
 from ..matching.weights import weight_matching
 from ..tables import markdown_table
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/otfusion.ipynb #d5d9dd41
-def _single_pass(
-    problem: Problem, key: jax.Array, start: Match | None, cost: Literal["inner", "distance"]
-) -> Match:
-    return single_pass_matching(problem.spec, problem.params_a, problem.params_b, cost=cost)
-
-
-def _onward(problem: Problem, key: jax.Array, start: Match | None) -> Match:
-    "Weight matching from where the single pass ends"
-    init = "identity" if start is None else start.perm
-    return weight_matching(key, problem.spec, problem.params_a, problem.params_b, init=init)
-
-
-_EVERY = ways_to_match(Effort())
+_EVERY = ways_to_match()
 WAYS = {  # in the order of the table
     "none": _EVERY["none"],
-    "single pass": Way(partial(_single_pass, cost="inner"), random=False),
-    "single pass, distance": Way(partial(_single_pass, cost="distance"), random=False),
+    "single pass": Way(lambda p, *_: single_pass_matching(*p.models), random=False),
+    "single pass, distance": Way(
+        lambda p, *_: single_pass_matching(*p.models, similarity="distance"), random=False
+    ),
     "weights": _EVERY["weights"],
     "weights, outward": _EVERY["weights, outward"],
-    "weights, from the pass": Way(_onward, start="single pass"),
+    "weights, from the pass": Way(
+        lambda p, key, start: weight_matching(key, *p.models, init=given(start).perm), "single pass"
+    ),
 }
 
 
 PUBLISHED = TrainConfig(300, 128, "sgd", 0.05, 0.9, 5e-4, "halving")  # OT fusion's of VGG11
 
 
-def _small(data: str, epochs: int, weight_decay: float) -> Runs[LineConfig]:
+def _small(data: str, epochs: int, weight_decay: float) -> Runs[Comparison]:
     "Pairs of a quarter of the width, on images of half the height and width"
     rate = "adamw", 2e-3, 0.9, weight_decay, "warmup_cosine", 0.25
     network = NetworkConfig("vgg11", data, TrainConfig(epochs, 100, *rate), 1 / 4, shrink=2)
-    return Runs(LineConfig(network, lambdas=5, judged=5000))
+    return Runs(Comparison(network, lambdas=5, judged=5000))
 
 
 _SMOKE = NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8, 8))  # a VGG11 compiles too long
 _FULL = NetworkConfig("vgg11", "cifar10", PUBLISHED, 1, augment=True)
 
 PRESETS = {
-    "smoke": {"digits": Runs(LineConfig(_SMOKE, lambdas=3), (0,))},
+    "smoke": {"digits": Runs(Comparison(_SMOKE, lambdas=3), (0,))},
     "cpu": {"cifar10": _small("cifar10", 10, 1.0), "mnist": _small("mnist", 2, 3.0)},
-    "paper": {"CIFAR-10 VGG11": Runs(LineConfig(_FULL, judged=None))},
+    "paper": {"CIFAR-10 VGG11": Runs(Comparison(_FULL, judged=None))},
 }
 
 # %% ../../nbs/experiments/otfusion.ipynb #05675921
@@ -159,7 +147,6 @@ def findings_of(
     ahead, gained = np.array(ours)[None] - passes, passes - np.array(none)[None]  # (pass, pair)
     started = np.array([at_half[way] for way in STARTS]) - passes[:1]
     means = {n: f"{mean_and_spread([100 * v for v in vs], 2)} %" for n, vs in at_half.items()}
-    verdict = lambda worst, mean: "reproduced" if worst else "partly" if mean else "not"
     network = records[0]["config"]["network"]
     what = f"{network['network']} on {network['data']}"
     theirs = PAPER.get(network["data"], dict.fromkeys(PAPER["cifar10"], "– (CIFAR-10 only)"))

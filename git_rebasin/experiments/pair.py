@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,8 +22,7 @@ from jaxtyping import PyTree
 
 from git_rebasin.experiments.networks import (
     LineConfig,
-    load_splits,
-    model_seeds,
+    TrainedPair,
     network_fn,
     network_spec,
     train_pair,
@@ -46,29 +45,21 @@ class Pair:
 
     Attributes:
         config: what was run
-        seed: which pair
-        params_a: model A
-        params_b: model B, as trained
+        trained: models A and B
         permuted_b: model B with its units in A's order
         match: the permutation, with its evidence
         curves: naive or matched → train or test → curve
         output_change: of B's test outputs by the permutation, over their largest size
-        history: A or B → a record of each epoch of its training
-        source: where the data came from
-        seconds: stage → wall time; of training over all its interrupted runs
+        seconds: wall time to "match" and to "interpolate"
     """
 
     config: LineConfig  # what was run
-    seed: int  # which pair
-    params_a: PyTree  # model A
-    params_b: PyTree  # model B, as trained
+    trained: TrainedPair  # models A and B
     permuted_b: PyTree  # model B with its units in A's order
     match: Match  # the permutation, with its evidence
     curves: Mapping[str, Mapping[str, Interpolation]]  # naive or matched → train or test → curve
     output_change: float  # of B's test outputs by the permutation, over their largest size
-    history: Mapping[str, tuple[dict, ...]]  # A or B → a record of each epoch of its training
-    source: str  # where the data came from
-    seconds: Mapping[str, float]  # stage → wall time; of training over all its interrupted runs
+    seconds: Mapping[str, float]  # wall time to "match" and to "interpolate"
 
     @property
     def merged(self) -> PyTree:
@@ -77,7 +68,7 @@ class Pair:
         Returns:
             PyTree
         """
-        return lerp(self.params_a, self.permuted_b, 0.5)
+        return lerp(self.trained.params[0], self.permuted_b, 0.5)
 
     def barrier(self, way: str, split: str) -> float:
         "The loss barrier of a curve"
@@ -85,58 +76,39 @@ class Pair:
 
     def record(self) -> Record:
         "All of it but the weights, as JSON takes it"
-        curves = {
-            way: {
-                split: {m: list(map(float, v)) for m, v in c.metrics.items()}
-                for split, c in splits.items()
-            }
-            for way, splits in self.curves.items()
-        }
+        match, histories = self.match, {n: r.history for n, r in self.trained.results.items()}
         return {
             "config": dataclasses.asdict(self.config),
-            "seed": self.seed,
-            "model_seeds": list(model_seeds(self.seed)),
-            "data": self.source,
+            "seed": self.trained.seed,
             "lambdas": self.curves["naive"]["test"].lambdas.tolist(),
-            "curves": curves,
-            "barrier": {
-                way: {split: self.barrier(way, split) for split in c}
-                for way, c in self.curves.items()
+            "curves": {
+                way: {s: {m: v.tolist() for m, v in c.metrics.items()} for s, c in of.items()}
+                for way, of in self.curves.items()
             },
+            "barrier": {w: {s: self.barrier(w, s) for s in of} for w, of in self.curves.items()},
             "match": {
-                "initial_objective": self.match.initial_objective,
-                "objective": list(self.match.objective),
-                "converged": self.match.converged,
+                "initial_objective": match.initial_objective,
+                "objective": list(match.objective),
+                "converged": match.converged,
             },
             "output_change": self.output_change,
             "training": {
-                model: {
-                    metric: [epoch[metric] for epoch in history] for metric in ("loss", "accuracy")
-                }
-                for model, history in self.history.items()
+                model: {m: [epoch[m] for epoch in history] for m in ("loss", "accuracy")}
+                for model, history in histories.items()
             },
-            "seconds": {stage: round(s, 3) for stage, s in self.seconds.items()},
+            **self.trained.facts(self.seconds),
             "provenance": provenance(),
         }
 
 # %% ../../nbs/experiments/05_pair.ipynb #09fe01d4
 def _walk(
-    config: LineConfig,
-    params_a: PyTree,
-    ends: Mapping[str, PyTree],  # naive or matched → model B
-    splits: Mapping[str, Split],
-    context: Context,
-) -> dict[str, dict[str, Interpolation]]:
-    "The curves from A to each of the ends, on each split"
+    config: LineConfig, params_a: PyTree, params_b: PyTree, splits: Mapping[str, Split]
+) -> dict[str, Interpolation]:
+    "The curve from A to a model, on each split"
     fn = network_fn(config.network)
     metrics = lambda params, batch: classify(fn(params, batch), batch)
-    curves: dict[str, dict[str, Interpolation]] = {way: {} for way in ends}
-    for step, (way, split) in enumerate(product(ends, splits), 1):
-        context.report(step, len(ends) * len(splits))
-        batches = in_batches(splits[split].arrays, 10_000)
-        curve = interpolate(metrics, params_a, ends[way], batches, lambdas=config.lambdas)
-        curves[way][split] = curve
-    return curves
+    walk = partial(interpolate, metrics, params_a, params_b, lambdas=config.lambdas)
+    return {name: walk(in_batches(split.arrays, 10_000)) for name, split in splits.items()}
 
 # %% ../../nbs/experiments/05_pair.ipynb #0d774345
 def run_pair(
@@ -153,24 +125,20 @@ def run_pair(
     Returns:
         Pair: everything that came out
     """
-    splits = load_splits(config.network)
-    trained = train_pair(config.network, seed, splits["train"], context)
-    splits = {name: part[: config.judged] for name, part in splits.items()}
-    a, b = trained["A"].params, trained["B"].params
-    history = {name: result.history for name, result in trained.items()}
-    seconds = {f"train {name}": sum(r["seconds"] for r in h) for name, h in history.items()}
-    spec, start = network_spec(config.network), time.perf_counter()
-    key, told = jax.random.key(seed), context.stage("match").as_stage
-    match = weight_matching(key, spec, a, b, callback=told)
+    trained = train_pair(config.network, seed, context)
+    splits = {name: part[: config.judged] for name, part in trained.splits.items()}
+    (a, b), spec, seconds = trained.params, network_spec(config.network), {}
+    start, callback = time.perf_counter(), context.stage("match").as_stage
+    match = weight_matching(jax.random.key(seed), spec, a, b, callback=callback)
     permuted = apply_permutation(spec, match.perm, b)
     seconds["match"] = time.perf_counter() - start
     change = output_change(network_fn(config.network), b, permuted, splits["test"].arrays)
-    start = time.perf_counter()
-    ends = {"naive": b, "matched": permuted}
-    curves = _walk(config, a, ends, splits, context.stage("interpolate"))
+    start, curves = time.perf_counter(), {}
+    for way, end in {"naive": b, "matched": permuted}.items():
+        curves[way] = _walk(config, a, end, splits)
+        context.stage("interpolate").report(len(curves), 2)
     seconds["interpolate"] = time.perf_counter() - start
-    source = splits["train"].source
-    return Pair(config, seed, a, b, permuted, match, curves, change, history, source, seconds)
+    return Pair(config, trained, permuted, match, curves, change, seconds)
 
 # %% ../../nbs/experiments/05_pair.ipynb #02a438a4
 def summary_rows(
@@ -184,23 +152,18 @@ def summary_rows(
     Returns:
         list[dict[str, Any]]: one row per network: its loss and accuracy, and its line's barrier
     """
-    curves, lam = record["curves"], np.asarray(record["lambdas"])
-
-    def row(name, way, at, barrier):
-        cells = {"network": name}
-        for split, metrics in curves[way].items():
-            cells |= {
-                f"{split} {m}": float(np.interp(at, lam, metrics[m])) for m in ("loss", "accuracy")
-            }
-            cells[f"{split} barrier"] = record["barrier"][way][split] if barrier else None
-        return cells
-
-    return [
-        row("model A", "naive", 0.0, False),
-        row("model B", "naive", 1.0, False),
-        row("naive midpoint", "naive", 0.5, True),
-        row("matched midpoint", "matched", 0.5, True),
-    ]
+    points = [("model A", "naive", 0.0), ("model B", "naive", 1.0)]
+    points += [(f"{way} midpoint", way, 0.5) for way in ("naive", "matched")]
+    rows = []
+    for name, way, lam in points:
+        rows.append({"network": name})
+        for split, metrics in record["curves"][way].items():
+            for m in ("loss", "accuracy"):
+                value = float(np.interp(lam, record["lambdas"], metrics[m]))
+                rows[-1][f"{split} {m}"] = value
+            barrier = record["barrier"][way][split] if lam == 0.5 else None
+            rows[-1][f"{split} barrier"] = barrier
+    return rows
 
 
 def format_pair(
@@ -215,13 +178,12 @@ def format_pair(
         str: Markdown
     """
 
-    def cell(row, metric):
+    def cell(row: Mapping[str, Any], metric: str) -> str:
         values = [row[f"{split} {metric}"] for split in ("train", "test")]
         if None in values:
             return "–"
-        return " / ".join(
-            f"{100 * v:.2f} %" if metric == "accuracy" else f"{v:.4f}" for v in values
-        )
+        percent = metric == "accuracy"
+        return " / ".join(f"{100 * v:.2f} %" if percent else f"{v:.4f}" for v in values)
 
     columns = ("loss", "accuracy", "barrier")
     rows = [(r["network"], *(cell(r, c) for c in columns)) for r in summary_rows(record)]

@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Float, PyTree
 
 from ..architectures.cifar_resnet import init_cifar_resnet
-from .compare import Effort, Way, given, run_way, ways_to_match
+from .compare import Way, given, match_activations, run_way, ways_to_match
 from .problem import Problem, classify, in_batches, mean_metrics, stream
 from .records import Record, read_record, write_record
 from git_rebasin.experiments.runner import (
@@ -34,9 +34,10 @@ from git_rebasin.experiments.runner import (
     for_each_record,
     one_by_one,
     row_file,
+    verdict,
 )
 from ..inference.infer import infer_permutation_spec
-from ..matching.activations import ActivationMatch, activation_matching
+from ..matching.activations import ActivationMatch
 from ..matching.match import Match
 from ..matching.sinkhorn import sinkhorn_matching
 from ..matching.straight_through import straight_through_matching
@@ -123,9 +124,9 @@ def load_problem(
         a, b = (load_public(name).params for name in public_pair(config.models))
     train, test = (_in_colour(load(config.data, name)) for name in ("train", "test"))
     spec = infer_permutation_spec(network, a, {"images": train.images[:2]})
-    judged = {"test": in_batches(test[: config.evaluated].arrays, 1000)}
+    evaluated = {"test": in_batches(test[: config.evaluated].arrays, 1000)}
     taken = partial(_mirrored, stream(train.arrays, config.batch))
-    problem = Problem(spec, a, b, network, taken, judged)
+    problem = Problem(spec, a, b, network, taken, evaluated)
     return problem, in_batches(train[: config.statistics].arrays, 1000)
 
 
@@ -158,17 +159,9 @@ def by_activations(
     Args:
         start: makes no difference
     """
-    both, n = (problem.params_a, problem.params_b), max(1, config.activations // config.batch)
-    return activation_matching(
-        key,
-        problem.spec,
-        *both,
-        fn=network,
-        batches=problem.batches(key, n),
-        similarity=similarity,
-        names=after_relu,
-        keep_similarity=True,
-    )
+    batches = problem.batches(key, max(1, config.activations // config.batch))
+    options = {"names": after_relu, "keep_similarity": True}
+    return match_activations(problem, key, batches, similarity, **options)
 
 
 def after_relu(name: str) -> bool:
@@ -177,7 +170,7 @@ def after_relu(name: str) -> bool:
 
 
 def learning(config: Config, problem: Problem, key: jax.Array, rate: float, steps: int) -> dict:
-    "What all that learn are given: the loss, an optimizer, images to learn from and to judge by"
+    "What all that learn are given: the loss, an optimizer, images to learn from and to evaluate on"
     schedule = optax.cosine_decay_schedule(rate, steps)
     held, size = jax.random.fold_in(key, 1), max(1, 2000 // config.batch)
     return {
@@ -192,8 +185,7 @@ def _straight_through(
     config: Config, problem: Problem, key: jax.Array, start: Match | None
 ) -> Match:
     how = learning(config, problem, key, config.straight_through_rate, config.steps)
-    both = problem.params_a, problem.params_b
-    return straight_through_matching(key, problem.spec, *both, init=given(start).perm, **how)
+    return straight_through_matching(key, *problem.models, init=given(start).perm, **how)
 
 
 def _logits(config: Config, start: Match | None) -> Mapping[str, np.ndarray]:
@@ -207,11 +199,9 @@ def _logits(config: Config, start: Match | None) -> Mapping[str, np.ndarray]:
 
 def _sinkhorn(config: Config, problem: Problem, key: jax.Array, start: Match | None) -> Match:
     how = learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
-    both = problem.params_a, problem.params_b
     return sinkhorn_matching(
         key,
-        problem.spec,
-        *both,
+        *problem.models,
         max_steps=config.sinkhorn_steps,
         init=_logits(config, start),
         temperature=config.temperature,
@@ -229,8 +219,7 @@ def ways_of(
     Returns:
         dict[str, Way]: in the order of the table
     """
-    common = ways_to_match(Effort())
-    ways = {name: common[name] for name in ("none", "weights", "Frank–Wolfe")}
+    ways = ways_to_match(names=("none", "weights", "Frank–Wolfe"))
     for kind in ("inner", "correlation"):
         ways[f"activations, {kind}"] = Way(partial(by_activations, config, kind))
     start = f"activations, {config.start}"
@@ -259,11 +248,11 @@ def merge_and_repair(
     a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
     merged = lerp(a, b, 0.5)
     repaired = repair(network, merged, [a, b], images)
-    judge = jax.jit(lambda params, batch: classify(repaired.fn(params, batch), batch))
+    metrics = jax.jit(lambda params, batch: classify(repaired.fn(params, batch), batch))
     return {
         "as it is": problem.evaluate(merged)["test"],
         "reset": problem.evaluate(reset_batch_stats(network, merged, images))["test"],
-        "repair": mean_metrics(judge, repaired.params, problem.judged["test"]),
+        "repair": mean_metrics(metrics, repaired.params, problem.evaluated["test"]),
     }
 
 # %% ../../nbs/experiments/real_resnets.ipynb #23b2726e
@@ -287,8 +276,8 @@ def compare_merges(
         if name in starts or not kept.exists():
             matches[name] = match, seconds = run_way(problem, way, key, *matches[way.start])
             if not kept.exists():
-                mended = merge_and_repair(problem, match.perm, images)
-                write_record(kept, {"way": name, "seconds": round(seconds, 2), "mended": mended})
+                repaired = merge_and_repair(problem, match.perm, images)
+                write_record(kept, {"way": name, "seconds": round(seconds, 2), "mended": repaired})
         rows.append(read_record(kept))
         reset = rows[-1]["mended"]["reset"]
         context.stage("match and merge").report(len(rows), len(ways), **reset)
@@ -354,14 +343,10 @@ def finding(
         "merging needs width; at the usual one a high barrier (from the figure)",
         f"{100 * accuracy:.1f} % ({way}, {kind}); ends at least {100 * worse:.1f} %, naive "
         f"{100 * naive['accuracy']:.1f} %",
-        "reproduced" if accuracy >= worse - 0.05 else "partly" if accuracy >= 0.65 else "not",
+        verdict(accuracy >= worse - 0.05, accuracy >= 0.65),
     )
 
 
 EXPERIMENT = Experiment(
-    "real-resnets",
-    compare_merges,
-    PRESETS,
-    one_by_one(format_midpoints),
-    for_each_record(finding),
+    "real-resnets", compare_merges, PRESETS, one_by_one(format_midpoints), for_each_record(finding)
 )

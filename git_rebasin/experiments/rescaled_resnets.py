@@ -30,6 +30,7 @@ from git_rebasin.experiments.runner import (
     for_each_record,
     one_by_one,
     row_file,
+    verdict,
 )
 from ..matching.learn_scaling import learn_scaling
 from ..statistics.batch_stats import reset_batch_stats
@@ -180,7 +181,7 @@ def _row(
     new = b if lam is None else rescale(config, problem, b, key, lam)
     return {
         "seconds": round(time.perf_counter() - begin, 2),
-        "output_change": output_change(real_resnets.network, b, new, problem.judged["test"][0]),
+        "output_change": output_change(real_resnets.network, b, new, problem.evaluated["test"][0]),
         "share": shares(problem.params_a, new),
         "line": walk(config, problem, new, images),
     }
@@ -243,14 +244,10 @@ def finding(
         "not looked at",
         f"lowest on the line {100 * here:.1f} %, {100 * alone:.1f} % by the permutation alone, "
         f"{100 * lowest(record, 'as trained'):.1f} % as trained; ends at least {100 * worse:.1f} %",
-        "reproduced" if here >= worse - 0.05 else "partly" if here >= 0.65 else "not",
+        verdict(here >= worse - 0.05, here >= 0.65),
     )
 
 
 EXPERIMENT = Experiment(
-    "rescaled-resnets",
-    compare_lines,
-    PRESETS,
-    one_by_one(format_lines),
-    for_each_record(finding),
+    "rescaled-resnets", compare_lines, PRESETS, one_by_one(format_lines), for_each_record(finding)
 )

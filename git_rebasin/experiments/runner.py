@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['VERDICTS', 'K', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'format_findings', 'by_family', 'complete', 'for_each_family',
-           'for_each_record', 'one_by_one', 'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
+__all__ = ['VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict', 'worst_verdict', 'format_findings', 'grouped',
+           'by_family', 'complete', 'for_each_family', 'for_each_record', 'one_by_one', 'Context', 'Config', 'Runs',
+           'Experiment', 'row_file', 'load_experiment']
 
 # %% ../../nbs/experiments/01_runner.ipynb #6bcde85b
 import dataclasses
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
+import numpy as np
 
 from .records import Record, provenance, read_record, write_record
-from ..progress import Callback, Progress, within
+from ..progress import Callback, Progress
 from ..tables import markdown_table
 from ..zoo.checkpoint import fingerprint
 
@@ -53,6 +55,26 @@ class Finding:
             raise ValueError(f"verdict is {self.verdict!r}: give one of {', '.join(VERDICTS)}")
 
 
+def verdict(
+    reproduced: bool | np.bool,
+    partly: bool | np.bool,  # if it is not
+) -> str:  # one of `VERDICTS`
+    """The verdict of a rule that has two bounds
+
+    Args:
+        partly: if it is not
+
+    Returns:
+        str: one of `VERDICTS`
+    """
+    return VERDICTS[0 if reproduced else 1 if partly else 2]
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    "The least of several verdicts"
+    return max(verdicts, key=VERDICTS.index)
+
+
 def format_findings(
     findings: Iterable[Finding],
 ) -> str:  # Markdown
@@ -67,6 +89,22 @@ def format_findings(
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
 K = TypeVar("K")
+T = TypeVar("T")
+
+
+def grouped(
+    items: Iterable[T],
+    key: Callable[[T], K],  # what those of a group have in common
+) -> dict[K, list[T]]:
+    """Items by what they have in common, in their order
+
+    Args:
+        key: what those of a group have in common
+    """
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def by_family(
@@ -80,10 +118,7 @@ def by_family(
     Returns:
         dict[str, list[Record]]: family → its records, in their order
     """
-    families: dict[str, list[Record]] = {}
-    for record in records:
-        families.setdefault(record["family"], []).append(record)
-    return families
+    return grouped(records, lambda record: record["family"])
 
 
 def complete(
@@ -161,15 +196,6 @@ class Context:
     def stage(self, name: str) -> Context:
         "The context of a part of the work"
         return dataclasses.replace(self, name=", ".join(filter(None, (self.name, name))))
-
-    @property
-    def callback(self) -> Callback | None:
-        """For work that speaks of its own stages, such as a matcher's
-
-        Returns:
-            Callback | None
-        """
-        return within(self.name, self.listener) if self.name else self.listener
 
     def report(self, step: int, steps: int | None = None, **values: float) -> None:
         "Say how far this stage is"

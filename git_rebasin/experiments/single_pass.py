@@ -19,12 +19,11 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, by_family
+from .runner import Context, Experiment, Finding, Runs, by_family, verdict
 from ..matching.assignment import linear_assignment
 from ..matching.frank_wolfe import frank_wolfe_matching
 from ..matching.match import Match, bind_models
@@ -40,6 +39,7 @@ from git_rebasin.symmetry.permutation import (
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tables import markdown_table
 from ..tree import Array, lerp
+from ..zoo.mlp import mlp_params
 
 # %% ../../nbs/experiments/single_pass.ipynb #c37b074a
 def single_pass_matching(
@@ -47,7 +47,7 @@ def single_pass_matching(
     params_a: PyTree,  # model A, which stays
     params_b: PyTree,  # model B, which moves; neither is changed
     *,
-    cost: Literal["inner", "distance"] = "inner",  # how what units read is compared
+    similarity: Literal["inner", "distance"] = "inner",  # how what units read is compared
 ) -> Match:  # one pass, which nothing confirms: never converged
     """Match each layer by what its units read of those before, once
 
@@ -55,7 +55,7 @@ def single_pass_matching(
         spec: of a chain of layers, without families
         params_a: model A, which stays
         params_b: model B, which moves; neither is changed
-        cost: how what units read is compared
+        similarity: how what units read is compared
 
     Returns:
         Match: one pass, which nothing confirms: never converged
@@ -66,14 +66,14 @@ def single_pass_matching(
     spec, a, b = bind_models(spec, params_a, params_b)
     if spec.families:
         raise ValueError(f"group {next(iter(spec.families))!r} is within another: no chain")
-    if cost not in ("inner", "distance"):
-        raise ValueError(f"cost is {cost!r}: give 'inner' or 'distance'")
+    if similarity not in ("inner", "distance"):
+        raise ValueError(f"similarity is {similarity!r}: give 'inner' or 'distance'")
     a, b = _exact(a), _exact(b)
     perm: dict[str, np.ndarray] = {}
     for group, reads in _chain(spec):
         views = [_views(block, a, b, perm) for block in reads]
         of_a, of_b = zip(*views, strict=True)
-        perm[group] = linear_assignment(_scores(of_a, of_b, cost))
+        perm[group] = linear_assignment(_scores(of_a, of_b, similarity))
     start, end = (_objective(spec, a, b, p) for p in (identity_permutation(spec), perm))
     return Match(perm, (end,), False, start)
 
@@ -112,10 +112,10 @@ def _views(block: Block, a, b, perm: Permutation) -> tuple[np.ndarray, np.ndarra
     return np.reshape(of_a, (-1, units)), np.reshape(of_b, (-1, units))
 
 
-def _scores(a: Sequence[np.ndarray], b: Sequence[np.ndarray], cost: str) -> np.ndarray:
-    "For each unit of A and each of B, what the pair is worth: an inner product, or less distance"
+def _scores(a: Sequence[np.ndarray], b: Sequence[np.ndarray], similarity: str) -> np.ndarray:
+    "The score of each unit of A with each of B: an inner product, or a distance with a minus"
     x, y = np.concatenate(a), np.concatenate(b)
-    if cost == "inner":
+    if similarity == "inner":
         return x.T @ y
     x, y = (w / np.maximum(np.linalg.norm(w, axis=0, keepdims=True), 1e-9) for w in (x, y))
     square = (x**2).sum(0)[:, None] + (y**2).sum(0)[None] - 2 * x.T @ y
@@ -139,37 +139,29 @@ def example_pair(
     if hidden == 1:
         out = [[1 / e, 0], [0, 1 / e]]
         return (
-            _network([[e, 0], [0, e], [3 * e, 0]], out),
-            _network([[e, 0], [0, e], [0, 3 * e]], out),
+            mlp_params([[[e, 0], [0, e], [3 * e, 0]], out]),
+            mlp_params([[[e, 0], [0, e], [0, 3 * e]], out]),
         )
     return (
-        _network([[e, 0], [3 * e, 0]], [[e**-2, 0], [0, 0]], [[e], [0]]),
-        _network([[0, e], [3 * e, 0]], [[e**4, 0], [0, e**-2]], [[3 * e], [e]]),
+        mlp_params([[[e, 0], [3 * e, 0]], [[e**-2, 0], [0, 0]], [[e], [0]]]),
+        mlp_params([[[0, e], [3 * e, 0]], [[e**4, 0], [0, e**-2]], [[3 * e], [e]]]),
     )
-
-
-def _network(*kernels: Sequence[Sequence[float]]) -> dict[str, dict[str, Array]]:
-    "An MLP with these kernels and no biases to speak of"
-    layers = [jnp.asarray(w, jnp.float32) for w in kernels]
-    return {
-        f"Dense_{k}": {"kernel": w, "bias": jnp.zeros(w.shape[1])} for k, w in enumerate(layers)
-    }
 
 
 def random_pair(
     hidden: int,  # layers
     width: int,  # inputs, units of each layer, and outputs
-    words: Sequence[int],  # that numpy's generator is seeded with
+    entropy: Sequence[int],  # that numpy's generator is seeded with
 ) -> tuple[dict, dict]:
     """Two networks of independent normal weights
 
     Args:
         hidden: layers
         width: inputs, units of each layer, and outputs
-        words: that numpy's generator is seeded with
+        entropy: that numpy's generator is seeded with
     """
-    draw = np.random.default_rng(words).standard_normal((2, hidden + 1, width, width))
-    return _network(*draw[0]), _network(*draw[1])
+    draw = np.random.default_rng(entropy).standard_normal((2, hidden + 1, width, width))
+    return mlp_params(draw[0]), mlp_params(draw[1])
 
 # %% ../../nbs/experiments/single_pass.ipynb #87b72d44
 def every_permutation(
@@ -226,9 +218,11 @@ PRESETS = {
 # %% ../../nbs/experiments/single_pass.ipynb #23d1a3b0
 MATCHERS = {  # name → (key, spec, A, B) → match
     "single pass": lambda key, *given: single_pass_matching(*given),
-    "single pass, distance": lambda key, *given: single_pass_matching(*given, cost="distance"),
+    "single pass, distance": lambda key, *given: single_pass_matching(
+        *given, similarity="distance"
+    ),
     "weights": weight_matching,
-    "weights, outward": partial(weight_matching, init="greedy"),
+    "weights, outward": partial(weight_matching, init="greedy"),  # as records call it
     "Frank–Wolfe": frank_wolfe_matching,
 }
 RANDOM = ("weights", "weights, outward")  # those for which the key decides something
@@ -399,7 +393,7 @@ def findings(
             "a factor that grows as ε falls",
             f"{pass_[-1]:.3g} times below the best at ε = {smallest[0]:g}; weight matching "
             f"reaches the best in {sum(hits)} of {len(hits)} runs",
-            "not" if not _grows(pass_) else "reproduced" if all(hits) else "partly",
+            verdict(_grows(pass_) and all(hits), _grows(pass_)),
         ),
         Finding(
             "Weight matching has no guarantee either",
@@ -407,7 +401,7 @@ def findings(
             "no constant-factor approximation in polynomial time unless P = NP",
             f"{best[-1]:.3g} times below the best at ε = {smallest[1]:g}, with its best key; "
             f"Frank–Wolfe reaches the best in {sum(exact)} of {len(exact)}",
-            "reproduced" if _grows(best) else "partly" if _grows(worst) else "not",
+            verdict(_grows(best), _grows(worst)),
         ),
     ]
 

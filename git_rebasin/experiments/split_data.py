@@ -18,26 +18,22 @@ import numpy as np
 
 from git_rebasin.experiments.calibration import (
     ensemble,
-    judge,
-    judged_cells,
+    evaluate_predictions,
     log_probabilities,
+    metric_cells,
 )
-from git_rebasin.experiments.networks import (
-    LineConfig,
-    NetworkConfig,
-    load_splits,
-    train_network,
-)
-from .problem import walk
+from .networks import LineConfig, NetworkConfig, load_splits, train_network
+from .problem import walk_line
 from .records import Record
 from git_rebasin.experiments.runner import (
-    VERDICTS,
     Context,
     Experiment,
     Finding,
     Runs,
     for_each_family,
     one_by_one,
+    verdict,
+    worst_verdict,
 )
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
@@ -119,6 +115,7 @@ def merge_halves(
     problem = config.problem(a, b, splits)
     match = weight_matching(jax.random.key(seed), problem.spec, a, b)
     moved = apply_permutation(problem.spec, match.perm, b)
+    ends = {"naive": b, "matched": moved}
     models |= {"plain mean": lerp(a, b, 0.5), "merged": lerp(a, moved, 0.5)}
     logs = {n: log_probabilities(config.network, p, splits["test"]) for n, p in models.items()}
     logs["ensemble"] = ensemble([logs["A"], logs["B"]])
@@ -127,8 +124,8 @@ def merge_halves(
         "data": splits["train"].source,
         "examples": [len(part) for part in parts],
         "lambdas": list(problem.lambdas),
-        "curves": {"naive": walk(problem, b), "matched": walk(problem, moved)},
-        "judged": {name: judge(values, splits["test"].labels) for name, values in logs.items()},
+        "curves": {way: walk_line(problem, end)["curves"] for way, end in ends.items()},
+        "judged": {n: evaluate_predictions(x, splits["test"].labels) for n, x in logs.items()},
         "seconds": {"train or load": round(seconds, 3)},
     }
 
@@ -145,29 +142,27 @@ def format_models(
         str: Markdown
     """
     heads = ["", "test loss", "test accuracy", "calibration error"]
-    rows = ([name, *judged_cells(metrics)] for name, metrics in record["judged"].items())
+    rows = ([name, *metric_cells(metrics)] for name, metrics in record["judged"].items())
     return markdown_table(heads, rows)
 
 # %% ../../nbs/experiments/split_data.ipynb #d7224783
 def pair_verdict(
-    judged: Record,  # "judged" of a record: name → metrics of a network
-) -> int:  # 2: reproduced, 1: partly, 0: not
+    metrics: Record,  # "judged" of a record: name → metrics of a network
+) -> str:  # one of `VERDICTS`
     """Whether a merged network is better than its parents, and the plain mean is not
 
     Args:
-        judged: "judged" of a record: name → metrics of a network
+        metrics: "judged" of a record: name → metrics of a network
 
     Returns:
-        int: 2: reproduced, 1: partly, 0: not
+        str: one of `VERDICTS`
     """
-    losses = [judged[name]["loss"] for name in "AB"]
-    errors = [judged[name]["reliability"]["expected_error"] for name in "AB"]
-    merged = judged["merged"]
-    if merged["loss"] >= np.mean(losses):
-        return 0
-    better = merged["loss"] < min(losses)
+    losses = [metrics[name]["loss"] for name in "AB"]
+    errors = [metrics[name]["reliability"]["expected_error"] for name in "AB"]
+    merged, plain = metrics["merged"], metrics["plain mean"]
+    better = merged["loss"] < min(losses) and plain["loss"] > max(losses)
     calibrated = merged["reliability"]["expected_error"] < min(errors)
-    return 2 if better and calibrated and judged["plain mean"]["loss"] > max(losses) else 1
+    return verdict(better and calibrated, merged["loss"] < np.mean(losses))
 
 
 def finding(
@@ -178,9 +173,9 @@ def finding(
     Args:
         records: of the `cpu` preset, of one data set
     """
-    judged = [r["judged"] for r in records]
+    pairs = [r["judged"] for r in records]
     means = {
-        name: np.mean([[j[name]["loss"], j[name]["accuracy"]] for j in judged], 0)
+        name: np.mean([[of[name]["loss"], of[name]["accuracy"]] for of in pairs], 0)
         for name in ("A", "B", "plain mean", "merged", "ensemble")
     }
     ours = ", ".join(f"{n} {x:.3f} ({100 * y:.1f} %)" for n, (x, y) in means.items())
@@ -188,8 +183,8 @@ def finding(
         f"Networks from biased halves of {records[0]['family']} merge into a better one",
         "§5.4, Figures 5, 10, 11",
         "CIFAR-100: lower test loss than either, near the ensemble's (from the figure)",
-        f"test loss (accuracy), mean of {len(judged)} pairs: {ours}",
-        VERDICTS[::-1][min(map(pair_verdict, judged))],
+        f"test loss (accuracy), mean of {len(pairs)} pairs: {ours}",
+        worst_verdict(map(pair_verdict, pairs)),
     )
 
 

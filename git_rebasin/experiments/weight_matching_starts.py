@@ -6,43 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STARTS', 'PRESETS', 'EXPERIMENT', 'Starts', 'evaluate_on', 'walk', 'match_from_each_start', 'compare_starts']
+__all__ = ['STARTS', 'PRESETS', 'EXPERIMENT', 'Starts', 'compare_starts']
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #338b4f5e
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
 
 import jax
-import numpy as np
-from jaxtyping import PyTree
 
-from git_rebasin.experiments.networks import (
-    ARCHITECTURES,
-    NetworkConfig,
-    load_splits,
-    network_spec,
-    pair_facts,
-    train_pair,
-)
+from .compare import compare_ways, tries_of, ways_to_match
+from .networks import MNIST_MLPS, NetworkConfig, pair_problem, train_pair
 from .pair import format_pair
-from .problem import output_change
+from .problem import walk_line
 from .records import Record
 from .runner import Context, Experiment, Runs, one_by_one
-from ..interpolation import Interpolation, loss_barrier
-from ..matching.weights import weight_matching
-from ..symmetry.permutation import apply_permutation
-from ..tree import lerp
-from ..zoo.data import Split
-from ..zoo.train import TrainConfig, evaluate
+from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #3e715f7f
-STARTS: dict[str, Literal["identity", "greedy"]] = {  # as records call it → as `init` does
-    "identity": "identity",
-    "outward": "greedy",
-}
+_EVERY = ways_to_match()
+STARTS = {"identity": _EVERY["weights"], "outward": _EVERY["weights, outward"]}  # as in records
 
 
 @dataclass(frozen=True)
@@ -63,24 +45,17 @@ class Starts(NetworkConfig):
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #6c85241f
 _DIGITS = Starts("mlp", "digits", TrainConfig(40, 50, weight_decay=1e-3))
-_MNIST = Starts("mlp", "mnist", TrainConfig(), checkpoints="mnist-mlp/checkpoints/paper")
+_MNIST = Starts("mlp", "mnist", TrainConfig(), checkpoints=MNIST_MLPS)
 _SHORT = partial(TrainConfig, optimizer="adam", schedule="warmup_cosine")
-_VGG16 = Starts(
-    "vgg16",
-    "cifar10",
-    _SHORT(2, 100, learning_rate=1e-3, warmup_epochs=0.25),
-    size=1 / 8,
-    shrink=2,
-    evaluated=2000,
+_cifar = partial(Starts, data="cifar10", shrink=2, evaluated=2000)
+_VGG16 = _cifar(
+    "vgg16", training=_SHORT(2, 100, learning_rate=1e-3, warmup_epochs=0.25), size=1 / 8
 )
-_RESNET20 = Starts(
+_RESNET20 = _cifar(
     "resnet20",
-    "cifar10",
-    _SHORT(1, 50, learning_rate=2e-3, warmup_epochs=0.1),
+    training=_SHORT(1, 50, learning_rate=2e-3, warmup_epochs=0.1),
     size=1,
-    shrink=2,
     examples=20_000,
-    evaluated=2000,
 )
 _SMOKE = Starts("mlp", "digits", TrainConfig(4, 50), (32, 32), shrink=2, lambdas=3, keys=2)
 
@@ -95,100 +70,6 @@ PRESETS = {
     "paper": {"mnist": Runs(_MNIST)},
 }
 
-# %% ../../nbs/experiments/weight_matching_starts.ipynb #8664d0b0
-def evaluate_on(
-    config: Starts,
-    params: PyTree,  # a network
-    splits: Mapping[str, Split],  # train and test
-) -> dict[str, dict[str, float]]:  # split → loss and accuracy
-    """Evaluate a network on the first images of each split
-
-    Args:
-        params: a network
-        splits: train and test
-
-    Returns:
-        dict[str, dict[str, float]]: split → loss and accuracy
-    """
-    apply, n = ARCHITECTURES[config.network].apply, config.evaluated
-    return {s: evaluate(apply, params, x[:n], batch_size=500) for s, x in splits.items()}
-
-
-def walk(
-    config: Starts,
-    params_a: PyTree,  # model A
-    params_b: PyTree,  # model B, permuted or not
-    splits: Mapping[str, Split],  # train and test
-    ends: Mapping[str, dict],  # `evaluate_on` of A and B, which all lines share
-) -> dict[str, Interpolation]:  # loss and accuracy on each split
-    """Evaluate the line between two models
-
-    Args:
-        params_a: model A
-        params_b: model B, permuted or not
-        splits: train and test
-        ends: `evaluate_on` of A and B, which all lines share
-
-    Returns:
-        dict[str, Interpolation]: loss and accuracy on each split
-    """
-    lambdas = np.linspace(0, 1, config.lambdas)
-    inner = [lerp(params_a, params_b, lam) for lam in lambdas[1:-1].tolist()]
-    points = [ends["A"], *(evaluate_on(config, p, splits) for p in inner), ends["B"]]
-    return {
-        s: Interpolation(lambdas, {m: np.array([p[s][m] for p in points]) for m in points[0][s]})
-        for s in splits
-    }
-
-
-def _as_json(curves: Mapping[str, Interpolation]) -> dict[str, dict]:
-    "Curves and barriers as JSON takes them"
-    lists = {s: {m: v.tolist() for m, v in c.metrics.items()} for s, c in curves.items()}
-    return {"curves": lists, "barrier": {s: loss_barrier(c) for s, c in curves.items()}}
-
-
-def match_from_each_start(
-    config: Starts,
-    seed: int,  # which pair
-    params_a: PyTree,  # model A
-    params_b: PyTree,  # model B
-    splits: Mapping[str, Split],  # train and test
-    ends: Mapping[str, dict],  # `evaluate_on` of A and B
-    context: Context,
-) -> list[dict[str, Any]]:  # for each start and key: objective, sweeps, curves, …
-    """Match a pair from both starts with all keys, verify the matches and walk their lines
-
-    Args:
-        seed: which pair
-        params_a: model A
-        params_b: model B
-        splits: train and test
-        ends: `evaluate_on` of A and B
-
-    Returns:
-        list[dict[str, Any]]: for each start and key: objective, sweeps, curves, …
-    """
-    spec, apply = network_spec(config), ARCHITECTURES[config.network].apply
-    tries: list[dict[str, Any]] = []
-    known: dict[bytes, dict[str, Any]] = {}
-    for start in STARTS:
-        for k in range(config.keys):
-            key, begin = jax.random.fold_in(jax.random.key(seed), k), time.perf_counter()
-            match = weight_matching(key, spec, params_a, params_b, init=STARTS[start])
-            seconds = time.perf_counter() - begin
-            which = b"".join(match.perm[g].tobytes() for g in spec.groups)
-            if which not in known:
-                permuted = apply_permutation(spec, match.perm, params_b)
-                images = splits["test"].images[:500]
-                change = output_change(apply, params_b, permuted, images)
-                curves = _as_json(walk(config, params_a, permuted, splits, ends))
-                known[which] = {"permutation": len(known), "output_change": change, **curves}
-            row = {"start": start, "key": k, "objective": match.objective[-1]}
-            row |= {"sweeps": match.sweeps, "converged": match.converged}
-            tries.append(row | {"seconds": round(seconds, 4)} | known[which])
-            context.report(len(tries), len(STARTS) * config.keys, objective=match.objective[-1])
-    return tries
-
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #427761e1
 def compare_starts(
     config: Starts,
@@ -200,21 +81,20 @@ def compare_starts(
     Args:
         seed: which pair
     """
-    splits = load_splits(config)
-    trained = train_pair(config, seed, splits["train"], context)
-    a, b = (trained[name].params for name in "AB")
-    start = time.perf_counter()
-    ends = {name: evaluate_on(config, r.params, splits) for name, r in trained.items()}
-    naive = _as_json(walk(config, a, b, splits, ends))
-    tries = match_from_each_start(config, seed, a, b, splits, ends, context.stage("match"))
+    pair = train_pair(config, seed, context)
+    size = {"lambdas": config.lambdas, "evaluated": config.evaluated, "at_once": 500}
+    problem = pair_problem(config, *pair.params, pair.splits, **size)
+    naive = walk_line(problem, problem.params_b)
+    keys = [jax.random.fold_in(jax.random.key(seed), k) for k in range(config.keys)]
+    compared = tries_of([compare_ways(problem, STARTS, keys, context.stage("match"))])
+    tries = [{"start": start, **t} for start, ts in compared.items() for t in ts]
     ways = {"naive": naive, "matched": tries[0]}  # of Algorithm 1 with the first key
-    lines = {part: {w: ways[w][part] for w in ways} for part in ("curves", "barrier")}
     return {
-        "lambdas": np.linspace(0, 1, config.lambdas).tolist(),
-        **lines,
+        "lambdas": list(problem.lambdas),
+        **{part: {w: ways[w][part] for w in ways} for part in ("curves", "barrier")},
         "tries": tries,
-        "training": {name: [dict(e) for e in r.history] for name, r in trained.items()},
-        **pair_facts(seed, splits, trained, start),
+        "training": {name: [dict(e) for e in r.history] for name, r in pair.results.items()},
+        **pair.facts(),
     }
 
 # %% ../../nbs/experiments/weight_matching_starts.ipynb #cc79407d

@@ -135,7 +135,7 @@ def atoms(axis: Axis) -> Iterator[Axis]:
 
 
 def restrict(axis: Axis, limit: Limit, reason: Reason) -> None:
-    "Limit all atoms of an axis; the reason is kept by those that it takes something from"
+    "Limit all atoms of an axis; those whose limit shrinks keep the reason"
     for atom in atoms(axis):
         if not atom.limit <= limit:
             atom.limit, atom.reason = atom.limit.meet(limit), reason
@@ -157,13 +157,13 @@ def fixed_by(axis: Axis) -> Reason | None:
 def unify(
     a: Axis,
     b: Axis,  # of the same size
-    where: str | None = None,  # the equation that says so
+    where: str | None = None,  # the equation that unifies them
 ) -> None:
     """Make two axes move together: afterwards they consist of the same atoms, or are fixed
 
     Args:
         b: of the same size
-        where: the equation that says so
+        where: the equation that unifies them
 
     Raises:
         AssertionError: if the axes differ in size
@@ -259,6 +259,6 @@ def cut(
         return Axis(n, reason), Axis(axis.size - n, reason)
     a, b = cut(outer, n // stride, where)
     for part in (a, b):
-        if part.size == 1:  # what is left is the inner factors, which do not tell this entry apart
+        if part.size == 1:  # what is left is the inner factors, which do not distinguish this entry
             restrict(part, Limit.FIXED, Reason("one entry, which a cut has separated", where))
     return product(a, *inner), product(b, *inner)

@@ -33,12 +33,12 @@ Forms = list[tuple[tuple[Atoms, ...], ...]]  # for each occurrence, for each axi
 # %% ../../nbs/inference/07_groups.ipynb #31fb4dea
 def pieces(
     axis: Axis,
-    known: dict,  # what was found before, by id
+    known: dict,  # the pieces of axes seen before, by id
 ) -> tuple[Atoms, ...]:  # each the atoms of a product
     """The parts of an axis that have one atom for each factor
 
     Args:
-        known: what was found before, by id
+        known: the pieces of axes seen before, by id
 
     Returns:
         tuple[Atoms, ...]: each the atoms of a product
@@ -99,7 +99,7 @@ def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
 
 
 def _expressible(axes: Iterable[Axis | None], atom: Axis, cut: set[int]) -> bool:
-    "Whether the row of a spec can say that an atom depends on the segments of an axis"
+    "Whether the row of a spec can express that an atom depends on the segments of an axis"
     rows = [(find(axis), {id(x) for x in atoms(axis)}) for axis in axes if axis is not None]
     for axis, inner in rows:
         if cut.isdisjoint(inner):
@@ -135,10 +135,10 @@ def resolve_instances(
             continue
         having = _having(blocks_of(forms_of(trace.occurrences)), sources)
         table: Table = {}
-        for atom, found in sources.values():
-            own = _own(atom, found, having.get(id(atom), ()), params)
+        for atom, pairs in sources.values():
+            own = _own(atom, pairs, having.get(id(atom), ()), params)
             if own is None:
-                break  # something was unified: look again
+                break  # axes were unified: start again
             table[id(atom)] = own
         else:
             break
@@ -150,7 +150,7 @@ def resolve_instances(
 
 
 def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
-    "For each atom of a sliced array, what it became in slices; None if that changed something"
+    "Atom of a sliced array → its counterparts in slices; None if axes were unified meanwhile"
     sources: dict[int, tuple[Axis, list]] = {}
     for record in list(records):
         pairs = _mirror(record.parent, record.child)
@@ -161,8 +161,8 @@ def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
         for atom, child in pairs:
             if atom is not child:
                 sources.setdefault(id(atom), (atom, []))[1].append((record, child))
-    found = [x for atom, pairs in sources.values() for x in (atom, *(child for _, child in pairs))]
-    return None if any(x.same is not None for x in found) else sources
+    every = [x for atom, pairs in sources.values() for x in (atom, *(child for _, child in pairs))]
+    return None if any(x.same is not None for x in every) else sources
 
 
 def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[Atoms]]:
@@ -174,12 +174,12 @@ def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[
     return having
 
 
-def _own(atom: Axis, found: list, blocks: Sequence[Atoms], params) -> dict[int, Axis] | None:
-    "What an atom is in each segment; None if something had to be unified to find out"
-    every = {id(s) for record, _ in found for s in atoms(record.axis)}
+def _own(atom: Axis, pairs: list, blocks: Sequence[Atoms], params) -> dict[int, Axis] | None:
+    "Segment → the atom that stands for a given one there; None if axes were unified instead"
+    every = {id(s) for record, _ in pairs for s in atoms(record.axis)}
     own: dict[int, Axis] = {}
     several = False
-    for record, child in found:
+    for record, child in pairs:
         for s in atoms(record.segment):
             if own.setdefault(id(s), child) is not child:
                 unify(own[id(s)], child)
@@ -188,10 +188,10 @@ def _own(atom: Axis, found: list, blocks: Sequence[Atoms], params) -> dict[int, 
         return None
     differ = len({id(child) for child in own.values()}) > 1 or own.keys() != every
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
-    sayable = all(_expressible(axes, atom, every) for axes in params.values())
-    if not atom.fixed and differ and seen_with_one and sayable:
+    expressible = all(_expressible(axes, atom, every) for axes in params.values())
+    if not atom.fixed and differ and seen_with_one and expressible:
         return dict.fromkeys(every, atom) | own
-    for _, child in found:
+    for _, child in pairs:
         unify(atom, child)
     return None
 
@@ -200,7 +200,7 @@ def renamed(
     block: Atoms,
     table: Table,
 ) -> Atoms:
-    "A block with every atom replaced by what it is in the segments of that block"
+    "Replace every atom of a block by the one that stands for it in that block's segments"
     here, new = {id(x) for x in block}, []
     for x in block:
         hits = [own for s, own in table.get(id(x), {}).items() if s in here]
@@ -241,7 +241,7 @@ def equal_segments(
         list[list[Axis]]: classes of at least two
     """
     signature: dict[int, Counter] = {}
-    found: dict[int, Axis] = {}
+    members: dict[int, Axis] = {}
     alone: set[int] = set()
     for f, form in enumerate(forms):
         for k, axis in enumerate(form):
@@ -250,12 +250,12 @@ def equal_segments(
                 if len(axis) == 1 or often[id(x)] > 1:  # parts are counted once on an axis
                     alone.add(id(x))
                 elif not x.fixed and x.size and id(x) not in skip:
-                    found[id(x)] = x
+                    members[id(x)] = x
                     signature.setdefault(id(x), Counter())[f, k, key] += 1
     classes: dict = {}
     for i in signature:
         if i not in alone:
-            classes.setdefault(frozenset(signature[i].items()), []).append(found[i])
+            classes.setdefault(frozenset(signature[i].items()), []).append(members[i])
     return [same for same in classes.values() if len(same) > 1]
 
 

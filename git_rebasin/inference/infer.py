@@ -99,8 +99,8 @@ def trace_symmetry(
     fn: Callable[..., Any],  # fn(params, *args) → outputs
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
     args: Sequence[Any],  # its other arguments
-) -> tuple[BoundSpec, Trace, Naming]:  # not verified; what was seen; what atoms are called
-    """What `infer_permutation_spec` and `find_taps` are made from: a function followed to its end
+) -> tuple[BoundSpec, Trace, Naming]:  # not verified; the trace; the names of atoms
+    """Follow the equations of a function, and read its spec off the axes of the parameters
 
     Args:
         fn: fn(params, *args) → outputs
@@ -108,26 +108,26 @@ def trace_symmetry(
         args: its other arguments
 
     Returns:
-        tuple[BoundSpec, Trace, Naming]: not verified; what was seen; what atoms are called
+        tuple[BoundSpec, Trace, Naming]: not verified; the trace; the names of atoms
     """
     (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
     others = arrays[len(flat) :]
-    found = _follow(closed, flat, others, unroll=0)
-    if found[1].stacks:
+    followed = _follow(closed, flat, others, unroll=0)
+    if followed[1].stacks:
         other = _follow(closed, flat, others, unroll=_UNROLLED)
-        if other[0].log10_symmetries > found[0].log10_symmetries + 1e-6:
+        if other[0].log10_symmetries > followed[0].log10_symmetries + 1e-6:
             return other
-    return found
+    return followed
 
 
 def _why(axis: Axis | None) -> str | None:
     "Why an axis, or a part of it, is fixed"
     if axis is None:
         return "one entry"
-    some = [a for a in atoms(axis) if a.size > 1]
-    if not some:
+    parts = [a for a in atoms(axis) if a.size > 1]
+    if not parts:
         return "it is cut into single entries"
-    return "; ".join(dict.fromkeys(str(a.reason) for a in some if a.fixed)) or None
+    return "; ".join(dict.fromkeys(str(a.reason) for a in parts if a.fixed)) or None
 
 # %% ../../nbs/inference/09_infer.ipynb #41fb6eac
 def infer_permutation_spec(

@@ -58,7 +58,7 @@ def _carried(
     after: Value,
     zero: bool,  # whether it starts with 0
 ) -> Value:
-    "What is known of a part of the carry both before and after an iteration"
+    "Unify the axes of a part of the carry before and after an iteration"
     axes: list[Axis | None] = []
     for x, y in zip(before.axes, after.axes, strict=True):
         axes.append(uniform(y.size, zero) if x is None and y is not None else x)

@@ -148,7 +148,7 @@ def gather(trace, eqn, inputs):
 @rule("scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max")
 def scatter(trace, eqn, inputs):
     "`x.at[i].set(…)`, `x.at[i].add(…)`, `segment_sum`"
-    (a, where, new), what = inputs, "an index says where in it to write"
+    (a, where, new), what = inputs, "it is written to at an index"
     how = eqn.params["dimension_numbers"]
     batched, gone = how.operand_batching_dims, how.inserted_window_dims
     kept = [k for k in range(len(a.shape)) if k not in gone and k not in batched]

@@ -44,7 +44,7 @@ Rows = Mapping[
 # %% ../../nbs/inference/08_rows.ipynb #74b77ba8
 @dataclass(frozen=True)
 class Naming:
-    """What a spec calls the atoms
+    """The entries of a spec that atoms become, and the limits of groups
 
     Attributes:
         entries: atom, by id → its entry
@@ -61,7 +61,7 @@ def name_atoms(
     trace: Trace,
     params: Rows,
 ) -> Naming:
-    "Groups, families, joint groups and parts, from all that was seen"
+    "Name all atoms as groups, families, joint groups or parts, from what occurred together"
     table = resolve_instances(trace, params)
     forms = forms_of(trace.occurrences)
     parents = parents_of(renamed(block, table) for block in blocks_of(forms))
@@ -82,7 +82,7 @@ def name_atoms(
 def _limits(
     order: Mapping[int, Axis], entries: Mapping[int, Entry]
 ) -> dict[str, tuple[Limit, Reason | None]]:
-    "For each group the meet of its atoms' limits, and the reason of the last that took something"
+    "For each group the meet of its atoms' limits, and the reason of the last that shrank it"
     limits: dict[str, tuple[Limit, Reason | None]] = {}
     for i, entry in entries.items():
         if isinstance(entry, (Group, Part, Coordinate)):
@@ -94,7 +94,7 @@ def _limits(
 
 
 def _bare(params: Rows, table: Table) -> set[int]:
-    "Atoms that are a whole axis of some array, which says how many they are"
+    "Atoms that are a whole axis of some array, whose length gives their size"
     axes = [find(axis) for row in params.values() for axis in row if axis is not None]
     ids = {id(axis) for axis in axes if axis.kind == "atom"}
     return ids | {id(find(x)) for i in ids & table.keys() for x in table[i].values()}
@@ -151,7 +151,7 @@ def row_of(
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
 ) -> tuple | Split:
-    """What a spec says of an array
+    """The row of an array in a spec
 
     Args:
         axes: of an array; None where it has length 1
@@ -187,7 +187,7 @@ def entry_of(
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
 ) -> Entry:
-    """What a spec says of an axis
+    """The entry of an axis in a spec
 
     Args:
         inside: the segments that are looked at

@@ -106,7 +106,7 @@ def concatenate(trace, eqn, inputs):
 
 @rule("stack")
 def stack(trace, eqn, inputs):
-    "A new axis, whose entries are told apart; the other axes are one"
+    "A new axis, whose entries are distinguished; the other axes are one"
     d, shape = eqn.params["axis"], eqn.outvars[0].aval.shape
     entries = [Axis(1) for _ in inputs]
     trace.apart += entries
@@ -202,7 +202,7 @@ def sliced_along(
 
 
 def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stride) -> Axis | None:
-    "What a slice leaves of one axis of n entries"
+    "The axis of a slice, from an axis of n entries"
     if axis is None or size == n:
         return axis
     if stride == 1 and size:

@@ -40,33 +40,33 @@ _MOVED = frozenset(
 def _of_data(jaxpr, given: Sequence[bool], path: tuple = ()) -> tuple[dict[tuple, str], list[bool]]:
     "Paths of the values that depend on data, with their primitives; and whether the outputs do"
     known = dict(zip(jaxpr.invars, given, strict=True))
-    found: dict[tuple, str] = {}
+    ops: dict[tuple, str] = {}
     for k, eqn in enumerate(jaxpr.eqns):
         flags = [not isinstance(v, jex.Literal) and known.get(v, False) for v in eqn.invars]
         outs, here = [any(flags)] * len(eqn.outvars), (*path, k)
         if (inner := inner_jaxpr(eqn)) is not None:
             deeper, outs = _of_data(inner[0], flags, here)
-            found |= deeper
+            ops |= deeper
         elif eqn.primitive.name == "scan":
             deeper, outs = _of_scan(eqn, flags, here)
             last = (i for i in range(scan_counts(eqn)[1]) if outs[i])  # what it ends with
-            found |= deeper | {(*here, -1 - i): "scan" for i in last}
+            ops |= deeper | {(*here, -1 - i): "scan" for i in last}
         elif any(flags):
-            found |= {(*here, -1 - i): eqn.primitive.name for i in range(len(eqn.outvars))}
+            ops |= {(*here, -1 - i): eqn.primitive.name for i in range(len(eqn.outvars))}
         known |= zip(eqn.outvars, outs, strict=True)
-    return found, [not isinstance(v, jex.Literal) and known.get(v, False) for v in jaxpr.outvars]
+    return ops, [not isinstance(v, jex.Literal) and known.get(v, False) for v in jaxpr.outvars]
 
 
 def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], list[bool]]:
     "The same for a scan"
-    found: dict[tuple, str] = {}
+    ops: dict[tuple, str] = {}
 
     def iteration(flags):
         inside, outs = _of_data(eqn.params["jaxpr"].jaxpr, flags, path)
-        found.update(inside)
+        ops.update(inside)
         return outs
 
-    return found, scan_fixed_point(eqn, flags, iteration, operator.or_)
+    return ops, scan_fixed_point(eqn, flags, iteration, operator.or_)
 
 # %% ../../nbs/inference/10_taps.ipynb #895cefc8
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,15 +111,15 @@ class Taps:
         wanted = self.chosen(names)
         closed, arrays = trace_arrays(self.fn, params, *args)
         evaluation = Evaluation(wanted={self.paths[name] for name in wanted})
-        _, found = evaluation.run(closed.jaxpr, closed.consts, arrays)
+        _, values = evaluation.run(closed.jaxpr, closed.consts, arrays)
         for name in wanted:
             rank = row_rank(self.spec.axes_to_perm[name])
-            if self.paths[name] not in found or found[self.paths[name]].ndim != rank:
+            if self.paths[name] not in values or values[self.paths[name]].ndim != rank:
                 raise ValueError(
-                    f"the function computes something else for these arguments: {name!r} is not "
+                    f"the function computes other values for these arguments: {name!r} is not "
                     "there. Find the taps again, with arguments like these."
                 )
-        return {name: found[self.paths[name]] for name in wanted}
+        return {name: values[self.paths[name]] for name in wanted}
 
     def chosen(self, names: Collection[str] | None) -> list[str]:
         """The values of these names, None for all

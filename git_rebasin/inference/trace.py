@@ -26,7 +26,7 @@ from ..jaxprs import inner_jaxpr
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value on the way
+    """A value on the way: its shape and axes, and its entries where they are known
 
     Attributes:
         axes: what each axis consists of; None where it is uniform
@@ -81,7 +81,7 @@ _ACTS = {
 
 @dataclass
 class Trace:
-    """What was seen on the way
+    """The values, occurrences and slices of a function, recorded while its equations are followed
 
     Attributes:
         unroll: a scan of at most so many iterations is unrolled
@@ -93,8 +93,8 @@ class Trace:
         inside: axes of the loops around
         path: of the equation at hand
         where: its primitive, and its line in the program
-        used: variables that somebody reads, of the jaxpr at hand
-        stacks: scans over something that may move
+        used: variables that are read, of the jaxpr at hand
+        stacks: scans over an axis that may move
     """
 
     unroll: int = 0  # a scan of at most so many iterations is unrolled
@@ -108,22 +108,22 @@ class Trace:
     inside: tuple[Axis, ...] = ()  # axes of the loops around
     path: tuple[int, ...] = ()  # of the equation at hand
     where: str | None = None  # its primitive, and its line in the program
-    used: frozenset = frozenset()  # variables that somebody reads, of the jaxpr at hand
-    stacks: int = 0  # scans over something that may move
+    used: frozenset = frozenset()  # variables that are read, of the jaxpr at hand
+    stacks: int = 0  # scans over an axis that may move
 
     def note(self, axes: Iterable[Axis | None]) -> None:
-        "These axes occur together"
+        "Record that these axes occur together"
         together = tuple(axis for axis in axes if axis is not None)
         if together:
             self.occurrences.append((*together, *self.inside))
 
     def restrict(self, axis: Axis | None, limit: Limit, what: str | None = None) -> None:
-        "This axis keeps no more of its symmetry than that; by default for what acts on each entry"
+        "Limit an axis, with a reason; by default that a function acts on each entry"
         if axis is not None and limit is not Limit.INVERTIBLE:
             restrict(axis, limit, Reason(what or _ACTS[limit], self.where))
 
     def fix(self, axis: Axis | None, what: str) -> None:
-        "This axis cannot move"
+        "Fix an axis, with a reason"
         self.restrict(axis, Limit.FIXED, what)
 
     def fixed(self, size: int, what: str) -> Axis | None:
@@ -131,14 +131,14 @@ class Trace:
         return Axis(size, Reason(what, self.where)) if size != 1 else None
 
     def merge(self, axes: Iterable[Axis | None]) -> Axis | None:
-        "These axes are combined entry by entry: they are one; uniform ones say nothing"
+        "Unify axes that are combined entry by entry; uniform ones are left out"
         moving = [axis for axis in axes if axis is not None]
         for other in moving[1:]:
             unify(moving[0], other, self.where)
         return moving[0] if moving else None
 
     def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
-        "These axes of values are added, or laid side by side: one that is uniform has to be 0"
+        "Unify axes of values that are added or concatenated; a uniform one, not 0, limits all"
         axes = list(axes)
         if any(x is None and not v.zero for x, v in zip(axes, values, strict=True)):
             for axis in axes:
@@ -148,7 +148,7 @@ class Trace:
     def mix(
         self, value: Value, axes: Collection[int], what: str, shape: Sequence[int] | None = None
     ) -> Value:
-        "The order of the entries matters along some axes: they are fixed, before and after"
+        "Fix the axes along which the order of the entries matters, before and after"
         for k in axes:
             self.fix(value.axes[k], what)
         self.note(value.without(axes).axes)
@@ -321,7 +321,7 @@ def _read(jaxpr) -> frozenset:
 
 
 def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
-    "What an equation makes of what is known"
+    "Compute an equation if its inputs are known, else apply its rule; record the outputs"
     outs, inner = _fold(trace, eqn, inputs), inner_jaxpr(eqn)
     if inner is not None:
         return run(trace, inner[0], [constant(trace, c, frozen=True) for c in inner[1]], inputs)
@@ -344,14 +344,14 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
 
 
 def _place(eqn, outside: str | None) -> str:
-    "The primitive, and where the program asks for it"
-    said = source_info_util.summarize(eqn.source_info)
-    found = re.fullmatch(r"(?:.*[/\\])?([^/\\]+?):(\d+)(?::\d+)?(?: \((.*)\))?", said)
-    if found is None:  # within a function of JAX: the line that calls it is known
+    "The primitive of an equation, and its line in the program"
+    summary = source_info_util.summarize(eqn.source_info)
+    match = re.fullmatch(r"(?:.*[/\\])?([^/\\]+?):(\d+)(?::\d+)?(?: \((.*)\))?", summary)
+    if match is None:  # within a function of JAX: the line that calls it is known
         line = outside.partition(" at ")[2] if outside else ""
         return f"{eqn.primitive.name} at {line}" if line else eqn.primitive.name
-    file, line, function = found.groups()
-    if file.startswith("<ipython-input") or "ipykernel" in said:
+    file, line, function = match.groups()
+    if file.startswith("<ipython-input") or "ipykernel" in summary:
         file = "cell"  # of a notebook
     name = function.rpartition(".")[2] if function else None
     return f"{eqn.primitive.name} at {file}:{line}" + (f" in {name}" if name else "")

@@ -36,15 +36,15 @@ def _numbering(block: Block) -> list[tuple]:
     if block.joint is not None:  # coordinates: equal only as a whole
         whole = (block.index, block.shape, block.joint)
         return [(None, whole, k) for k in range(len(block.shape))]
-    found, first = [], 0
+    numbering, first = [], 0
     for axis, places in enumerate(block.index):
         last, size = first + 1, block.shape[first]
         while size < len(places):
             size, last = size * block.shape[last], last + 1
         units = np.indices(block.shape[first:last]).reshape(last - first, -1)
-        found += [(axis, np.asarray(places), row) for row in units]
+        numbering += [(axis, np.asarray(places), row) for row in units]
         first = last
-    return found + [(None, (), 0)] * (len(block.shape) - first)  # further axes of one entry
+    return numbering + [(None, (), 0)] * (len(block.shape) - first)  # further axes of one entry
 
 
 def _same_units(one: tuple, two: tuple) -> bool:
@@ -63,7 +63,7 @@ def _overlap(one: Block, two: Block) -> bool:
 # %% ../../nbs/matching/07_activations.ipynb #01d3d721
 @dataclass(frozen=True)
 class Counterpart:
-    """What a group of one spec is in another
+    """The group of another spec with the same units, and its parents there
 
     Attributes:
         group: its name there
@@ -75,7 +75,7 @@ class Counterpart:
 
 
 def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
-    "What the groups of one block are in another of the same leaf, by axis; None where fixed"
+    "By axis, the counterparts of a block's groups in another block of the leaf; None where fixed"
     one, two = _numbering(block), _numbering(other)
     twins = {
         i: j
@@ -84,15 +84,15 @@ def _counterparts(block: Block, other: Block) -> dict[int, Counterpart | None]:
         if n == m and _same_units(one[i], two[j])
     }
     alone = {two[j][0]: j for j, g in enumerate(other.labels) if g and j not in twins.values()}
-    found: dict[int, Counterpart | None] = {}
+    counterparts: dict[int, Counterpart | None] = {}
     for i in (k for k, group in enumerate(block.labels) if group):
         axis, j = one[i][0], twins.get(i)
         if j is None and alone and (axis in alone or axis is None or None in alone):
             raise _differ(block, i, other, alone.get(axis, next(iter(alone.values()))), axis)
-        found[i] = None
+        counterparts[i] = None
         if j is not None and (group := other.labels[j]) is not None:
-            found[i] = Counterpart(group, _parents(block, i, other, j, twins))
-    return found
+            counterparts[i] = Counterpart(group, _parents(block, i, other, j, twins))
+    return counterparts
 
 
 def _parents(
@@ -104,8 +104,8 @@ def _parents(
         return tuple(block.parents[i].index(back[h]) for h in other.parents[j])
     except (KeyError, ValueError):
         raise PermutationSpecError(
-            f"the spec says at {block.path!r} that {other.labels[j]!r} is within another axis, but "
-            "the function moves its units alike for all places of that axis: make it a plain group"
+            f"in the spec, {other.labels[j]!r} is within another axis at {block.path!r}, but "
+            "the function moves its units alike for all places of that axis: give it no parents"
         ) from None
 
 
@@ -139,23 +139,23 @@ def relate_groups(
     blocks: dict[str, list[Block]] = {}
     for block in spec.blocks:
         blocks.setdefault(block.path, []).append(block)
-    found: dict[str, dict[Counterpart | None, str]] = {}
+    counterparts: dict[str, dict[Counterpart | None, str]] = {}
     for block in function.blocks:
         for other in blocks.get(block.path, ()):
             if _overlap(block, other):
                 for k, part in _counterparts(block, other).items():
                     if (group := block.labels[k]) is not None:
-                        found.setdefault(group, {}).setdefault(part, block.path)
-    _check_consistent(found)
-    relation = {group: next(iter(parts)) for group, parts in found.items()}
+                        counterparts.setdefault(group, {}).setdefault(part, block.path)
+    _check_consistent(counterparts)
+    relation = {group: next(iter(parts)) for group, parts in counterparts.items()}
     relation = {group: part for group, part in relation.items() if part is not None}
-    _check_found(spec, function, {part.group for part in relation.values()})
+    _check_related(spec, function, {part.group for part in relation.values()})
     return relation
 
 
-def _check_consistent(found: Mapping[str, Mapping[Counterpart | None, str]]) -> None:
+def _check_consistent(counterparts: Mapping[str, Mapping[Counterpart | None, str]]) -> None:
     "Every group of the function is one thing in the spec"
-    for parts in found.values():
+    for parts in counterparts.values():
         if len(parts) > 1:
             one, two = (
                 f"{'a fixed axis' if part is None else repr(part.group)} at {path!r}"
@@ -167,10 +167,10 @@ def _check_consistent(found: Mapping[str, Mapping[Counterpart | None, str]]) -> 
             )
 
 
-def _check_found(spec: BoundSpec, function: BoundSpec, found: Collection[str]) -> None:
+def _check_related(spec: BoundSpec, function: BoundSpec, related: Collection[str]) -> None:
     "Every group of the spec is one of the function"
     for group, n in spec.groups.items():
-        if n > 1 and group not in found:
+        if n > 1 and group not in related:
             path, axis = next(p for p in spec.perm_to_axes[group] if p[0] in spec.shapes)
             why = (function.reasons or {}).get(path, {axis: None})[axis]
             raise PermutationSpecError(
@@ -197,7 +197,7 @@ def _scores_of(block: Block) -> Iterator[tuple[str, _Score]]:
     "The groups that a part of a value scores"
     for axis, group in enumerate(block.labels):
         parents = block.parents[axis]
-        others = {k for k, atom in enumerate(block.labels) if atom} - {axis, *parents}
+        others = {k for k, label in enumerate(block.labels) if label} - {axis, *parents}
         covered = any(axis in inner for inner in block.parents)  # by what is within it
         if group is not None and not covered and not others:
             moving = tuple(h for h in parents if block.labels[h] is not None)
@@ -207,27 +207,27 @@ def _scores_of(block: Block) -> Iterator[tuple[str, _Score]]:
 
 def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) -> dict:
     "All that values, or their shapes, can score: (group, value, which part) → how"
-    found: dict[tuple[str, str, int], _Score] = {}
+    scores: dict[tuple[str, str, int], _Score] = {}
     shapes = {name: z.shape for name, z in values.items()}
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
         if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
             continue
-        parts = [None if atom is None else relation.get(atom) for atom in block.labels]
+        parts = [None if label is None else relation.get(label) for label in block.labels]
         parents = (
             () if part is None else tuple(own[k] for k in part.parents)
             for part, own in zip(parts, block.parents, strict=True)
         )
-        atoms = tuple(part and part.group for part in parts)
-        block = replace(block, labels=atoms, parents=tuple(parents))
-        found |= {(g, block.path, i): score for g, score in _scores_of(block)}
-    return found
+        labels = tuple(part and part.group for part in parts)
+        block = replace(block, labels=labels, parents=tuple(parents))
+        scores |= {(g, block.path, i): score for g, score in _scores_of(block)}
+    return scores
 
 # %% ../../nbs/matching/07_activations.ipynb #5a018cdf
 def _choose(
     groups: Collection[str],
     scores: Collection[tuple[str, str, int]],  # what could be scored: (group, value, part)
     taps: Taps,
-    names: Collection[str] | Callable[[str], bool] | None,  # as the caller said
+    names: Collection[str] | Callable[[str], bool] | None,  # as given by the caller
     read: Collection[str],  # what layers read
 ) -> dict[str, tuple[str, ...]]:  # group → the values that score it, in their order
     "Which values score which group"
@@ -273,7 +273,7 @@ def _similarity(moments: CrossMoments, kind: str) -> Float[np.ndarray, "batch ro
 
 
 def _check_finite(name: str, moments: CrossMoments) -> None:
-    "Values that overflow are named"
+    "Refuse values that overflow, by name"
     for model, m in (("A", moments.a), ("B", moments.b)):
         if not np.all(np.isfinite(m.scatter)):
             raise ValueError(
@@ -319,7 +319,7 @@ def _check_scored(spec: BoundSpec, values: Mapping, taps: Taps, relation: Mappin
                 "that one first, with this one fixed in the spec, then this one, in the permuted B)"
                 if seen
                 else "no value that can be had carries it (inside of a while or a cond, or of a "
-                "scan that is followed turn by turn, there are none)"
+                "scan that is unrolled, there are none)"
             )
             raise PermutationSpecError(
                 f"nothing scores group {group!r}: {why}. Fix the group in the spec, or match by "
@@ -336,7 +336,7 @@ def _first(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
 
 
 def _again(seen: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    "What was seen already, then the rest"
+    "Chain the first batch, already read, and the rest"
     while seen:
         yield seen.pop()
     yield from rest
@@ -355,7 +355,7 @@ def activation_matching(
     #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
     callback: Callback | None = None,  # called after each batch
-) -> ActivationMatch:  # its objective is the sum of what all values are worth, each at most 1
+) -> ActivationMatch:  # its objective is the sum of the scores of all values, each at most 1
     """Match two models by their activations, in one pass over data
 
     Args:
@@ -371,7 +371,7 @@ def activation_matching(
         callback: called after each batch
 
     Returns:
-        ActivationMatch: its objective is the sum of what all values are worth, each at most 1
+        ActivationMatch: its objective is the sum of the scores of all values, each at most 1
 
     Raises:
         PermutationSpecError: if the spec does not fit the models, or its groups not the units of

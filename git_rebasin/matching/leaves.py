@@ -92,7 +92,7 @@ def default_budget(
     a: Mapping[str, Leaf],  # model A, by path
     b: Mapping[str, Leaf],  # model B
 ) -> int:  # bytes
-    """A twentieth of what both models take in float32, for all that is kept of models read late
+    """A twentieth of what both models take in float32, for all that is kept of models read lazily
 
     Args:
         a: model A, by path
@@ -109,7 +109,7 @@ def open_models(
     a: Mapping[str, Leaf],  # model A, by path
     b: Mapping[str, Leaf],  # model B
     budget: float | None = None,  # bytes of scores and leaves that are kept; None: all, or the
-    #   `default_budget` where leaves are read late
+    #   `default_budget` where leaves are read lazily
 ) -> tuple[Leaves, Leaves, float]:  # both models, and how many bytes of scores may be kept
     """Two models whose leaves are read when they are used
 
@@ -117,7 +117,7 @@ def open_models(
         a: model A, by path
         b: model B
         budget: bytes of scores and leaves that are kept; None: all, or the `default_budget` where
-            leaves are read late
+            leaves are read lazily
 
     Returns:
         tuple[Leaves, Leaves, float]: both models, and how many bytes of scores may be kept
@@ -126,7 +126,7 @@ def open_models(
     most = default_budget(a, b)
     late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
     own = budget if budget is not None else most if late else math.inf
-    each = int(min(own, most)) // 8  # bytes of leaves; scores are worth more, as products made them
+    each = int(min(own, most)) // 8  # bytes of leaves; the rest is for scores, which took products
     return Leaves(a, each), Leaves(b, each), own
 
 

@@ -85,7 +85,7 @@ def _moved(perm: Permutation) -> tuple[int, int]:
 
 
 def _progress(match: Match | Merged) -> str:
-    "Whether a search came to rest, after how long, and what it gained"
+    "Whether a search converged, after how long, and what it gained"
     state = "converged" if match.converged else "not converged"
     first = match.initial_objective
     last = match.objective[-1] if match.objective else first
@@ -189,7 +189,7 @@ class Alignment:
 
 # %% ../../nbs/matching/01_match.ipynb #3df1a1bf
 class ModelError(ValueError):
-    "What is wrong with a model: numbers that are not finite, other widths, an array that it lacks"
+    "A model that cannot be matched: it is not finite, has other widths, or lacks an array"
 
 # %% ../../nbs/matching/01_match.ipynb #9ce9576e
 def _surely_finite(leaves: list[Array]) -> bool:

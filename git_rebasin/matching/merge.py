@@ -135,7 +135,7 @@ class _Sum:
 
 
 def _shape(leaf):
-    "What is to be known of an array once it is gone"
+    "The shape and dtype of an array, without its values"
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array(leaf) else leaf
 
 

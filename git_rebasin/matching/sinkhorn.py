@@ -50,7 +50,7 @@ from ..tree import Array, flatten, is_array
 def squared_distance(
     params_a: PyTree,  # the model to be near to
 ) -> Callable[[PyTree, Any], Float[Array, ""]]:  # (params, batch) → Σ (params − A)²; no data used
-    """The loss that asks for weights like A's
+    """The squared distance from a model, as a loss
 
     Args:
         params_a: the model to be near to
@@ -90,10 +90,10 @@ class _Learner:
         soft = partial(soft_permutation, spec, **sinkhorn)
 
         def merged(logits, perm, a, b, lam, batch):
-            found = soft(logits)
+            mixed = soft(logits)
             if perm is not None:  # its value, with the gradient of the soft one
-                found = jax.tree.map(lambda p, s: p + s - jax.lax.stop_gradient(s), perm, found)
-            return loss(a, apply_soft(spec, found, b), lam, batch)
+                mixed = jax.tree.map(lambda p, s: p + s - jax.lax.stop_gradient(s), perm, mixed)
+            return loss(a, apply_soft(spec, mixed, b), lam, batch)
 
         self._soft, self._step = jax.jit(soft), compile_step(jax.value_and_grad(merged), optimizer)
 

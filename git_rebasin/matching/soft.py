@@ -137,7 +137,7 @@ def soft_block(
         matrix = jnp.asarray(soft[group])
         matrix = matrix.reshape(*(shape[h] for h in fixed), *sizes, *sizes)
         operands += [matrix, [*fixed, *(n + k for k in rows), *rows]]
-    new = [k if atom is None else n + k for k, atom in enumerate(block.labels)]
+    new = [k if label is None else n + k for k, label in enumerate(block.labels)]
     return jnp.einsum(*operands, new, precision="highest")
 
 
@@ -211,13 +211,13 @@ def check_soft(
 # %% ../../nbs/matching/09_soft.ipynb #3ce65831
 def harden(
     spec: BoundSpec,  # which axes move together
-    scores: Soft,  # for each group, what each pair of place and unit is worth
+    scores: Soft,  # for each group, the score of each pair of place and unit
 ) -> dict[str, Int[np.ndarray, "*_within _n"]]:
     """The permutation that maximises the inner product of its matrices with the scores, exactly
 
     Args:
         spec: which axes move together
-        scores: for each group, what each pair of place and unit is worth
+        scores: for each group, the score of each pair of place and unit
 
     Returns:
         dict[str, Int[np.ndarray, "*_within _n"]]
@@ -232,7 +232,7 @@ def sinkhorn(
     temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
     iterations: int = 20,  # how often rows and columns are normalised
 ) -> Float[Array, "*batch n n"]:  # columns sum to one, rows as nearly as it has converged
-    """Rows and columns normalised in turn, in the logarithm
+    """Normalise rows and columns alternately, in the logarithm
 
     Args:
         logits (Float[Array, "*batch n n"]): any numbers
@@ -249,12 +249,12 @@ def sinkhorn(
     z = jnp.asarray(logits, jnp.float32) / temperature
 
     @jax.checkpoint
-    def turn(divisors, _):
+    def iteration(divisors, _):
         rows = jax.nn.logsumexp(z - divisors[1][..., None, :], axis=-1)
         return (rows, jax.nn.logsumexp(z - rows[..., None], axis=-2)), None
 
     start = jnp.zeros_like(z[..., 0])
-    (rows, columns), _ = jax.lax.scan(turn, (start, start), length=iterations)
+    (rows, columns), _ = jax.lax.scan(iteration, (start, start), length=iterations)
     return jnp.exp(z - rows[..., None] - columns[..., None, :])
 
 # %% ../../nbs/matching/09_soft.ipynb #856ed31c

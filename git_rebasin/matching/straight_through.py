@@ -66,9 +66,9 @@ class MovingScores(Scores):
         """
         # raises FloatingPointError if scores are beyond float32
         self.a.replace({path: jnp.asarray(a[path], jnp.float32) for path in self.a.flat})
-        found = self._matrices(self.a.flat, self.b.flat, dict(perm))
+        matrices = self._matrices(self.a.flat, self.b.flat, dict(perm))
         for group, own in self.groups.items():
-            matrix, scale = found[group]
+            matrix, scale = matrices[group]
             if not math.isfinite(scale):
                 raise FloatingPointError(
                     f"the scores of group {group!r} are beyond float32, as what is projected "
@@ -78,7 +78,7 @@ class MovingScores(Scores):
 
 
 def _all_matrices(groups: Mapping[str, GroupScores], a: Mapping, b: Mapping, perm: Permutation):
-    "Every group's scores, and an upper bound of what it can be worth"
+    "Every group's scores, and an upper bound of a permutation's score"
     return {g: _matrix(own, a, b, perm) for g, own in groups.items()}
 
 
@@ -116,14 +116,14 @@ class Projection(Search):
         self,
         theta: Mapping[str, Array],  # θ̃, by path
         entropy: list[int],  # what the random order of the visits is made of
-        max_sweeps: int = 100,  # stop after so many sweeps, at rest or not
+        max_sweeps: int = 100,  # stop after so many sweeps, converged or not
     ) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # π, where the next projection starts
         """Algorithm 1, from the last permutation
 
         Args:
             theta: θ̃, by path
             entropy: what the random order of the visits is made of
-            max_sweeps: stop after so many sweeps, at rest or not
+            max_sweeps: stop after so many sweeps, converged or not
 
         Returns:
             dict[str, Int[np.ndarray, "*_within _n"]]: π, where the next projection starts
@@ -203,7 +203,7 @@ def _best(
     descent: _Descent,
     eval_batches: Sequence[Any] | None,  # as the caller gave them
 ) -> Best[_State, _Tried]:
-    "What compares the permutations of a descent, on `eval_batches` or on those of its steps"
+    "The best permutation of a descent so far, compared on `eval_batches` or on those of its steps"
 
     def same(one: _Tried, other: _Tried) -> bool:
         return same_permutation(one.perm, other.perm)
@@ -341,5 +341,5 @@ def straight_through_matching(
         callback=callback,
     )
     converged, objective = best.unchanged == patience, tuple(-x for x in losses)
-    found = best.value.perm, objective, converged, objective[0]
-    return StraightThroughMatch(*found, best_step=best.step - 1, best_loss=best.loss)
+    fields = best.value.perm, objective, converged, objective[0]
+    return StraightThroughMatch(*fields, best_step=best.step - 1, best_loss=best.loss)

@@ -64,7 +64,7 @@ def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
     return np.random.default_rng([*entropy, sweep]).permutation(n)
 
 # %% ../../nbs/matching/06_weights.ipynb #988c3957
-_PROGRESS = 2 * np.finfo(np.float32).eps  # of the most that a group's terms can be worth
+_PROGRESS = 2 * np.finfo(np.float32).eps  # of the upper bound of a group's scores
 
 
 class Search:
@@ -94,7 +94,7 @@ class Search:
         return gain
 
     def _take(self, root: str, new: dict[str, np.ndarray], partly: bool) -> float:
-        "Move a tree where it was solved to be, if it is better there; the gain"
+        "Take the solved permutations of a tree, if they are better; the gain"
         tree = self.trees[root]
         groups = [self.scores.groups[g] for g in tree]
         if same_permutation(new, self.perm):
@@ -120,7 +120,7 @@ class Search:
         return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
 
     def greedy(self) -> None:
-        "Place one tree after the other, the best known first, by what is placed already"
+        "Place one tree after the other, the one with the largest known share first"
         waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
         shares: dict[str, dict[Term, float]] = {}
         for root, tree in self.trees.items():
@@ -144,7 +144,7 @@ class Search:
 
 
 def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]]) -> float:
-    "How much of what a tree's terms can be worth is known"
+    "The share of known terms in the upper bound of a tree's scores"
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
@@ -157,8 +157,8 @@ def weight_matching(
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
     init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
     #   "greedy": one group after the other, by the weights that it shares with those before
-    budget: float | None = None,  # bytes that are kept of models read late and of their scores;
-    #   None: a twentieth of both models, or all where nothing is read late
+    budget: float | None = None,  # bytes kept of lazily read models and of their scores;
+    #   None: a twentieth of both models, or all where nothing is read lazily
     callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B
     """Match two models by the inner product of their weights
@@ -171,8 +171,8 @@ def weight_matching(
         max_sweeps: stop after so many sweeps over all groups, converged or not
         init: B's permutation at the start; "greedy": one group after the other, by the weights that
             it shares with those before
-        budget: bytes that are kept of models read late and of their scores; None: a twentieth of
-            both models, or all where nothing is read late
+        budget: bytes kept of lazily read models and of their scores; None: a twentieth of both
+            models, or all where nothing is read lazily
         callback: called after each sweep with its "objective"
 
     Returns:

@@ -111,10 +111,10 @@ def _form_after(eqn, forms: Sequence[_Form]) -> _Form:
     op, (one, two) = _operation(eqn), (*forms, ("other",))[:2]
     data = [form[0] in _DATA for form in (one, two)]
     find = _data_form if any(data) else _weight_form
-    found = None if all(data) else find(op, one, two)
-    if found is None and op in _BOTH_WAYS and not all(data):
-        found = find(op, two, one)
-    return found or (("data",) if any(data) else ("other",))
+    form = None if all(data) else find(op, one, two)
+    if form is None and op in _BOTH_WAYS and not all(data):
+        form = find(op, two, one)
+    return form or (("data",) if any(data) else ("other",))
 
 # %% ../../nbs/statistics/01_batch_norm.ipynb #e1b84255
 _Axes = tuple  # for each axis of a value, the axis of a leaf that lies there, or None
@@ -143,7 +143,7 @@ def _axes_after(eqn, axes: _Axes) -> _Axes | None:
 
 @dataclass(frozen=True)
 class _Seen:
-    "What is known of a value"
+    "The form of a value, and the axes of leaves in it"
 
     form: _Form
     axes: Mapping[str, _Axes]  # for each leaf that it is computed from, entry by entry
@@ -153,7 +153,7 @@ _NOTHING, _OF_DATA = _Seen(("other",), {}), _Seen(("data",), {})
 
 
 def _see(eqn, inputs: Sequence[_Seen]) -> _Seen:
-    "What is known of the output of an equation"
+    "The form of the output of an equation, and the axes of leaves in it"
     name, rank = eqn.primitive.name, len(eqn.outvars[0].aval.shape)
     data = any(x.form[0] in _DATA for x in inputs)
     if name in _LAYOUT:
@@ -306,7 +306,7 @@ def find_places(
         raise ValueError(
             "no BatchNorm was found: no value has a leaf of the variables subtracted from it and "
             "is multiplied by 1/√(v + ε) of another leaf v. Give the function in evaluation mode "
-            "(`train=False`), with its statistics among the variables, or say which they are: "
+            "(`train=False`), with its statistics among the variables, or name them: "
             'stats={"path of a mean": "path of its variance"}'
         )
     return closed, arrays, [search.place(*pair) for pair in search.pairs.items()]

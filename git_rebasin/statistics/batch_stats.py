@@ -38,46 +38,46 @@ class _Run:
 
     def __call__(self, jaxpr, consts: Sequence, args: Sequence) -> tuple[list, dict]:
         "The outputs; path of the mean → moments of the units"
-        env, found = {}, {}
+        env, moments = {}, {}
         held = {v for place in self.places for v in place.inputs if self.own}
         for v, x in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True):
             if v not in held:
-                self._put(v, x, env, found)
+                self._put(v, x, env, moments)
         todo = list(jaxpr.eqns)
         while todo:
             later = []
             for eqn in todo:
                 if all(isinstance(v, jex.Literal) or v in env for v in eqn.invars):
-                    self._compute(eqn, env, found)
+                    self._compute(eqn, env, moments)
                 else:
                     later.append(eqn)
             if len(later) == len(todo):
-                self._refuse(found)
+                self._refuse(moments)
             todo = later
-        return [v.val if isinstance(v, jex.Literal) else env[v] for v in jaxpr.outvars], found
+        return [v.val if isinstance(v, jex.Literal) else env[v] for v in jaxpr.outvars], moments
 
-    def _put(self, v, x, env: dict, found: dict) -> None:
+    def _put(self, v, x, env: dict, moments: dict) -> None:
         "Note a value; if it is at a place, its statistics take the place of the stored ones"
         env[v] = x
         for place in self.places:
             if place.value is v:
-                found[place.mean] = m = place.moments(x)
+                moments[place.mean] = m = place.moments(x)
                 for leaf, units in zip(place.inputs, (m.mean, m.var), strict=True):
                     if self.own:
                         units = place.fit(units, leaf.aval.shape)
                         env[leaf] = units.astype(leaf.aval.dtype)
 
-    def _compute(self, eqn, env: dict, found: dict) -> None:
+    def _compute(self, eqn, env: dict, moments: dict) -> None:
         "One equation"
         args = [v.val if isinstance(v, jex.Literal) else env[v] for v in eqn.invars]
         if eqn.primitive.name == "scan":
             outs, deeper = self._scan(eqn, args)
-            found |= deeper
+            moments |= deeper
         else:
             outs = eqn.primitive.bind(*args, **eqn.params)
             outs = outs if eqn.primitive.multiple_results else [outs]
         for v, x in zip(eqn.outvars, outs, strict=True):
-            self._put(v, x, env, found)
+            self._put(v, x, env, moments)
 
     def _scan(self, eqn, args: Sequence) -> tuple[list, dict]:
         "All iterations of a scan; the moments have the iterations as their first axis"
@@ -85,20 +85,20 @@ class _Run:
         body = p["jaxpr"]
 
         def iteration(carry, x):
-            outs, found = self(body.jaxpr, body.consts, [*args[:nc], *carry, *x])
-            return outs[:nk], (outs[nk:], found)
+            outs, moments = self(body.jaxpr, body.consts, [*args[:nc], *carry, *x])
+            return outs[:nk], (outs[nk:], moments)
 
         carry, stacks = list(args[nc : nc + nk]), list(args[nc + nk :])
-        carry, (ys, found) = jax.lax.scan(
+        carry, (ys, moments) = jax.lax.scan(
             iteration, carry, stacks, length=p["length"], reverse=p["reverse"]
         )
-        return [*carry, *ys], found
+        return [*carry, *ys], moments
 
-    def _refuse(self, found: Mapping) -> None:
-        wrong = [(p.mean, p.variance) for p in self.places if p.mean not in found]
+    def _refuse(self, moments: Mapping) -> None:
+        wrong = [(p.mean, p.variance) for p in self.places if p.mean not in moments]
         raise ValueError(
             f"these leaves are needed to compute the very values that they are the statistics of: "
-            f"{wrong}. Say with `stats` which leaves are to be computed."
+            f"{wrong}. Name the leaves to be computed with `stats`."
         )
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #6a07c895
@@ -112,11 +112,11 @@ def _batch_moments(
     "(mean's path, variance's path) → moments of a batch, in the layout of the leaves"
     pairs = None if stats is None else dict(stats)
     closed, arrays, places = find_places(fn, pairs, variables, batch)
-    _, found = _Run(places, own)(closed.jaxpr, closed.consts, arrays)
+    _, by_mean = _Run(places, own)(closed.jaxpr, closed.consts, arrays)
     flat = flatten(variables)
     moments: dict[tuple[str, str], Moments] = {}
     for p in places:
-        m, shape = found[p.mean], flat[p.mean].shape
+        m, shape = by_mean[p.mean], flat[p.mean].shape
         fitted = Moments(m.count, p.fit(m.mean, shape), p.fit(m.scatter, shape))
         moments[p.mean, p.variance] = fitted
     return moments

@@ -96,7 +96,7 @@ class Moments:
 
     @property
     def constant(self) -> Bool[Array, "*units"]:
-        """Which units never changed, as far as float32 can tell
+        """Which units never changed, within the rounding of float32
 
         Returns:
             Bool[Array, "*units"]
@@ -309,7 +309,7 @@ def _follow(
 
 
 def _sources(known: Mapping, variables: Iterable) -> list[frozenset]:
-    "What variables are made of; literals and constants of nothing"
+    "For each variable the names of values in `known`; none for literals and constants"
     none = frozenset()
     return [none if isinstance(v, jex.Literal) else known.get(v, none) for v in variables]
 

@@ -32,7 +32,7 @@ def correction(
     mean: Float[Array, "*units"],  # μ*
     std: Float[Array, "*units"],  # σ*
 ) -> dict[str, Float[Array, "*units"]]:  # {"scale", "shift"}
-    """What gives units another mean and deviation (REPAIR, §4)
+    """Compute the scale and shift that give units another mean and deviation (REPAIR, §4)
 
     Args:
         moments: of units as they are: μ and σ
@@ -108,11 +108,11 @@ class Corrected:
         # raises ValueError if the function computes other values for these arguments
         edits = {self.paths[name]: partial(self._edit, name, known[name]) for name in known}
         evaluation = Evaluation(wanted=self.paths.values(), edits=edits)
-        outputs, found = evaluate(self.fn, evaluation, params, *args)
+        outputs, values = evaluate(self.fn, evaluation, params, *args)
         for name, path in self.paths.items():
-            if path not in found or found[path].ndim != self.ranks[name]:
+            if path not in values or values[path].ndim != self.ranks[name]:
                 self._refuse(name)
-        return outputs, {name: found[path] for name, path in self.paths.items()}
+        return outputs, {name: values[path] for name, path in self.paths.items()}
 
     def _edit(self, name: str, known: Mapping[str, Array], x: Array, *iterations: Array) -> Array:
         "A value with its correction, in its own dtype"
@@ -130,7 +130,7 @@ class Corrected:
 
     def _refuse(self, name: str) -> None:
         raise ValueError(
-            f"the function computes something else for these arguments: {name!r} is not there. "
+            f"the function computes other values for these arguments: {name!r} is not there. "
             "Repair it again, with arguments like these."
         )
 
@@ -298,7 +298,7 @@ def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]
 
 
 def _checked(merged, models, weights, batches, passes) -> list[float]:
-    "The weights of the models; an error if something does not fit"
+    "Check the models against the merged one, and give their weights"
     n = len(models)
     weights = [1 / n] * n if weights is None and n else list(weights or [])
     if len(weights) != n or not np.isclose(sum(weights), 1):

@@ -21,7 +21,7 @@ from ..tree import Array, flatten, unflatten
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b05
 @runtime_checkable
 class Action(Protocol):
-    "What an element of a symmetry does to the units of a model"
+    "An element of a symmetry, acting on the units of a model"
 
     def views(
         self,

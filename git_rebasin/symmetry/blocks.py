@@ -39,7 +39,7 @@ from ..tree import Array
 # %% ../../nbs/symmetry/01_blocks.ipynb #15a024b1
 @dataclass(frozen=True)
 class Joint:
-    """How the axes that number the units of one group together become one axis
+    """The flattening of the axes that number the units of one group together
 
     Attributes:
         shape: with an axis for each coordinate
@@ -74,7 +74,7 @@ class Block:
 
     def axes_of(self, group: str) -> tuple[int, ...]:
         "The axes of the view that belong to a group"
-        return tuple(k for k, atom in enumerate(self.labels) if atom == group)
+        return tuple(k for k, label in enumerate(self.labels) if label == group)
 
     @overload
     def of(self, leaf: np.ndarray) -> np.ndarray: ...
@@ -103,7 +103,7 @@ class Block:
 
 # %% ../../nbs/symmetry/01_blocks.ipynb #6a8b9460
 def _where(index: tuple):
-    "What an array is indexed with to get a part of it"
+    "The index of a part of an array"
     if all(isinstance(places, range) for places in index):
         return tuple(slice(places.start, places.stop) for places in index)
     return np.ix_(*index)
@@ -125,21 +125,21 @@ def _segments(entry: Entry, n: int, sizes: Sizes) -> list[tuple[np.ndarray, tupl
     lengths = _lengths(entry, n, sizes)
     pieces = [_segments(t, size, sizes) for t, size in zip(entry.terms, lengths, strict=True)]
     if isinstance(entry, Product):
-        found = [(np.zeros((), int), ())]
+        segments = [(np.zeros((), int), ())]
         for size, piece in zip(lengths, pieces, strict=True):
-            found = [
+            segments = [
                 (p.reshape(p.shape + (1,) * q.ndim) * size + q, a + b)
-                for p, a in found
+                for p, a in segments
                 for q, b in piece
             ]
-        return found
+        return segments
     starts = np.cumsum([0, *lengths])
     moved = [(q + start, b) for start, piece in zip(starts, pieces, strict=False) for q, b in piece]
     return _join_parts(moved)
 
 
 def _lengths(entry: Product | Concat, n: int, sizes: Sizes) -> list[int]:
-    "The lengths of the terms of an axis of length n, which tells the one that is not known"
+    "The lengths of the terms of an axis of length n, from which one that is unknown follows"
     known = known_sizes(entry.terms, sizes)
     if len(known) == len(entry.terms):
         return known
@@ -198,13 +198,13 @@ def _spans(row: Row, shape: tuple[int, ...], sizes: Sizes) -> list[list]:
         return [[_segments(e, n, sizes) for e, n in zip(row, shape, strict=True)]]
     cuts, k = split_sizes(row, shape[row.axis], sizes), row.axis
     starts = np.cumsum([0, *(size for size in cuts if size is not None)])  # all are known
-    found = []
+    rows = []
     for sub, start, stop in zip(row.rows, starts[:-1], starts[1:], strict=True):
         inner = shape[:k] + (int(stop - start),) + shape[k + 1 :]
         for spans in _spans(sub, inner, sizes):
             moved = [(positions + start, atoms) for positions, atoms in spans[k]]
-            found.append(spans[:k] + [moved] + spans[k + 1 :])
-    return found
+            rows.append(spans[:k] + [moved] + spans[k + 1 :])
+    return rows
 
 
 def split_sizes(row: Split, n: int, sizes: Sizes) -> list[int | None]:
@@ -227,7 +227,7 @@ def _split_size(row: Row, axis: int, sizes: Sizes) -> int | None:
 
 
 def _block(path, index, split, atoms, whole, families) -> Block:
-    "A block from its atoms: coordinates flattened, parents found"
+    "A block from its atoms: coordinates flattened, parents as axes of its view"
     names = [None if isinstance(a, Fixed) else a.name for a in atoms]
     first = {a.name: names.index(a.name) for a in atoms if isinstance(a, Coordinate)}
     rank = [

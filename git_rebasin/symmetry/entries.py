@@ -30,11 +30,11 @@ class Fixed:
 
     Attributes:
         size: its length; None: whatever the array has
-        name: say "layers", for units that are permuted in each layer on their own
+        name: "layers", for units that are permuted in each layer on their own
     """
 
     size: int | None = None  # its length; None: whatever the array has
-    name: str | None = None  # say "layers", for units that are permuted in each layer on their own
+    name: str | None = None  # "layers", for units that are permuted in each layer on their own
 
     def __str__(self) -> str:
         return self.name or ("·" if self.size is None else str(self.size))
@@ -46,12 +46,12 @@ class Group:
 
     Attributes:
         name: of the group; axes of one name move together
-        size: number of units; None: as the arrays say
+        size: number of units; None: from the arrays
         within: a family: one permutation for each index of these axes
     """
 
     name: str  # of the group; axes of one name move together
-    size: int | None = None  # number of units; None: as the arrays say
+    size: int | None = None  # number of units; None: from the arrays
     within: str | tuple[str, ...] = ()  # a family: one permutation for each index of these axes
 
     def __post_init__(self):
@@ -85,12 +85,12 @@ class Coordinate:
     Attributes:
         name: the group
         axis: which coordinate, 0 the slowest
-        size: how many values it has; None: as the arrays say
+        size: how many values it has; None: from the arrays
     """
 
     name: str  # the group
     axis: int  # which coordinate, 0 the slowest
-    size: int | None = None  # how many values it has; None: as the arrays say
+    size: int | None = None  # how many values it has; None: from the arrays
 
     def __str__(self) -> str:
         return f"{self.name}[{self.axis}]"
@@ -205,7 +205,7 @@ def as_row(
 def short(
     entry: Entry,
 ) -> Entry | str | int | None:  # the same as people write it
-    """An entry as `None`, a number or a name wherever that says all that there is to say
+    """An entry as `None`, a number or a name wherever nothing is lost by it
 
     Returns:
         Entry | str | int | None: the same as people write it
@@ -288,14 +288,14 @@ def known_sizes(entries: Iterable[Entry], sizes: Sizes) -> list[int]:
 def learn(
     entry: Entry,  # what an axis consists of
     n: int,  # its length
-    sizes: dict[str | tuple[str, int], int],  # those known so far; gains what the axis tells
+    sizes: dict[str | tuple[str, int], int],  # those known so far; gains one if it follows
 ) -> bool:  # whether the axis can be as long as that
     """Deduce the one unknown size of an axis
 
     Args:
         entry: what an axis consists of
         n: its length
-        sizes: those known so far; gains what the axis tells
+        sizes: those known so far; gains one if it follows
 
     Returns:
         bool: whether the axis can be as long as that
@@ -319,7 +319,7 @@ def learn(
 
 
 def _key(atom: Atom) -> str | tuple[str, int] | None:
-    "What a size is filed under; None for what belongs to this axis alone"
+    "The key of an atom's size; None where the size belongs to this axis alone"
     if isinstance(atom, Coordinate):
         return atom.name, atom.axis
     return atom.name if isinstance(atom, (Fixed, Group)) else None

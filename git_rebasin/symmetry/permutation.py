@@ -147,15 +147,15 @@ def along_axes(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array
 
 def permute_axes(
     w: Array,
-    atoms: tuple[str | None, ...],
+    labels: tuple[str | None, ...],
     parents: tuple[tuple[int, ...], ...],
     perm: Permutation,
     skip: Collection[int] = (),
 ) -> Array:
-    "An array with one atom per axis in its new order: parents first, so that rows are positions"
-    order = sorted(range(len(atoms)), key=lambda k: len(parents[k])) if any(parents) else None
-    for axis in order or range(len(atoms)):
-        group = atoms[axis]
+    "An array with one label per axis in its new order: parents first, so that rows are positions"
+    order = sorted(range(len(labels)), key=lambda k: len(parents[k])) if any(parents) else None
+    for axis in order or range(len(labels)):
+        group = labels[axis]
         if group is not None and axis not in skip:
             w = take_units(w, perm[group], axis, parents[axis])
     return w
@@ -168,10 +168,10 @@ def permute_named(
     perm: Permutation,
 ) -> Array:
     "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
-    atoms = tuple(name if name in perm else None for name in names)
+    labels = tuple(name if name in perm else None for name in names)
     within = (() if name is None else families.get(name, ()) for name in names)
     parents = tuple(tuple(map(names.index, axes)) for axes in within)
-    return permute_axes(w, atoms, parents, perm)
+    return permute_axes(w, labels, parents, perm)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c835a877
 def permute_block(
@@ -325,10 +325,10 @@ def invert_permutation(
         dict[str, Int[Array, "*_within _n"]]: for each group, the position that each unit went to
 
     Raises:
-        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
-            and there is no spec
+        PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
+            there is no spec
     """
-    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    # raises PermutationSpecError if a permutation has other axes than in the spec, or is a
     #   family's and there is no spec
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
@@ -355,11 +355,11 @@ def compose_permutations(
 
     Raises:
         PermutationSpecError: if the two differ in their groups, or in the sizes of one
-        PermutationSpecError: if a permutation has not the axes that the spec says, or is a family's
-            and there is no spec
+        PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
+            there is no spec
     """
     # raises PermutationSpecError if the two differ in their groups, or in the sizes of one
-    # raises PermutationSpecError if a permutation has not the axes that the spec says, or is a
+    # raises PermutationSpecError if a permutation has other axes than in the spec, or is a
     #   family's and there is no spec
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
@@ -392,9 +392,9 @@ def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tupl
     for g, p in perm.items():
         if p.ndim != 1 + len(known.get(g, ())):
             remedy = (
-                "it is a family, so pass the spec, which says what it is within"
+                "it is a family, so pass the spec, which has its parents"
                 if spec is None
-                else f"but the spec says that it is within {known.get(g, ())}"
+                else f"but in the spec it is within {known.get(g, ())}"
             )
             raise PermutationSpecError(
                 f"the permutation of group {g!r} has shape {p.shape}: {remedy}"

@@ -21,7 +21,7 @@ class AxisReport:
     """One axis of one array
 
     Attributes:
-        entry: what it consists of, as the spec says; a dot where it is fixed
+        entry: what it consists of, as in the spec; a dot where it is fixed
         groups: the groups that move it
         reason: why it, or a part of it, is fixed; empty if nobody knows
     """
@@ -29,7 +29,7 @@ class AxisReport:
     path: str
     axis: int
     size: int
-    entry: str  # what it consists of, as the spec says; a dot where it is fixed
+    entry: str  # what it consists of, as in the spec; a dot where it is fixed
     groups: tuple[str, ...]  # the groups that move it
     reason: str  # why it, or a part of it, is fixed; empty if nobody knows
 

@@ -170,12 +170,12 @@ def _integers(basis: Float[np.ndarray, "found carriers"]) -> Int[np.ndarray, "fo
         rows[i] /= rows[i, column]
         others = np.arange(len(rows)) != i
         rows[others] -= np.outer(rows[others, column], rows[i])
-    found = np.zeros(rows.shape, int)
+    exponents = np.zeros(rows.shape, int)
     for i, row in enumerate(rows):
         fractions = [Fraction(x).limit_denominator(8) for x in row]
         common = math.lcm(*(f.denominator for f in fractions))
-        found[i] = [int(f * common) for f in fractions]
-    return found
+        exponents[i] = [int(f * common) for f in fractions]
+    return exponents
 
 
 def _sparse(rows: Int[np.ndarray, "found carriers"]) -> Int[np.ndarray, "found carriers"]:
@@ -214,12 +214,12 @@ def find_scalings(
         Scalings: of those groups that have any
 
     Raises:
-        PermutationSpecError: if rescaling units as the gradients say changes an output
+        PermutationSpecError: if the rescalings that follow from the gradients change an output
         PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
             computed in float64
     """
-    # raises PermutationSpecError if rescaling units as the gradients say changes an output
+    # raises PermutationSpecError if the rescalings that follow from the gradients change an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
     #   computed in float64
@@ -228,7 +228,7 @@ def find_scalings(
     if eps > 1e-12:
         raise ValueError(
             f"a part of fn cannot be computed in float64 (its machine epsilon is {eps:.1g}), so "
-            "that rescalings cannot be told from rounding: give the function in float32"
+            "that rescalings cannot be distinguished from rounding: give the function in float32"
         )
     seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
     with jax.enable_x64(True):
@@ -236,9 +236,9 @@ def find_scalings(
         for t, seed in enumerate(seeds[:-1]):
             draw = _products(run, randomised(seed, bound, params, t), args, seed)
             products = [draw() for _ in range(_draws(bound, trials))]
-            for group, found in equations.items():
-                found.append(_normalised(_equations(bound, group, products)))
-        rows = {g: _null_space(np.concatenate(found)) for g, found in equations.items()}
+            for group, matrices in equations.items():
+                matrices.append(_normalised(_equations(bound, group, products)))
+        rows = {g: _null_space(np.concatenate(matrices)) for g, matrices in equations.items()}
         scalings = Scalings(bound, {g: row for g, row in rows.items() if len(row)})
         _try(scalings, run, eps, params, args, seeds[-1])
     return scalings
@@ -266,7 +266,7 @@ def _try(scalings: Scalings, run: Callable, eps: float, params: PyTree, args: tu
         change = deviation(want, outputs_of(run, apply_scaling(scalings, factors, theta), args))
         if change > tolerance:
             raise PermutationSpecError(
-                f"rescaling {', '.join(groups)} as the gradients say changes the function: an "
+                f"rescaling {', '.join(groups)} by the gradients changes the function: an "
                 f"output moves by {change:.2g} of the largest, where rounding explains "
                 f"{tolerance:.2g}. Give more inputs, or more trials: there were not enough "
                 "different gradients, or units that no input reaches."

@@ -66,7 +66,7 @@ def _check_paths(
     for path, entry in axes.items():
         if path not in shapes and not partial:
             raise PermutationSpecError(
-                f"missing path {path!r}: the spec says {entry}, but the tree has no such array. "
+                f"missing path {path!r}: the spec has {entry}, but the tree has no such array. "
                 "Is it a tree of another model? Remove the row from the spec, or add the array to "
                 "the tree."
             )
@@ -164,7 +164,7 @@ class PermutationSpec:
 
     @cached_property
     def groups(self) -> Mapping[str, int | None]:
-        """Group → number of units, where an entry says it; None: as the arrays will say
+        """Group → number of units, where an entry declares it; None: from the arrays, once bound
 
         Returns:
             Mapping[str, int | None]
@@ -422,7 +422,7 @@ _FORMAT = "git_rebasin.PermutationSpec/1"
 
 
 def _row(path: str, row: tuple | Split) -> Row:
-    "One row of the table, or an error that says what it should have been"
+    "Check that a row of the table is a tuple of entries, and write it in full"
     try:
         full = as_row(row)
     except TypeError as e:
@@ -436,7 +436,7 @@ def _row(path: str, row: tuple | Split) -> Row:
 def _shapes_of(
     spec: PermutationSpec, shapes: Mapping[str, tuple[int, ...]], partial: bool
 ) -> dict[str, tuple[int, ...]]:
-    "The shapes of a spec's arrays, which must all be there, with as many axes as the spec says"
+    "The shapes of a spec's arrays, which must all be there, with as many axes as their rows"
     _check_paths(spec.axes_to_perm, shapes, partial)
     _check_ranks(spec.rows, shapes)
     return {path: shapes[path] for path in spec.rows if path in shapes}
@@ -444,15 +444,15 @@ def _shapes_of(
 
 def _parents(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
     "All axes that a family is within, the outermost first"
-    found: dict[str, None] = {}
+    outer: dict[str, None] = {}
     for parent in within.get(group, ()):
         if parent in path:
             raise PermutationSpecError(
                 f"{' within '.join((*path, parent))}: a family cannot be within itself. Units that "
                 "several axes number together are a joint group: use Coordinate."
             )
-        found |= dict.fromkeys((*_parents(parent, within, (*path, parent)), parent))
-    return tuple(found)
+        outer |= dict.fromkeys((*_parents(parent, within, (*path, parent)), parent))
+    return tuple(outer)
 
 
 def _check_families(spec: BoundSpec) -> None:
@@ -479,15 +479,15 @@ def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
 
 
 def _from_json(text: str) -> PermutationSpec:
-    "A spec from JSON text, or an error that says what the text is not"
+    "Parse a spec from JSON text, or refuse the text"
     try:
         data = json.loads(text)
     except json.JSONDecodeError as e:
         raise PermutationSpecError(f"not JSON: {e}. Write specs with spec.to_json().") from None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        said = data.get("format") if isinstance(data, dict) else type(data).__name__
+        own = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise PermutationSpecError(
-            f"this JSON is not a spec of the format {_FORMAT!r} (it says {said!r}): write specs "
+            f"this JSON is not a spec of the format {_FORMAT!r} (but {own!r}): write specs "
             "with spec.to_json()"
         )
     rows = {path: row_from_json(row) for path, row in data["axes"].items()}

@@ -46,7 +46,7 @@ def fingerprint(
     config: Any,  # a dataclass
     **trees: PyTree,  # trees of arrays, by a name for each
 ) -> dict[str, str]:  # what it is → its value, as text
-    """What decides the outcome of a run
+    """Key, configuration and arrays that decide the outcome of a run, as text
 
     Args:
         key: a random key, of the new or the old kind
@@ -102,7 +102,7 @@ def load_checkpoint(
     like: Mapping[str, PyTree],  # trees with the structure of those that were saved
     run: Mapping[str, str],  # the fingerprint of the run that is to go on
 ) -> tuple[dict[str, PyTree], list[dict[str, float]]]:  # the trees, and the history
-    """Read a checkpoint of this very run, or say why it cannot be used
+    """Read a checkpoint of this very run, or refuse it with the reason
 
     Args:
         path: a file by `save_checkpoint`

@@ -163,7 +163,7 @@ def _quiet(
 # %% ../../nbs/zoo/00_data.ipynb #cd059d53
 def _hub_reachable(
     seconds: float = 5.0,  # how long to wait for an answer
-) -> bool:  # True also behind a proxy, where a direct connection says nothing
+) -> bool:  # True also behind a proxy, where a direct connection decides nothing
     "Whether the hub's address answers"
     from huggingface_hub import constants
 
@@ -264,7 +264,7 @@ def _find(
     root: Path,  # a folder of data sets
     name: str,  # the data set
     split: str,  # as the hub calls it
-) -> tuple[list[Path], str]:  # its parquet files, and what to say if there are none
+) -> tuple[list[Path], str]:  # its parquet files, and the text of the error if there are none
     "The parquet files of a split"
     if not root.is_dir():
         return [], "is not a folder that can be read"
@@ -341,7 +341,7 @@ def find_split(
 
 @contextmanager
 def _explained(name: str, place: str) -> Iterator[None]:
-    "Say of any error which files it is about"
+    "Name the files that an error is about"
     try:
         yield
     except Exception as e:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MLP', 'init_mlp', 'mlp_apply']
+__all__ = ['MLP', 'init_mlp', 'mlp_params', 'mlp_apply']
 
 # %% ../../nbs/zoo/01_mlp.ipynb #8e486f99
 import math
@@ -73,6 +73,29 @@ def init_mlp(
 @cache  # compiled once for all networks of one size
 def _init(features: tuple[int, ...], num_classes: int) -> Callable:
     return jax.jit(MLP(features, num_classes).init)
+
+# %% ../../nbs/zoo/01_mlp.ipynb #e07b6a13
+def mlp_params(
+    kernels: Sequence[Any],  # of each layer: (inputs, width)
+    biases: Sequence[Any] | None = None,  # of each layer: (width,); None: zeros
+) -> dict[str, Any]:  # as `init_mlp` makes them
+    """Parameters of an `MLP`, written down, in float32
+
+    Args:
+        kernels: of each layer: (inputs, width)
+        biases: of each layer: (width,); None: zeros
+
+    Returns:
+        dict[str, Any]: as `init_mlp` makes them
+    """
+    weights = [jnp.asarray(kernel, jnp.float32) for kernel in kernels]
+    if biases is None:
+        biases = [jnp.zeros(kernel.shape[1]) for kernel in weights]
+    layers = zip(weights, biases, strict=True)
+    return {
+        f"Dense_{i}": {"kernel": kernel, "bias": jnp.asarray(bias, jnp.float32)}
+        for i, (kernel, bias) in enumerate(layers)
+    }
 
 # %% ../../nbs/zoo/01_mlp.ipynb #c23e5f57
 def mlp_apply(

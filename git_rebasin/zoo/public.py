@@ -35,7 +35,7 @@ class PublicSource:
         commit: in full
         path: of the original, a PyTorch checkpoint
         sha256: of the original
-        licence: as the repository says
+        licence: as stated in the repository
         attention_rate: α of a transformer; see `transformer_apply`
     """
 
@@ -43,7 +43,7 @@ class PublicSource:
     commit: str  # in full
     path: str  # of the original, a PyTorch checkpoint
     sha256: str  # of the original
-    licence: str  # as the repository says
+    licence: str  # as stated in the repository
     attention_rate: float | None = None  # α of a transformer; see `transformer_apply`
 
     @property
@@ -215,7 +215,7 @@ class PublicModelNotFoundError(FileNotFoundError):
 
 
 def _file(name: str, folder: str | Path | None) -> Path:
-    "The file of a checkpoint; an error that says how to get it where it is missing"
+    "The file of a checkpoint; raises an error with the remedy where it is missing"
     root = folder or os.environ.get("GIT_REBASIN_MODELS")
     source = PUBLIC[name]
     how = (

@@ -213,7 +213,7 @@ def training_batches(
     *,
     buffer: int = 10_000,  # images that wait, encoded, to be drawn from
 ) -> Iterator[dict[str, np.ndarray]]:  # uint8 "images" and int32 "labels"
-    """The batches of an epoch: shuffled, cropped and mirrored as key and epoch say
+    """The batches of an epoch: shuffled, cropped and mirrored at random by key and epoch
 
     Args:
         key: a random key
@@ -252,7 +252,7 @@ def describe_order(
     key: jax.Array,  # of `training_batches`
     buffer: int,
 ) -> str:
-    """What decides the training batches of a stream
+    """The source, size, key and buffer that decide the training batches of a stream
 
     Args:
         key: of `training_batches`

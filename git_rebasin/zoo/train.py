@@ -361,7 +361,7 @@ def _record(
 
 @dataclass(frozen=True)
 class Loop:
-    "What goes on around the epochs, wherever their batches come from"
+    "The loop over epochs, with records, evaluation and checkpoints; for batches of any source"
 
     config: TrainConfig
     checkpoint: str | Path | None
