@@ -1,8 +1,10 @@
 """The types and shapes that the core's functions state, checked as the tests run them."""
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_type_hints
 
 import jaxtyping
 import pytest
@@ -12,6 +14,7 @@ CHECKED = ["architectures", "checkpoints", "inference", "interpolation", "jaxprs
 CHECKED += ["progress", "statistics", "symmetry", "tree"]
 
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float too, says PEP 484
+with_shapes = jaxtyping.jaxtyped
 
 
 def install() -> None:
@@ -21,6 +24,7 @@ def install() -> None:
     see, who run the package without checks. So nothing is checked there.
     """
     jaxtyping.install_import_hook([f"git_rebasin.{m}" for m in CHECKED], f"{__name__}.checker")
+    jaxtyping.jaxtyped = checked
     plain = pytest.raises
 
     @contextmanager
@@ -34,3 +38,39 @@ def install() -> None:
             jaxtyping.config.update("jaxtyping_disable", before)
 
     pytest.raises = raises
+
+
+def checked(*, typechecker: Callable) -> Callable:
+    """What the import hook decorates with: jaxtyping where shapes are stated, beartype elsewhere.
+
+    A call through jaxtyping takes ten times as long, and inference calls small functions often. A
+    function within another is made anew at every call, and its check would be too: it has none.
+    """
+
+    def decorate(fn: Any) -> Any:
+        if "<locals>" in getattr(fn, "__qualname__", ""):
+            return fn
+        if not inspect.isfunction(fn) or _needs_jaxtyping(fn):
+            return with_shapes(fn, typechecker=typechecker)
+        return _checked_by_type(fn) if fn.__annotations__ else fn
+
+    return decorate
+
+
+def _needs_jaxtyping(fn: Callable) -> bool:
+    """Whether annotations hold shapes, which are texts, trees, or names not defined yet."""
+    try:
+        get_type_hints(fn)
+    except Exception:
+        return True
+    return any("'" in str(own) or "PyTree" in str(own) for own in fn.__annotations__.values())
+
+
+def _checked_by_type(fn: Callable) -> Callable:
+    own = checker(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (fn if jaxtyping.config.jaxtyping_disable else own)(*args, **kwargs)
+
+    return call

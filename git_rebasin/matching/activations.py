@@ -335,7 +335,7 @@ def _first(batches: Iterable[Any]) -> tuple[Any, Iterator[Any]]:
     raise ValueError("there is no batch: `batches` is empty, or an iterator that was used up")
 
 
-def _again(seen: list, rest: Iterator) -> Iterator:
+def _again(seen: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     "Chain the first batch, already read, and the rest"
     while seen:
         yield seen.pop()

@@ -150,16 +150,16 @@ def linear_assignments(
 
 # %% ../../nbs/matching/00_assignment.ipynb #6311342e
 def linear_assignment(
-    scores: Shaped[Array, "n n"] | Sequence[Sequence[float]],  # scores[i, j]: what it is worth to
-    #   give place i to unit j; real numbers of any dtype
+    scores: Shaped[Array, "n n"] | Sequence[Sequence[float]],  # scores[i, j]: the score of unit j
+    #   at place i; real numbers of any dtype
     *,
     backend: str | None = None,  # "c" or "scipy"; default: `assignment_backend()`
 ) -> Int[np.ndarray, "n"]:  # for each place, its unit: a permutation
     """The permutation π with the largest Σᵢ scores[i, π(i)]
 
     Args:
-        scores (Shaped[Array, "n n"] | Sequence[Sequence[float]]): scores[i, j]: what it is worth to
-            give place i to unit j; real numbers of any dtype
+        scores (Shaped[Array, "n n"] | Sequence[Sequence[float]]): scores[i, j]: the score of unit j
+            at place i; real numbers of any dtype
         backend: "c" or "scipy"; default: `assignment_backend()`
 
     Returns:
