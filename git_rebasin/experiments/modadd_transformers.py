@@ -13,7 +13,7 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'Addition', 'load_networks', 'transformer_sp
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,7 @@ class Addition:
     ways: tuple[str, ...] | None = None  # with heads that move; None: all
     contrast: tuple[str, ...] = ("none", "weights", "activations, correlation")  # that stay
     batch_size: int = 512  # of the data that matchers see
-    effort: Effort = Effort(batches=7, straight_through=100, sinkhorn=100)
+    effort: Effort = field(default=Effort(batches=7, straight_through=100, sinkhorn=100))
 
 
 _SMOKE = Addition(
@@ -118,7 +118,7 @@ def load_networks(
     init = partial(init_transformer, vocabulary=config.modulus, stream=8, heads=2, hidden=12)
     draw, key = jax.jit(init), jax.random.key(seed)
     networks = {name: draw(jax.random.fold_in(key, i)) for i, name in enumerate("AB")}
-    return {name: p | {"attention_rate": np.float32(0.5)} for name, p in networks.items()}
+    return {name: p | {"attention_rate": np.full((), 0.5, "f4")} for name, p in networks.items()}
 
 
 def _fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, "n modulus"]:

@@ -469,7 +469,7 @@ class Comparison(LineConfig):
 
     keys: int | None = None  # tries of each random way; None: one, by the pair's own key
     batch_size: int = 500  # of the data that matchers see
-    effort: Effort = Effort()  # how much they may do
+    effort: Effort = field(default=Effort())  # how much they may do
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
