@@ -315,8 +315,7 @@ class BoundSpec(PermutationSpec):
         Returns:
             Mapping[str, int]
         """
-        named = {name: n for name, n in self._sizes.items() if isinstance(name, str)}
-        return MappingProxyType(named)
+        return MappingProxyType({k: n for k, n in self._sizes.items() if isinstance(k, str)})
 
     @cached_property
     def groups(self) -> Mapping[str, int]:
