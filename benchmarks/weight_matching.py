@@ -490,17 +490,17 @@ def benchmark(
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Measure all cases: the record."""
-    began, runs = time.perf_counter(), []
+    began, measured = time.perf_counter(), []
     machine = ask({"ask": "machine", "size": size})
     for run in runs(cases, kinds, most_keys, ask):
-        runs.append(run)
+        measured.append(run)
         what = " ".join(str(run[k]) for k in ("case", "kind", "key", "contender"))
         times = f"cold {run['cold']:.3g} s, warm {median(run['warm']):.3g} s"
         spent = time.perf_counter() - began
         progress(f"[{spent:4.0f} s] {what}: {times}, {run['sweeps']} sweeps")
     rate = max(machine["rates"].values())
     rows = [
-        summarize(case, name, kind, start, runs, rate)
+        summarize(case, name, kind, start, measured, rate)
         for name, case in cases.items()
         for kind in kinds
         for start in CONTENDERS[1:]
@@ -514,7 +514,7 @@ def benchmark(
         "seconds": time.perf_counter() - began,
         "summary": rows,
         "targets": [target for row in rows for target in targets(row)],
-        "runs": runs,
+        "runs": measured,
     }
 
 

@@ -61,11 +61,12 @@ def test_every_way_finds_a_planted_permutation():
 
 # %% 805165c4
 def test_every_key_gets_a_try_and_the_start_of_its_own():
-    ways = {
-        "random": Way(
-            lambda problem, key, start: Match(random_permutation(key, problem.spec), (), True, 0)
-        )
-    }
+    def draw(problem, key, start):
+        perm = random_permutation(key, problem.spec)
+        return Match({group: np.asarray(p) for group, p in perm.items()}, (), True, 0)
+
+
+    ways = {"random": Way(draw)}
     ways["again"] = Way(lambda problem, key, start: start, start="random")
     ways["fixed"] = Way(lambda problem, key, start: Match(start.perm, (), True, 0), "random", False)
     compared = compare_ways(shuffled_pair(), ways, [jax.random.key(k) for k in (5, 6)])
