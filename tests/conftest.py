@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # ---- memory and time
 
 MAX_MEMORY = 2.0  # GB: what a process of tests may hold at most
-OPTIMIZED = {"test_zoo_train.py", "test_zoo_vgg.py"}  # train for long
+OPTIMIZED = {"test_zoo_resnet.py", "test_zoo_train.py", "test_zoo_vgg.py"}  # train for long
 
 
 @pytest.fixture(autouse=True, scope="module")

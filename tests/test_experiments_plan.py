@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from git_rebasin.experiments.networks import NetworkConfig
 from git_rebasin.experiments.runner import Runs
 import dataclasses
-import jax
 import math
 
 
@@ -12,7 +11,6 @@ import math
 import numpy as np
 
 from git_rebasin.experiments.plan import format_plans, networks_of, plan_network, plans_of
-from git_rebasin.experiments.runner import EXPERIMENTS, load_experiment
 from git_rebasin.zoo.train import TrainConfig
 
 SMALL = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,))
@@ -39,18 +37,6 @@ def test_memory_grows_with_the_batch_and_work_with_the_width():
     assert wide.parameters == 32 * (64 + 1 + 10) + 10
 
 
-# %% 5e4e729a
-def test_every_paper_preset_can_be_planned():
-    for name in EXPERIMENTS:
-        presets = load_experiment(name).presets
-        if "paper" in presets:
-            with jax.numpy_rank_promotion("allow"):  # flax adds biases so
-                plans = plans_of(presets["paper"])
-            text = format_plans(plans)
-            assert all(f"{p.parameters:,}" in text and p.step_flops > 0 for _, _, p in plans), name
-            assert (text.count("\n") == len(plans) + 1) if plans else "Nothing" in text
-
-
 # %% 5c31a734
 def test_a_configuration_shows_its_networks():
     @dataclass(frozen=True)
@@ -64,3 +50,4 @@ def test_a_configuration_shows_its_networks():
     plans = plans_of({"here": Runs(several, (0, 1))})
     assert [count for _, count, _ in plans] == [10, 10] and "digits (here)" in format_plans(plans)
     assert format_plans([]).startswith("Nothing")
+    assert "Nothing" in format_plans([])
