@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
-           'keep_containers', 'evaluate']
+__all__ = ['ClosedJaxpr', 'CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow',
+           'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.extend.core as jex
@@ -21,10 +21,15 @@ import numpy as np
 from .tree import Array, is_array
 
 # %% ../nbs/01_jaxprs.ipynb #672928eb
+# What `jax.make_jaxpr` gives. JAX has no name for its type that type checkers take in all versions:
+# from 0.12 on it is `Jaxpr`, and `jax.extend.core.ClosedJaxpr` is an alias that is not exported.
+ClosedJaxpr: TypeAlias = Any
+
+
 def trace_arrays(
     fn: Callable[..., Any],  # any function that JAX can trace
     *args: Any,  # its arguments; arrays in them may be `jax.ShapeDtypeStruct`
-) -> tuple[Any, list]:  # a `jax.extend.core.ClosedJaxpr`, and the arrays that are its inputs
+) -> tuple[ClosedJaxpr, list]:  # the equations, and the arrays that are their inputs
     """The equations of a function, with the arrays among its arguments as inputs
 
     Args:
@@ -32,7 +37,7 @@ def trace_arrays(
         *args: its arguments; arrays in them may be `jax.ShapeDtypeStruct`
 
     Returns:
-        tuple[Any, list]: a `jax.extend.core.ClosedJaxpr`, and the arrays that are its inputs
+        tuple[ClosedJaxpr, list]: the equations, and the arrays that are their inputs
     """
     leaves, treedef = jax.tree.flatten(args)
     arrays = [x for x in leaves if is_array(x)]

@@ -27,7 +27,7 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
 from .axes import Axis, Limit, Reason, atoms
 from .rows import Naming, name_atoms, row_of
 from .trace import Trace, Value, constant, run
-from ..jaxprs import inner_jaxpr, trace_arrays
+from ..jaxprs import ClosedJaxpr, inner_jaxpr, trace_arrays
 from ..symmetry.check import check_permutation_spec
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, flatten
@@ -70,7 +70,7 @@ _UNROLLED = 16  # a scan of at most so many iterations is also tried unrolled
 
 
 def _follow(
-    closed: jex.ClosedJaxpr,  # the equations of a function
+    closed: ClosedJaxpr,  # the equations of a function
     flat: Mapping[str, _Shaped],  # the arrays of the model, which are their first inputs
     others: Sequence[_Shaped],  # the other inputs
     unroll: int,  # a scan of at most so many iterations is unrolled

@@ -11,17 +11,15 @@ __all__ = ['scan', 'while_loop', 'cond']
 # %% ../../nbs/inference/06_loops.ipynb #d5120b53
 from collections.abc import Callable, Sequence
 
-import jax.extend.core as jex
-
 from .axes import Axis, Limit, fixed_by
 from .shapes import sliced_along
 from .trace import Trace, Value, constant, rule, run, uniform
-from ..jaxprs import scan_counts
+from ..jaxprs import ClosedJaxpr, scan_counts
 
 # %% ../../nbs/inference/06_loops.ipynb #a8376fb8
 def _follow(
     trace: Trace,
-    closed: jex.ClosedJaxpr,
+    closed: ClosedJaxpr,
     inputs: Sequence[Value],
     keep: bool = False,  # whether the values on the way can be had, one for each iteration
 ) -> list[Value]:

@@ -18,7 +18,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ..jaxprs import Evaluation, scan_counts, trace_arrays
+from ..jaxprs import ClosedJaxpr, Evaluation, scan_counts, trace_arrays
 from .moments import Moments
 from ..tree import Array, flatten
 
@@ -271,7 +271,7 @@ def find_places(
     stats: Mapping[str, str] | None,  # path of mean → path of variance; None: find them
     variables: PyTree,  # parameters and statistics, in any container
     batch: Any,  # a batch of inputs
-) -> tuple[jex.ClosedJaxpr, list, list[Place]]:
+) -> tuple[ClosedJaxpr, list, list[Place]]:
     """The equations of the function, all calls taken apart; their inputs; the places
 
     Args:
