@@ -213,3 +213,26 @@ def test_what_makes_no_sense_is_refused():
         reset_batch_stats(plain, make(1), iter([x]), passes=2)
     with pytest.raises(ValueError, match="there is no batch"):
         reset_batch_stats(plain, make(1), [])
+
+
+# %% bb20c0d3
+def test_batches_that_would_spoil_the_statistics_are_refused():
+    good = normals(7, 30, 6)
+    bad = np.where(good == good[3, 2], np.nan, good)
+    whose = "value that 'l0/m' and 'l0/v' are the statistics of"
+    for batches, why in (
+        ([good, bad], "is NaN or infinite in 6 of 6 units in batch 1, counted from 0"),
+        ([np.where(np.isnan(bad), np.inf, bad)], "is NaN or infinite in 6 of 6 units in batch 0"),
+        ([good * np.float32(1e25)], "has squares that overflow in 6 of 6 units in batch 0"),
+        ([good, good, good[:0]], "has 0 samples, where at least 2 are needed, in batch 2"),
+        ([good[:1], good], "has 1 samples, where at least 2 are needed, in batch 0"),
+    ):
+        with pytest.raises(ValueError, match=f"{whose} {why}"):
+            reset_batch_stats(plain, make(1), batches)
+    with pytest.raises(ValueError, match=f"{whose} has 1 samples in this batch"):
+        with_batch_stats(plain)(make(), good[:1])
+    half = {"l0": make(1)["l0"] | {"v": np.ones(6, np.float16)}}
+    with pytest.raises(
+        ValueError, match="'l0/v' is as large as .*, which is beyond its dtype, float16"
+    ):
+        reset_batch_stats(plain, half, [1000 * good])

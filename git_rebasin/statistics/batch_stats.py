@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import keep_containers, scan_counts
+from ..jaxprs import jit_arrays, keep_containers, scan_counts
 from ..progress import Callback, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
@@ -105,7 +105,7 @@ class _Run:
 _Step = Callable[[Any], Mapping[tuple[str, str], Moments]]  # batch → moments by paths
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_arrays
 def _batch_moments(
     fn, stats, own: bool, variables: PyTree, batch: Any
 ) -> dict[tuple[str, str], Moments]:
@@ -125,7 +125,8 @@ def _batch_moments(
 def reset_batch_stats(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
     variables: PyTree,  # parameters and statistics, in any container; left as they are
-    batches: Iterable[Any],  # what `fn` takes beside the variables; read once for each pass
+    batches: Iterable[Any],  # what `fn` takes beside the variables, two samples or more each; read
+    #   once for each pass
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
     passes: int = 1,  # over the data: so many normalisations in a row, the first ones, are exact
@@ -136,7 +137,8 @@ def reset_batch_stats(
     Args:
         fn: (variables, batch) → outputs, in evaluation mode
         variables: parameters and statistics, in any container; left as they are
-        batches: what `fn` takes beside the variables; read once for each pass
+        batches: what `fn` takes beside the variables, two samples or more each; read once for each
+            pass
         stats: path of mean → path of variance; default: all found
         passes: over the data: so many normalisations in a row, the first ones, are exact
         callback: called after each batch of each pass
@@ -146,7 +148,8 @@ def reset_batch_stats(
 
     Raises:
         ValueError: if `passes` < 1, or `passes` > 1 and `batches` can be read only once
-        ValueError: if there is no batch
+        ValueError: if there is no batch, or one, which is named by its number, has fewer than two
+            samples or gives values that are NaN, infinite or beyond float32
         ValueError: if no BatchNorm is recognised, `stats` names a path that `variables` lacks, or
             statistics depend on themselves
 
@@ -155,7 +158,8 @@ def reset_batch_stats(
         arXiv 1803.05407, §3.2
     """
     # raises ValueError if `passes` < 1, or `passes` > 1 and `batches` can be read only once
-    # raises ValueError if there is no batch
+    # raises ValueError if there is no batch, or one, which is named by its number, has fewer than two
+    #   samples or gives values that are NaN, infinite or beyond float32
     # raises ValueError if no BatchNorm is recognised, `stats` names a path that `variables`
     #   lacks, or statistics depend on themselves
     if passes < 1 or (passes > 1 and iter(batches) is batches):
@@ -166,17 +170,31 @@ def reset_batch_stats(
     given = None if stats is None else tuple(stats.items())
     for k in range(passes):
         step: _Step = partial(_batch_moments, fn, given, k == 0, variables)
-        moments = merge_batches(step, batches, callback=within(f"pass {k}", callback))
+        moments = merge_batches(
+            step, batches, describe=_whose, least=2, callback=within(f"pass {k}", callback)
+        )
         flat = dict(flatten(variables))
         for (mean, variance), m in moments.items():
-            flat[mean], flat[variance] = _like(flat[mean], m.mean), _like(flat[variance], m.var)
+            for path, new in ((mean, m.mean), (variance, m.var)):
+                flat[path] = _like(path, flat[path], new)
         variables = unflatten(flat, like=variables)
     return variables
 
 
-def _like(leaf: Array, new: Array) -> Array:
+def _whose(paths: tuple[str, str]) -> str:
+    "The value that two leaves hold the statistics of, for errors"
+    return f"the value that {paths[0]!r} and {paths[1]!r} are the statistics of"
+
+
+def _like(path: str, leaf: Array, new: Array) -> Array:
     "New numbers in the dtype of a leaf; on a device if the leaf is"
-    cast = np.asarray(new).astype(leaf.dtype)
+    with np.errstate(over="ignore"):
+        cast = np.asarray(new).astype(leaf.dtype)
+    if not np.all(np.isfinite(cast)):
+        raise ValueError(
+            f"the new {path!r} is as large as {np.max(np.abs(new)):.3g}, which is beyond its dtype, "
+            f"{leaf.dtype}: keep statistics in float32"
+        )
     return jnp.asarray(cast) if isinstance(leaf, jax.Array) else cast
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #0c539270
@@ -184,7 +202,8 @@ def with_batch_stats(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
-) -> Callable[[PyTree, Any], Any]:  # the same outputs; may be jitted and differentiated
+) -> Callable[[PyTree, Any], Any]:  # the same outputs; may be jitted and differentiated. It raises
+    #   ValueError for a batch of fewer than two samples
     """A function whose BatchNorm uses the statistics of each batch instead of those that are stored
 
     Args:
@@ -192,13 +211,20 @@ def with_batch_stats(
         stats: path of mean → path of variance; default: all found
 
     Returns:
-        Callable[[PyTree, Any], Any]: the same outputs; may be jitted and differentiated
+        Callable[[PyTree, Any], Any]: the same outputs; may be jitted and differentiated. It raises
+            ValueError for a batch of fewer than two samples
     """
 
     def run(variables, batch):
         traced, rebuild = keep_containers(fn)
         closed, arrays, places = find_places(traced, stats, variables, batch)
-        outputs, _ = _Run(places, own=True)(closed.jaxpr, closed.consts, arrays)
+        outputs, moments = _Run(places, own=True)(closed.jaxpr, closed.consts, arrays)
+        for p in places:
+            if (count := moments[p.mean].count) < 2:
+                raise ValueError(
+                    f"{_whose((p.mean, p.variance))} has {count} samples in this batch: its "
+                    "variance needs at least 2"
+                )
         return rebuild(outputs)
 
     return run
