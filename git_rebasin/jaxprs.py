@@ -108,8 +108,7 @@ def jit_arrays(
 
 def _jax_or_numpy(leaf: Any) -> Array:
     "An array as JAX takes it; what is read lazily is read"
-    known = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
-    return leaf if known else np.asarray(leaf)
+    return leaf if isinstance(leaf, (jax.Array, np.ndarray)) else np.asarray(leaf)
 
 
 def put_arrays(

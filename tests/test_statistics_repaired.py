@@ -292,7 +292,7 @@ def test_what_does_not_fit_is_refused():
         "with the weights .* below 0": {"weights": [-9, 10]},
         "0 models have the weights": {"models": []},
         "'b0' has shape .9,. in model 1 and .8,.": {"models": [draw(0), draw(1, (6, 9, 8, 8, 4))]},
-        "'b3' has shape missing in model 1": {"models": [draw(0), {p: draw(1)[p] for p in ("w0",)}]},
+        "'b0' has shape missing in model 1": {"models": [draw(0), {p: draw(1)[p] for p in ("w0",)}]},
         "read several times": {"batches": iter([x])},
         "that is not empty": {"batches": []},
         "passes is 0": {"passes": 0},
