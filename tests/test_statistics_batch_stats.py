@@ -185,6 +185,29 @@ def test_leaves_keep_their_layout_and_type():
     np.testing.assert_allclose(renewed["v"], x.var(1).T, rtol=1e-3)
 
 
+# %% dd40c0d2
+def test_leaves_that_are_divided_before_their_use():
+    def debiased(p, x):
+        "Running sums, as Equinox keeps them, which start at 0 and are divided by 1 − 0.9ⁿ"
+        scale = 1 - 0.9 ** p["n"].astype(jnp.float32)
+        return plain({"l0": p["l0"] | {k: p["l0"][k] / scale for k in ("m", "v")}, "l1": p["l1"]}, x)
+
+
+    params, x = make(), normals(7, 30, 6)
+    for n in (1, 3):
+        for passes in (1, 2):
+            got = reset_batch_stats(
+                debiased, params | {"n": np.array(n)}, [x[:20], x[20:]], passes=passes
+            )
+            sums = {k: got["l0"][k] / (1 - 0.9**n) for k in ("m", "v")}
+            check({"l0": sums, "l1": got["l1"]}, oracle(params, [x[:20], x[20:]], passes))
+    np.testing.assert_allclose(
+        with_batch_stats(debiased)(params | {"n": np.array(3)}, x),
+        with_batch_stats(plain)(params, x),
+        rtol=1e-5,
+    )
+
+
 # %% 709ed249
 def test_statistics_that_are_not_recognised_can_be_named():
     def unusual(p, x):

@@ -10,7 +10,6 @@ __all__ = ['reset_batch_stats', 'with_batch_stats']
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #58b963b5
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +34,9 @@ class _Run:
         own: bool,  # whether each batch is normalised by its own statistics, or by the stored ones
     ):
         self.places, self.own = places, own
+        self.divisors: dict[
+            str, Array
+        ] = {}  # path of a leaf → what it is divided by before its use
 
     def __call__(self, jaxpr, consts: Sequence, args: Sequence) -> tuple[list, dict]:
         "The outputs; path of the mean → moments of the units"
@@ -43,7 +45,7 @@ class _Run:
         for v, x in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True):
             if v not in held:
                 self._put(v, x, env, moments)
-        todo = list(jaxpr.eqns)
+        todo = [eqn for eqn in jaxpr.eqns if held.isdisjoint(eqn.outvars)]
         while todo:
             later = []
             for eqn in todo:
@@ -54,7 +56,15 @@ class _Run:
             if len(later) == len(todo):
                 self._refuse(moments)
             todo = later
-        return [v.val if isinstance(v, jex.Literal) else env[v] for v in jaxpr.outvars], moments
+
+        def read(v):
+            return v.val if isinstance(v, jex.Literal) else env[v]
+
+        for p in self.places:
+            divided = zip((p.mean, p.variance), p.divisors, strict=True)
+            known = ((path, v) for path, v in divided if isinstance(v, jex.Literal) or v in env)
+            self.divisors |= {path: read(v) for path, v in known}
+        return [read(v) for v in jaxpr.outvars], moments
 
     def _put(self, v, x, env: dict, moments: dict) -> None:
         "Note a value; if it is at a place, its statistics take the place of the stored ones"
@@ -102,24 +112,25 @@ class _Run:
         )
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #6a07c895
-_Step = Callable[[Any], Mapping[tuple[str, str], Moments]]  # batch → moments by paths
+_Pair = tuple[str, str]  # path of a mean, path of its variance
 
 
 @jit_arrays
 def _batch_moments(
     fn, stats, own: bool, variables: PyTree, batch: Any
-) -> dict[tuple[str, str], Moments]:
-    "(mean's path, variance's path) → moments of a batch, in the layout of the leaves"
+) -> tuple[dict[_Pair, Moments], dict[str, Array]]:
+    "Moments of a batch, in the layout of the leaves; what leaves are divided by before their use"
     pairs = None if stats is None else dict(stats)
     closed, arrays, places = find_places(fn, pairs, variables, batch)
-    _, by_mean = _Run(places, own)(closed.jaxpr, closed.consts, arrays)
+    run = _Run(places, own)
+    _, by_mean = run(closed.jaxpr, closed.consts, arrays)
     flat = flatten(variables)
-    moments: dict[tuple[str, str], Moments] = {}
+    moments: dict[_Pair, Moments] = {}
     for p in places:
         m, shape = by_mean[p.mean], flat[p.mean].shape
         fitted = Moments(m.count, p.fit(m.mean, shape), p.fit(m.scatter, shape))
         moments[p.mean, p.variance] = fitted
-    return moments
+    return moments, run.divisors
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #367bd80a
 def reset_batch_stats(
@@ -169,19 +180,28 @@ def reset_batch_stats(
         )
     given = None if stats is None else tuple(stats.items())
     for k in range(passes):
-        step: _Step = partial(_batch_moments, fn, given, k == 0, variables)
-        moments = merge_batches(
-            step, batches, describe=_whose, least=2, callback=within(f"pass {k}", callback)
-        )
-        flat = dict(flatten(variables))
-        for (mean, variance), m in moments.items():
-            for path, new in ((mean, m.mean), (variance, m.var)):
-                flat[path] = _like(path, flat[path], new)
-        variables = unflatten(flat, like=variables)
+        variables = _one_pass(fn, given, k == 0, variables, batches, within(f"pass {k}", callback))
     return variables
 
 
-def _whose(paths: tuple[str, str]) -> str:
+def _one_pass(fn, stats, own: bool, variables: PyTree, batches: Iterable, callback) -> PyTree:
+    "The variables with the statistics of the data, which run through them as they are"
+    divisors: dict[str, Array] = {}
+
+    def step(batch: Any) -> Mapping[_Pair, Moments]:
+        moments, found = _batch_moments(fn, stats, own, variables, batch)
+        divisors.update(found)
+        return moments
+
+    moments = merge_batches(step, batches, describe=_whose, least=2, callback=callback)
+    flat = dict(flatten(variables))
+    for (mean, variance), m in moments.items():
+        for path, new in ((mean, m.mean), (variance, m.var)):
+            flat[path] = _like(path, flat[path], new * np.asarray(divisors.get(path, 1)))
+    return unflatten(flat, like=variables)
+
+
+def _whose(paths: _Pair) -> str:
     "The value that two leaves hold the statistics of, for errors"
     return f"the value that {paths[0]!r} and {paths[1]!r} are the statistics of"
 
