@@ -254,6 +254,8 @@ def _differing_leaves(a: Any, b: Any) -> str | None:
         number = isinstance(a, (float, complex)) or isinstance(b, (float, complex))
         differ = f"is the number {a!r} in A and {b!r} in B: a parameter has to be an array"
         return differ if number and a != b else None
+    if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
+        return "has a shape and no values: give arrays"
     if tuple(a.shape) != tuple(b.shape):
         return f"has shape {a.shape} in A and {b.shape} in B: the widths must agree"
     less = _level(a) < _level(b)

@@ -198,6 +198,8 @@ def test_what_is_no_line_is_refused():
                 path(a, b, 0.5)
     with pytest.raises(ValueError, match="'bias' is an array in A and 3.0 in B"):
         lerp(a, a | {"bias": 3.0}, 0.5)
+    with pytest.raises(ValueError, match="'bias' has a shape and no values"):
+        lerp(jax.eval_shape(lambda: a), a, 0.5)
     with pytest.raises(ValueError, match="'n' has dtype int64 in A and float64 in B"):
         lerp({"n": np.ones(1, int)}, {"n": np.ones(1)}, 0.5)
     assert lerp({"n": np.ones(1)}, {"n": np.full(1, 3)}, 0.5)["n"] == 2.0

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..checkpoints.io import load_params
+from ..jaxprs import as_array
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress
@@ -65,7 +66,7 @@ class _Sum:
         first, self.models = load_model(models[0]), models
         self.spec, self.like = spec.bind(first), jax.tree.map(_shape, first)
         flat = flatten(first)
-        self.kept = {p: np.array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]

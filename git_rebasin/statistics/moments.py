@@ -103,17 +103,13 @@ class Moments:
         """
         return self.var <= _square(4 * np.finfo(np.float32).eps * self.mean)
 
-    def fault(
-        self,
-        least: int = 1,  # how many samples there have to be
-    ) -> str | None:
-        """Why the moments of a batch cannot be used; None if they can
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values, if anything: they are not finite, or their squares are not
 
-        Args:
-            least: how many samples there have to be
+        Returns:
+            str | None
         """
-        if self.count < least:
-            return f"has {self.count} samples, where at least {least} are needed,"
         for x, what in (
             (self.mean, "is NaN or infinite"),
             (self.scatter, "has squares that overflow"),
@@ -194,16 +190,23 @@ class CrossMoments:
         between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
 
-    def fault(
-        self,
-        least: int = 1,  # how many samples there have to be
-    ) -> str | None:
-        """Why the moments of a batch cannot be used, and whose; None if they can
+    @property
+    def count(self) -> int:
+        """How many samples
 
-        Args:
-            least: how many samples there have to be
+        Returns:
+            int
         """
-        of = ((name, m.fault(least)) for name, m in (("A", self.a), ("B", self.b)))
+        return self.a.count
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values of a model, if anything
+
+        Returns:
+            str | None
+        """
+        of = ((name, m.fault) for name, m in (("A", self.a), ("B", self.b)))
         return next((f"of model {name} {why}" for name, why in of if why), None)
 
     @property
@@ -309,10 +312,15 @@ def _check_batch(
 ) -> None:
     "Refuse what a batch must not add to the moments of those before it"
     for name, own in moments.items():
-        if why := own.fault(least):
+        if own.count < least:
             raise ValueError(
-                f"{describe(name)} {why} in batch {number}, counted from 0: look for inputs and "
-                "weights that are not finite or too large, or leave this batch out"
+                f"{describe(name)} has {own.count} samples, where at least {least} are needed, in "
+                f"batch {number}, counted from 0: give larger batches, or leave this one out"
+            )
+        if own.fault:
+            raise ValueError(
+                f"{describe(name)} {own.fault} in batch {number}, counted from 0: look for inputs "
+                "and weights that are not finite or too large, or leave this batch out"
             )
         was = total.get(name) if total else own
         now, before = ([x.shape for x in jax.tree.leaves(m)] for m in (own, was))

@@ -42,15 +42,10 @@ def correction(
     Returns:
         dict[str, Inexact[Array, "*units"]]: {"scale", "shift"}
     """
-    now = jnp.sqrt(jnp.asarray(moments.var, jnp.float32))
+    now = jnp.sqrt(jnp.asarray(moments.var))
     dead = jnp.asarray(moments.constant) | (now == 0)  # or it varies by less than float32 can hold
     scale = jnp.where(dead, 1, std / jnp.where(dead, 1, now))
-    return {"scale": scale, "shift": mean - scale * _single(moments.mean)}
-
-
-def _single(x: Any) -> jax.Array:
-    "An array in single precision, complex if it is"
-    return jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
+    return {"scale": scale, "shift": mean - scale * jnp.asarray(moments.mean)}
 
 # %% ../../nbs/statistics/03_repaired.ipynb #b5e9c9ca
 @dataclass(frozen=True, eq=False, repr=False)
@@ -319,7 +314,7 @@ def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]
             f"with the weights {list(weights)} a unit would get a deviation below 0: give weights "
             "that are not negative"
         )
-    return {"mean": _single(mean), "std": _single(std)}
+    return {"mean": jnp.asarray(mean), "std": jnp.asarray(std)}
 
 
 def _checked(merged, models, weights, batches, passes) -> list[float]:
