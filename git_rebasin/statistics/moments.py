@@ -293,8 +293,8 @@ def merge_batches(
             of other names or shapes than before; it is named with the batch
     """
     # raises ValueError if there is no batch
-    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few samples,
-    #   or of other names or shapes than before; it is named with the batch
+    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few
+    #   samples, or of other names or shapes than before; it is named with the batch
     total: dict[Name, M] = {}
     steps = len(batches) if isinstance(batches, Sized) else None
     for count, batch in enumerate(require_batches(batches), 1):

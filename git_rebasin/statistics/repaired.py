@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Inexact, PyTree
@@ -268,11 +267,11 @@ def repair(
     """
     # raises ValueError if `weights` are not one for each model with the sum 1, or `passes` < 1
     # raises ValueError if the models and the merged one differ in paths or shapes
-    # raises ValueError if `batches` is empty or can be read only once, or a batch, which is named by
-    #   its number, has fewer than two samples or gives values that are NaN, infinite or beyond
+    # raises ValueError if `batches` is empty or can be read only once, or a batch, which is named
+    #   by its number, has fewer than two samples or gives values that are NaN, infinite or beyond
     #   float32
-    # raises ValueError if no product of `fn` carries a group, a value holds no floats, or `fn` computes other values for
-    #   later batches
+    # raises ValueError if no product of `fn` carries a group, a value holds no floats, or `fn`
+    #   computes other values for later batches
     # raises KeyError if `names` holds a name that `taps` lacks
     weights = _checked(merged, models, weights, batches, passes)
     first = next(iter(batches))
