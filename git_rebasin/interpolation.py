@@ -9,7 +9,8 @@ from __future__ import annotations
 __all__ = ['Interpolation', 'interpolate', 'loss_barrier']
 
 # %% ../nbs/03_interpolation.ipynb #c108080c
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from .progress import Callback, Progress, with_progress
 from .tree import Array, is_array, lerp
 
 # %% ../nbs/03_interpolation.ipynb #973d43cf
@@ -119,6 +121,7 @@ def _check_same_arrays(params_a: PyTree, params_b: PyTree) -> None:
             )
 
 # %% ../nbs/03_interpolation.ipynb #37c66c8f
+@with_progress
 def interpolate(
     fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or a dict of mean metrics
     params_a: PyTree,  # model A, at λ = 0
@@ -127,6 +130,8 @@ def interpolate(
     *,
     lambdas: int | Points = 25,  # how many λ, evenly spaced, or which; 25 in the paper
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # (A, B, λ) → a model: `lerp` or `slerp`
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each λ of each batch
 ) -> Interpolation:  # the metrics at each λ
     """Evaluate metrics on the line between two models
 
@@ -137,6 +142,8 @@ def interpolate(
         batches: any pytrees with the examples on the first axis; read once
         lambdas: how many λ, evenly spaced, or which; 25 in the paper
         path: (A, B, λ) → a model: `lerp` or `slerp`
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each λ of each batch
 
     Returns:
         Interpolation: the metrics at each λ
@@ -164,10 +171,16 @@ def interpolate(
 
     params_a, params_b = jax.device_put((params_a, params_b))  # once, not for every λ
     sums: dict[str, np.ndarray] = {}
-    total = 0
+    total, count = 0, itertools.count(1)
+    steps = len(batches) * len(grid) if isinstance(batches, Sized) else None
     for batch in batches:
         n, batch = _num_examples(batch), jax.device_put(batch)
-        values = [at(float(lam), params_a, params_b, batch) for lam in grid]
+        values = []
+        for lam in grid:
+            values.append(at(float(lam), params_a, params_b, batch))
+            if callback is not None:
+                jax.block_until_ready(values[-1])
+                callback(Progress("interpolation", next(count), steps))
         for name in values[0]:
             column = np.array([float(v[name]) for v in values])
             sums[name] = sums.get(name, 0.0) + n * column

@@ -23,7 +23,7 @@ from ..inference.taps import Taps, find_taps
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -342,6 +342,7 @@ def _again(seen: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 # %% ../../nbs/matching/07_activations.ipynb #ebca0b01
+@with_progress
 def activation_matching(
     key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
@@ -354,6 +355,7 @@ def activation_matching(
     names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
     #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of the scores of all values, each at most 1
     """Match two models by their activations, in one pass over data
@@ -368,6 +370,7 @@ def activation_matching(
         similarity: products (eq. 1), or Pearson's
         names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:

@@ -27,7 +27,7 @@ from .merge import merge_in_order, merge_many
 from .soft import harden, mixed_axes, soft_block, soften, uniform
 from .solve import group_trees, layouts
 from .weights import weight_matching
-from ..progress import Callback
+from ..progress import Callback, with_progress, within
 from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
@@ -218,6 +218,7 @@ class FrankWolfeMatch(Match):
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
 
+@with_progress
 def frank_wolfe_matching(
     key: jax.Array,  # a JAX random key: the order in which the polish visits the groups
     spec: PermutationSpec,  # which axes move together
@@ -228,7 +229,8 @@ def frank_wolfe_matching(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation at the end of the ascent
-    callback: Callback | None = None,  # called with the objective after each step
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each step, and each sweep of the polish
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
     """Match two models by their weights, all groups at once
 
@@ -241,7 +243,8 @@ def frank_wolfe_matching(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a duality gap of this share of ‖A‖ ‖B‖
         polish: end with weight matching, from the permutation at the end of the ascent
-        callback: called with the objective after each step
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each step, and each sweep of the polish
 
     Returns:
         FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
@@ -267,7 +270,9 @@ def frank_wolfe_matching(
     (perm,) = _make_hard(ascent)
     first, *values = ascent.values
     if polish:
-        match = weight_matching(key, bound, a, b, init=perm)
+        match = weight_matching(
+            key, bound, a, b, init=perm, callback=within("polish", callback)
+        )
         perm, done = match.perm, done and match.converged
         values += match.objective
     else:
@@ -286,6 +291,7 @@ class FrankWolfeMerge(Merged):
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
 
+@with_progress
 def frank_wolfe_merge(
     key: jax.Array,  # a JAX random key: the order in which the polish visits models and groups
     spec: PermutationSpec,  # which axes move together
@@ -295,7 +301,8 @@ def frank_wolfe_merge(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
     polish: bool = True,  # end with `merge_many`, from the permutations at the end of the ascent
-    callback: Callback | None = None,  # called with the objective after each step
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each step, and each sweep of the polish
 ) -> FrankWolfeMerge:  # its `objective`: at each step, then of the permutations
     """Merge models that are matched all at once, cycle-consistently
 
@@ -307,7 +314,8 @@ def frank_wolfe_merge(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
         polish: end with `merge_many`, from the permutations at the end of the ascent
-        callback: called with the objective after each step
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each step, and each sweep of the polish
 
     Returns:
         FrankWolfeMerge: its `objective`: at each step, then of the permutations
@@ -334,7 +342,9 @@ def frank_wolfe_merge(
     done = ascent.walk(_stack(starts), max_steps, tolerance, callback)
     perms = [identity_permutation(bound), *_make_hard(ascent)]
     if polish:
-        merged = merge_many(key, bound, models, init=perms)
+        merged = merge_many(
+            key, bound, models, init=perms, callback=within("polish", callback)
+        )
         done = done and merged.converged
     else:
         merged = merge_in_order(bound, models, perms)

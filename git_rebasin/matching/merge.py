@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 from ..checkpoints.io import load_params
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
@@ -144,6 +144,7 @@ def _is_inexact(w) -> bool:
     return jnp.issubdtype(w.dtype, jnp.inexact)
 
 # %% ../../nbs/matching/11_merge.ipynb #4f61e0ff
+@with_progress
 def merge_many(
     key: jax.Array,  # a JAX random key: the order of the models in each round, and of their groups
     spec: PermutationSpec,  # which axes move together
@@ -152,6 +153,7 @@ def merge_many(
     init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
     #   permutation at the start; "sequential": matched to the mean of the models before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each round with its "objective"
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
     """Merge several models into one
@@ -163,6 +165,7 @@ def merge_many(
         init: each model's permutation at the start; "sequential": matched to the mean of the models
             before it
         max_sweeps: stop after so many rounds over all models, converged or not
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each round with its "objective"
 
     Returns:

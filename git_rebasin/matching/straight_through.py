@@ -32,7 +32,7 @@ from git_rebasin.matching.descent import (
 from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores
 from .weights import Search, key_entropy, weight_matching
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
@@ -262,6 +262,7 @@ class StraightThroughMatch(Match):
 _REMEDY = "look at loss_fn, and at that batch; the weights of both models are finite"
 
 
+@with_progress
 def straight_through_matching(
     key: jax.Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
@@ -276,6 +277,7 @@ def straight_through_matching(
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
     eval_batches: Sequence[Any] | None = None,  # to compare permutations on; None: a step's own
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
     """Match two models by descent on the loss between them
@@ -293,6 +295,7 @@ def straight_through_matching(
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken
         eval_batches: to compare permutations on; None: a step's own
+        progress: show a bar, in a notebook or on a terminal
         callback: called with the loss of each step
 
     Returns:

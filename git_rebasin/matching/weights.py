@@ -20,7 +20,7 @@ from .assignment import RepeatedAssignment
 from .match import Match, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     check_permutation,
@@ -148,6 +148,7 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
+@with_progress
 def weight_matching(
     key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -159,6 +160,7 @@ def weight_matching(
     #   "greedy": one group after the other, by the weights that it shares with those before
     budget: float | None = None,  # bytes kept of lazily read models and of their scores;
     #   None: a twentieth of both models, or all where nothing is read lazily
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B
     """Match two models by the inner product of their weights
@@ -173,6 +175,7 @@ def weight_matching(
             it shares with those before
         budget: bytes kept of lazily read models and of their scores; None: a twentieth of both
             models, or all where nothing is read lazily
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each sweep with its "objective"
 
     Returns:

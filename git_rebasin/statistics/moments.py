@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, PyTree
 
 from ..inference.taps import Taps
 from ..jaxprs import inner_jaxpr, scan_fixed_point, trace_arrays
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
 
@@ -331,12 +331,14 @@ def _numbers_units(entry: Entry) -> bool:
     return any(not isinstance(a, Fixed) or a.name is not None for a in atoms_of(entry))
 
 
+@with_progress
 def value_moments(
     taps: Taps,  # of the network
     params: PyTree,  # a model
     batches: Iterable[Any],  # each is what the taps' function takes besides the parameters
     *,
     names: Collection[str] | None = None,  # which values; default: all
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> dict[str, Moments]:  # value → moments, with the shape of its `unit_axes`
     """Mean and variance of every unit of a network's values, over data
@@ -346,6 +348,7 @@ def value_moments(
         params: a model
         batches: each is what the taps' function takes besides the parameters
         names: which values; default: all
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:
