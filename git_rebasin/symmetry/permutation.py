@@ -58,7 +58,7 @@ def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
         )
     if isinstance(p, Tracer):
         return
-    rows = np.asarray(p).reshape(-1, n)
+    rows = np.asarray(p).reshape(math.prod(shape[:-1]), n)
     wrong = np.flatnonzero(np.any(np.sort(rows, axis=1) != np.arange(n), axis=1))
     if wrong.size:
         values, counts = np.unique(rows[wrong[0]], return_counts=True)
