@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from ..inference.taps import Taps, find_taps
+from ..jaxprs import eval_arrays, jit_arrays, put_arrays
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
@@ -247,7 +248,7 @@ def _choose(
 def _batch_moments(taps: Taps, relation: Mapping[str, Counterpart], values: Mapping):
     "A function (params_a, params_b, batch) → the moments of all that is scored; compiled"
 
-    @jax.jit
+    @jit_arrays
     def step(params_a, params_b, batch):
         a, b = (taps(params, batch) for params in (params_a, params_b))
         return {
@@ -272,22 +273,11 @@ def _similarity(moments: CrossMoments, kind: str) -> Float[np.ndarray, "batch ro
     return inner / (np.linalg.norm(sizes[0]) * np.linalg.norm(sizes[1]) or 1.0)
 
 
-def _check_finite(name: str, moments: CrossMoments) -> None:
-    "Refuse values that overflow, by name"
-    for model, m in (("A", moments.a), ("B", moments.b)):
-        if not np.all(np.isfinite(m.scatter)):
-            raise ValueError(
-                f"the value {name!r} of model {model} is NaN or infinite for some of the batches: "
-                "look for inputs that are not finite, or leave the value out with `names`"
-            )
-
-
 def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, np.ndarray]:
     "The sum of the scores of every group; takes the moments out of their dict"
     scores = {g: np.zeros(layout.shape) for g, layout in layouts(spec).items()}
     while moments:
-        (group, name, _), own = moments.popitem()
-        _check_finite(name, own)
+        (group, _, _), own = moments.popitem()
         scores[group] += _similarity(own, kind)
     return scores
 
@@ -401,13 +391,19 @@ def activation_matching(
     first, batches = _first(batches)
     taps = find_taps(fn, params_a, first)
     relation = relate_groups(spec, taps.symmetry)
-    scores = _scores(taps, jax.eval_shape(taps, params_a, first), relation)
+    scores = _scores(taps, eval_arrays(taps, params_a, first), relation)
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
-    models = jax.device_put((params_a, params_b))
+    models = put_arrays((params_a, params_b))
     each = functools.partial(_batch_moments(taps, relation, values), *models)
-    moments = merge_batches(each, batches, stage="activation matching", callback=callback)
+    moments = merge_batches(
+        each,
+        batches,
+        stage="activation matching",
+        describe=lambda name: f"the value {name[1]!r}",
+        callback=callback,
+    )
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
 

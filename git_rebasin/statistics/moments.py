@@ -22,7 +22,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Bool, Float, Inexact, PyTree, Shaped
 
 from ..inference.taps import Taps
 from ..jaxprs import inner_jaxpr, scan_fixed_point, trace_arrays
@@ -40,29 +40,29 @@ class Moments:
 
     Attributes:
         count: how many samples
-        mean (Float[Array, "*units"]):
-        scatter (Float[Array, "*units"]): Σ (z − mean)² over the samples
+        mean (Inexact[Array, "*units"]):
+        scatter (Float[Array, "*units"]): Σ |z − mean|² over the samples
     """
 
     count: int  # how many samples
-    mean: Float[Array, "*units"]
-    scatter: Float[Array, "*units"]  # Σ (z − mean)² over the samples
+    mean: Inexact[Array, "*units"]
+    scatter: Float[Array, "*units"]  # Σ |z − mean|² over the samples
 
     @classmethod
     def of(
         cls,
-        values: Float[Array, "..."],
+        values: Shaped[Array, "..."],  # of any numbers
         axes: Collection[int],  # which of its axes number the samples; the others are units
     ) -> Moments:
         """Moments of the values of one batch
 
         Args:
-            values (Float[Array, "..."]):
+            values (Shaped[Array, "..."]): of any numbers
             axes: which of its axes number the samples; the others are units
         """
         mean, centred = _centre(values, tuple(axes))
         count = math.prod(values.shape[k] for k in axes)
-        return cls(count, mean, jnp.sum(jnp.square(centred), tuple(axes)))
+        return cls(count, mean, jnp.sum(_square(centred), tuple(axes)))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of samples together
@@ -73,7 +73,7 @@ class Moments:
         one, two = _wide(self), _wide(other)
         count, delta = self.count + other.count, two.mean - one.mean
         mean = one.mean + delta * (other.count / count)
-        between = np.square(delta) * (self.count * other.count / count)
+        between = _square(delta) * (self.count * other.count / count)
         return Moments(count, mean, one.scatter + two.scatter + between)
 
     @property
@@ -87,12 +87,12 @@ class Moments:
 
     @property
     def squares(self) -> Float[Array, "*units"]:
-        """Σ z² over the samples
+        """Σ |z|² over the samples
 
         Returns:
             Float[Array, "*units"]
         """
-        return self.scatter + self.count * self.mean**2
+        return self.scatter + self.count * _square(self.mean)
 
     @property
     def constant(self) -> Bool[Array, "*units"]:
@@ -101,7 +101,26 @@ class Moments:
         Returns:
             Bool[Array, "*units"]
         """
-        return self.var <= (4 * np.finfo(np.float32).eps * self.mean) ** 2
+        return self.var <= _square(4 * np.finfo(np.float32).eps * self.mean)
+
+    def fault(
+        self,
+        least: int = 1,  # how many samples there have to be
+    ) -> str | None:
+        """Why the moments of a batch cannot be used; None if they can
+
+        Args:
+            least: how many samples there have to be
+        """
+        if self.count < least:
+            return f"has {self.count} samples, where at least {least} are needed,"
+        for x, what in (
+            (self.mean, "is NaN or infinite"),
+            (self.scatter, "has squares that overflow"),
+        ):
+            if bad := int(np.sum(~np.isfinite(x))):
+                return f"{what} in {bad} of {x.size} units"
+        return None
 
 # %% ../../nbs/statistics/00_moments.ipynb #42afaf16
 M = TypeVar("M", "Moments", "CrossMoments")
@@ -109,16 +128,22 @@ M = TypeVar("M", "Moments", "CrossMoments")
 
 def _centre(values: Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     "The mean of values over some axes, and the values less their mean, by the two-pass algorithm"
-    z = jnp.asarray(values, jnp.float32)
+    z = jnp.asarray(values)
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     first = jnp.mean(z, axes, keepdims=True)
     # What rounding left of the mean is a mean of small numbers, and has small errors:
     rest = jnp.mean(z - first, axes, keepdims=True)
     return jnp.squeeze(first + rest, axes), z - first - rest
 
 
+def _square(z):
+    "|z|², entry by entry"
+    return (z * z.conj()).real
+
+
 def _wide(moments: M) -> M:
-    "The same moments in float64, on the host"
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), moments)
+    "The same moments in float64 or complex128, on the host"
+    return jax.tree.map(lambda x: np.asarray(x, np.result_type(x.dtype, np.float64)), moments)
 
 # %% ../../nbs/statistics/00_moments.ipynb #67ed860e
 @functools.partial(
@@ -131,32 +156,32 @@ class CrossMoments:
     Attributes:
         a: of A's units
         b: of B's
-        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples
+        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples; real part
     """
 
     a: Moments  # of A's units
     b: Moments  # of B's
-    cross: Float[Array, "*batch n m"]  # Σ (z_A − mean)(z_B − mean)ᵀ over the samples
+    cross: Float[Array, "*batch n m"]  # Σ (z_A − mean)(z_B − mean)ᵀ over the samples; real part
 
     @classmethod
     def of(
         cls,
-        values_a: Float[Array, "*batch samples n"],
-        values_b: Float[Array, "*batch samples m"],
+        values_a: Shaped[Array, "*batch samples n"],
+        values_b: Shaped[Array, "*batch samples m"],
     ) -> CrossMoments:
         """Moments of the values of one batch
 
         Args:
-            values_a (Float[Array, "*batch samples n"]):
-            values_b (Float[Array, "*batch samples m"]):
+            values_a (Shaped[Array, "*batch samples n"]):
+            values_b (Shaped[Array, "*batch samples m"]):
         """
         axis = values_a.ndim - 2
         (mean_a, a), (mean_b, b) = (_centre(z, (axis,)) for z in (values_a, values_b))
         one, two = (
-            Moments(z.shape[axis], mean, jnp.sum(jnp.square(z), axis))
+            Moments(z.shape[axis], mean, jnp.sum(_square(z), axis))
             for mean, z in ((mean_a, a), (mean_b, b))
         )
-        return cls(one, two, jnp.matmul(a.mT, b, precision="highest"))
+        return cls(one, two, jnp.matmul(a.conj().mT, b, precision="highest").real)
 
     def merge(self, other: CrossMoments) -> CrossMoments:
         """Moments of both sets of samples together
@@ -168,6 +193,18 @@ class CrossMoments:
         n, m = one.a.count, two.a.count
         between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
+
+    def fault(
+        self,
+        least: int = 1,  # how many samples there have to be
+    ) -> str | None:
+        """Why the moments of a batch cannot be used, and whose; None if they can
+
+        Args:
+            least: how many samples there have to be
+        """
+        of = ((name, m.fault(least)) for name, m in (("A", self.a), ("B", self.b)))
+        return next((f"of model {name} {why}" for name, why in of if why), None)
 
     @property
     def inner(self) -> Float[Array, "*batch n m"]:
@@ -194,8 +231,8 @@ class CrossMoments:
 
 # %% ../../nbs/statistics/00_moments.ipynb #7f555fc5
 def _outer(a, b):
-    "All products of the units of two models"
-    return a[..., :, None] * b[..., None, :]
+    "All products of the units of two models; of complex ones the real part of a* b"
+    return (a.conj()[..., :, None] * b[..., None, :]).real
 
 # %% ../../nbs/statistics/00_moments.ipynb #61f1e025
 Batch = TypeVar("Batch")
@@ -230,6 +267,8 @@ def merge_batches(
     batches: Iterable[Any],  # what `step` takes; read once
     *,
     stage: str = "statistics",  # what is being done, for the callback
+    describe: Callable[[Name], str] = "the value {!r}".format,  # what a name stands for, in errors
+    least: int = 1,  # how many samples each batch has to have
     callback: Callback | None = None,  # called after each batch
 ) -> dict[Name, M]:  # in float64
     """Merge the moments of all batches
@@ -238,6 +277,8 @@ def merge_batches(
         step: batch → moments, by name
         batches: what `step` takes; read once
         stage: what is being done, for the callback
+        describe: what a name stands for, in errors
+        least: how many samples each batch has to have
         callback: called after each batch
 
     Returns:
@@ -245,17 +286,46 @@ def merge_batches(
 
     Raises:
         ValueError: if there is no batch
+        ValueError: if what a batch gives is NaN, infinite or beyond float32, of too few samples, or
+            of other names or shapes than before; it is named with the batch
     """
     # raises ValueError if there is no batch
+    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few samples,
+    #   or of other names or shapes than before; it is named with the batch
     total: dict[Name, M] = {}
     steps = len(batches) if isinstance(batches, Sized) else None
     for count, batch in enumerate(require_batches(batches), 1):
-        with np.errstate(invalid="ignore"):  # what is not finite stays so
-            for name, moments in step(batch).items():
-                total[name] = total[name].merge(moments) if name in total else _wide(moments)
+        moments = step(batch)
+        _check_batch(count - 1, moments, total, describe, least)
+        for name, own in moments.items():
+            total[name] = total[name].merge(own) if name in total else _wide(own)
         if callback is not None:
             callback(Progress(stage, count, steps))
     return total
+
+
+def _check_batch(
+    number: int, moments: Mapping, total: Mapping, describe: Callable[[Any], str], least: int
+) -> None:
+    "Refuse what a batch must not add to the moments of those before it"
+    for name, own in moments.items():
+        if why := own.fault(least):
+            raise ValueError(
+                f"{describe(name)} {why} in batch {number}, counted from 0: look for inputs and "
+                "weights that are not finite or too large, or leave this batch out"
+            )
+        was = total.get(name) if total else own
+        now, before = ([x.shape for x in jax.tree.leaves(m)] for m in (own, was))
+        if now != before:
+            raise ValueError(
+                f"{describe(name)} has other units in batch {number}, counted from 0, than in "
+                f"those before it (arrays of {now} and {before}): give batches of one kind"
+            )
+    for name in total.keys() - moments.keys():
+        raise ValueError(
+            f"{describe(name)} is not there in batch {number}, counted from 0, and was before: "
+            "give batches of one kind"
+        )
 
 # %% ../../nbs/statistics/00_moments.ipynb #7026444d
 def layer_inputs(
@@ -356,7 +426,7 @@ def value_moments(
     """
     units = {name: unit_axes(row) for name, row in taps.spec.axes_to_perm.items()}
 
-    @jax.jit
+    @jit_arrays
     def step(params, batch):
         values = taps(params, batch, names=names)
         return {
