@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Inexact, PyTree
 
 from ..inference.taps import Taps, find_taps
 from ..jaxprs import eval_arrays, jit_arrays, put_arrays
@@ -188,7 +188,7 @@ class _Score:
     block: Block  # the part, in the groups of the spec
     contraction: Contraction  # which axes are samples, and which are units
 
-    def samples(self, value: Array) -> Float[Array, "batch samples rows"]:
+    def samples(self, value: Array) -> Inexact[Array, "batch samples rows"]:
         "The part in that order; rows are the units, in each place of the parents that move"
         view = self.contraction.arrange(self.block.of(value))
         return view if self.contraction.last else view.mT
@@ -211,7 +211,7 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
     scores: dict[tuple[str, str, int], _Score] = {}
     shapes = {name: z.shape for name, z in values.items()}
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
-        if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
+        if not jnp.issubdtype(values[block.path].dtype, jnp.inexact):
             continue
         parts = [None if label is None else relation.get(label) for label in block.labels]
         parents = (

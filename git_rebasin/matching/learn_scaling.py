@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from ..arguments import check_steps
 from git_rebasin.matching.descent import (
     Best,
     Learned,
     Optimizer,
-    check_steps,
+    check_place,
     compile_step,
     iterate,
     place_on_line,
@@ -129,14 +130,16 @@ def learn_scaling(
 
     Raises:
         PermutationSpecError: if `init` does not fit the scalings
-        ValueError: if no unit can be rescaled, there is no batch, or a number of steps is below one
+        ValueError: if no unit can be rescaled, there is no batch, a number of steps is not whole or
+            < 1, or `lam` is not from 0 to 1
         FloatingPointError: if the loss becomes NaN or infinite
     """
     # raises PermutationSpecError if `init` does not fit the scalings
-    # raises ValueError if no unit can be rescaled, there is no batch, or a number of steps is
-    #   below one
+    # raises ValueError if no unit can be rescaled, there is no batch, a number of steps is not
+    #   whole or < 1, or `lam` is not from 0 to 1
     # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
+    check_place(lam)
     if not scalings.exponents:
         raise ValueError("no unit of this function can be rescaled, so there is nothing to learn")
     bind_models(scalings.spec, params_a, params_b)

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..arguments import check_steps
 from ..checkpoints.io import load_params
+from .leaves import FIT, as_parts, norm, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
@@ -72,9 +74,13 @@ class _Sum:
         for i, perm in enumerate(perms or ()):
             check_permutation(self.spec, perm)
             self.perms[i] = perm
-        shapes = self.spec.shapes.items()
-        self.total: dict[str, np.ndarray] = {p: np.zeros(shape) for p, shape in shapes}
-        self.squares = 0.0
+        dtypes, shapes = flatten(self.like), self.spec.shapes.items()
+        self.total: dict[str, np.ndarray] = {
+            p: np.zeros(shape, complex if dtypes[p].dtype.kind == "c" else float)
+            for p, shape in shapes
+        }
+        self.squares = 0.0  # Σ ‖θᵢ‖², in units of 4^power
+        self.power: int | None = None  # not 0 where squares are beyond float64
 
     def begin(self, i: int, key: jax.Array | None = None) -> None:
         "Add a model for the first time, matched to those before it if a key is given"
@@ -88,23 +94,38 @@ class _Sum:
         for path in self.rest:  # scalars that the spec does not name
             if path not in flat:
                 raise ModelError(f"models[{i}] lacks {path!r}, which the first one has")
-            self.rest[path] += float(flat[path])
+            self.rest[path] += np.asarray(flat[path]).item()
+        for path in flat.keys() & (self.total.keys() | self.rest.keys()):
+            if flat[path].dtype.kind == "c" != flatten(self.like)[path].dtype.kind:
+                raise ModelError(
+                    f"models[{i}] has complex weights in {path!r}, where the first model has "
+                    f"{flatten(self.like)[path].dtype}: give the first one complex weights too"
+                )
         if key is not None and i > 0:
             mean = self._mean(i)
             self.perms[i] = weight_matching(key, self.spec, mean, flat, init="greedy").perm
         self._add(self.perms[i], flat, 1)
-        named = {path: flat[path] for path in self.spec.shapes}
-        self.squares += inner(named, named)
+        self.squares += self._square({path: flat[path] for path in self.spec.shapes})
 
     def _mean(self, count: int) -> dict[str, np.ndarray]:
         "The mean of the models that are in the sum now"
-        return {path: (w / count).astype(np.float32) for path, w in self.total.items()}
+        return {path: _narrow(w / count) for path, w in self.total.items()}
+
+    def _square(self, flat: Mapping[str, Leaf]) -> float:
+        "The squared norm of a model, in the unit of squares"
+        own = {p: wide(_real(w)) for p, w in flat.items() if _is_inexact(w)}
+        if self.power is None:  # the first model decides
+            top = max((power for fraction, power in map(norm, own.values()) if fraction), default=0)
+            self.power = top if abs(top) > 250 else 0
+        if self.power:
+            own = {p: np.ldexp(w, -self.power) for p, w in own.items()}
+        return inner(own, own)
 
     def _add(self, perm: Permutation, flat: Mapping[str, Leaf], sign: int) -> None:
         "Add a model to the sum, or take it out"
         for block in self.spec.blocks:
             total, leaf = self.total[block.path], np.asarray(flat[block.path])
-            view = permute_block(block, leaf, perm).astype(np.float64)
+            view = permute_block(block, leaf, perm).astype(total.dtype)
             moved = block.put(total, block.of(total) + sign * view, into=True)
             self.total[block.path] = np.asarray(moved)
 
@@ -121,7 +142,9 @@ class _Sum:
     def objective(self) -> float:
         "The sum of the inner products of all pairs"
         floats = {p: w for p, w in self.total.items() if p not in self.kept}
-        return (inner(floats, floats) - self.squares) / 2
+        value = (self._square(floats) - self.squares) / 2
+        with np.errstate(over="ignore"):
+            return float(np.ldexp(value, 2 * (self.power or 0)))
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
@@ -137,6 +160,20 @@ class _Sum:
 def _shape(leaf):
     "The shape and dtype of an array, without its values"
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array(leaf) else leaf
+
+
+def _real(w: Leaf) -> np.ndarray:
+    "A leaf, or its parts if it is complex"
+    return as_parts(np.asarray(w)) if w.dtype.kind == "c" else np.asarray(w)
+
+
+def _narrow(w: np.ndarray) -> np.ndarray:
+    "An array of float64 in float32, and complex ones alike, unless it is beyond that"
+    with np.errstate(over="ignore"):
+        narrow = w.astype(np.complex64 if np.iscomplexobj(w) else np.float32)
+        fraction, power = norm(_real(narrow))
+    fits = abs(power) < FIT if fraction else not w.any()
+    return narrow if fits else w
 
 
 def _is_inexact(w) -> bool:
@@ -175,8 +212,8 @@ def merge_many(
         PermutationSpecError: if a model does not fit the spec, or `init` holds what is no
             permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown or
-            not one permutation for each model
+        ValueError: if there are fewer than two models, `max_sweeps` is not whole or < 1, or `init`
+            is unknown or not one permutation for each model
 
     References:
         Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
@@ -184,12 +221,11 @@ def merge_many(
     # raises PermutationSpecError if a model does not fit the spec, or `init` holds what is no
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown
-    #   or not one permutation for each model
+    # raises ValueError if there are fewer than two models, `max_sweeps` is not whole or < 1, or
+    #   `init` is unknown or not one permutation for each model
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
-    if max_sweeps < 1:
-        raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
+    check_steps("sweep", max_sweeps=max_sweeps)
     running = _Sum(spec, models, _starts(init, len(models)))
     first_round = isinstance(init, str) and init == "sequential"
     for i in range(len(models)):

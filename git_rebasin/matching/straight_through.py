@@ -11,7 +11,7 @@ __all__ = ['MovingScores', 'Projection', 'StraightThroughMatch', 'straight_throu
 # %% ../../nbs/matching/08_straight_through.ipynb #1e9f0ee5
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,17 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_share, check_steps
 from git_rebasin.matching.descent import (
     Best,
     Learned,
     Optimizer,
-    check_steps,
     compile_step,
     iterate,
     require_batches,
 )
+from .leaves import as_parts, complex_paths, wide
 from .match import Match, bind_models, merged_loss
-from .scores import GroupScores, Scores
+from .scores import GroupScores, Scores, shifted
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback, with_progress
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
@@ -52,13 +53,15 @@ class MovingScores(Scores):
 
     def renew(
         self,
-        a: Mapping[str, Float[Array, "..."]],  # what model A is now
+        a: Mapping[str, Float[Array, "..."]],  # what model A is now, complex leaves
+        #   by their parts
         perm: Permutation,  # where all groups are
     ) -> None:
         """Build all matrices anew, by one call that is compiled once
 
         Args:
-            a (Mapping[str, Float[Array, "..."]]): what model A is now
+            a (Mapping[str, Float[Array, "..."]]): what model A is now, complex leaves by their
+                parts
             perm: where all groups are
 
         Raises:
@@ -94,7 +97,7 @@ def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
             matrix = pairs.reshape(own.layout.shape)
         else:
             matrix = matrix + scores
-        views = (t.block.of(w).ravel() for w in (left, right))
+        views = shifted(t.block.of(left), t.block.of(right), t.shift)
         scale = scale + math.prod(jnp.sqrt(jnp.vdot(w, w)) for w in views)
     return matrix, scale
 
@@ -114,23 +117,30 @@ class Projection(Search):
 
     def project(
         self,
-        theta: Mapping[str, Array],  # θ̃, by path
+        theta: Mapping[str, Array],  # θ̃, by path; complex leaves by their parts
         entropy: list[int],  # what the random order of the visits is made of
         max_sweeps: int = 100,  # stop after so many sweeps, converged or not
     ) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # π, where the next projection starts
         """Algorithm 1, from the last permutation
 
         Args:
-            theta: θ̃, by path
+            theta: θ̃, by path; complex leaves by their parts
             entropy: what the random order of the visits is made of
             max_sweeps: stop after so many sweeps, converged or not
 
         Returns:
             dict[str, Int[np.ndarray, "*_within _n"]]: π, where the next projection starts
 
+        Raises:
+            ValueError: if `max_sweeps` is not whole or < 1
+            FloatingPointError: if scores are beyond float32
+
         References:
             Git Re-Basin (arXiv 2209.04836), §3.3
         """
+        # raises ValueError if `max_sweeps` is not whole or < 1
+        # raises FloatingPointError if scores are beyond float32
+        check_steps("sweep", max_sweeps=max_sweeps)
         self.moving.renew(theta, self.perm)
         self.settled.clear()
         for sweep in range(max_sweeps):
@@ -139,15 +149,18 @@ class Projection(Search):
         return self.perm
 
 # %% ../../nbs/matching/08_straight_through.ipynb #dd943b6a
-def _wide(w: Array) -> Array:
-    "An array in float32 at least: in fewer digits, small steps get lost"
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32))
+def _split(
+    flat: Mapping[str, Array], parts: Collection[str]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    "The arrays that have a gradient, some by real and imaginary parts, and those that have none"
+    floats = {p: w for p, w in flat.items() if jnp.issubdtype(w.dtype, jnp.inexact)}
+    rest = {p: w for p, w in flat.items() if p not in floats}
+    return {p: wide(as_parts(w) if p in parts else w) for p, w in floats.items()}, rest
 
 
-def _split(flat: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    "The arrays that have a gradient, and those that have none"
-    floats = {p: _wide(w) for p, w in flat.items() if jnp.issubdtype(w.dtype, jnp.floating)}
-    return floats, {p: w for p, w in flat.items() if p not in floats}
+def _join(floats: Mapping[str, Array], parts: Collection[str]) -> dict[str, Array]:
+    "The arrays that have a gradient, as they are in the model"
+    return {p: w[..., 0] + 1j * w[..., 1] if p in parts else w for p, w in floats.items()}
 
 
 class _Descent:
@@ -163,12 +176,13 @@ class _Descent:
         optimizer: Optimizer,  # what moves θ̃
     ):
         self.a, self.b = jax.tree.map(jnp.asarray, (a, b))
-        theta, self.rest = _split(self.a)
+        parts = complex_paths(self.a, self.b)
+        theta, self.rest = _split(self.a, parts)
         self.start = Learned.start(theta, optimizer)
 
         def slope(theta, perm, a, b, batch):
-            moved, rest = _split(apply_permutation(spec, perm, b))
-            return jax.value_and_grad(lambda w: loss(a, w | rest, lam, batch))(moved)
+            moved, rest = _split(apply_permutation(spec, perm, b), parts)
+            return jax.value_and_grad(lambda w: loss(a, _join(w, parts) | rest, lam, batch))(moved)
 
         def merged(perm, a, b, batch):
             return loss(a, apply_permutation(spec, perm, b), lam, batch)
@@ -304,8 +318,8 @@ def straight_through_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
-            is not known
+        ValueError: if there is no batch, a number of steps is not whole or < 1, `lam` is not from 0
+            to 1, or `init` is a word that is not known
         FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
 
     References:
@@ -314,10 +328,11 @@ def straight_through_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
-    #   that is not known
+    # raises ValueError if there is no batch, a number of steps is not whole or < 1, `lam` is not
+    #   from 0 to 1, or `init` is a word that is not known
     # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
     check_steps(max_steps=max_steps, patience=patience)
+    check_share(lam=lam)
     bound, a, b = bind_models(spec, params_a, params_b)
     start = weight_matching(key, spec, params_a, params_b, init=init)
     search, entropy = Projection(bound, a, b, start.perm), key_entropy(key)

@@ -64,7 +64,7 @@ def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
     return np.random.default_rng([*entropy, sweep]).permutation(n)
 
 # %% ../../nbs/matching/06_weights.ipynb #988c3957
-_PROGRESS = 2 * np.finfo(np.float32).eps  # of the upper bound of a group's scores
+_PROGRESS = 2.0**-22  # two roundings of float32, of the upper bound of a group's scores
 
 
 class Search:
@@ -184,7 +184,8 @@ def weight_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if `max_sweeps` < 1, or `init` is a word that is not known
+        ValueError: if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, or `init` is a
+            word that is not known
 
     References:
         Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
@@ -192,22 +193,23 @@ def weight_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_sweeps` < 1, or `init` is a word that is not known
-    if max_sweeps < 1:
-        raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
+    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, or `init`
+    #   is a word that is not known
+    check_steps("sweep", max_sweeps=max_sweeps)
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
+    scores = Scores(spec, a, b, budget=budget)
+    search = Search(spec, scores, _start(spec, init))
     gains, converged, entropy = [], False, key_entropy(key)
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
-            values = {"objective": search.scores.objective(search.perm)}
+            values = {"objective": float(scores.absolute(scores.objective(search.perm)))}
             callback(Progress("weight matching", len(gains), max_sweeps, values))
 
     initial = None
     if init == "greedy":
-        initial = search.scores.objective(None)
+        initial = scores.absolute(scores.objective(None))
         search.greedy()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
@@ -215,8 +217,8 @@ def weight_matching(
         converged = not any(steps)
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
-    final = search.scores.objective(search.perm)
-    first, *objective = final - np.cumsum([0.0, *gains[::-1]])[::-1]
+    final = scores.objective(search.perm)
+    first, *objective = scores.absolute(final - np.cumsum([0.0, *gains[::-1]])[::-1])
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/06_weights.ipynb #868d1a98
@@ -249,14 +251,16 @@ def unit_similarity(
     """
     bound, a, b = bind_models(spec, params_a, params_b)
     own = identity_permutation(bound)
-    between = Scores(bound, a, b).groups
-    squares = [Scores(bound, model, model).groups for model in (a, b)]
+    between = Scores(bound, a, b)
+    squares = [Scores(bound, model, model) for model in (a, b)]
     cosines = {}
-    for g, scores in between.items():
+    for g, scores in between.groups.items():
         first, second = (
-            np.sqrt(np.diagonal(side[g].update(own), axis1=1, axis2=2)) for side in squares
+            np.sqrt(np.diagonal(side.groups[g].update(own), axis1=1, axis2=2)) for side in squares
         )
         sizes = first[:, :, None] * second[:, None, :]
         matrix = np.divide(scores.update(perm), sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        power = between.power(g) - sum(side.power(g) for side in squares) / 2
+        matrix *= np.float32(2.0**power)
         cosines[g] = matrix if scores.layout.fixed else matrix[0]
     return cosines

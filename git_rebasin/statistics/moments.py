@@ -32,7 +32,7 @@ from ..tree import Array
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "scatter"], meta_fields=["count"]
+    jax.tree_util.register_dataclass, data_fields=["mean", "scatter", "power"], meta_fields=["count"]
 )
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -53,12 +53,15 @@ class Moments:
         cls,
         values: Shaped[Array, "..."],  # of any numbers
         axes: Collection[int],  # which of its axes number the samples; the others are units
+        *,
+        any_scale: bool = False,  # choose a unit where squares would be beyond float32
     ) -> Moments:
         """Moments of the values of one batch
 
         Args:
             values (Shaped[Array, "..."]): of any numbers
             axes: which of its axes number the samples; the others are units
+            any_scale: choose a unit where squares would be beyond float32
         """
         mean, centred = _centre(values, tuple(axes))
         count = math.prod(values.shape[k] for k in axes)
@@ -83,7 +86,8 @@ class Moments:
         Returns:
             Float[Array, "*units"]
         """
-        return self.scatter / self.count
+        own = _plain(self)
+        return own.scatter / own.count
 
     @property
     def squares(self) -> Float[Array, "*units"]:
@@ -126,7 +130,7 @@ class Moments:
 M = TypeVar("M", "Moments", "CrossMoments")
 
 
-def _centre(values: Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _centre(z: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     "The mean of values over some axes, and the values less their mean, by the two-pass algorithm"
     z = jnp.asarray(values)
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
@@ -216,7 +220,8 @@ class CrossMoments:
         References:
             Git Re-Basin (arXiv 2209.04836), eq. 1
         """
-        return self.cross + self.a.count * _outer(self.a.mean, self.b.mean)
+        own = _plain(self)
+        return own.cross + own.a.count * _outer(own.a.mean, own.b.mean)
 
     @property
     def correlation(self) -> Float[np.ndarray, "*batch n m"]:
@@ -225,9 +230,10 @@ class CrossMoments:
         Returns:
             Float[np.ndarray, "*batch n m"]
         """
-        scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (self.a, self.b)]
+        own = _plain(self)
+        scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (own.a, own.b)]
         scale = _outer(*scales)
-        return np.divide(self.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
+        return np.divide(own.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
 
 # %% ../../nbs/statistics/00_moments.ipynb #7f555fc5
 def _outer(a, b):
@@ -430,7 +436,7 @@ def value_moments(
     def step(params, batch):
         values = taps(params, batch, names=names)
         return {
-            name: Moments.of(z, [k for k in range(z.ndim) if k not in units[name]])
+            name: Moments.of(z, [k for k in range(z.ndim) if k not in units[name]], any_scale=True)
             for name, z in values.items()
         }
 
