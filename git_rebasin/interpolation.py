@@ -10,6 +10,7 @@ __all__ = ['Interpolation', 'interpolate', 'loss_barrier']
 
 # %% ../nbs/03_interpolation.ipynb #c108080c
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from .jaxprs import jit_arrays, put_arrays
 from .progress import Callback, Progress, with_progress
-from .tree import Array, is_array, lerp
+from .tree import Array, is_array, lerp, pair_leaves, path_str
+
+_log = logging.getLogger(__name__)
 
 # %% ../nbs/03_interpolation.ipynb #973d43cf
 @dataclass(frozen=True, eq=False)
@@ -139,8 +143,8 @@ def interpolate(
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # (A, B, λ) → a model: `lerp` or `slerp`
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each λ of each batch
-) -> Interpolation:  # the metrics at each λ
-    """Evaluate metrics on the line between two models
+) -> Interpolation:  # the metrics at each λ; NaN or infinite where a batch gives that
+    """Evaluate metrics on the line between two models, in JAX's precision
 
     Args:
         fn: (params, batch) → mean loss, or a dict of mean metrics, or (mean loss, more): of dicts
@@ -182,14 +186,15 @@ def interpolate(
     sums: dict[str, np.ndarray] = {}
     total, count = 0, itertools.count(1)
     steps = len(batches) * len(grid) if isinstance(batches, Sized) else None
-    for batch in batches:
-        n, batch = _num_examples(batch), jax.device_put(batch)
+    for number, batch in enumerate(batches):
+        n, batch = _num_examples(number, batch), put_arrays(batch)
         values = []
         for lam in grid:
-            values.append(at(float(lam), params_a, params_b, batch))
+            values.append(at(jnp.asarray(float(lam)), params_a, params_b, batch))
             if callback is not None:
                 jax.block_until_ready(values[-1])
                 callback(Progress("interpolation", next(count), steps))
+        _check_names(number, values[0], sums)
         for name in values[0]:
             column = np.array([float(v[name]) for v in values])
             sums[name] = sums.get(name, 0.0) + n * column

@@ -70,6 +70,10 @@ class Size(NamedTuple):
         """
         return self.narrow and max(abs(self.a), abs(self.b), abs(self.a + self.b)) < FIT
 
+    def energy(self, unit: int) -> float:
+        "An upper bound of what the block can add to the objective, in units of 2^unit"
+        return math.ldexp(self.bound, self.a + self.b - unit)
+
     def shift(self, power: int) -> tuple[int, int]:
         "Powers of two that bring the views of A and B to where their products are in a unit"
         return -self.a, self.a - power if self.bound else -self.b
@@ -135,10 +139,12 @@ _contraction = functools.cache(Contraction)  # a network has few different ones
 class Term:
     "The product of one axis of one block, summed into the scores of its group"
 
-    def __init__(self, block: Block, axis: int, models: tuple[Leaves, Leaves], size: Size, unit: int = 0):
+    def __init__(
+        self, block: Block, axis: int, models: tuple[Leaves, Leaves], size: Size, unit: int = 0
+    ):
         self.block, self.axis, self.models = block, axis, models
         self.size = size
-        self.energy = math.ldexp(size.bound, size.a + size.b - unit)  # an upper bound of what it can add to the objective
+        self.energy = size.energy(unit)
         # Powers of two that the views of A and of B are multiplied by; None: nothing is done:
         self.shift: tuple[int, int] | None = None
         parents = block.parents[axis]
@@ -395,19 +401,21 @@ class Scores:
         b: Mapping[str, Leaf],  # model B
         *,
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
-        budget: float
-        | None = None,  # bytes of scores and of lazily read leaves kept between
+        budget: float | None = None,  # bytes of scores and of lazily read leaves kept between
         #   visits; None: all, or the `default_budget` if leaves are read lazily
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
                 own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.real().items()})
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
-        self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in spec.blocks]
+        scored = [block for block in spec.blocks if block.path not in ignored]
+        self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
         sizes = [Size.of(block, models) for block in self.blocks]
         self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
         #   unless they are beyond float64
+        self.bound = sum(size.energy(self.unit) for size in sizes)  # of any objective
         for block, size in zip(self.blocks, sizes, strict=True):
             for axis, group in enumerate(block.labels):
                 covered = any(axis in parents for parents in block.parents)  # by what is within it

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import keep_containers, scan_counts
+from ..jaxprs import jit_arrays, keep_containers, scan_counts
 from ..progress import Callback, with_progress, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Inexact, PyTree
 
 from ..inference.taps import Taps, find_taps
-from ..jaxprs import Evaluation, evaluate
+from ..jaxprs import Evaluation, eval_arrays, evaluate, jit_arrays
 from ..progress import Callback, with_progress, within
 from .moments import Moments, merge_batches, unit_axes
 from ..symmetry.entries import row_rank
