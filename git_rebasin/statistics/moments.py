@@ -82,6 +82,15 @@ class Moments:
         return Moments(count, mean, one.scatter + two.scatter + between)
 
     @property
+    def units(self) -> tuple[int, ...]:
+        """How many units there are, along each axis
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.mean.shape
+
+    @property
     def var(self) -> Float[Array, "*units"]:
         """The variance: the mean square about the mean
 
@@ -249,6 +258,15 @@ class CrossMoments:
         between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many units A has, along each axis, and B
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.cross.shape
+
     def fault(
         self,
         least: int = 1,  # how many samples there have to be
@@ -374,11 +392,11 @@ def _check_batch(
                 "weights that are not finite or too large, or leave this batch out"
             )
         was = total.get(name) if total else own
-        now, before = ([x.shape for x in jax.tree.leaves(m)] for m in (own, was))
-        if now != before:
+        before = None if was is None else was.units
+        if own.units != before:
             raise ValueError(
                 f"{describe(name)} has other units in batch {number}, counted from 0, than in "
-                f"those before it (arrays of {now} and {before}): give batches of one kind"
+                f"those before it ({own.units} and {before}): give batches of one kind"
             )
     for name in total.keys() - moments.keys():
         raise ValueError(
