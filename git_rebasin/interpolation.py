@@ -9,8 +9,9 @@ from __future__ import annotations
 __all__ = ['Interpolation', 'interpolate', 'loss_barrier']
 
 # %% ../nbs/03_interpolation.ipynb #c108080c
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .jaxprs import jit_arrays, put_arrays
+from .progress import Callback, Progress, with_progress
 from .tree import Array, is_array, lerp, pair_leaves, path_str
 
 _log = logging.getLogger(__name__)
@@ -129,6 +131,7 @@ def _named(value: Any) -> dict[str, Any]:
     return metrics | {k: x for k, x in also.items() if _is_scalar(x) and k not in metrics}
 
 # %% ../nbs/03_interpolation.ipynb #37c66c8f
+@with_progress
 def interpolate(
     fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or a dict of mean metrics, or
     #   (mean loss, more): of dicts among the rest, scalars are metrics, and all else is ignored
@@ -138,6 +141,8 @@ def interpolate(
     *,
     lambdas: int | Points = 25,  # how many λ, evenly spaced, or which; 25 in the paper
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # (A, B, λ) → a model: `lerp` or `slerp`
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each λ of each batch
 ) -> Interpolation:  # the metrics at each λ; NaN or infinite where a batch gives that
     """Evaluate metrics on the line between two models, in JAX's precision
 
@@ -149,6 +154,8 @@ def interpolate(
         batches: any pytrees with the examples on the first axis; read once
         lambdas: how many λ, evenly spaced, or which; 25 in the paper
         path: (A, B, λ) → a model: `lerp` or `slerp`
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each λ of each batch
 
     Returns:
         Interpolation: the metrics at each λ; NaN or infinite where a batch gives that
@@ -177,10 +184,16 @@ def interpolate(
 
     params_a, params_b = put_arrays((params_a, params_b))  # once, not for every λ
     sums: dict[str, np.ndarray] = {}
-    total = 0
+    total, count = 0, itertools.count(1)
+    steps = len(batches) * len(grid) if isinstance(batches, Sized) else None
     for number, batch in enumerate(batches):
         n, batch = _num_examples(number, batch), put_arrays(batch)
-        values = [at(jnp.asarray(float(lam)), params_a, params_b, batch) for lam in grid]
+        values = []
+        for lam in grid:
+            values.append(at(jnp.asarray(float(lam)), params_a, params_b, batch))
+            if callback is not None:
+                jax.block_until_ready(values[-1])
+                callback(Progress("interpolation", next(count), steps))
         _check_names(number, values[0], sums)
         for name in values[0]:
             column = np.array([float(v[name]) for v in values])

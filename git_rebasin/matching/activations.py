@@ -17,14 +17,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Inexact, PyTree
 
 from ..inference.taps import Taps, find_taps
 from ..jaxprs import eval_arrays, jit_arrays, put_arrays
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
@@ -188,7 +188,7 @@ class _Score:
     block: Block  # the part, in the groups of the spec
     contraction: Contraction  # which axes are samples, and which are units
 
-    def samples(self, value: Array) -> Float[Array, "batch samples rows"]:
+    def samples(self, value: Array) -> Inexact[Array, "batch samples rows"]:
         "The part in that order; rows are the units, in each place of the parents that move"
         view = self.contraction.arrange(self.block.of(value))
         return view if self.contraction.last else view.mT
@@ -211,7 +211,7 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
     scores: dict[tuple[str, str, int], _Score] = {}
     shapes = {name: z.shape for name, z in values.items()}
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
-        if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
+        if not jnp.issubdtype(values[block.path].dtype, jnp.inexact):
             continue
         parts = [None if label is None else relation.get(label) for label in block.labels]
         parents = (
@@ -332,6 +332,7 @@ def _again(seen: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 # %% ../../nbs/matching/07_activations.ipynb #ebca0b01
+@with_progress
 def activation_matching(
     key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
@@ -344,6 +345,7 @@ def activation_matching(
     names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
     #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of the scores of all values, each at most 1
     """Match two models by their activations, in one pass over data
@@ -358,6 +360,7 @@ def activation_matching(
         similarity: products (eq. 1), or Pearson's
         names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..jaxprs import jit_arrays, keep_containers, scan_counts
-from ..progress import Callback, within
+from ..progress import Callback, with_progress, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
 from ..tree import Array, flatten, unflatten
@@ -133,6 +133,7 @@ def _batch_moments(
     return moments, run.divisors
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #367bd80a
+@with_progress
 def reset_batch_stats(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
     variables: PyTree,  # parameters and statistics, in any container; left as they are
@@ -141,6 +142,7 @@ def reset_batch_stats(
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
     passes: int = 1,  # over the data: so many normalisations in a row, the first ones, are exact
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch of each pass
 ) -> PyTree:  # the variables with new means and variances, in the dtypes of the old ones
     """Compute BatchNorm's statistics anew from data
@@ -152,6 +154,7 @@ def reset_batch_stats(
             pass
         stats: path of mean → path of variance; default: all found
         passes: over the data: so many normalisations in a row, the first ones, are exact
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch of each pass
 
     Returns:

@@ -22,17 +22,19 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Inexact, PyTree, Shaped
+from jaxtyping import Bool, Float, Inexact, Int, PyTree, Shaped
 
 from ..inference.taps import Taps
 from ..jaxprs import inner_jaxpr, jit_arrays, scan_fixed_point, trace_arrays
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "scatter"], meta_fields=["count"]
+    jax.tree_util.register_dataclass,
+    data_fields=["mean", "scatter", "power"],
+    meta_fields=["count"],
 )
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -42,27 +44,32 @@ class Moments:
         count: how many samples
         mean (Inexact[Array, "*units"]):
         scatter (Float[Array, "*units"]): Σ |z − mean|² over the samples
+        power (Int[Array, "*units"] | None): the mean is in units of this power of two, scatter in
+            units of its square; None: of 1
     """
 
     count: int  # how many samples
     mean: Inexact[Array, "*units"]
     scatter: Float[Array, "*units"]  # Σ |z − mean|² over the samples
+    power: Int[Array, "*units"] | None = None  # the mean is in units of this power of two, scatter
+    #   in units of its square; None: of 1
 
     @classmethod
     def of(
         cls,
         values: Shaped[Array, "..."],  # of any numbers
         axes: Collection[int],  # which of its axes number the samples; the others are units
+        *,
+        any_scale: bool = False,  # choose a unit where squares would be beyond float32
     ) -> Moments:
         """Moments of the values of one batch
 
         Args:
             values (Shaped[Array, "..."]): of any numbers
             axes: which of its axes number the samples; the others are units
+            any_scale: choose a unit where squares would be beyond float32
         """
-        mean, centred = _centre(values, tuple(axes))
-        count = math.prod(values.shape[k] for k in axes)
-        return cls(count, mean, jnp.sum(_square(centred), tuple(axes)))
+        return _centred_moments(values, tuple(axes), any_scale)[0]
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of samples together
@@ -73,8 +80,17 @@ class Moments:
         one, two = _wide(self), _wide(other)
         count, delta = self.count + other.count, two.mean - one.mean
         mean = one.mean + delta * (other.count / count)
-        between = _square(delta) * (self.count * other.count / count)
+        between = _squares(delta) * (self.count * other.count / count)
         return Moments(count, mean, one.scatter + two.scatter + between)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many units there are, along each axis
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.mean.shape
 
     @property
     def var(self) -> Float[Array, "*units"]:
@@ -83,7 +99,8 @@ class Moments:
         Returns:
             Float[Array, "*units"]
         """
-        return self.scatter / self.count
+        own = _plain(self)
+        return own.scatter / own.count
 
     @property
     def squares(self) -> Float[Array, "*units"]:
@@ -92,7 +109,8 @@ class Moments:
         Returns:
             Float[Array, "*units"]
         """
-        return self.scatter + self.count * _square(self.mean)
+        own = _plain(self)
+        return own.scatter + own.count * _squares(own.mean)
 
     @property
     def constant(self) -> Bool[Array, "*units"]:
@@ -101,7 +119,8 @@ class Moments:
         Returns:
             Bool[Array, "*units"]
         """
-        return self.var <= _square(4 * np.finfo(np.float32).eps * self.mean)
+        own = _plain(self)
+        return own.var <= _squares(4 * np.finfo(np.float32).eps * own.mean)
 
     @property
     def fault(self) -> str | None:
@@ -122,24 +141,72 @@ class Moments:
 M = TypeVar("M", "Moments", "CrossMoments")
 
 
-def _centre(values: Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _centre(z: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     "The mean of values over some axes, and the values less their mean, by the two-pass algorithm"
-    z = jnp.asarray(values)
-    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     first = jnp.mean(z, axes, keepdims=True)
     # What rounding left of the mean is a mean of small numbers, and has small errors:
     rest = jnp.mean(z - first, axes, keepdims=True)
     return jnp.squeeze(first + rest, axes), z - first - rest
 
 
-def _square(z):
+def _centred_moments(
+    values: Array, axes: tuple[int, ...], any_scale: bool
+) -> tuple[Moments, jax.Array]:
+    "The moments of values over some axes, and the values less their mean, in the moments' unit"
+    z = jnp.asarray(values)
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    power = None
+    if any_scale:
+        power = _power(z, axes)
+        z = _times(z, -jnp.expand_dims(power, axes))
+    mean, centred = _centre(z, axes)
+    count = math.prod(values.shape[k] for k in axes)
+    return Moments(count, mean, jnp.sum(_squares(centred), axes), power), centred
+
+
+def _power(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    "For each unit the power of two of its largest value, or 0 where its squares are safe"
+    parts = (z.real, z.imag) if jnp.iscomplexobj(z) else (z,)
+    top = functools.reduce(jnp.maximum, (jnp.max(abs(x), axes, initial=0) for x in parts))
+    power = jnp.frexp(top)[1]
+    return jnp.where((abs(power) > 30) & jnp.isfinite(top), power, 0)
+
+
+def _times(z: Array, power: Array) -> Array:
+    "Values times powers of two"
+    xp = np if isinstance(z, np.ndarray) else jnp
+    if not xp.iscomplexobj(z):
+        return xp.ldexp(z, power)
+    return xp.ldexp(z.real, power) + 1j * xp.ldexp(z.imag, power)
+
+
+def _squares(z: Array) -> Array:
     "|z|², entry by entry"
-    return (z * z.conj()).real
+    xp = np if isinstance(z, np.ndarray | np.generic) else jnp
+    return xp.square(z.real) + xp.square(z.imag) if xp.iscomplexobj(z) else xp.square(z)
+
+
+def _plain(moments: M) -> M:
+    "The same moments, in units of 1"
+    one = moments.a if isinstance(moments, CrossMoments) else moments
+    return moments if one.power is None else _wide(moments)
 
 
 def _wide(moments: M) -> M:
-    "The same moments in float64 or complex128, on the host"
-    return jax.tree.map(lambda x: np.asarray(x, np.result_type(x.dtype, np.float64)), moments)
+    "The same moments in float64, on the host, in units of 1"
+    if isinstance(moments, CrossMoments):
+        powers = [None if m.power is None else np.asarray(m.power) for m in (moments.a, moments.b)]
+        cross = np.asarray(moments.cross, np.float64)
+        if any(power is not None and power.any() for power in powers):
+            cross = np.ldexp(cross, powers[0][..., :, None] + powers[1][..., None, :])
+        return CrossMoments(_wide(moments.a), _wide(moments.b), cross)
+    mean, scatter = (
+        np.asarray(x, np.promote_types(x.dtype, np.float64))
+        for x in (moments.mean, moments.scatter)
+    )
+    if moments.power is not None and (power := np.asarray(moments.power)).any():
+        mean, scatter = _times(mean, power), _times(scatter, 2 * power)
+    return Moments(moments.count, mean, scatter)
 
 # %% ../../nbs/statistics/00_moments.ipynb #67ed860e
 @functools.partial(
@@ -152,12 +219,14 @@ class CrossMoments:
     Attributes:
         a: of A's units
         b: of B's
-        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples; real part
+        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples; of complex
+            values Re Σ (z_A − mean)* (z_B − mean)ᵀ
     """
 
     a: Moments  # of A's units
     b: Moments  # of B's
-    cross: Float[Array, "*batch n m"]  # Σ (z_A − mean)(z_B − mean)ᵀ over the samples; real part
+    cross: Float[Array, "*batch n m"]  # Σ (z_A − mean)(z_B − mean)ᵀ over the samples;
+    #   of complex values Re Σ (z_A − mean)* (z_B − mean)ᵀ
 
     @classmethod
     def of(
@@ -172,12 +241,10 @@ class CrossMoments:
             values_b (Shaped[Array, "*batch samples m"]):
         """
         axis = values_a.ndim - 2
-        (mean_a, a), (mean_b, b) = (_centre(z, (axis,)) for z in (values_a, values_b))
-        one, two = (
-            Moments(z.shape[axis], mean, jnp.sum(_square(z), axis))
-            for mean, z in ((mean_a, a), (mean_b, b))
-        )
-        return cls(one, two, jnp.matmul(a.conj().mT, b, precision="highest").real)
+        (one, a), (two, b) = (_centred_moments(z, (axis,), True) for z in (values_a, values_b))
+        if jnp.iscomplexobj(a) or jnp.iscomplexobj(b):
+            a, b = (jnp.concatenate([z.real, z.imag], axis) for z in (a, b))
+        return cls(one, two, jnp.matmul(a.mT, b, precision="highest"))
 
     def merge(self, other: CrossMoments) -> CrossMoments:
         """Moments of both sets of samples together
@@ -189,6 +256,15 @@ class CrossMoments:
         n, m = one.a.count, two.a.count
         between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many units A has, along each axis, and B
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.cross.shape
 
     @property
     def count(self) -> int:
@@ -219,7 +295,8 @@ class CrossMoments:
         References:
             Git Re-Basin (arXiv 2209.04836), eq. 1
         """
-        return self.cross + self.a.count * _outer(self.a.mean, self.b.mean)
+        own = _plain(self)
+        return own.cross + own.a.count * _outer(own.a.mean, own.b.mean)
 
     @property
     def correlation(self) -> Float[np.ndarray, "*batch n m"]:
@@ -228,14 +305,17 @@ class CrossMoments:
         Returns:
             Float[np.ndarray, "*batch n m"]
         """
-        scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (self.a, self.b)]
+        own = _plain(self)
+        scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (own.a, own.b)]
         scale = _outer(*scales)
-        return np.divide(self.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
+        return np.divide(own.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
 
 # %% ../../nbs/statistics/00_moments.ipynb #7f555fc5
 def _outer(a, b):
-    "All products of the units of two models; of complex ones the real part of a* b"
-    return (a.conj()[..., :, None] * b[..., None, :]).real
+    "All products of the units of two models; of complex ones the real part, the first conjugated"
+    if np.iscomplexobj(a) or np.iscomplexobj(b):
+        return _outer(a.real, b.real) + _outer(a.imag, b.imag)
+    return a[..., :, None] * b[..., None, :]
 
 # %% ../../nbs/statistics/00_moments.ipynb #61f1e025
 Batch = TypeVar("Batch")
@@ -323,11 +403,11 @@ def _check_batch(
                 "and weights that are not finite or too large, or leave this batch out"
             )
         was = total.get(name) if total else own
-        now, before = ([x.shape for x in jax.tree.leaves(m)] for m in (own, was))
-        if now != before:
+        before = None if was is None else was.units
+        if own.units != before:
             raise ValueError(
                 f"{describe(name)} has other units in batch {number}, counted from 0, than in "
-                f"those before it (arrays of {now} and {before}): give batches of one kind"
+                f"those before it ({own.units} and {before}): give batches of one kind"
             )
     for name in total.keys() - moments.keys():
         raise ValueError(
@@ -409,12 +489,14 @@ def _numbers_units(entry: Entry) -> bool:
     return any(not isinstance(a, Fixed) or a.name is not None for a in atoms_of(entry))
 
 
+@with_progress
 def value_moments(
     taps: Taps,  # of the network
     params: PyTree,  # a model
     batches: Iterable[Any],  # each is what the taps' function takes besides the parameters
     *,
     names: Collection[str] | None = None,  # which values; default: all
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> dict[str, Moments]:  # value → moments, with the shape of its `unit_axes`
     """Mean and variance of every unit of a network's values, over data
@@ -424,6 +506,7 @@ def value_moments(
         params: a model
         batches: each is what the taps' function takes besides the parameters
         names: which values; default: all
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:
@@ -435,7 +518,7 @@ def value_moments(
     def step(params, batch):
         values = taps(params, batch, names=names)
         return {
-            name: Moments.of(z, [k for k in range(z.ndim) if k not in units[name]])
+            name: Moments.of(z, [k for k in range(z.ndim) if k not in units[name]], any_scale=True)
             for name, z in values.items()
         }
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Inexact, PyTree
 
 from ..inference.taps import Taps, find_taps
 from ..jaxprs import Evaluation, eval_arrays, evaluate, jit_arrays
-from ..progress import Callback, within
+from ..progress import Callback, with_progress, within
 from .moments import Moments, merge_batches, unit_axes
 from ..symmetry.entries import row_rank
 from ..tree import Array, flatten
@@ -223,6 +223,7 @@ class Repaired:
         return f"Repaired({len(self.moments)} values, {units} units, {dead} of them constant)"
 
 
+@with_progress
 def repair(
     fn: Callable[[PyTree, Any], Any],  # fn(params, batch) → outputs; any function
     merged: PyTree,  # the merged model, any tree of arrays
@@ -234,6 +235,7 @@ def repair(
     taps: Taps | None = None,  # `find_taps(fn, merged, batch)`, where it is known already
     names: Collection[str] | None = None,  # the values to correct; default: `correctable(taps)`
     passes: int = 1,  # over the data: so many values in a row, the first ones, are exact
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch of each pass
 ) -> Repaired:  # its `fn`, at its `params` and a batch, gives the repaired network's outputs
     """Give a merged model's units the statistics of its models' units
@@ -247,6 +249,7 @@ def repair(
         taps: `find_taps(fn, merged, batch)`, where it is known already
         names: the values to correct; default: `correctable(taps)`
         passes: over the data: so many values in a row, the first ones, are exact
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch of each pass
 
     Returns:
