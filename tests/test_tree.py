@@ -38,6 +38,10 @@ def test_leaves_that_are_not_arrays_are_kept_and_not_listed():
     tree = {"w": np.ones(2), "activation": jax.nn.relu, "name": "x"}
     assert list(flatten(tree)) == ["w"]
     assert unflatten({"w": np.zeros(2)}, like=tree)["activation"] is jax.nn.relu
+    tree |= {"rate": 0.5, "on": False}  # numbers are kept, or replaced where they are given
+    assert unflatten({"w": np.zeros(2)}, like=tree)["rate"] == 0.5
+    back = unflatten({"w": np.zeros(2), "rate": np.array(0.25), "on": np.array(True)}, like=tree)
+    assert back["on"] is True and type(back["rate"]) is float and back["rate"] == 0.25
 
 
 # %% 0a510d6a
