@@ -152,8 +152,8 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def unflatten(
     flat: Mapping[str, Any],  # path → array, or what else is to stand there
-    like: PyTree = None,  # a tree with the same paths, whose containers are used; numbers in it that
-    #   `flat` names too are replaced by numbers of their types
+    like: PyTree = None,  # a tree with the same paths, whose containers are used; numbers in it
+    #   that `flat` names too are replaced by numbers of their types
 ) -> PyTree:  # a new tree, of nested dicts unless `like` is given
     """A tree from paths and arrays; the opposite of `flatten`
 
