@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'jit_arrays', 'put_arrays', 'eval_arrays',
-           'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
+__all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
+           'eval_arrays', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
            'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
@@ -69,14 +69,29 @@ def _identity(leaf: Any) -> Any:
 def split_arrays(
     tree: PyTree,  # any tree, with or without arrays
 ) -> tuple[list, Rest]:
-    """The arrays of a tree, and the rest of it
+    """The arrays of a tree, of numpy or JAX, and the rest of it
 
     Args:
         tree: any tree, with or without arrays
     """
     leaves, treedef = jax.tree.flatten(tree)
     rest = Rest(treedef, tuple(_HOLE if is_array(x) else x for x in leaves))
-    return [x for x in leaves if is_array(x)], rest
+    return [as_array(x) for x in leaves if is_array(x)], rest
+
+
+def as_array(
+    leaf: Any,  # what has a shape and a dtype
+) -> Any:  # an array of JAX or numpy, or a `jax.ShapeDtypeStruct`
+    """The leaf as it is, or read, if it is read lazily, as variables of Keras and files are
+
+    Args:
+        leaf: what has a shape and a dtype
+
+    Returns:
+        Any: an array of JAX or numpy, or a `jax.ShapeDtypeStruct`
+    """
+    known = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    return leaf if known else np.asarray(leaf)
 
 # %% ../nbs/01_jaxprs.ipynb #aa10c0d8
 Out = TypeVar("Out")
@@ -101,14 +116,21 @@ def jit_arrays(
     @functools.wraps(fn)
     def call(*args: Any) -> Out:
         arrays, rest = split_arrays(args)
-        return compiled(rest, list(map(_jax_or_numpy, arrays)))
+        return compiled(rest, arrays)
 
     return call
 
 
-def _jax_or_numpy(leaf: Any) -> Array:
-    "An array as JAX takes it; what is read lazily is read"
-    return leaf if isinstance(leaf, (jax.Array, np.ndarray)) else np.asarray(leaf)
+def read_arrays(
+    tree: PyTree,  # a model, or several
+) -> PyTree:
+    """The tree with arrays of JAX or numpy where its leaves are read lazily
+
+    Args:
+        tree: a model, or several
+    """
+    arrays, rest = split_arrays(tree)
+    return rest.join(arrays)
 
 
 def put_arrays(
@@ -120,7 +142,7 @@ def put_arrays(
         tree: a model, or several
     """
     arrays, rest = split_arrays(tree)
-    return rest.join(jax.device_put(list(map(_jax_or_numpy, arrays))))
+    return rest.join(jax.device_put(arrays))
 
 
 def eval_arrays(

@@ -76,9 +76,10 @@ def _saved_array(path: str, leaf: Any) -> np.ndarray:
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-leaves
 def _is_setting(leaf: Any) -> bool:
-    "Whether a leaf is text or a function, which has a name, unlike an object that can be called"
+    "Whether a leaf is text, a function by its name, or a mark, as Equinox's of what is shared"
     named = hasattr(leaf, "__name__") or isinstance(leaf, partial)
-    return isinstance(leaf, str) or (callable(leaf) and named)
+    mark = type(leaf).__bases__ == (object,) and getattr(leaf, "__dict__", None) == {}
+    return isinstance(leaf, str) or (callable(leaf) and named) or (mark and not callable(leaf))
 
 
 def _other_leaves(tree: PyTree) -> dict[str, list[Any]]:  # several where paths are the same

@@ -111,7 +111,8 @@ def trace_symmetry(
     Returns:
         tuple[BoundSpec, Trace, Naming]: not verified; the trace; the names of atoms
     """
-    (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
+    closed, arrays = trace_arrays(fn, params, *args)
+    flat = dict(zip(flatten(params), arrays, strict=False))
     others = arrays[len(flat) :]
     followed = _follow(closed, flat, others, unroll=0)
     if followed[1].stacks:

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 
 from ..arguments import check_steps
 from ..checkpoints.io import load_params
+from ..jaxprs import as_array
 from .ignored import ignored_leaves
 from .leaves import FIT, as_parts, norm, wide
 from .match import Merged, ModelError, bind_models
@@ -70,7 +71,7 @@ class _Sum:
         self.ignored = ignored_leaves(self.spec, ignore, include)
         self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
-        self.kept = {p: np.array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]

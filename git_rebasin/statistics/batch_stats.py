@@ -172,8 +172,8 @@ def reset_batch_stats(
         arXiv 1803.05407, §3.2
     """
     # raises ValueError if `passes` < 1, or `passes` > 1 and `batches` can be read only once
-    # raises ValueError if there is no batch, or one, which is named by its number, has fewer than two
-    #   samples or gives values that are NaN, infinite or beyond float32
+    # raises ValueError if there is no batch, or one, which is named by its number, has fewer than
+    #   two samples or gives values that are NaN, infinite or beyond float32
     # raises ValueError if no BatchNorm is recognised, `stats` names a path that `variables`
     #   lacks, or statistics depend on themselves
     if passes < 1 or (passes > 1 and iter(batches) is batches):
@@ -215,8 +215,8 @@ def _like(path: str, leaf: Array, new: Array) -> Array:
         cast = np.asarray(new).astype(leaf.dtype)
     if not np.all(np.isfinite(cast)):
         raise ValueError(
-            f"the new {path!r} is as large as {np.max(np.abs(new)):.3g}, which is beyond its dtype, "
-            f"{leaf.dtype}: keep statistics in float32"
+            f"the new {path!r} is as large as {np.max(np.abs(new)):.3g}, which is beyond its "
+            f"dtype, {leaf.dtype}: keep statistics in float32"
         )
     return jnp.asarray(cast) if isinstance(leaf, jax.Array) else cast
 

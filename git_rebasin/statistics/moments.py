@@ -32,7 +32,9 @@ from ..tree import Array
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "scatter", "power"], meta_fields=["count"]
+    jax.tree_util.register_dataclass,
+    data_fields=["mean", "scatter", "power"],
+    meta_fields=["count"],
 )
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -120,17 +122,13 @@ class Moments:
         own = _plain(self)
         return own.var <= _squares(4 * np.finfo(np.float32).eps * own.mean)
 
-    def fault(
-        self,
-        least: int = 1,  # how many samples there have to be
-    ) -> str | None:
-        """Why the moments of a batch cannot be used; None if they can
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values, if anything: they are not finite, or their squares are not
 
-        Args:
-            least: how many samples there have to be
+        Returns:
+            str | None
         """
-        if self.count < least:
-            return f"has {self.count} samples, where at least {least} are needed,"
         for x, what in (
             (self.mean, "is NaN or infinite"),
             (self.scatter, "has squares that overflow"),
@@ -203,7 +201,8 @@ def _wide(moments: M) -> M:
             cross = np.ldexp(cross, powers[0][..., :, None] + powers[1][..., None, :])
         return CrossMoments(_wide(moments.a), _wide(moments.b), cross)
     mean, scatter = (
-        np.asarray(x, np.promote_types(x.dtype, np.float64)) for x in (moments.mean, moments.scatter)
+        np.asarray(x, np.promote_types(x.dtype, np.float64))
+        for x in (moments.mean, moments.scatter)
     )
     if moments.power is not None and (power := np.asarray(moments.power)).any():
         mean, scatter = _times(mean, power), _times(scatter, 2 * power)
@@ -267,16 +266,23 @@ class CrossMoments:
         """
         return self.cross.shape
 
-    def fault(
-        self,
-        least: int = 1,  # how many samples there have to be
-    ) -> str | None:
-        """Why the moments of a batch cannot be used, and whose; None if they can
+    @property
+    def count(self) -> int:
+        """How many samples
 
-        Args:
-            least: how many samples there have to be
+        Returns:
+            int
         """
-        of = ((name, m.fault(least)) for name, m in (("A", self.a), ("B", self.b)))
+        return self.a.count
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values of a model, if anything
+
+        Returns:
+            str | None
+        """
+        of = ((name, m.fault) for name, m in (("A", self.a), ("B", self.b)))
         return next((f"of model {name} {why}" for name, why in of if why), None)
 
     @property
@@ -367,8 +373,8 @@ def merge_batches(
             of other names or shapes than before; it is named with the batch
     """
     # raises ValueError if there is no batch
-    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few samples,
-    #   or of other names or shapes than before; it is named with the batch
+    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few
+    #   samples, or of other names or shapes than before; it is named with the batch
     total: dict[Name, M] = {}
     steps = len(batches) if isinstance(batches, Sized) else None
     for count, batch in enumerate(require_batches(batches), 1):
@@ -386,10 +392,15 @@ def _check_batch(
 ) -> None:
     "Refuse what a batch must not add to the moments of those before it"
     for name, own in moments.items():
-        if why := own.fault(least):
+        if own.count < least:
             raise ValueError(
-                f"{describe(name)} {why} in batch {number}, counted from 0: look for inputs and "
-                "weights that are not finite or too large, or leave this batch out"
+                f"{describe(name)} has {own.count} samples, where at least {least} are needed, in "
+                f"batch {number}, counted from 0: give larger batches, or leave this one out"
+            )
+        if own.fault:
+            raise ValueError(
+                f"{describe(name)} {own.fault} in batch {number}, counted from 0: look for inputs "
+                "and weights that are not finite or too large, or leave this batch out"
             )
         was = total.get(name) if total else own
         before = None if was is None else was.units

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
+from ..jaxprs import as_array
 from .blocks import Block
 from .spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, unflatten
@@ -66,6 +67,7 @@ def act(
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises PermutationSpecError if the action does not fit the spec
     bound, flat = spec.bind(params, partial=partial), flatten(params)
+    flat |= {path: as_array(flat[path]) for path in bound.shapes}
     new, named = dict(flat), {path: flat[path] for path in bound.shapes}
     for block, view in action.views(bound, named):
         leaf = new[block.path]  # from the second block on a copy, which may be written to

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import Evaluation, is_narrow, trace_arrays
+from ..jaxprs import Evaluation, is_narrow, read_arrays, split_arrays, trace_arrays
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
@@ -59,7 +59,7 @@ def in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, floa
         return Evaluation(wide=True).run(closed.jaxpr, closed.consts, arrays)[0]
 
     def run(*args):
-        return compute(*(x for x in jax.tree.leaves(args) if is_array(x)))
+        return compute(*split_arrays(args)[0])
 
     return run, _coarsest_eps(closed.jaxpr)
 
@@ -204,6 +204,7 @@ def check_permutation_spec(
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises ValueError if `fn` returns no array, or one that is not finite at random weights
     key = jax.random.key(0) if key is None else key
+    params = read_arrays(params)
     spec, worst = spec.bind(params), {}
     run, eps = in_double(fn, params, args)
     steps, count = trials * (len(spec.groups) + 1), itertools.count(1)
