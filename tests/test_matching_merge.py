@@ -201,7 +201,7 @@ def test_given_orders_are_where_it_starts_and_what_is_merged():
     first = merge_many(jax.random.key(0), SPEC, models)
     again = merge_many(jax.random.key(1), SPEC, models, init=first.perms)
     assert again.sweeps == 1 and again.objective[-1] == pytest.approx(first.objective[-1], rel=1e-6)
-    fixed = merge_in_order(SPEC, models, first.perms)
+    fixed = merge_in_order(SPEC, first.perms, models)
     assert fixed.sweeps == 0 and fixed.initial_objective == pytest.approx(first.objective[-1], rel=1e-6)
     for p, q, r in zip(first.perms, again.perms, fixed.perms, strict=True):
         assert same_permutation(p, q) and same_permutation(p, r)

@@ -33,7 +33,12 @@ from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
@@ -271,7 +276,8 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
+    init: Permutation | HasPermutation | Literal["greedy", "identity"] = "identity",  # B's
+    #   permutation at the start
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken

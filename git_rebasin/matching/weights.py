@@ -22,9 +22,11 @@ from .scores import Scores, Term
 from .solve import group_trees, solve_tree
 from ..progress import Callback, Progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     check_permutation,
     identity_permutation,
+    permutation_of,
     same_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
@@ -155,8 +157,9 @@ def weight_matching(
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
-    #   "greedy": one group after the other, by the weights that it shares with those before
+    init: Permutation | HasPermutation | Literal["greedy", "identity"] = "identity",  # B's
+    #   permutation at the start; "greedy": one group after the other, by the weights that it
+    #   shares with those before
     budget: float | None = None,  # bytes kept of lazily read models and of their scores;
     #   None: a twentieth of both models, or all where nothing is read lazily
     callback: Callback | None = None,  # called after each sweep with its "objective"
@@ -223,29 +226,30 @@ def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
         if init not in ("greedy", "identity"):
             raise ValueError(f"init is {init!r}: give 'greedy', 'identity' or a permutation")
         return identity_permutation(spec)
-    check_permutation(spec, init)
+    init = check_permutation(spec, init)
     return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
 
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(
     spec: PermutationSpec,  # which axes move together
+    perm: Permutation | HasPermutation,  # where the groups of B are, such as a match
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
-    perm: Permutation,  # where the groups of B are, such as `Match.perm`
 ) -> dict[str, Float[np.ndarray, "*_fixed _n _n"]]:  # group → units of A by units of B
     """The cosines between the weights of units of A and of B, all groups held where they are
 
     Args:
         spec: which axes move together
+        perm: where the groups of B are, such as a match
         params_a: model A
         params_b: model B
-        perm: where the groups of B are, such as `Match.perm`
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _n _n"]]: group → units of A by units of B
     """
+    perm = permutation_of(spec, perm, "(spec, perm, params_a, params_b)")
     bound, a, b = bind_models(spec, params_a, params_b)
-    own = identity_permutation(bound)
+    perm, own = check_permutation(bound, perm), identity_permutation(bound)
     between = Scores(bound, a, b).groups
     squares = [Scores(bound, model, model).groups for model in (a, b)]
     cosines = {}

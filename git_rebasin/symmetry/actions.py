@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import PyTree
 
 from .blocks import Block
-from .spec import BoundSpec, PermutationSpec
+from .spec import BoundSpec, PermutationSpec, as_spec
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b05
@@ -62,9 +62,12 @@ def act(
     Raises:
         PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
         PermutationSpecError: if the action does not fit the spec
+        TypeError: if the spec is no spec
     """
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises PermutationSpecError if the action does not fit the spec
+    # raises TypeError if the spec is no spec
+    as_spec(spec, "(spec, what happens, params)")
     bound, flat = spec.bind(params, partial=partial), flatten(params)
     new, named = dict(flat), {path: flat[path] for path in bound.shapes}
     for block, view in action.views(bound, named):
