@@ -26,6 +26,7 @@ from .actions import act
 from .blocks import Block
 from git_rebasin.symmetry.check import (
     as_double,
+    check_trials,
     deviation,
     in_double,
     is_float,
@@ -34,7 +35,7 @@ from git_rebasin.symmetry.check import (
     rounding,
 )
 from .permutation import along_axes
-from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tables import markdown_table
 from ..tree import Array, flatten, unflatten
 
@@ -217,12 +218,16 @@ def find_scalings(
         PermutationSpecError: if the rescalings that follow from the gradients change an output
         PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
-            computed in float64
+            computed in float64; or if `trials` < 1
+        TypeError: if `spec` is no spec
     """
     # raises PermutationSpecError if the rescalings that follow from the gradients change an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
-    #   computed in float64
+    #   computed in float64; or if `trials` < 1
+    # raises TypeError if `spec` is no spec
+    as_spec(spec, "find_scalings(spec, fn, params, *args)")
+    check_trials(trials)
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
