@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SpecCheck', 'check_permutation_spec', 'check_trials']
+__all__ = ['SpecCheck', 'check_permutation_spec']
 
 # %% ../../nbs/symmetry/07_check.ipynb #837e3ef6
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..arguments import check_steps
 from ..jaxprs import Evaluation, is_narrow, trace_arrays
+from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
@@ -155,6 +158,7 @@ def _try(
     key,
     t: int,
     waiting: Mapping[str, Collection[str]],
+    done: Callable[[], None],
 ):
     "One trial: changes by each group and by all together, what rounding explains, who responds"
     key = jax.random.fold_in(key, t)
@@ -165,7 +169,9 @@ def _try(
     tolerance = rounding(run, want, seeds[1], eps, theta, args)
 
     def change(perm):
-        return deviation(want, outputs_of(run, apply_permutation(spec, one | perm, theta), args))
+        moved = outputs_of(run, apply_permutation(spec, one | perm, theta), args)
+        done()
+        return deviation(want, moved)
 
     def responds(paths):  # to other values in some arrays
         other = flatten(randomised(seeds[1], spec, params, t))
@@ -194,6 +200,7 @@ class SpecCheck(dict[str, float]):
         return f"{super().__repr__()}, nothing is proven of {len(self.unproven)} groups ({why})"
 
 
+@with_progress
 def check_permutation_spec(
     spec: PermutationSpec,  # the spec to try
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
@@ -201,6 +208,8 @@ def check_permutation_spec(
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: jax.Array | None = None,  # seed of the noise and of the permutations; default: key 0
     trials: int = 2,  # random weights, and random permutations of them
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each permutation that was tried
 ) -> SpecCheck:  # group → largest relative change of an output; all of it rounding
     """Check that a spec leaves a function unchanged, at random weights and by random permutations
 
@@ -211,6 +220,8 @@ def check_permutation_spec(
         *args: the function's other arguments, as a rule a batch of inputs
         key: seed of the noise and of the permutations; default: key 0
         trials: random weights, and random permutations of them
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each permutation that was tried
 
     Returns:
         SpecCheck: group → largest relative change of an output; all of it rounding
@@ -230,16 +241,24 @@ def check_permutation_spec(
     #   outputs that are the same whatever the arrays of all groups hold; or if `trials` < 1
     # raises TypeError if `spec` is no spec
     as_spec(spec, "check_permutation_spec(spec, fn, params, *args)")
-    check_trials(trials)
+    check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
     bound, worst, tables = spec.bind(params), {}, spec.perm_to_axes
     moving = [g for g, shape in bound.perm_shapes.items() if shape[-1] > 1 and math.prod(shape)]
     waiting = {g: {path for path, _ in tables[g]} for g in moving}
     run, eps = in_double(fn, params, args)
+    steps, count = trials * (len(bound.groups) + 1), itertools.count(1)
+
+    def done() -> None:
+        if callback is not None:
+            callback(Progress("spec check", next(count), steps))
+
     with jax.enable_x64(True):
         args = as_double(args)
         for t in range(trials):
-            alone, together, tolerance, seen = _try(run, bound, params, args, eps, key, t, waiting)
+            alone, together, tolerance, seen = _try(
+                run, bound, params, args, eps, key, t, waiting, done
+            )
             _raise_if_changed(alone, together, tolerance)
             worst = {group: max(d, worst.get(group, 0.0)) for group, d in alone.items()}
             waiting = {g: paths for g, paths in waiting.items() if g not in seen}
@@ -250,17 +269,6 @@ def check_permutation_spec(
             "outputs that depend on them."
         )
     return SpecCheck(*_sorted_out(worst, moving, waiting))
-
-
-def check_trials(trials: int) -> None:
-    """Refuse a number of trials that tries nothing
-
-    Raises:
-        ValueError: if it is no whole number from 1 on
-    """
-    # raises ValueError if it is no whole number from 1 on
-    if isinstance(trials, bool) or not isinstance(trials, (int, np.integer)) or trials < 1:
-        raise ValueError(f"trials is {trials!r}: give a whole number, at least one")
 
 
 def _sorted_out(

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_steps
 from .actions import act
 from .blocks import Block
 from git_rebasin.symmetry.check import (
     as_double,
-    check_trials,
     deviation,
     in_double,
     is_float,
@@ -227,7 +227,7 @@ def find_scalings(
     #   computed in float64; or if `trials` < 1
     # raises TypeError if `spec` is no spec
     as_spec(spec, "find_scalings(spec, fn, params, *args)")
-    check_trials(trials)
+    check_steps("trial", trials=trials)
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
