@@ -195,7 +195,7 @@ def _draw_moves(ax: Axes, match: Match) -> None:
     "For each group, which share of its units has another place than before"
     moved = {g: int(np.sum(p != np.arange(p.shape[-1]))) for g, p in match.perm.items()}
     sizes = {g: p.size for g, p in match.perm.items()}
-    shares = [moved[g] / sizes[g] for g in moved]
+    shares = [moved[g] / max(sizes[g], 1) for g in moved]
     ax.barh(range(len(moved)), shares, color=COLORS["matched"], height=0.7)
     labels = [f"{g}: {k} of {sizes[g]}" for g, k in moved.items()]
     ax.set_yticks(range(len(moved)), labels, fontsize=8 if len(moved) <= 12 else 6)

@@ -105,9 +105,9 @@ def test_statistics_mislead_and_are_left_out():
         np.testing.assert_allclose(
             wrong.objective[-1], inner(a, apply_permutation(SPEC, wrong.perm, b)), rtol=1e-6
         )
-        similar = unit_similarity(SPEC, a, b, right.perm)["P"]
+        similar = unit_similarity(SPEC, right.perm, a, b)["P"]
         assert (similar.argmax(1) == back).all()
-        assert (unit_similarity(SPEC, a, b, right.perm, ignore=())["P"].argmax(1) != back).any()
+        assert (unit_similarity(SPEC, right.perm, a, b, ignore=())["P"].argmax(1) != back).any()
 
 
 # %% a42f3d7a

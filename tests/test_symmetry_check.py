@@ -193,7 +193,7 @@ def test_groups_of_which_nothing_is_proven_are_named():
     assert repr(check()) == repr(dict(check())) and check().unproven == {}
     small = draw() | {"w2": np.ones((6, 1)), "b2": np.ones(1), "w3": np.ones((1, 3))}
     got = check(params=small)
-    assert got.keys() == {"P"} and got.unproven == {"Q": "it has fewer than two units"}
+    assert got.keys() == {"P"} and got.unproven == {"Q": "it has fewer than two units, or no entry"}
     none = check({p: (None,) * len(r) for p, r in ROWS.items()})
     assert none == {} and none.unproven == {}
 
@@ -202,7 +202,15 @@ def test_groups_of_which_nothing_is_proven_are_named():
 def test_groups_without_units_are_no_obstacle():
     empty = draw() | {"w2": np.ones((6, 0)), "b2": np.ones(0), "w3": np.ones((0, 3))}
     got = check(params=empty, fn=lambda p, x: (net(p, x), x @ p["w1"] @ p["w1"].T))
-    assert got.keys() == {"P"} and got.unproven == {"Q": "it has fewer than two units"}
+    assert got.keys() == {"P"} and got.unproven == {"Q": "it has fewer than two units, or no entry"}
+
+
+# %% c4ec0007
+def test_nothing_has_to_be_proven_where_there_is_nothing():
+    nothing = {"w1": np.ones((0, 6)), "b1": np.ones((0, 6)), "w2": np.ones((6, 0))}
+    rows = {"w1": (None, "P"), "b1": (None, "P"), "w2": ("P", "Q")}
+    got = check(rows, lambda p, x: (x.sum(), p["b1"].sum()), nothing)
+    assert got == {} and got.unproven.keys() == {"P", "Q"}
 
 
 # %% c4ec0006

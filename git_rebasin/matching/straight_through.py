@@ -29,8 +29,8 @@ from git_rebasin.matching.descent import (
     iterate,
     require_batches,
 )
-from .leaves import as_parts, complex_paths, wide
 from .ignored import ignored_leaves
+from .leaves import as_parts, complex_paths, wide
 from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores, shifted
 from .weights import Search, key_entropy, weight_matching

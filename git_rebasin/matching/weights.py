@@ -18,12 +18,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_steps
 from .assignment import RepeatedAssignment
 from .ignored import ignored_leaves
 from .match import Match, Start, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
-from ..arguments import check_steps
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     HasPermutation,

@@ -243,9 +243,9 @@ def check_permutation_spec(
     as_spec(spec, "check_permutation_spec(spec, fn, params, *args)")
     check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
-    bound, worst, tables = spec.bind(params), {}, spec.perm_to_axes
-    moving = [g for g, shape in bound.perm_shapes.items() if shape[-1] > 1 and math.prod(shape)]
-    waiting = {g: {path for path, _ in tables[g]} for g in moving}
+    bound, worst = spec.bind(params), {}
+    moving = _arrays_of(bound)
+    waiting = moving
     run, eps = in_double(fn, params, args)
     steps, count = trials * (len(bound.groups) + 1), itertools.count(1)
 
@@ -268,16 +268,20 @@ def check_permutation_spec(
             f"{', '.join(moving)} hold. Give inputs that reach them, at least one example, and "
             "outputs that depend on them."
         )
-    return SpecCheck(*_sorted_out(worst, moving, waiting))
-
-
-def _sorted_out(
-    worst: Mapping[str, float], moving: Collection[str], waiting: Collection[str]
-) -> tuple[dict[str, float], dict[str, str]]:
-    "The groups that were proven, each with its largest change, and the others, each with a reason"
-    why = {g: "it has fewer than two units" for g in worst if g not in moving}
+    why = {g: "it has fewer than two units, or no entry" for g in worst if g not in moving}
     why |= dict.fromkeys(waiting, "the outputs are the same whatever its arrays hold")
-    return {g: change for g, change in worst.items() if g not in why}, why
+    return SpecCheck({g: change for g, change in worst.items() if g not in why}, why)
+
+
+def _arrays_of(spec: BoundSpec) -> dict[str, set[str]]:
+    "Group → the arrays that carry it, of those groups that can move an entry"
+    moving = {g for g, shape in spec.perm_shapes.items() if shape[-1] > 1}
+    arrays: dict[str, set[str]] = {}
+    for block in spec.blocks:
+        if math.prod(block.shape):
+            for group in moving.intersection(block.labels):
+                arrays.setdefault(group, set()).add(block.path)
+    return arrays
 
 
 def _raise_if_changed(worst: dict[str, float], together: float, tolerance: float) -> None:
