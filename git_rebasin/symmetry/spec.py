@@ -444,10 +444,13 @@ def _rows(table: Mapping[str, tuple | Split]) -> dict[str, Row]:
 def _row(path: str, row: tuple | Split) -> Row:
     "Check that a row of the table is a tuple of entries, and write it in full"
     if isinstance(row, Mapping) or not isinstance(path, str):
-        inner = f"'{path}/{next(iter(row), '…')}'" if isinstance(row, Mapping) else repr(str(path))
+        steps, inner = [*path] if isinstance(path, tuple) else [path], row
+        while isinstance(inner, Mapping) and inner:
+            step, inner = next(iter(inner.items()))
+            steps.append(step)
         raise PermutationSpecError(
-            f"the table is nested at {path!r}, or has a key that is no text: write paths, with a "
-            f"slash between their steps, such as {inner}"
+            f"the table is nested at {path!r}, or this key is no text: write it flat, with the "
+            f"path of each array, here {'/'.join(map(str, steps))!r}, whatever the tree's keys are"
         )
     try:
         full = as_row(row)
