@@ -350,13 +350,13 @@ def _segments(entry: Entry) -> list[tuple[Atom, ...]]:
         return [(entry,)]
     joined: dict = {}
     for atoms in itertools.chain.from_iterable(map(_segments, entry.terms)):
-        parts = [k for k, atom in enumerate(atoms) if isinstance(atom, Part)]
+        parts = {k: atom for k, atom in enumerate(atoms) if isinstance(atom, Part)}
         key = (
             tuple(Group(a.name) if isinstance(a, Part) else a for a in atoms) if parts else object()
         )
         if key in joined:
-            k = parts[0]
-            whole = Part(atoms[k].name, atoms[k].size + joined[key][k].size)
+            k, part = next(iter(parts.items()))
+            whole = Part(part.name, part.size + joined[key][k].size)
             atoms = (*atoms[:k], whole, *atoms[k + 1 :])
         joined[key] = atoms
     return list(joined.values())
