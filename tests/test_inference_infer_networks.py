@@ -321,7 +321,7 @@ def test_weight_matching_recovers_a_planted_permutation(name):
     other = apply_permutation(spec, planted, net.params)
     match = weight_matching(jax.random.key(0), spec, net.params, other, init="greedy")
     assert match.converged
-    undone = invert_permutation(planted, spec)
+    undone = invert_permutation(spec, planted)
     for group, perm in match.perm.items():
         np.testing.assert_array_equal(perm, undone[group], err_msg=group)
     back = flatten(apply_permutation(spec, match.perm, other))

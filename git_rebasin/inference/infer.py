@@ -157,7 +157,7 @@ def infer_permutation_spec(
     Raises:
         PermutationSpecError: if `verify`, and permuting the units of a group changes the outputs
         ValueError: if `verify`, and an array has a shape and no values, or the outputs are no
-            arrays or not finite at random weights
+            arrays, not finite at random weights, or the same whatever the arrays hold
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
@@ -165,7 +165,7 @@ def infer_permutation_spec(
     # raises PermutationSpecError if `verify`, and permuting the units of a group changes the
     #   outputs
     # raises ValueError if `verify`, and an array has a shape and no values, or the outputs are no
-    #   arrays or not finite at random weights
+    #   arrays, not finite at random weights, or the same whatever the arrays hold
     abstract = [p for p, leaf in flatten(params).items() if isinstance(leaf, jax.ShapeDtypeStruct)]
     if verify and (
         abstract or any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args))

@@ -27,16 +27,18 @@ from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     apply_permutation,
     check_permutation,
     compose_permutations,
     identity_permutation,
     invert_permutation,
+    permutation_of,
     permute_block,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Leaf, flatten, inner, is_array, unflatten
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
@@ -76,8 +78,7 @@ class _Sum:
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
         for i, perm in enumerate(perms or ()):
-            check_permutation(self.spec, perm)
-            self.perms[i] = perm
+            self.perms[i] = check_permutation(self.spec, perm)
         dtypes, shapes = flatten(self.like), self.spec.shapes.items()
         self.total: dict[str, np.ndarray] = {
             p: np.zeros(shape, complex if dtypes[p].dtype.kind == "c" else float)
@@ -157,8 +158,8 @@ class _Sum:
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
-        back = invert_permutation(self.perms[0], self.spec)
-        moved = (compose_permutations(back, p, self.spec) for p in self.perms)
+        back = invert_permutation(self.spec, self.perms[0])
+        moved = (compose_permutations(self.spec, back, p) for p in self.perms)
         perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
@@ -196,8 +197,9 @@ def merge_many(
     spec: PermutationSpec,  # which axes move together
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     *,
-    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
-    #   permutation at the start; "sequential": matched to the mean of the models before it
+    init: Literal["identity", "sequential"] | Sequence[Permutation | HasPermutation] = "identity",
+    #   each model's permutation at the start; "sequential": matched to the mean of the models
+    #   before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
     ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
     #   `weight_matching` takes them; None: running statistics
@@ -238,6 +240,7 @@ def merge_many(
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there are fewer than two models, `max_sweeps` is not whole or < 1, `init`
     #   is unknown or not one permutation for each model, or a pattern fits no leaf
+    as_spec(spec, "(key, spec, models)")
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     check_steps("sweep", max_sweeps=max_sweeps)
@@ -263,7 +266,7 @@ def merge_many(
     return Merged(perms, mean, *evidence, ignored=running.ignored)
 
 
-def _starts(init, count: int) -> Sequence[Permutation] | None:
+def _starts(init, count: int) -> Sequence[Permutation | HasPermutation] | None:
     "The permutations that are given to start from"
     if isinstance(init, str):
         if init not in ("identity", "sequential"):
@@ -276,8 +279,8 @@ def _starts(init, count: int) -> Sequence[Permutation] | None:
 # %% ../../nbs/matching/11_merge.ipynb #620ab597
 def merge_in_order(
     spec: PermutationSpec,  # which axes move together
+    perms: Sequence[Permutation | HasPermutation],  # one for each model
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
-    perms: Sequence[Permutation],  # one for each
     *,
     ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count in the
     #   objective, as `weight_matching` takes them; None: running statistics
@@ -287,8 +290,8 @@ def merge_in_order(
 
     Args:
         spec: which axes move together
+        perms: one for each model
         models: two or more trees, files, or functions that give a tree
-        perms: one for each
         ignore: paths or patterns of leaves that do not count in the objective, as `weight_matching`
             takes them; None: running statistics
         include: paths or patterns of leaves that count all the same
@@ -306,6 +309,8 @@ def merge_in_order(
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there is not one permutation for each model, or a pattern fits no leaf
+    for perm in perms:
+        permutation_of(spec, perm, "(spec, perms, models)")
     running = _Sum(spec, models, _starts(perms, len(models)), ignore, include)
     for i in range(len(models)):
         running.begin(i)

@@ -18,17 +18,19 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_steps
 from .assignment import RepeatedAssignment
 from .ignored import ignored_leaves
 from .match import Match, Start, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
-from ..arguments import check_steps
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     check_permutation,
     identity_permutation,
+    permutation_of,
     same_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
@@ -165,9 +167,10 @@ def weight_matching(
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # B's permutation at the
-    #   start; "greedy": one group after the other, by the weights that it shares with those
-    #   before; "auto": the better of "identity" and "greedy", each of at most `max_sweeps`
+    init: Permutation | HasPermutation | Literal["auto", "greedy", "identity"] = "auto",  # B's
+    #   permutation at the start; "greedy": one group after the other, by the weights that it
+    #   shares with those before; "auto": the better of "identity" and "greedy", each of at most
+    #   `max_sweeps`
     ignore: Sequence[str] | None = None,  # paths or patterns (fnmatch) of leaves that do not count;
     #   None: running statistics, found by their names; (): none
     include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
@@ -240,7 +243,7 @@ def _starts(spec: BoundSpec, init) -> dict[str, dict[str, np.ndarray]]:
                 f"init is {init!r}: give 'auto', 'greedy', 'identity' or a permutation"
             )
         return {name: identity_permutation(spec) for name in names}
-    check_permutation(spec, init)
+    init = check_permutation(spec, init)
     return {"given": {g: np.array(init[g], dtype=np.int32) for g in spec.groups}}
 
 
@@ -315,12 +318,13 @@ def _best_first(ends: list[_End], rounding: float) -> list[_End]:
             best = end
     return [best, *(end for end in ends if end is not best)]
 
+
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(
     spec: PermutationSpec,  # which axes move together
+    perm: Permutation | HasPermutation,  # where the groups of B are, such as a match
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
-    perm: Permutation,  # where the groups of B are, such as `Match.perm`
     *,
     ignore: Sequence[str] | None = None,  # leaves that do not count, as in `weight_matching`
     include: Sequence[str] = (),  # leaves that count all the same
@@ -329,17 +333,19 @@ def unit_similarity(
 
     Args:
         spec: which axes move together
+        perm: where the groups of B are, such as a match
         params_a: model A
         params_b: model B
-        perm: where the groups of B are, such as `Match.perm`
         ignore: leaves that do not count, as in `weight_matching`
         include: leaves that count all the same
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _n _n"]]: group → units of A by units of B
     """
+    perm = permutation_of(spec, perm, "(spec, perm, params_a, params_b)")
     bound, a, b = bind_models(spec, params_a, params_b)
-    own, ignored = identity_permutation(bound), ignored_leaves(bound, ignore, include)
+    perm, own = check_permutation(bound, perm), identity_permutation(bound)
+    ignored = ignored_leaves(bound, ignore, include)
     between = Scores(bound, a, b, ignored=ignored)
     squares = [Scores(bound, model, model, ignored=ignored) for model in (a, b)]
     cosines = {}
