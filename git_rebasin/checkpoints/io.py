@@ -113,8 +113,8 @@ def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
                 continue
             if not isinstance(leaf, int | float | complex):
                 raise TypeError(
-                    f"{repr(path) if path else 'the tree'} is a {type(leaf).__name__}, which is "
-                    "no array: leave it out, or register its class with "
+                    f"{repr(path) if path else 'the tree'} is no array but of the type "
+                    f"{type(leaf).__name__}: leave it out, or register its class with "
                     "jax.tree_util.register_dataclass if it holds arrays"
                 )
             if path in arrays:
@@ -131,7 +131,8 @@ def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
 # %% ../../nbs/checkpoints/01_io.ipynb #io-save
 def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     "The table of a safetensors file, with its length before it"
-    table, end = ({"__metadata__": dict(metadata)} if metadata else {}), 0
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for path, x in arrays.items():
         begin, end = end, end + x.nbytes
         code = _DTYPE_CODES[x.dtype.name]
@@ -186,7 +187,7 @@ def save_params(
     with replacing(path) as file:
         file.write(_header(arrays, known))
         for x in arrays.values():
-            file.write(x.reshape(-1).view(np.uint8))
+            file.write(x.reshape(-1).view(np.uint8).data)
     return Path(path)
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-read
