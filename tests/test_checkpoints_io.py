@@ -73,6 +73,34 @@ def test_numbers_keys_and_containers_as_they_are_read_again():
         assert save_params(f"{d}/m.safetensors", w).read_bytes() == first
 
 
+# %% io-test-like
+def test_a_model_comes_back_as_what_it_was():
+    def network(width, rate):
+        "A layer, an activation and a dropout"
+        linear = eqx.nn.Linear(2, width, key=jax.random.key(width))
+        return eqx.nn.Sequential([linear, eqx.nn.Lambda(jax.nn.relu), eqx.nn.Dropout(rate)])
+
+
+    with tempfile.TemporaryDirectory() as d:
+        model = eqx.nn.inference_mode(network(3, 0.3))
+        file = save_params(f"{d}/m.safetensors", model)
+        other = jax.tree.map(lambda x: x + 1 if eqx.is_array(x) else x, network(3, 0.5))
+        back = load_params(file, like=other)
+        assert jax.tree.structure(back) == jax.tree.structure(model)
+        for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(model), strict=True):
+            assert np.array_equal(x, y) if eqx.is_array(y) else x == y and type(x) is type(y)
+        np.testing.assert_array_equal(back(jnp.ones(2)), model(jnp.ones(2)))
+        for tree, words in (
+            (network(4, 0.3), r"m.safetensors: 'layers/0/weight' has the shape \(3, 2\), and \(4, 2\)"),
+            ({"w": np.ones(1)}, "m.safetensors: 'layers/0/bias' is only in"),
+            ({"layers": [0.5]}, "m.safetensors: 'layers/0/bias' is only in"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                load_params(file, like=tree)
+        with pytest.raises(ValueError, match="give `flat` or `like`"):
+            load_params(file, flat=True, like=other)
+
+
 # %% io-test-refuse
 def test_what_would_be_lost_is_refused_before_it_is_written():
     w, deleted = np.ones(3, np.float32), jnp.ones(3)

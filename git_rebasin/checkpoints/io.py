@@ -282,35 +282,59 @@ def _read_set(files: Mapping[Path, set[str] | None]) -> dict[str, np.ndarray]:
     return dict(sorted(arrays.items()))
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-load
+def _fill(
+    arrays: Mapping[str, np.ndarray],  # by path
+    like: PyTree,  # with the same paths and shapes
+) -> PyTree:
+    "A tree like another, with arrays and numbers of a file"
+    numbers = {p for p, leaves in _other_leaves(like).items() if not _is_setting(leaves[0])}
+    for p, x in flatten(like).items():
+        if p in arrays and arrays[p].shape != x.shape:
+            raise ValueError(f"{p!r} has the shape {arrays[p].shape}, and {x.shape} in `like`")
+    tree = unflatten({p: x for p, x in arrays.items() if p not in numbers}, like)
+
+    def number(keys, leaf):
+        path = path_str(keys)
+        return type(leaf)(arrays[path].item()) if path in numbers & arrays.keys() else leaf
+
+    return jax.tree_util.tree_map_with_path(number, tree)
+
+
 def load_params(
     path: str | Path,  # a safetensors file of any library, the index of several, or their folder
     *,
     flat: bool = False,  # give `{path: array}` rather than nested dicts
-) -> PyTree[np.ndarray]:  # nested dicts of numpy arrays, in the dtypes of the file
+    like: PyTree | None = None,  # a tree whose containers and settings to use, as a model's
+) -> PyTree:  # numpy arrays in the dtypes of the file, in nested dicts or as in `like`
     """Read a tree of arrays from a safetensors file, or from a set of them
 
     Args:
         path: a safetensors file of any library, the index of several, or their folder
         flat: give `{path: array}` rather than nested dicts
+        like: a tree whose containers and settings to use, as a model's
 
     Returns:
-        PyTree[np.ndarray]: nested dicts of numpy arrays, in the dtypes of the file
+        PyTree: numpy arrays in the dtypes of the file, in nested dicts or as in `like`
 
     Raises:
         ValueError: if a file is not a whole safetensors file, or has a dtype that numpy lacks
         ValueError: if a set is not whole, or a folder holds more than one
         ValueError: if one name lies below another, so that they do not nest, unless `flat`
+        ValueError: if `like` has other paths or shapes, or `flat` is given as well
         OSError: if a file cannot be read
     """
     # raises ValueError if a file is not a whole safetensors file, or has a dtype that numpy lacks
     # raises ValueError if a set is not whole, or a folder holds more than one
     # raises ValueError if one name lies below another, so that they do not nest, unless `flat`
+    # raises ValueError if `like` has other paths or shapes, or `flat` is given as well
     # raises OSError if a file cannot be read
     arrays = _read_set(_files(Path(path)))
+    if flat and like is not None:
+        raise ValueError("a flat dict is like no tree: give `flat` or `like`")
     if flat:
         return arrays
     try:
-        return unflatten(arrays)
+        return unflatten(arrays) if like is None else _fill(arrays, like)
     except ValueError as e:
         raise ValueError(f"{path}: {e}, or load it with flat=True") from e
 
