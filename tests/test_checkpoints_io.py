@@ -83,9 +83,9 @@ def test_a_model_comes_back_as_what_it_was():
 
     with tempfile.TemporaryDirectory() as d:
         model = eqx.nn.inference_mode(network(3, 0.3))
-        file = save_params(f"{d}/m.safetensors", model)
+        saved = save_params(f"{d}/m.safetensors", model)
         other = jax.tree.map(lambda x: x + 1 if eqx.is_array(x) else x, network(3, 0.5))
-        back = load_params(file, like=other)
+        back = load_params(saved, like=other)
         assert jax.tree.structure(back) == jax.tree.structure(model)
         for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(model), strict=True):
             assert np.array_equal(x, y) if eqx.is_array(y) else x == y and type(x) is type(y)
@@ -96,9 +96,9 @@ def test_a_model_comes_back_as_what_it_was():
             ({"layers": [0.5]}, "m.safetensors: 'layers/0/bias' is only in"),
         ):
             with pytest.raises(ValueError, match=words):
-                load_params(file, like=tree)
+                load_params(saved, like=tree)
         with pytest.raises(ValueError, match="give `flat` or `like`"):
-            load_params(file, flat=True, like=other)
+            load_params(saved, flat=True, like=other)
 
 
 # %% io-test-refuse
