@@ -287,7 +287,8 @@ def _fill(
     like: PyTree,  # with the same paths and shapes
 ) -> PyTree:
     "A tree like another, with arrays and numbers of a file"
-    numbers = {p for p, leaves in _other_leaves(like).items() if not _is_setting(leaves[0])}
+    others = _other_leaves(like).items()
+    numbers = {p for p, leaves in others if isinstance(leaves[0], int | float | complex)}
     for p, x in flatten(like).items():
         if p in arrays and arrays[p].shape != x.shape:
             raise ValueError(f"{p!r} has the shape {arrays[p].shape}, and {x.shape} in `like`")
