@@ -33,7 +33,7 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         files = experiment.run("smoke", out)
         texts = [f.read_text() for f in files]
         files[1].unlink()
-        assert experiment.run("smoke", out, lambda p: stages.append(p.stage)) == files
+        assert experiment.run("smoke", out, callback=lambda p: stages.append(p.stage)) == files
         assert files[0].read_text() == texts[0] and all(s.startswith("pair 1, ") for s in stages)
         assert stages and "pair 1, train A" not in stages  # its checkpoint was complete
         strip = lambda r: {k: v for k, v in r.items() if k not in ("seconds", "provenance")}

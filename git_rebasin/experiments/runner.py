@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from .records import Record, provenance, read_record, write_record
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from ..tables import markdown_table
 from ..zoo.checkpoint import fingerprint
 
@@ -309,23 +309,28 @@ class Experiment(Generic[C]):
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(self.presets)}")
         return self.presets[name]
 
+    @with_progress
     def run(
         self,
         preset: str,  # "smoke", "cpu" or "paper"
         out: str | Path,  # records go to `out/name/`, checkpoints to a folder below that
-        callback: Callback | None = None,
+        *,
+        progress: bool = False,  # show a bar, in a notebook or on a terminal
+        callback: Callback | None = None,  # called with the progress of each pair's stages
     ) -> list[Path]:  # the records, one per pair
         """Run each pair of a preset that has no record yet
 
         Args:
             preset: "smoke", "cpu" or "paper"
             out: records go to `out/name/`, checkpoints to a folder below that
+            progress: show a bar, in a notebook or on a terminal
+            callback: called with the progress of each pair's stages
 
         Returns:
             list[Path]: the records, one per pair
         """
         if preset in self.borrowed:
-            return self.borrowed[preset].run(preset, out, callback)
+            return self.borrowed[preset].run(preset, out, callback=callback)
         runs = [(family, r.config, s) for family, r in self.preset(preset).items() for s in r.seeds]
         return [self._run_one(preset, *which, Path(out), callback) for which in runs]
 
@@ -402,7 +407,7 @@ class Experiment(Generic[C]):
         """
         if kept := self.kept(out, preset or "cpu"):
             return kept
-        files = self.run(preset or _default_preset(self.presets), out)
+        files = self.run(preset or _default_preset(self.presets), out, progress=True)
         return [read_record(file) for file in sorted(files)]
 
     def format(self, record: Record) -> str:  # Markdown

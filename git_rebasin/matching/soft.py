@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'Mix', 'apply_soft', 'check_soft', 'harden',
-           'sinkhorn', 'soft_permutation', 'confident_logits']
+           'sinkhorn', 'soft_permutation', 'check_confidence', 'confident_logits']
 
 # %% ../../nbs/matching/09_soft.ipynb #4d814c96
 import functools
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_positive, check_share, check_steps
+from .leaves import wide
 from .solve import group_trees, layouts, solve
 from ..symmetry.actions import act
 from ..symmetry.blocks import Block
@@ -56,7 +58,7 @@ def uniform(
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]
     """
-    return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
+    return {g: np.full(s, 1 / max(s[-1], 1), np.float32) for g, s in soft_shapes(spec).items()}
 
 
 def soften(
@@ -223,10 +225,9 @@ def harden(
         dict[str, Int[np.ndarray, "*_within _n"]]
     """
     check_soft(spec, scores)
-    return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
+    return solve(spec, {g: wide(np.asarray(scores[g])) for g in spec.groups})
 
 # %% ../../nbs/matching/09_soft.ipynb #f7bd9ae8
-@functools.partial(jax.jit, static_argnames="iterations")
 def sinkhorn(
     logits: Float[Array, "*batch n n"],  # any numbers
     temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
@@ -242,11 +243,27 @@ def sinkhorn(
     Returns:
         Float[Array, "*batch n n"]: columns sum to one, rows as nearly as it has converged
 
+    Raises:
+        ValueError: if `temperature` is NaN, infinite or not above 0, or `iterations` is not whole
+            or < 1
+
     References:
         Sinkhorn 1964
         Mena et al. 2018
     """
+    # raises ValueError if `temperature` is NaN, infinite or not above 0, or `iterations` is not
+    #   whole or < 1
+    check_positive(temperature=temperature)
+    check_steps("iteration", iterations=iterations)
+    return _sinkhorn(logits, temperature, iterations)
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def _sinkhorn(logits, temperature, iterations: int) -> jax.Array:
+    "The same, compiled"
     z = jnp.asarray(logits, jnp.float32) / temperature
+    if z.size == 0:
+        return z
 
     @jax.checkpoint
     def iteration(divisors, _):
@@ -275,7 +292,19 @@ def soft_permutation(
 
     Returns:
         dict[str, Float[Array, "*_fixed _rows _rows"]]
+
+    Raises:
+        PermutationSpecError: if `logits` do not fit the spec, or a group is within two others that
+            move independently of each other
+        ValueError: if `temperature` is NaN, infinite or not above 0, or `iterations` is not whole
+            or < 1
     """
+    # raises PermutationSpecError if `logits` do not fit the spec, or a group is within two others
+    #   that move independently of each other
+    # raises ValueError if `temperature` is NaN, infinite or not above 0, or `iterations` is not
+    #   whole or < 1
+    check_positive(temperature=temperature)
+    check_steps("iteration", iterations=iterations)
     check_soft(spec, logits)
     group_trees(layouts(spec))  # refuses parents in parallel
     pairs: dict[str, Array] = {}
@@ -287,6 +316,18 @@ def soft_permutation(
             own *= _beside(pairs[parent], parent, g, spec)[..., None, None]
         pairs[g] = own
     return {g: _from_pairs(pairs[g], fixed, rows) for g, fixed, rows in _layouts(spec)}
+
+
+def check_confidence(confidence: float) -> None:
+    """Check that a confidence is between 0 and 1
+
+    Raises:
+        ValueError: if it is not
+    """
+    # raises ValueError if it is not
+    check_share(confidence=confidence)
+    if confidence in (0, 1):
+        raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
 
 
 def confident_logits(
@@ -306,9 +347,17 @@ def confident_logits(
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]
+
+    Raises:
+        ValueError: if `confidence` is not between 0 and 1, or `temperature` is NaN, infinite or not
+            above 0
+        PermutationSpecError: if `perm` is no permutation of the spec
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
+    # raises ValueError if `confidence` is not between 0 and 1, or `temperature` is NaN, infinite
+    #   or not above 0
+    # raises PermutationSpecError if `perm` is no permutation of the spec
+    check_confidence(confidence)
+    check_positive(temperature=temperature)
     odds = confidence / (1 - confidence)
     return {
         g: p * np.float32(temperature * math.log(odds * max(spec.groups[g] - 1, 1)))

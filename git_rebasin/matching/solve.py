@@ -93,8 +93,9 @@ class Layout:
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
-        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
-        return flat % flat.shape[1]
+        rows = math.prod(shape[len(self.fixed) :])
+        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], rows)
+        return flat % max(rows, 1)
 
     def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
         "The shape with parents and units apart; there, the pairs that the moving parents make now"
