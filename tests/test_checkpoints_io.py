@@ -226,6 +226,7 @@ def test_a_set_is_read_whole_or_refused():
         ({one: b, two: a}, names, "name different arrays"),
         ({one: a}, {"x.a": f"../{one}"}, "'x.a' is said to be in '../"),
         ({one: a}, {"x.a": 1}, "'x.a' is said to be in 1"),
+        ({one: a}, {"x.a": ""}, "'x.a' is said to be in ''"),
         ({one: a}, {}, "names no arrays, in `weight_map`"),
         ({one: a}, [], "names no arrays, in `weight_map`"),
     ]

@@ -275,7 +275,7 @@ def _files(path: Path) -> dict[Path, set[str] | None]:
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{path} names no arrays, in `weight_map`: fetch it again")
     for name, file in names.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise ValueError(f"{path}: {name!r} is said to be in {file!r}, no file beside it")
         files.setdefault(path.with_name(file), set()).add(name)
     if missing := [file.name for file in files if not file.is_file()]:
