@@ -181,9 +181,9 @@ def halves(
 # %% ../../nbs/merging/00_evaluation.ipynb #99395405
 def _by_name(value: Any) -> dict[str, Any]:
     "Metrics by name, the loss among them"
-    if isinstance(value, tuple) and len(value) == 2:
-        value = {"loss": value[0], **(value[1] if isinstance(value[1], Mapping) else {})}
-    named = dict(value) if isinstance(value, Mapping) else {"loss": value}
+    loss, more = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+    named: dict[str, Any] = dict(loss) if isinstance(loss, Mapping) else {"loss": loss}
+    named |= dict(more) if isinstance(more, Mapping) else {}
     if "loss" not in named:
         raise ValueError(
             f"metrics gives {', '.join(map(repr, named)) or 'nothing'}: name the value that is to "

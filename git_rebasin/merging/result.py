@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['model_names', 'text_table', 'RebasinResult', 'digest']
+__all__ = ['Metrics', 'model_names', 'text_table', 'RebasinResult', 'digest']
 
 # %% ../../nbs/merging/02_result.ipynb #1c0ce5b6
 import hashlib
@@ -34,6 +34,9 @@ from ..symmetry.spec import BoundSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# %% ../../nbs/merging/02_result.ipynb #5e2bb4a3
+Metrics = Mapping[str, Mapping[str, float]]  # model → metric → its mean
 
 # %% ../../nbs/merging/02_result.ipynb #0ed51263
 def _number(x: float | None) -> str:
@@ -129,7 +132,7 @@ class RebasinResult:
         perms (tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]): each model's; A's is none
         match: what the search found; `Merged` for more than two models
         spec: which axes move together
-        metrics: "A", "B", …, "naive" and "merged" → metric → mean
+        metrics: of "A", "B", …, "naive" and "merged"; empty if nothing was measured
         curves: "naive" and "matched"; for two models with metrics
         warnings: what is odd about the models or the merge
         method: which matching was taken
@@ -147,7 +150,7 @@ class RebasinResult:
     perms: tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]  # each model's; A's is none
     match: Match | Merged  # what the search found; `Merged` for more than two models
     spec: BoundSpec  # which axes move together
-    metrics: Mapping[str, Mapping[str, float]]  # "A", "B", …, "naive" and "merged" → metric → mean
+    metrics: Metrics  # of "A", "B", …, "naive" and "merged"; empty if nothing was measured
     curves: Mapping[str, Interpolation]  # "naive" and "matched"; for two models with metrics
     warnings: tuple[Caution, ...]  # what is odd about the models or the merge
     method: str  # which matching was taken
@@ -186,8 +189,11 @@ class RebasinResult:
         """
         return {name: loss_barrier(curve) for name, curve in self.curves.items()}
 
-    def plot(self) -> Figure:
+    def plot(self) -> Figure:  # as `plot_interpolation`, or else `plot_match`, draws it
         """The curves before and after matching; without metrics, what the match moved
+
+        Returns:
+            Figure: as `plot_interpolation`, or else `plot_match`, draws it
 
         Raises:
             ValueError: if there is nothing to draw: several models without a curve
