@@ -4,7 +4,7 @@ import jax
 from git_rebasin.merging.case import prepare
 
 
-# %% 443f3698
+# %% 89de108a
 def test_data_decide_where_there_are_running_statistics():
     import jax.numpy as jnp
     import numpy as np
@@ -32,14 +32,17 @@ def test_data_decide_where_there_are_running_statistics():
         plain.midpoint_loss(*plain.models)
     by_name = [{"x": x} for x, _ in batches]  # nothing says what the network takes, or needs it
     assert prepare(normed, models[:1] * 2, example=batches[0][0], batches=None).inputs == []
-    assert (
-        prepare(
-            lambda p, x: x @ p["w"],
-            [{"w": m["w"]} for m in models],
-            example=batches[0][0],
-            batches=by_name,
-        ).inputs
-        == []
-    )
+    weights = [{"w": m["w"]} for m in models]
+    case = prepare(lambda p, x: x @ p["w"], weights, example=batches[0][0], batches=by_name)
+    assert case.inputs == []
     with pytest.raises(ValueError, match="inputs=lambda batch"):
         prepare(normed, models, example=batches[0][0], batches=by_name)
+
+
+    def shared(params, x):
+        "The same statistics normalise two values"
+        return normed(params, x) + normed(params, 2 * x)
+
+
+    case = prepare(shared, models, batches=batches)
+    assert [caution.name for caution in case.cautions] == ["unclear statistics"] and not case.stats

@@ -267,6 +267,20 @@ def test_what_is_odd_is_said():
     assert "metrics that are not numbers" in names(nan) and nan._repr_html_()
 
 
+# %% f8ad51db
+def test_what_fails_on_the_side_is_said_and_stops_nothing():
+    def by_size(params, x):
+        "A function that computes something else for other sizes of batches"
+        return mlp(params, x) if len(x) == 40 else mlp(params, x) * 2 + jnp.tanh(mlp(params, 2 * x))
+
+
+    result = rebasin(by_size, a, b, batches=batches[1:], metrics=cross_entropy, example=inputs[0][:7])
+    assert "units not seen" in names(result) and result.metrics
+    broken = [(np.full_like(inputs[0], np.nan), batches[0][1]), *batches[1:]]
+    result = rebasin(mlp, a, b, batches=broken, metrics=cross_entropy, example=inputs[1])
+    assert "activation matching failed" in names(result) and result.method == "weights"
+
+
 # %% 4a9a19bc
 def test_a_repaired_network_is_given_beside_the_merged_one():
     other = init()

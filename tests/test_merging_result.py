@@ -68,10 +68,17 @@ def test_the_page_is_well_formed_and_escapes_names():
         tree = ElementTree.fromstring(page)
         assert ("twin &lt;units&gt;" in page) == bool(result.warnings)
         assert len(list(tree.iter("{http://www.w3.org/2000/svg}polyline"))) == 2 * len(result.curves)
+    deep = {
+        f"Dense_{i}/{n}": np.ones(s) for i in range(7) for n, s in (("kernel", (4, 4)), ("bias", (4,)))
+    }
+    spec = mlp_permutation_spec(6).bind(deep)
+    perm = {g: np.array([1, 0, 2, 3], np.int32) for g in spec.groups}
+    page = made(spec=spec, perms=(perm, perm))._repr_html_().replace("&nbsp;", " ")
+    (folded,) = ElementTree.fromstring(page).iter("details")
+    assert folded[0].text == "All 6 groups" and len(list(folded.iter("td"))) == 18
     nan = Interpolation(np.linspace(0, 1, 3), {"loss": np.full(3, np.nan)})
-    ElementTree.fromstring(
-        made(curves={"naive": nan, "matched": nan})._repr_html_().replace("&nbsp;", " ")
-    )
+    page = made(curves={"naive": nan, "matched": nan})._repr_html_().replace("&nbsp;", " ")
+    assert len(list(ElementTree.fromstring(page).iter("{http://www.w3.org/2000/svg}polyline"))) == 2
 
 
 # %% 33173ca8

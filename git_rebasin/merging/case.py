@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 
 from ..inference.infer import infer_permutation_spec
 from ..matching.match import bind_models
+from .diagnosis import Caution
 from git_rebasin.merging.evaluation import (
     Flat,
     Network,
@@ -58,6 +59,7 @@ class Case:
         measured: batches that measure
         inputs: what the network takes of those that decide, or of all if none do
         step: metrics of a model on a batch
+        cautions: what was odd already
         callback: called as parts of the work go on
     """
 
@@ -73,6 +75,7 @@ class Case:
     measured: Sequence[Any]  # batches that measure
     inputs: Sequence[tuple]  # what the network takes of those that decide, or of all if none do
     step: Step | None  # metrics of a model on a batch
+    cautions: Sequence[Caution] = ()  # what was odd already
     callback: Callback | None = None  # called as parts of the work go on
 
     @property
@@ -156,7 +159,7 @@ def prepare(
     network = Network(fn, models[0])
     _try(network, flat[0], args, f"fn(params, *args) with args of {_shapes(args)}")
     bound = _bound(network, flat, args, spec)
-    stats = _running_statistics(network, flat[0], args)
+    stats, cautions = _running_statistics(network, flat[0], args)
     decides = bool(kept) and (decides or bool(stats))
     used, measured = halves(kept) if decides else ([], kept)
     step = None if metrics is None else compile_metrics(metrics, models[0])
@@ -175,10 +178,11 @@ def prepare(
         measured=measured,
         inputs=_taken(used or measured, example, inputs, decides),
         step=step,
+        cautions=cautions,
         callback=callback,
     )
 
-# %% ../../nbs/merging/03_case.ipynb #4fb93873
+# %% ../../nbs/merging/03_case.ipynb #c4030955
 def _kept(batches: Iterable[Any] | None, example: Any, metrics: Any) -> list[Any]:
     "The batches, which there must be where something needs them"
     kept = [] if batches is None else read_batches(batches)
@@ -206,12 +210,17 @@ def _bound(
     return bound
 
 
-def _running_statistics(network: Network, model: Flat, args: tuple) -> dict[str, str]:
-    "The running statistics of a network, if it has some"
+def _running_statistics(
+    network: Network, model: Flat, args: tuple
+) -> tuple[dict[str, str], list[Caution]]:
+    "The running statistics of a network, if it has some; whether it is unclear what they are of"
     try:
-        return find_batch_stats(network, model, args)
+        return find_batch_stats(network, model, args), []
     except NoBatchNormError:
-        return {}
+        return {}, []
+    except ValueError as e:
+        remedy = "They stay averages: compute them anew with reset_batch_stats(…, stats=…)"
+        return {}, [Caution("unclear statistics", str(e).rstrip("."), remedy)]
 
 
 def _taken(batches: Sequence[Any], example: Any, inputs: Any, needed: bool) -> list[tuple]:

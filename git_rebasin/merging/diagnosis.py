@@ -272,9 +272,12 @@ def twin_units(
 def _count_twins(sketch: Float[np.ndarray, "n k"], squares: Float[np.ndarray, "n"]) -> int:
     "How many units, of those that are not 0, have a twin"
     unit = sketch[squares > 0] / np.sqrt(squares[squares > 0])[:, None]
-    sizes = np.sum(unit**2, axis=1)
-    distance = sizes[:, None] + sizes[None] - 2 * unit @ unit.T
-    return int(np.sum(np.sum(distance < 16e-8, axis=1) > 1))
+    sizes, count = np.sum(unit**2, axis=1), 0
+    for k in range(0, len(unit), 1024):  # so that no matrix of all pairs is held
+        some = slice(k, k + 1024)
+        distance = sizes[some, None] + sizes[None] - 2 * unit[some] @ unit.T
+        count += int(np.sum(np.sum(distance < 16e-8, axis=1) > 1))
+    return count
 
 # %% ../../nbs/merging/01_diagnosis.ipynb #e579a654
 def count_moved(
@@ -398,9 +401,8 @@ def stale_statistics(
     """
     if reset or not stats:
         return None
-    found = (
-        f"the merged network's running statistics, {len(stats)} means and variances, are averages"
-    )
+    count = f"{len(stats)} normalisation{'s' * (len(stats) != 1)}"
+    found = f"the running statistics of {count} are averages of those of the models"
     remedy = "Give batches=, from which they are computed anew, or use reset_batch_stats"
     return Caution("stale statistics", found, remedy, {"normalisations": float(len(stats))})
 

@@ -156,7 +156,8 @@ def _cautions(
     "All that is odd about the models and their merge"
     models, moved, spec = case.models, outcome.moved, case.spec
     skip = (*case.stats, *case.stats.values())
-    found: list[Caution | None] = [*outcome.cautions, diagnosis.not_converged(outcome.match)]
+    found: list[Caution | None] = [*case.cautions, *outcome.cautions]
+    found += [diagnosis.not_converged(outcome.match)]
     for other, own, perm in zip(models[1:], moved[1:], outcome.perms[1:], strict=True):
         start = diagnosis.same_weights(models[0], other, own) or diagnosis.already_aligned(
             spec, models[0], other, own
@@ -168,7 +169,12 @@ def _cautions(
         found += [diagnosis.twin_units(name, spec, model, skip)]
     found += [diagnosis.stale_statistics(case.stats, case.resets)]
     if case.inputs:
-        found += look_at_units(case, moved, outcome.merged, outcome.shares, metrics)
+        try:
+            found += look_at_units(case, moved, outcome.merged, outcome.shares, metrics)
+        except ValueError as e:  # a function that computes something else for another batch
+            found += [
+                Caution("units not seen", str(e).rstrip("."), "All else is as it stands here")
+            ]
     if metrics:
         found += [diagnosis.not_finite(metrics), diagnosis.worse_than_ends(metrics)]
     if curves:
@@ -238,7 +244,7 @@ def rebasin(
     *more: PyTree,  # further models, merged with equal shares (`merge_many`)
     example: Any = None,  # a tuple of the function's `args`, or its only one; default: of a batch
     batches: Iterable[Any] | None = None,  # what `metrics` takes, such as [(x, y), …]; kept in
-    #   memory; the first half decides, the second measures
+    #   memory. If anything is decided by data, the first half does that, and the second measures
     inputs: Callable[[Any], Any] | None = None,  # a batch → the function's `args`, a tuple or its
     #   only one; default: the first items of a tuple, or a batch that is like the example
     metrics: Callable[[PyTree, Any], Any] | None = None,  # (params, batch) → mean loss, (loss,
@@ -260,8 +266,8 @@ def rebasin(
         params_b: model B, with the same paths and shapes; no model is changed
         *more: further models, merged with equal shares (`merge_many`)
         example: a tuple of the function's `args`, or its only one; default: of a batch
-        batches: what `metrics` takes, such as [(x, y), …]; kept in memory; the first half decides,
-            the second measures
+        batches: what `metrics` takes, such as [(x, y), …]; kept in memory. If anything is decided
+            by data, the first half does that, and the second measures
         inputs: a batch → the function's `args`, a tuple or its only one; default: the first items
             of a tuple, or a batch that is like the example
         metrics: (params, batch) → mean loss, (loss, more) or {"loss": …, …}

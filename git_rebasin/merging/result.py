@@ -285,7 +285,7 @@ def _facts(result: RebasinResult) -> list[tuple[str, str]]:
         facts.append(("left out", f"{_count(len(ignored), 'array')} of running statistics"))
     if result.tried:
         losses = ", ".join(f"{name} {_number(loss)}" for name, loss in result.tried.items())
-        facts.append(("tried", f"{losses}: the loss at λ = ½ on the data that decide"))
+        facts.append(("tried", f"{losses} (loss at λ = ½, on the data that decided)"))
     change = f", up to {result.output_change:.0e} of the largest output" * (
         result.output_change > 0
     )
@@ -297,7 +297,7 @@ def _facts(result: RebasinResult) -> list[tuple[str, str]]:
         facts.append(
             ("repair", f"in `repaired`, which is a function of its own: {result.repaired}")
         )
-    others = f"; {used:,} others decided" if used else ""
+    others = f", {used:,} others decided" if used else ""
     data = f"{_count(measured, 'example')} measured{others}" if result.metrics else _UNMEASURED
     return [*facts, ("data", data)]
 
