@@ -281,6 +281,14 @@ def test_what_fails_on_the_side_is_said_and_stops_nothing():
     assert "activation matching failed" in names(result) and result.method == "weights"
 
 
+# %% 453e74c3
+def test_models_of_half_precision_are_merged_in_it():
+    half = [jax.tree.map(lambda w: jnp.asarray(w, jnp.bfloat16), model) for model in (a, b)]
+    result = rebasin(mlp, *half, batches=batches, metrics=cross_entropy)
+    assert {str(w.dtype) for w in jax.tree.leaves(result.merged)} == {"bfloat16"}
+    assert result.metrics["merged"]["loss"] < result.metrics["naive"]["loss"]
+
+
 # %% 4a9a19bc
 def test_a_repaired_network_is_given_beside_the_merged_one():
     other = init()

@@ -104,7 +104,7 @@ class _Outcome:
 
     @property
     def perms(self) -> tuple[Mapping[str, np.ndarray], ...]:
-        "The permutation of each model; A's is none"
+        "The permutation of each model; A's moves nothing"
         if isinstance(self.match, Merged):
             return self.match.perms
         still = {
@@ -175,11 +175,12 @@ def _cautions(
             found += [
                 Caution("units not seen", str(e).rstrip("."), "All else is as it stands here")
             ]
-    if metrics:
-        found += [diagnosis.not_finite(metrics), diagnosis.worse_than_ends(metrics)]
+    left = None
     if curves:
+        left = diagnosis.barrier_left(curves["naive"], curves["matched"], spec)
         found += [diagnosis.different_ends(curves["naive"])]
-        found += [diagnosis.barrier_left(curves["naive"], curves["matched"], spec)]
+    if metrics:
+        found += [diagnosis.not_finite(metrics), left or diagnosis.worse_than_ends(metrics)]
     return tuple(caution for caution in found if caution is not None)
 
 # %% ../../nbs/merging/05_one_call.ipynb #a5b4266d
@@ -255,7 +256,7 @@ def rebasin(
     lam: float = 0.5,  # the share of B in the merge of two
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
     key: jax.Array | None = None,  # a JAX random key; default: key 0
-    progress: bool = False,  # whether a bar is shown
+    progress: bool = False,  # whether a bar is shown, where there is no callback
     callback: Callback | None = None,  # called as the parts of the work go on
 ) -> RebasinResult:  # shows itself; `merged` has the parameters
     """Match and merge trained networks, and measure what came out
@@ -277,7 +278,7 @@ def rebasin(
         lam: the share of B in the merge of two
         repair: whether `repaired` is the merged network with corrected units
         key: a JAX random key; default: key 0
-        progress: whether a bar is shown
+        progress: whether a bar is shown, where there is no callback
         callback: called as the parts of the work go on
 
     Returns:

@@ -129,36 +129,39 @@ class RebasinResult:
 
     Attributes:
         merged: the merged model, in A's containers and dtypes
-        perms (tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]): each model's; A's is none
+        perms (tuple[ Mapping[str, Int[np.ndarray, "*_within _n"]], ... ]): each model's; A's moves
+            nothing
         match: what the search found; `Merged` for more than two models
         spec: which axes move together
         metrics: of "A", "B", …, "naive" and "merged"; empty if nothing was measured
         curves: "naive" and "matched"; for two models with metrics
         warnings: what is odd about the models or the merge
         method: which matching was taken
-        tried: method → loss at λ = ½, on the data that decide
+        tried: method → loss at λ = ½ on the data that decided; empty for one
         lam: the share of B, for two models
         stats: the running statistics: path of a mean → path of its variance
         reset: whether they were computed anew
-        examples: how many decide, and how many measure; both 0 without data
+        examples: how many decided, and how many measured
         output_change: of the permuted models, over the largest output: rounding
         digests: SHA-256 of each model
         repaired: the merged network with corrected units, if asked for
     """
 
     merged: PyTree  # the merged model, in A's containers and dtypes
-    perms: tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]  # each model's; A's is none
+    perms: tuple[
+        Mapping[str, Int[np.ndarray, "*_within _n"]], ...
+    ]  # each model's; A's moves nothing
     match: Match | Merged  # what the search found; `Merged` for more than two models
     spec: BoundSpec  # which axes move together
     metrics: Metrics  # of "A", "B", …, "naive" and "merged"; empty if nothing was measured
     curves: Mapping[str, Interpolation]  # "naive" and "matched"; for two models with metrics
     warnings: tuple[Caution, ...]  # what is odd about the models or the merge
     method: str  # which matching was taken
-    tried: Mapping[str, float]  # method → loss at λ = ½, on the data that decide
+    tried: Mapping[str, float]  # method → loss at λ = ½ on the data that decided; empty for one
     lam: float  # the share of B, for two models
     stats: Mapping[str, str]  # the running statistics: path of a mean → path of its variance
     reset: bool  # whether they were computed anew
-    examples: tuple[int, int]  # how many decide, and how many measure; both 0 without data
+    examples: tuple[int, int]  # how many decided, and how many measured
     output_change: float  # of the permuted models, over the largest output: rounding
     digests: tuple[str, ...]  # SHA-256 of each model
     repaired: Repaired | None = None  # the merged network with corrected units, if asked for

@@ -55,7 +55,8 @@ def unit_moments(
             if jnp.issubdtype(x.dtype, jnp.floating)
         }
 
-    return [merge_batches(partial(step, dict(model)), case.inputs) for model in models]
+    given = {"stage": "what units do", "callback": case.callback}
+    return [merge_batches(partial(step, dict(model)), case.inputs, **given) for model in models]
 
 
 def active_units(
