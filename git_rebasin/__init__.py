@@ -14,6 +14,8 @@ from git_rebasin.interpolation import interpolate, loss_barrier
 from git_rebasin.checkpoints.io import load_params, save_params
 from git_rebasin.matching.match import Match
 from git_rebasin.matching.merge import merge_many
+from git_rebasin.merging.one_call import rebasin
+from git_rebasin.merging.result import RebasinResult
 from git_rebasin.symmetry.permutation import (
     apply_permutation,
     identity_permutation,
@@ -32,6 +34,7 @@ __all__ = [
     "Match",
     "PermutationSpec",
     "PermutationSpecError",
+    "RebasinResult",
     "activation_matching",
     "apply_permutation",
     "check_permutation_spec",
@@ -48,6 +51,7 @@ __all__ = [
     "plot_match",
     "plot_spec",
     "random_permutation",
+    "rebasin",
     "repair",
     "reset_batch_stats",
     "save_params",

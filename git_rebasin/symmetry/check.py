@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..arguments import check_steps
 from ..jaxprs import Evaluation, is_narrow, read_arrays, split_arrays, trace_arrays
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
@@ -243,7 +244,9 @@ def check_permutation_spec(
     check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
     params = read_arrays(params)
-    spec, worst = spec.bind(params), {}
+    bound, worst = spec.bind(params), {}
+    moving = _arrays_of(bound)
+    waiting = moving
     run, eps = in_double(fn, params, args)
     steps, count = trials * (len(bound.groups) + 1), itertools.count(1)
 
