@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COMMANDS', 'seed_argument', 'make_parser', 'main']
+__all__ = ['COMMANDS', 'EXPLAINED', 'seed_argument', 'make_parser', 'main']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
@@ -52,6 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 # %% ../../nbs/cli/00_parser.ipynb #da3f47af
+# what the package raises with a remedy
+EXPLAINED = (ValueError, OSError, ArithmeticError, ModuleNotFoundError)
+
+
 def main(
     argv: Sequence[str] | None = None,  # arguments; default: those of the process
 ) -> int:  # exit code
@@ -66,7 +70,7 @@ def main(
     args = make_parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError, ArithmeticError) as e:  # which the package raises with a remedy
+    except EXPLAINED as e:
         print(f"git-rebasin: error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
