@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ClosedJaxpr', 'CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow',
-           'Evaluation', 'keep_containers', 'evaluate']
+__all__ = ['ClosedJaxpr', 'CALLS', 'LOOPS', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
+           'scan_fixed_point', 'is_narrow', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import jax
@@ -49,6 +51,13 @@ def trace_arrays(
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 
+
+def double_precision() -> AbstractContextManager[None]:
+    "Within, JAX keeps arrays in float64 that are given so"
+    if not hasattr(jax, "enable_x64"):  # JAX before 0.8
+        return import_module("jax.experimental").enable_x64()
+    return jax.enable_x64(True)
+
 # %% ../nbs/01_jaxprs.ipynb #b492e60b
 CALLS = frozenset(
     "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
@@ -75,6 +84,17 @@ def inner_jaxpr(
         return None
     jaxpr, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
     return (jaxpr, consts) if len(jaxpr.invars) == len(eqn.invars) else None
+
+
+def jaxprs_within(
+    eqn: jex.JaxprEqn,
+) -> Iterator[jex.Jaxpr]:
+    "All jaxprs among the parameters of an equation"
+    for value in eqn.params.values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            jaxpr = getattr(each, "jaxpr", each)  # of one that is closed
+            if isinstance(jaxpr, jex.Jaxpr):
+                yield jaxpr
 
 
 def scan_counts(
@@ -132,7 +152,7 @@ def is_narrow(
         return False  # it is entered
     if eqn.primitive.name in ("bitcast_convert_type", "nextafter", "reduce_precision"):
         return True
-    return next(iter(jex.jaxprs_in_params(eqn.params)), None) is not None
+    return next(jaxprs_within(eqn), None) is not None
 
 # %% ../nbs/01_jaxprs.ipynb #89af2e5c
 def _is_float(x) -> bool:
@@ -144,7 +164,7 @@ class Evaluation:
 
     def __init__(
         self,
-        wide: bool = False,  # all floats in float64; needs `jax.enable_x64(True)` around it
+        wide: bool = False,  # all floats in float64; needs `double_precision()` around it
         wanted: Collection[tuple[int, ...]] = (),  # paths of values to keep
         edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, the
         #   iteration of each scan around it, the outermost first) → what takes the value's place

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from git_rebasin.jaxprs import Evaluation, evaluate, scan_counts, trace_arrays
+from git_rebasin.jaxprs import (
+    Evaluation,
+    double_precision,
+    evaluate,
+    scan_counts,
+    trace_arrays,
+)
 
 
 def network(p, x, iterations=3):
@@ -77,7 +83,7 @@ def test_double_precision_reaches_behind_every_cast():
 
 
     closed, inputs = trace_arrays(casting, p, x)
-    with jax.enable_x64(True):
+    with double_precision():
         outs, _ = jax.jit(Evaluation(wide=True).run, static_argnums=0)(
             closed.jaxpr, closed.consts, inputs
         )

@@ -14,12 +14,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import Evaluation, is_narrow, trace_arrays
+from git_rebasin.jaxprs import (
+    Evaluation,
+    double_precision,
+    is_narrow,
+    jaxprs_within,
+    trace_arrays,
+)
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
@@ -72,8 +77,7 @@ def _coarsest_eps(jaxpr) -> float:
             dtypes = [getattr(v.aval, "dtype", np.int32) for v in (*eqn.invars, *eqn.outvars)]
             epsilons += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
         else:
-            inner = jex.jaxprs_in_params(eqn.params)
-            epsilons += [_coarsest_eps(getattr(j, "jaxpr", j)) for j in inner]
+            epsilons += map(_coarsest_eps, jaxprs_within(eqn))
     return max(epsilons)
 
 
@@ -212,7 +216,7 @@ def check_permutation_spec(
         if callback is not None:
             callback(Progress("spec check", next(count), steps))
 
-    with jax.enable_x64(True):
+    with double_precision():
         args = as_double(args)
         for t in range(trials):
             alone, together, tolerance = _try(run, spec, params, args, eps, key, t, done)

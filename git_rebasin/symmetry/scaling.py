@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..jaxprs import double_precision
 from .actions import act
 from .blocks import Block
 from git_rebasin.symmetry.check import (
@@ -231,7 +232,7 @@ def find_scalings(
             "that rescalings cannot be distinguished from rounding: give the function in float32"
         )
     seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
-    with jax.enable_x64(True):
+    with double_precision():
         args, equations = as_double(args), {g: [] for g in bound.groups}
         for t, seed in enumerate(seeds[:-1]):
             draw = _products(run, randomised(seed, bound, params, t), args, seed)
