@@ -10,6 +10,7 @@ __all__ = ['COMMANDS', 'EXPLAINED', 'seed_argument', 'make_parser', 'main']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,6 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
         module = import_module(f"git_rebasin.cli.{name}")
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)
+        told = "log what is decided on the way"
+        command.add_argument("-v", "--verbose", action="store_true", help=told)
         command.set_defaults(run=module.run)
     return parser
 
@@ -68,6 +71,9 @@ def main(
         int: exit code
     """
     args = make_parser().parse_args(argv)
+    if args.verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("git_rebasin").setLevel(logging.INFO)
     try:
         args.run(args)
     except EXPLAINED as e:

@@ -270,9 +270,7 @@ def frank_wolfe_matching(
     (perm,) = _make_hard(ascent)
     first, *values = ascent.values
     if polish:
-        match = weight_matching(
-            key, bound, a, b, init=perm, callback=within("polish", callback)
-        )
+        match = weight_matching(key, bound, a, b, init=perm, callback=within("polish", callback))
         perm, done = match.perm, done and match.converged
         values += match.objective
     else:
@@ -342,9 +340,7 @@ def frank_wolfe_merge(
     done = ascent.walk(_stack(starts), max_steps, tolerance, callback)
     perms = [identity_permutation(bound), *_make_hard(ascent)]
     if polish:
-        merged = merge_many(
-            key, bound, models, init=perms, callback=within("polish", callback)
-        )
+        merged = merge_many(key, bound, models, init=perms, callback=within("polish", callback))
         done = done and merged.converged
     else:
         merged = merge_in_order(bound, models, perms)

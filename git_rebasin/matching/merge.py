@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Model', 'load_model', 'merge_many', 'merge_in_order']
 
 # %% ../../nbs/matching/11_merge.ipynb #e122c11c
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from ..symmetry.spec import PermutationSpec, PermutationSpecError
 from ..tree import Leaf, flatten, inner, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -207,6 +210,8 @@ def merge_many(
         if callback is not None:
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
+    state, rounds = "converged" if converged else "not converged", len(objective)
+    _log.info("merging %d models: %s after %d rounds", len(models), state, rounds)
     perms, mean = running.merged()
     return Merged(perms, mean, tuple(objective), converged, initial)
 

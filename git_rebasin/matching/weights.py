@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
 
 # %% ../../nbs/matching/06_weights.ipynb #ed59729f
+import logging
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -28,6 +29,8 @@ from git_rebasin.symmetry.permutation import (
     same_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/06_weights.ipynb #8937ba3c
 def sweep_order(
@@ -217,6 +220,8 @@ def weight_matching(
     # Computed afresh at the end; before that, less what was gained since.
     final = search.scores.objective(search.perm)
     first, *objective = final - np.cumsum([0.0, *gains[::-1]])[::-1]
+    state = "converged" if converged else "not converged"
+    _log.info("weight matching: %s after %d sweeps, objective %.6g", state, len(gains), final)
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/06_weights.ipynb #868d1a98

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['reset_batch_stats', 'with_batch_stats']
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #58b963b5
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ from ..progress import Callback, with_progress, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
 from ..tree import Array, flatten, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #2ba67c98
 class _Run:
@@ -174,6 +177,7 @@ def reset_batch_stats(
         for (mean, variance), m in moments.items():
             flat[mean], flat[variance] = _like(flat[mean], m.mean), _like(flat[variance], m.var)
         variables = unflatten(flat, like=variables)
+        _log.info("pass %d: means and variances of %d normalisations", k, len(moments))
     return variables
 
 

@@ -10,6 +10,7 @@ __all__ = ['check_permutation_spec']
 
 # %% ../../nbs/symmetry/07_check.ipynb #837e3ef6
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array, flatten, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/symmetry/07_check.ipynb #b3b38658
 def is_float(x) -> bool:
@@ -222,6 +225,7 @@ def check_permutation_spec(
             alone, together, tolerance = _try(run, spec, params, args, eps, key, t, done)
             _raise_if_changed(alone, together, tolerance)
             worst = {group: max(d, worst.get(group, 0.0)) for group, d in alone.items()}
+    _log.info("spec check: %d groups, %d trials, nothing changed", len(spec.groups), trials)
     return worst
 
 

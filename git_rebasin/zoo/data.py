@@ -10,6 +10,7 @@ __all__ = ['SOURCES', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'digits',
            'find_split', 'load', 'to_float', 'epoch_order', 'batches']
 
 # %% ../../nbs/zoo/00_data.ipynb #ad13a578
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from jaxtyping import Float, Int, Int32, PyTree, Shaped, UInt8
 from ..checkpoints.io import load_params
 from ..tree import Array
 from .hub import LabelledImages, as_dataset, from_files, from_hub, read_columns
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/zoo/00_data.ipynb #9b6d21cc
 @dataclass(frozen=True)
@@ -304,6 +307,7 @@ def load(
         dataset, source, place = find_split(name, split, path=path)
         with _explained(name, place):
             arrays = read_columns(dataset, known.image, known.label)
+    _log.info("%s, %s: %d images from %s", name, split, len(arrays[1]), source)
     return Split(name, split, *arrays, known.mean, known.std, source)
 
 # %% ../../nbs/zoo/00_data.ipynb #c781f58f
