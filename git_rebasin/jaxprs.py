@@ -193,7 +193,11 @@ class Evaluation:
         env, values = {}, {}
 
         def read(v):
-            return self._widen(v.val) if isinstance(v, jex.Literal) else env[v]
+            if not isinstance(v, jex.Literal):
+                return env[v]
+            if not (hasattr(v.val, "dtype") or _is_float(v.val)):  # in older versions of JAX
+                return np.asarray(v.val, v.aval.dtype)
+            return self._widen(v.val)
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
         for v, x in zip(jaxpr.invars, args, strict=True):

@@ -1,4 +1,6 @@
-"""The core's tests with the oldest versions that `settings.ini` allows: `python tools/oldest.py DIR`.
+"""The core's tests with the oldest versions that `settings.ini` allows.
+
+    python tools/oldest.py DIR [OPTION OF PYTEST ...]
 
 Makes a virtual environment in DIR. In it every requirement of the package has its lowest version;
 flax and equinox, whose models some tests take, have the newest that work with those. The tests of
