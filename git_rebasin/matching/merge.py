@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Model', 'load_model', 'merge_many', 'merge_in_order']
 
 # %% ../../nbs/matching/11_merge.ipynb #e122c11c
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from ..symmetry.spec import PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Leaf, flatten, inner, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -261,6 +264,8 @@ def merge_many(
         if callback is not None:
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
+    state, rounds = "converged" if converged else "not converged", len(objective)
+    _log.info("merging %d models: %s after %d rounds", len(models), state, rounds)
     perms, mean = running.merged()
     evidence = tuple(objective), converged, initial
     return Merged(perms, mean, *evidence, ignored=running.ignored)

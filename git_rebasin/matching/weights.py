@@ -35,6 +35,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
 
+_log = logging.getLogger(__name__)
+
 # %% ../../nbs/matching/06_weights.ipynb #8937ba3c
 def sweep_order(
     key: jax.Array,  # a JAX random key
@@ -154,8 +156,6 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
-_log = logging.getLogger(__name__)
-
 AUTO = ("identity", "greedy")  # what `init="auto"` tries, in this order
 
 
@@ -227,8 +227,8 @@ def weight_matching(
         ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
-    if others:
-        _log.info("the best of the starts is the first: %s", tried)
+    state = "converged" if best.converged else "not converged"
+    _log.info("weight matching: %s, %s; ignored: %s", state, tried, ignored)
     objective, first = scores.absolute(best.values), float(scores.absolute(best.initial))
     found = best.perm, tuple(objective), best.converged, first
     return Match(*found, ignored=ignored, starts=tried)

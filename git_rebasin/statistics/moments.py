@@ -12,6 +12,7 @@ __all__ = ['Batch', 'Name', 'Moments', 'CrossMoments', 'require_batches', 'merge
 # %% ../../nbs/statistics/00_moments.ipynb #d2fcb868
 import functools
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
@@ -29,6 +30,8 @@ from ..jaxprs import inner_jaxpr, jit_arrays, scan_fixed_point, trace_arrays
 from ..progress import Callback, Progress, with_progress
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
@@ -384,6 +387,7 @@ def merge_batches(
             total[name] = total[name].merge(own) if name in total else _wide(own)
         if callback is not None:
             callback(Progress(stage, count, steps))
+    _log.info("%s: %d batches, %d values", stage, count, len(total))
     return total
 
 
