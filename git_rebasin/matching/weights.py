@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_steps
 from .assignment import RepeatedAssignment
 from .match import Match, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
-from ..arguments import check_steps
 from ..progress import Callback, Progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
@@ -202,12 +202,12 @@ def weight_matching(
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
-            values = {"objective": float(scores.absolute(scores.objective(search.perm)))}
+            values = {"objective": scores.absolute(scores.objective(search.perm))[0]}
             callback(Progress("weight matching", len(gains), max_sweeps, values))
 
     initial = None
     if init == "greedy":
-        initial = scores.absolute(scores.objective(None))
+        (initial,) = scores.absolute(scores.objective(None))
         search.greedy()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
@@ -216,7 +216,7 @@ def weight_matching(
         sweep_done(sum(steps))
     # Computed afresh at the end; before that, less what was gained since.
     final = scores.objective(search.perm)
-    first, *objective = scores.absolute(final - np.cumsum([0.0, *gains[::-1]])[::-1])
+    first, *objective = scores.absolute(*(final - np.cumsum([0.0, *gains[::-1]])[::-1]))
     return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
 
 # %% ../../nbs/matching/06_weights.ipynb #868d1a98
