@@ -65,6 +65,7 @@ def extension(name, stable_abi):
     return setuptools.Extension(
         name,
         [f"{name.replace('.', '/')}.c"],
+        depends=["git_rebasin/_native.h"],
         extra_compile_args=["/O2"] if sys.platform == "win32" else gcc,
         define_macros=[("Py_LIMITED_API", "0x030B0000")] if stable_abi else [],
         py_limited_api=stable_abi,

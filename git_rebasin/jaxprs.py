@@ -6,19 +6,138 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ClosedJaxpr', 'CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow',
-           'Evaluation', 'keep_containers', 'evaluate']
+__all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'jit_arrays', 'put_arrays', 'eval_arrays',
+           'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
+           'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from .tree import Array, is_array
+
+# %% ../nbs/01_jaxprs.ipynb #aa10c0d1
+_HOLE = object()  # stands where an array stood
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    "All of a tree but its arrays: containers, functions, numbers, names"
+
+    treedef: Any
+    leaves: tuple
+
+    def join(
+        self,
+        arrays: Iterable,  # as many as there were, in their order
+    ) -> PyTree:
+        """A tree with arrays in their places
+
+        Args:
+            arrays: as many as there were, in their order
+        """
+        given = iter(arrays)
+        return self.treedef.unflatten(next(given) if x is _HOLE else x for x in self.leaves)
+
+    def _key(self) -> tuple:
+        return self.treedef, tuple(map(_identity, self.leaves))
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Rest) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+def _identity(leaf: Any) -> Any:
+    "What is equal for leaves that are the same: 1 and True are not"
+    try:
+        hash(leaf)
+    except TypeError:
+        return id(leaf)
+    return type(leaf), leaf
+
+
+def split_arrays(
+    tree: PyTree,  # any tree, with or without arrays
+) -> tuple[list, Rest]:
+    """The arrays of a tree, and the rest of it
+
+    Args:
+        tree: any tree, with or without arrays
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    rest = Rest(treedef, tuple(_HOLE if is_array(x) else x for x in leaves))
+    return [x for x in leaves if is_array(x)], rest
+
+# %% ../nbs/01_jaxprs.ipynb #aa10c0d8
+Out = TypeVar("Out")
+
+
+def jit_arrays(
+    fn: Callable[..., Out],  # any function that JAX can trace
+) -> Callable[..., Out]:  # the same; what it returns must be arrays
+    """`jax.jit` for arguments that hold more than arrays: whatever is no array is not traced
+
+    Args:
+        fn: any function that JAX can trace
+
+    Returns:
+        Callable[..., Out]: the same; what it returns must be arrays
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def compiled(rest: Rest, arrays: list) -> Out:
+        return fn(*rest.join(arrays))
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Out:
+        arrays, rest = split_arrays(args)
+        return compiled(rest, list(map(_jax_or_numpy, arrays)))
+
+    return call
+
+
+def _jax_or_numpy(leaf: Any) -> Array:
+    "An array as JAX takes it; what is read lazily is read"
+    return leaf if isinstance(leaf, (jax.Array, np.ndarray)) else np.asarray(leaf)
+
+
+def put_arrays(
+    tree: PyTree,  # a model, or several
+) -> PyTree:
+    """The tree with its arrays on JAX's default device, unless they are on one already
+
+    Args:
+        tree: a model, or several
+    """
+    arrays, rest = split_arrays(tree)
+    return rest.join(jax.device_put(list(map(_jax_or_numpy, arrays))))
+
+
+def eval_arrays(
+    fn: Callable[..., Any],  # any function that JAX can trace
+    *args: Any,  # its arguments; arrays in them may be `jax.ShapeDtypeStruct`
+) -> Any:  # what it returns, each array as a `jax.ShapeDtypeStruct`
+    """`jax.eval_shape` for arguments that hold more than arrays
+
+    Args:
+        fn: any function that JAX can trace
+        *args: its arguments; arrays in them may be `jax.ShapeDtypeStruct`
+
+    Returns:
+        Any: what it returns, each array as a `jax.ShapeDtypeStruct`
+    """
+    arrays, rest = split_arrays(args)
+    return jax.eval_shape(lambda given: fn(*rest.join(given)), arrays)
 
 # %% ../nbs/01_jaxprs.ipynb #672928eb
 # What `jax.make_jaxpr` gives. JAX has no name for its type that type checkers take in all versions:
@@ -39,13 +158,11 @@ def trace_arrays(
     Returns:
         tuple[ClosedJaxpr, list]: the equations, and the arrays that are their inputs
     """
-    leaves, treedef = jax.tree.flatten(args)
-    arrays = [x for x in leaves if is_array(x)]
+    arrays, rest = split_arrays(args)
 
     def flat(*given):
-        rest = iter(given)
-        full = treedef.unflatten([next(rest) if is_array(x) else x for x in leaves])
-        return [x for x in jax.tree.leaves(fn(*full)) if is_array(x) or np.isscalar(x)]
+        outs = jax.tree.leaves(fn(*rest.join(given)))
+        return [x for x in outs if is_array(x) or np.isscalar(x)]
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 

@@ -1,5 +1,10 @@
-"""What a wheel holds: the package with its data and types, and nothing that only a clone needs."""
+"""What a wheel holds: the package with its data and types, and nothing that only a clone needs.
 
+It works with its compiled parts, and without them.
+"""
+
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +16,23 @@ PACKAGE = "git_rebasin"
 
 
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory) -> set[str]:
-    """What `setup.py` puts into a wheel, but for the compiled parts."""
+def library(tmp_path_factory) -> Path:
+    """The folder of what `setup.py` puts into a wheel, but for the compiled parts."""
     built = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(built)]
-    command += ["build_py", "--build-lib", str(built / "lib")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run(sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", built,
+        "build_py", "--build-lib", built / "lib")  # fmt: skip
+    return built / "lib"
+
+
+@pytest.fixture(scope="module")
+def shipped(library) -> set[str]:
+    files = (path for path in library.rglob("*") if path.is_file())
+    return {path.relative_to(library).as_posix() for path in files}
+
+
+def run(*command, **options) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr[-2000:]
-    files = (path for path in (built / "lib").rglob("*") if path.is_file())
-    return {path.relative_to(built / "lib").as_posix() for path in files}
 
 
 def test_a_wheel_holds_every_module_but_the_index_of_nbdev(shipped):
@@ -35,3 +48,18 @@ def test_a_wheel_holds_the_digits_and_says_that_types_hold(shipped):
     }
     others = {path for path in shipped if not path.endswith(".py")}
     assert data and others == data | {f"{PACKAGE}/py.typed"}
+
+
+@pytest.mark.parametrize("parts", ["compiled", "plain"])
+def test_a_wheel_is_used_with_and_without_its_compiled_parts(library, parts, tmp_path):
+    """The parts are those of this environment, as their build is the same command."""
+    shutil.copytree(library, tmp_path, dirs_exist_ok=True)
+    built = [*(ROOT / PACKAGE).rglob("_*.so"), *(ROOT / PACKAGE).rglob("_*.pyd")]
+    if parts == "compiled":
+        if not built:
+            pytest.skip("no compiled parts here")
+        for part in built:
+            shutil.copy(part, tmp_path / part.relative_to(ROOT))
+    environment = {k: v for k, v in os.environ.items() if k != "GIT_REBASIN_ASSIGNMENT"}
+    run(sys.executable, ROOT / "tests" / "use_installed.py", parts,
+        env=environment | {"PYTHONPATH": str(tmp_path)})  # fmt: skip

@@ -106,6 +106,36 @@ def test_colours_and_parts(tmp_path):
         data.mnist("test", path=tmp_path)
 
 
+def test_a_part_of_a_split_is_not_the_split(tmp_path):
+    images, folder = np.zeros((6, 28, 28), np.uint8), tmp_path / "mnist/mnist"
+    write(folder, "image", "label", images, [0, 1, 2, 0, 1, 2], ["a", "b", "c"])
+    assert len(data.mnist("test", path=tmp_path)) == 6
+    one, two = (folder / f"test-0000{i}-of-00002.parquet" for i in range(2))
+    away = two.rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=rf"of the 2 files .*{one}, .* \[1\] are missing: fetch"):
+        data.mnist("test", path=tmp_path)
+    away.rename(two)
+    shutil.copy(one, tmp_path / "mnist/test.parquet")
+    with pytest.raises(ValueError, match="the test split is there more than once, in .*mnist/test"):
+        data.find_split("mnist", "test", path=tmp_path)
+
+
+def test_columns_of_another_kind_are_refused(tmp_path):
+    folder = tmp_path / "mnist/mnist"
+    folder.mkdir(parents=True)
+    pictures = [Image.fromarray(np.zeros((28, 28), np.uint8))] * 3
+    for label, kind, words in (
+        ([0.5, 1, 2], datasets.Value("float64"), "integers wanted in column label, but found"),
+        ([0, 1, None], datasets.Value("int64"), "label of example 2 is None"),
+        ([0, -1, 1], datasets.ClassLabel(names=["a", "b"]), "label of example 1 is -1"),
+    ):
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        table = datasets.Dataset.from_dict({"image": pictures, "label": label}, features=features)
+        table.to_parquet(folder / "train.parquet")
+        with pytest.raises(ValueError, match=rf"cannot read {folder} .*{words}.*: fetch mnist aga"):
+            data.mnist(path=tmp_path)
+
+
 def test_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.delenv("GIT_REBASIN_DATA", raising=False)
     images = np.random.default_rng(1).integers(0, 256, (4, 28, 28), np.uint8)

@@ -175,6 +175,6 @@ def test_a_gated_data_set_says_how_to_log_in():
         with pytest.raises(FileNotFoundError, match=r"has no train\*\.parquet anywhere below imagenet"):
             open_stream("imagenet", path=folder)
         part = datasets.Dataset.from_dict({"picture": [1]})
-        part.to_parquet(Path(folder) / "imagenet/train-0.parquet")
+        part.to_parquet(Path(folder) / "imagenet/train.parquet")
         with pytest.raises(ValueError, match=r"imagenet: columns image and label wanted, but found"):
             open_stream("imagenet", path=folder)

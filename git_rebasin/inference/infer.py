@@ -28,6 +28,7 @@ from .axes import Axis, Limit, Reason, atoms
 from .rows import Naming, name_atoms, row_of
 from .trace import Trace, Value, constant, run
 from ..jaxprs import ClosedJaxpr, inner_jaxpr, trace_arrays
+from ..progress import Callback, with_progress
 from ..symmetry.check import check_permutation_spec
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, flatten
@@ -130,11 +131,14 @@ def _why(axis: Axis | None) -> str | None:
     return "; ".join(dict.fromkeys(str(a.reason) for a in parts if a.fixed)) or None
 
 # %% ../../nbs/inference/09_infer.ipynb #41fb6eac
+@with_progress
 def infer_permutation_spec(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
     *args: Any,  # its other arguments, as a rule a batch of inputs
     verify: bool = True,  # whether the spec is tried, by `check_permutation_spec`
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called as the spec is tried, which is what takes long
 ) -> BoundSpec:  # bound to the shapes of `params`, with the reason for every fixed axis
     """Infer which axes of a network's arrays move together, from what it computes
 
@@ -143,6 +147,8 @@ def infer_permutation_spec(
         params: any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
         *args: its other arguments, as a rule a batch of inputs
         verify: whether the spec is tried, by `check_permutation_spec`
+        progress: show a bar, in a notebook or on a terminal
+        callback: called as the spec is tried, which is what takes long
 
     Returns:
         BoundSpec: bound to the shapes of `params`, with the reason for every fixed axis
@@ -169,7 +175,7 @@ def infer_permutation_spec(
         )
     spec, _, _ = trace_symmetry(fn, params, args)
     if verify and spec.groups:
-        check_permutation_spec(spec, fn, params, *args)
+        check_permutation_spec(spec, fn, params, *args, callback=callback)
     return spec
 
 # %% ../../nbs/inference/09_infer.ipynb #5de1a0c2

@@ -23,20 +23,21 @@ from jaxtyping import Float, PyTree
 from ..arguments import check_positive, check_steps
 from . import leaves
 from .descent import iterate
+from .ignored import ignored_leaves
 from .leaves import FIT, as_parts, complex_paths, dot, wide, with_parts
 from .match import Match, Merged, bind_models
 from .merge import merge_in_order, merge_many
+from .scores import Scores
 from .soft import harden, mixed_axes, soft_block, soften, uniform
 from .solve import group_trees, layouts
 from .weights import weight_matching
-from ..progress import Callback
+from ..progress import Callback, with_progress, within
 from git_rebasin.symmetry.permutation import (
     Permutation,
-    apply_permutation,
     identity_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import Array, Leaf, inner, norm
+from ..tree import Array, Leaf, norm
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #e9eda589
 def _moved(block, models: Mapping[str, Array], soft: Mapping[str, Array]):
@@ -140,10 +141,14 @@ def _powers(models: Sequence[Mapping[str, Array]]) -> list[int]:
 class _Ascent:
     "The walk from one soft permutation per model to a vertex; the first model stays"
 
-    def __init__(self, spec: BoundSpec, models: Sequence[Mapping[str, Array]]):
+    def __init__(
+        self, spec: BoundSpec, models: Sequence[Mapping[str, Array]], ignored: Collection[str] = ()
+    ):
+        models = [{p: w for p, w in model.items() if p not in ignored} for model in models]
         parts = complex_paths(*models)
         self.spec, self.moving = spec, len(models) - 1
-        self.blocks = tuple(with_parts(x) if x.path in parts else x for x in spec.blocks)
+        scored = (block for block in spec.blocks if block.path not in ignored)
+        self.blocks = tuple(with_parts(x) if x.path in parts else x for x in scored)
         models = [_in_memory(model, parts) for model in models]
         if any(powers := _powers(models)):
             pairs = zip(models, powers, strict=True)
@@ -160,7 +165,7 @@ class _Ascent:
 
     def absolute(self, values: Sequence[float]) -> list[float]:
         "Values, or gaps, in units of 1; infinite where they are beyond float64"
-        return leaves.in_units_of_one(values, self.unit)
+        return [leaves.in_units_of_one(value, self.unit) for value in values]
 
     def slope(self, soft: Mapping[str, np.ndarray]):
         "The gradient at soft permutations, and the numbers whose sum is the objective"
@@ -253,6 +258,7 @@ class FrankWolfeMatch(Match):
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
 
+@with_progress
 def frank_wolfe_matching(
     key: jax.Array,  # a JAX random key: the order in which the polish visits the groups
     spec: PermutationSpec,  # which axes move together
@@ -263,7 +269,11 @@ def frank_wolfe_matching(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation at the end of the ascent
-    callback: Callback | None = None,  # called with the objective after each step
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each step, and each sweep of the polish
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
     """Match two models by their weights, all groups at once
 
@@ -276,7 +286,11 @@ def frank_wolfe_matching(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a duality gap of this share of ‖A‖ ‖B‖
         polish: end with weight matching, from the permutation at the end of the ascent
-        callback: called with the objective after each step
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each step, and each sweep of the polish
 
     Returns:
         FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
@@ -284,8 +298,8 @@ def frank_wolfe_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if `max_steps` is not whole or < 1, `tolerance` is NaN, infinite or negative, or
-            `init` is a word that is not known
+        ValueError: if `max_steps` is not whole or < 1, `tolerance` is NaN, infinite or negative,
+            `init` is a word that is not known, or a pattern fits no leaf
         FloatingPointError: if products of the weights are beyond float64
 
     References:
@@ -295,25 +309,26 @@ def frank_wolfe_matching(
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `max_steps` is not whole or < 1, `tolerance` is NaN, infinite or
-    #   negative, or `init` is a word that is not known
+    #   negative, `init` is a word that is not known, or a pattern fits no leaf
     # raises FloatingPointError if products of the weights are beyond float64
     check_steps(max_steps=max_steps)
     check_positive(zero=True, tolerance=tolerance)
     bound, a, b = bind_models(spec, params_a, params_b)
-    ascent = _Ascent(bound, [a, b])
+    ignored = ignored_leaves(bound, ignore, include)
+    ascent = _Ascent(bound, [a, b], ignored)
     done = ascent.walk(_stack([_start(bound, init)]), max_steps, tolerance, callback)
     (perm,) = _make_hard(ascent)
     first, *values = ascent.absolute(ascent.values)
     if polish:
-        match = weight_matching(key, bound, a, b, init=perm)
+        how = {"init": perm, "ignore": ignored, "callback": within("polish", callback)}
+        match = weight_matching(key, bound, a, b, **how)
         perm, done = match.perm, done and match.converged
         values += match.objective
     else:
-        parts = complex_paths(a, b)
-        moved = apply_permutation(bound, perm, b)
-        values.append(inner(_in_memory(a, parts), _in_memory(moved, parts)))
-    gaps = tuple(ascent.absolute(ascent.gaps))
-    return FrankWolfeMatch(perm, tuple(values), done, first, gaps)
+        scores = Scores(bound, a, b, ignored=ignored)
+        values.append(scores.absolute(scores.objective(perm)))
+    evidence = tuple(values), done, first, tuple(ascent.absolute(ascent.gaps))
+    return FrankWolfeMatch(perm, *evidence, ignored=ignored)
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #f9d435b2
 @dataclass(frozen=True, eq=False, repr=False)
@@ -327,6 +342,7 @@ class FrankWolfeMerge(Merged):
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
 
+@with_progress
 def frank_wolfe_merge(
     key: jax.Array,  # a JAX random key: the order in which the polish visits models and groups
     spec: PermutationSpec,  # which axes move together
@@ -336,7 +352,11 @@ def frank_wolfe_merge(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
     polish: bool = True,  # end with `merge_many`, from the permutations at the end of the ascent
-    callback: Callback | None = None,  # called with the objective after each step
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each step, and each sweep of the polish
 ) -> FrankWolfeMerge:  # its `objective`: at each step, then of the permutations
     """Merge models that are matched all at once, cycle-consistently
 
@@ -348,7 +368,11 @@ def frank_wolfe_merge(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
         polish: end with `merge_many`, from the permutations at the end of the ascent
-        callback: called with the objective after each step
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each step, and each sweep of the polish
 
     Returns:
         FrankWolfeMerge: its `objective`: at each step, then of the permutations
@@ -357,7 +381,7 @@ def frank_wolfe_merge(
         PermutationSpecError: if the spec does not fit the models
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if there are fewer than two models, `max_steps` is not whole or < 1, `tolerance`
-            is NaN, infinite or negative, or `init` is unknown
+            is NaN, infinite or negative, `init` is unknown, or a pattern fits no leaf
         FloatingPointError: if products of the weights are beyond float64
 
     References:
@@ -366,7 +390,7 @@ def frank_wolfe_merge(
     # raises PermutationSpecError if the spec does not fit the models
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there are fewer than two models, `max_steps` is not whole or < 1,
-    #   `tolerance` is NaN, infinite or negative, or `init` is unknown
+    #   `tolerance` is NaN, infinite or negative, `init` is unknown, or a pattern fits no leaf
     # raises FloatingPointError if products of the weights are beyond float64
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
@@ -374,15 +398,17 @@ def frank_wolfe_merge(
     check_positive(zero=True, tolerance=tolerance)
     bound, first, _ = bind_models(spec, models[0], models[1])
     flat = [first, *(bind_models(spec, first, m)[2] for m in models[1:])]
-    ascent, starts = _Ascent(bound, flat), [_start(bound, init)] * (len(models) - 1)
+    ignored = ignored_leaves(bound, ignore, include)
+    ascent, starts = _Ascent(bound, flat, ignored), [_start(bound, init)] * (len(models) - 1)
     done = ascent.walk(_stack(starts), max_steps, tolerance, callback)
     perms = [identity_permutation(bound), *_make_hard(ascent)]
     if polish:
-        merged = merge_many(key, bound, models, init=perms)
+        how = {"init": perms, "ignore": ignored, "callback": within("polish", callback)}
+        merged = merge_many(key, bound, models, **how)
         done = done and merged.converged
     else:
-        merged = merge_in_order(bound, models, perms)
+        merged = merge_in_order(bound, models, perms, ignore=ignored)
     start, *values = ascent.absolute(ascent.values)
     values += merged.objective[-1:] or [merged.initial_objective]
     fields = merged.perms, merged.params, tuple(values), done, start
-    return FrankWolfeMerge(*fields, tuple(ascent.absolute(ascent.gaps)))
+    return FrankWolfeMerge(*fields, tuple(ascent.absolute(ascent.gaps)), ignored=ignored)

@@ -32,7 +32,7 @@ from git_rebasin.matching.descent import (
     require_batches,
 )
 from .match import bind_models, merged_loss
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..symmetry.scaling import Factors, Scalings, apply_scaling, check_factors
 from ..tree import Array, flatten
 
@@ -89,6 +89,7 @@ class _Learner:
         return float(np.mean([float(self._merged(factors, self.a, self.b, *at)) for at in every]))
 
 # %% ../../nbs/matching/13_learn_scaling.ipynb #3e74722f
+@with_progress
 def learn_scaling(
     key: jax.Array,  # a JAX random key: the points on the line, where they are random
     scalings: Scalings,  # what `find_scalings` gave
@@ -103,6 +104,7 @@ def learn_scaling(
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # to compare factors on; None: keep the last ones
     eval_every: int = 10,  # steps from one comparison to the next
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called with the loss of each step
 ) -> LearnedScaling:  # its `factors`: those with the lowest loss, where they were compared
     """Learn at what sizes of its units B is best merged with A
@@ -120,6 +122,7 @@ def learn_scaling(
         lam: λ: B's share; "uniform": random at each step
         eval_batches: to compare factors on; None: keep the last ones
         eval_every: steps from one comparison to the next
+        progress: show a bar, in a notebook or on a terminal
         callback: called with the loss of each step
 
     Returns:

@@ -11,7 +11,7 @@ __all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'default_budget', 'open
 # %% ../../nbs/matching/03_leaves.ipynb #aca55028
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import jax
@@ -220,10 +220,10 @@ def scaled(w: Array, power: int | Array) -> Array:
     return ldexp(wide(w), power).astype(np.float32)
 
 
-def in_units_of_one(values: Sequence[float] | np.ndarray, power: int) -> list[float]:
-    "Numbers that are in units of a power of two; infinite where they are beyond float64"
+def in_units_of_one(value: float, power: int) -> float:
+    "A number that is in units of a power of two; infinite where it is beyond float64"
     with np.errstate(over="ignore"):
-        return np.ldexp(values, power).tolist()
+        return float(np.ldexp(value, power))
 
 
 def ready(leaf: Leaf) -> Array:

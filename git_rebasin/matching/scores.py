@@ -70,6 +70,10 @@ class Size(NamedTuple):
         """
         return self.narrow and max(abs(self.a), abs(self.b), abs(self.a + self.b)) < FIT
 
+    def energy(self, unit: int) -> float:
+        "An upper bound of what the block can add to the objective, in units of 2^unit"
+        return math.ldexp(self.bound, self.a + self.b - unit)
+
     def shift(self, power: int) -> tuple[int, int]:
         "Powers of two that bring the views of A and B to where their products are in a unit"
         return -self.a, self.a - power if self.bound else -self.b
@@ -145,7 +149,7 @@ class Term:
     ):
         self.block, self.axis, self.models, self.size = block, axis, models, size
         # An upper bound of what it can add to the objective:
-        self.energy = math.ldexp(size.bound, size.a + size.b - unit)
+        self.energy = size.energy(unit)
         # Powers of two that the views of A and of B are multiplied by; None: nothing is done:
         self.shift: tuple[int, int] | None = None
         parents = block.parents[axis]
@@ -404,17 +408,20 @@ class Scores:
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
         budget: float | None = None,  # bytes of scores and of lazily read leaves kept between
         #   visits; None: all, or the `default_budget` if leaves are read lazily
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
                 own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.real().items()})
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
-        self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in spec.blocks]
+        scored = [block for block in spec.blocks if block.path not in ignored]
+        self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
         with np.errstate(over="ignore"):
             sizes = [Size.of(block, models) for block in self.blocks]
         self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
         #   unless they are beyond float64
+        self.bound = sum(size.energy(self.unit) for size in sizes)  # of any objective
         for block, size in zip(self.blocks, sizes, strict=True):
             for axis, group in enumerate(block.labels):
                 covered = any(axis in parents for parents in block.parents)  # by what is within it
@@ -474,9 +481,9 @@ class Scores:
         "The power of two that the matrix of a group is in units of"
         return self.groups[group].power + self.unit
 
-    def absolute(self, *objectives: float) -> list[float]:
-        "Objectives in units of 1; infinite where they are beyond float64"
-        return in_units_of_one(objectives, self.unit)
+    def absolute(self, objective: float) -> float:
+        "An objective in units of 1; infinite where it is beyond float64"
+        return in_units_of_one(objective, self.unit)
 
     def _views(self, block: Block, perm: Permutation | None) -> tuple[Array, Array]:
         "A block's views of A and of π(B)"

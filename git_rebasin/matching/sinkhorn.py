@@ -45,7 +45,7 @@ from git_rebasin.matching.soft import (
     soft_shapes,
     soften,
 )
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, is_array
@@ -155,6 +155,7 @@ class SinkhornMatch(Match):
     hard_losses: tuple[float, ...]  # of the merged model at each evaluation, over all batches
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #cc8fbe8f
+@with_progress
 def sinkhorn_matching(
     key: jax.Array,  # a JAX random key: the points on the line, where they are random
     spec: PermutationSpec,  # which axes move together
@@ -174,6 +175,7 @@ def sinkhorn_matching(
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; None: all
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called with the loss of each step, the soft one as a rule
 ) -> SinkhornMatch:  # the permutation with the lowest loss at λ (at ½ where it is random)
     """Learn a permutation of B for a low loss of the merged model
@@ -196,6 +198,7 @@ def sinkhorn_matching(
         lam: λ: B's share; "uniform": random at each step
         eval_batches: on which permutations are compared; None: all
         eval_every: steps from one evaluation of the nearest permutation to the next
+        progress: show a bar, in a notebook or on a terminal
         callback: called with the loss of each step, the soft one as a rule
 
     Returns:

@@ -22,11 +22,11 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Inexact, Int, PyTree
+from jaxtyping import Bool, Float, Inexact, Int, PyTree, Shaped
 
 from ..inference.taps import Taps
-from ..jaxprs import inner_jaxpr, scan_fixed_point, trace_arrays
-from ..progress import Callback, Progress
+from ..jaxprs import inner_jaxpr, jit_arrays, scan_fixed_point, trace_arrays
+from ..progress import Callback, Progress, with_progress
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
 
@@ -57,7 +57,7 @@ class Moments:
     @classmethod
     def of(
         cls,
-        values: Inexact[Array, "..."],
+        values: Shaped[Array, "..."],  # of any numbers
         axes: Collection[int],  # which of its axes number the samples; the others are units
         *,
         any_scale: bool = False,  # choose a unit where squares would be beyond float32
@@ -65,7 +65,7 @@ class Moments:
         """Moments of the values of one batch
 
         Args:
-            values (Inexact[Array, "..."]):
+            values (Shaped[Array, "..."]): of any numbers
             axes: which of its axes number the samples; the others are units
             any_scale: choose a unit where squares would be beyond float32
         """
@@ -82,6 +82,15 @@ class Moments:
         mean = one.mean + delta * (other.count / count)
         between = _squares(delta) * (self.count * other.count / count)
         return Moments(count, mean, one.scatter + two.scatter + between)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many units there are, along each axis
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.mean.shape
 
     @property
     def var(self) -> Float[Array, "*units"]:
@@ -113,6 +122,25 @@ class Moments:
         own = _plain(self)
         return own.var <= _squares(4 * np.finfo(np.float32).eps * own.mean)
 
+    def fault(
+        self,
+        least: int = 1,  # how many samples there have to be
+    ) -> str | None:
+        """Why the moments of a batch cannot be used; None if they can
+
+        Args:
+            least: how many samples there have to be
+        """
+        if self.count < least:
+            return f"has {self.count} samples, where at least {least} are needed,"
+        for x, what in (
+            (self.mean, "is NaN or infinite"),
+            (self.scatter, "has squares that overflow"),
+        ):
+            if bad := int(np.sum(~np.isfinite(x))):
+                return f"{what} in {bad} of {x.size} units"
+        return None
+
 # %% ../../nbs/statistics/00_moments.ipynb #42afaf16
 M = TypeVar("M", "Moments", "CrossMoments")
 
@@ -129,7 +157,8 @@ def _centred_moments(
     values: Array, axes: tuple[int, ...], any_scale: bool
 ) -> tuple[Moments, Array]:
     "The moments of values over some axes, and the values less their mean, in the moments' unit"
-    z = jnp.asarray(values, jnp.complex64 if jnp.iscomplexobj(values) else jnp.float32)
+    z = jnp.asarray(values)
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     power = None
     if any_scale:
         power = _power(z, axes)
@@ -206,19 +235,19 @@ class CrossMoments:
     @classmethod
     def of(
         cls,
-        values_a: Inexact[Array, "*batch samples n"],
-        values_b: Inexact[Array, "*batch samples m"],
+        values_a: Shaped[Array, "*batch samples n"],
+        values_b: Shaped[Array, "*batch samples m"],
     ) -> CrossMoments:
         """Moments of the values of one batch
 
         Args:
-            values_a (Inexact[Array, "*batch samples n"]):
-            values_b (Inexact[Array, "*batch samples m"]):
+            values_a (Shaped[Array, "*batch samples n"]):
+            values_b (Shaped[Array, "*batch samples m"]):
         """
         axis = values_a.ndim - 2
         (one, a), (two, b) = (_centred_moments(z, (axis,), True) for z in (values_a, values_b))
         if jnp.iscomplexobj(a) or jnp.iscomplexobj(b):
-            a, b = (jnp.concatenate([z.real, z.imag], axis) for z in (a, b))
+            a, b = (jnp.concatenate([jnp.real(z), jnp.imag(z)], axis) for z in (a, b))
         return cls(one, two, jnp.matmul(a.mT, b, precision="highest"))
 
     def merge(self, other: CrossMoments) -> CrossMoments:
@@ -231,6 +260,27 @@ class CrossMoments:
         n, m = one.a.count, two.a.count
         between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many units A has, along each axis, and B
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.cross.shape
+
+    def fault(
+        self,
+        least: int = 1,  # how many samples there have to be
+    ) -> str | None:
+        """Why the moments of a batch cannot be used, and whose; None if they can
+
+        Args:
+            least: how many samples there have to be
+        """
+        of = ((name, m.fault(least)) for name, m in (("A", self.a), ("B", self.b)))
+        return next((f"of model {name} {why}" for name, why in of if why), None)
 
     @property
     def inner(self) -> Float[Array, "*batch n m"]:
@@ -298,6 +348,8 @@ def merge_batches(
     batches: Iterable[Any],  # what `step` takes; read once
     *,
     stage: str = "statistics",  # what is being done, for the callback
+    describe: Callable[[Name], str] = "the value {!r}".format,  # what a name stands for, in errors
+    least: int = 1,  # how many samples each batch has to have
     callback: Callback | None = None,  # called after each batch
 ) -> dict[Name, M]:  # in float64
     """Merge the moments of all batches
@@ -306,6 +358,8 @@ def merge_batches(
         step: batch → moments, by name
         batches: what `step` takes; read once
         stage: what is being done, for the callback
+        describe: what a name stands for, in errors
+        least: how many samples each batch has to have
         callback: called after each batch
 
     Returns:
@@ -313,17 +367,46 @@ def merge_batches(
 
     Raises:
         ValueError: if there is no batch
+        ValueError: if what a batch gives is NaN, infinite or beyond float32, of too few samples, or
+            of other names or shapes than before; it is named with the batch
     """
     # raises ValueError if there is no batch
+    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few samples,
+    #   or of other names or shapes than before; it is named with the batch
     total: dict[Name, M] = {}
     steps = len(batches) if isinstance(batches, Sized) else None
     for count, batch in enumerate(require_batches(batches), 1):
-        with np.errstate(invalid="ignore"):  # what is not finite stays so
-            for name, moments in step(batch).items():
-                total[name] = total[name].merge(moments) if name in total else _wide(moments)
+        moments = step(batch)
+        _check_batch(count - 1, moments, total, describe, least)
+        for name, own in moments.items():
+            total[name] = total[name].merge(own) if name in total else _wide(own)
         if callback is not None:
             callback(Progress(stage, count, steps))
     return total
+
+
+def _check_batch(
+    number: int, moments: Mapping, total: Mapping, describe: Callable[[Any], str], least: int
+) -> None:
+    "Refuse what a batch must not add to the moments of those before it"
+    for name, own in moments.items():
+        if why := own.fault(least):
+            raise ValueError(
+                f"{describe(name)} {why} in batch {number}, counted from 0: look for inputs and "
+                "weights that are not finite or too large, or leave this batch out"
+            )
+        was = total.get(name) if total else own
+        before = None if was is None else was.units
+        if own.units != before:
+            raise ValueError(
+                f"{describe(name)} has other units in batch {number}, counted from 0, than in "
+                f"those before it ({own.units} and {before}): give batches of one kind"
+            )
+    for name in total.keys() - moments.keys():
+        raise ValueError(
+            f"{describe(name)} is not there in batch {number}, counted from 0, and was before: "
+            "give batches of one kind"
+        )
 
 # %% ../../nbs/statistics/00_moments.ipynb #7026444d
 def layer_inputs(
@@ -399,12 +482,14 @@ def _numbers_units(entry: Entry) -> bool:
     return any(not isinstance(a, Fixed) or a.name is not None for a in atoms_of(entry))
 
 
+@with_progress
 def value_moments(
     taps: Taps,  # of the network
     params: PyTree,  # a model
     batches: Iterable[Any],  # each is what the taps' function takes besides the parameters
     *,
     names: Collection[str] | None = None,  # which values; default: all
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> dict[str, Moments]:  # value → moments, with the shape of its `unit_axes`
     """Mean and variance of every unit of a network's values, over data
@@ -414,6 +499,7 @@ def value_moments(
         params: a model
         batches: each is what the taps' function takes besides the parameters
         names: which values; default: all
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:
@@ -421,7 +507,7 @@ def value_moments(
     """
     units = {name: unit_axes(row) for name, row in taps.spec.axes_to_perm.items()}
 
-    @jax.jit
+    @jit_arrays
     def step(params, batch):
         values = taps(params, batch, names=names)
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['check_permutation_spec']
 
 # %% ../../nbs/symmetry/07_check.ipynb #837e3ef6
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..jaxprs import Evaluation, is_narrow, trace_arrays
+from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
     apply_permutation,
@@ -146,7 +148,7 @@ def rounding(
 
 # %% ../../nbs/symmetry/07_check.ipynb #97e69097
 def _try(
-    run: Callable, spec: BoundSpec, params: PyTree, args: tuple, eps: float, key, t: int
+    run: Callable, spec: BoundSpec, params: PyTree, args: tuple, eps: float, key, t: int, done
 ):
     "One trial: the change by each group, by all together, and what rounding explains"
     key = jax.random.fold_in(key, t)
@@ -157,12 +159,15 @@ def _try(
     tolerance = rounding(run, want, seeds[1], eps, theta, args)
 
     def change(perm):
-        return deviation(want, outputs_of(run, apply_permutation(spec, one | perm, theta), args))
+        moved = outputs_of(run, apply_permutation(spec, one | perm, theta), args)
+        done()
+        return deviation(want, moved)
 
     alone = {group: change({group: p}) for group, p in draw.items()}
     return alone, change(draw), tolerance
 
 # %% ../../nbs/symmetry/07_check.ipynb #5d660f4a
+@with_progress
 def check_permutation_spec(
     spec: PermutationSpec,  # the spec to try
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
@@ -170,6 +175,8 @@ def check_permutation_spec(
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
     key: jax.Array | None = None,  # seed of the noise and of the permutations; default: key 0
     trials: int = 2,  # random weights, and random permutations of them
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each permutation that was tried
 ) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
     """Check that a spec leaves a function unchanged, at random weights and by random permutations
 
@@ -180,6 +187,8 @@ def check_permutation_spec(
         *args: the function's other arguments, as a rule a batch of inputs
         key: seed of the noise and of the permutations; default: key 0
         trials: random weights, and random permutations of them
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each permutation that was tried
 
     Returns:
         dict[str, float]: group → largest relative change of an output; all of it rounding
@@ -197,10 +206,16 @@ def check_permutation_spec(
     key = jax.random.key(0) if key is None else key
     spec, worst = spec.bind(params), {}
     run, eps = in_double(fn, params, args)
+    steps, count = trials * (len(spec.groups) + 1), itertools.count(1)
+
+    def done() -> None:
+        if callback is not None:
+            callback(Progress("spec check", next(count), steps))
+
     with jax.enable_x64(True):
         args = as_double(args)
         for t in range(trials):
-            alone, together, tolerance = _try(run, spec, params, args, eps, key, t)
+            alone, together, tolerance = _try(run, spec, params, args, eps, key, t, done)
             _raise_if_changed(alone, together, tolerance)
             worst = {group: max(d, worst.get(group, 0.0)) for group, d in alone.items()}
     return worst

@@ -58,7 +58,7 @@ def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
         )
     if isinstance(p, Tracer):
         return
-    rows = np.asarray(p).reshape(-1, n)
+    rows = np.asarray(p).reshape(math.prod(shape[:-1]), n)
     wrong = np.flatnonzero(np.any(np.sort(rows, axis=1) != np.arange(n), axis=1))
     if wrong.size:
         values, counts = np.unique(rows[wrong[0]], return_counts=True)
@@ -111,7 +111,7 @@ def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     out = np.empty((*w.shape[:-1], len(index)), np.float32)
     index = np.ascontiguousarray(index, np.int32)
     rows = math.prod(w.shape[:-1])
-    _gather.take_columns(w.reshape(rows, -1), index, out.reshape(rows, len(index)))
+    _gather.take_columns(w.reshape(rows, w.shape[-1]), index, out.reshape(rows, len(index)))
     return out
 
 
@@ -131,7 +131,7 @@ def _take_on_host(
     if parents:
         return np.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
     last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
-    fast = last and w.size > 4096 and w.flags.c_contiguous
+    fast = last and w.size > 4096 and w.flags.c_contiguous and w.flags.aligned
     return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int32, PyTree, Shaped, UInt8
 
 from ..tree import Array
+from .shards import check_columns, check_labels, whole_split
 
 # %% ../../nbs/zoo/00_data.ipynb #9b6d21cc
 @dataclass(frozen=True)
@@ -228,13 +229,11 @@ def _read(
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"], tuple[str, ...]]:  # …, classes
     "Read the images, the labels and the names of the classes into memory"
     with _quiet(offline=True):
-        if not {source.image, source.label} <= set(columns := sorted(dataset.features)):
-            wanted = f"columns {source.image} and {source.label} wanted"
-            raise ValueError(f"{wanted}, but found {columns}")
+        check_columns(dataset.features, source.image, source.label)
         names, images, labels = getattr(dataset.features[source.label], "names", None), [], []
         for table in dataset.with_format("arrow").iter(batch_size=10_000):
             images.append(_decode(table[source.image].combine_chunks().field("bytes").to_pylist()))
-            labels.append(table[source.label].to_numpy().astype(np.int32))
+            labels.append(check_labels(table[source.label].to_pylist(), names))
     if not labels:
         raise ValueError("the split is empty")
     labels = np.concatenate(labels)
@@ -270,7 +269,7 @@ def _find(
         return [], "is not a folder that can be read"
     if not (root / name).is_dir():
         return [], f"holds no folder {name}/"
-    files = sorted((root / name).rglob(f"{split}*.parquet"))
+    files = whole_split((root / name).rglob(f"{split}*.parquet"), split)
     return files, f"has no {split}*.parquet anywhere below {name}/"
 
 # %% ../../nbs/zoo/00_data.ipynb #16c801d6
@@ -311,10 +310,12 @@ def find_split(
         tuple[Any, str, str]: from `datasets`; its place for records, and for errors
 
     Raises:
-        ValueError: if the data set or the split is unknown, or its files cannot be read
+        ValueError: if the data set or the split is unknown, or its files cannot be read or are not
+            all there
         DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
-    # raises ValueError if the data set or the split is unknown, or its files cannot be read
+    # raises ValueError if the data set or the split is unknown, or its files cannot be read or are
+    #   not all there
     # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
