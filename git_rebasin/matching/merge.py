@@ -23,7 +23,7 @@ from ..arguments import check_steps
 from ..checkpoints.io import load_params
 from ..jaxprs import as_array
 from .ignored import ignored_leaves
-from .leaves import FIT, as_parts, norm, wide
+from .leaves import FIT, as_parts, in_units_of_one, norm, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
@@ -128,7 +128,9 @@ class _Sum:
         "The squared norm of a model, in the unit of squares"
         own = {p: wide(_real(w)) for p, w in flat.items() if _is_inexact(w)}
         if self.power is None:  # the first model decides
-            top = max((power for fraction, power in map(norm, own.values()) if fraction), default=0)
+            with np.errstate(over="ignore"):
+                sizes = [norm(w) for w in own.values()]
+            top = max((power for fraction, power in sizes if fraction), default=0)
             self.power = top if abs(top) > 250 else 0
         if self.power:
             own = {p: np.ldexp(w, -self.power) for p, w in own.items()}
@@ -156,8 +158,7 @@ class _Sum:
         "The sum of the inner products of all pairs"
         floats = {p: self.total[p] for p in self.scored if p not in self.kept}
         value = (self._square(floats) - self.squares) / 2
-        with np.errstate(over="ignore"):
-            return float(np.ldexp(value, 2 * (self.power or 0)))
+        return in_units_of_one(value, 2 * (self.power or 0))
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
@@ -177,7 +178,8 @@ def _shape(leaf):
 
 def _real(w: Leaf) -> np.ndarray:
     "A leaf, or its parts if it is complex"
-    return as_parts(np.asarray(w)) if w.dtype.kind == "c" else np.asarray(w)
+    own = np.asarray(w)
+    return np.asarray(as_parts(own)) if own.dtype.kind == "c" else own
 
 
 def _narrow(w: np.ndarray) -> np.ndarray:

@@ -213,8 +213,8 @@ def weight_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is a
-    #   word that is not known, or a pattern fits no leaf
+    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is
+    #   a word that is not known, or a pattern fits no leaf
     check_steps("sweep", max_sweeps=max_sweeps)
     spec, a, b = bind_models(spec, params_a, params_b)
     starts = _starts(spec, init)
@@ -252,7 +252,7 @@ class _End:
     "Where the search from a start has ended"
 
     name: str  # of the start
-    perm: Permutation
+    perm: dict[str, np.ndarray]
     converged: bool
     objective: float  # at the end, in the unit of all objectives
     gains: list[float]  # of each sweep
@@ -269,7 +269,7 @@ class _End:
 
     def start(self, absolute: Callable[[float], float]) -> Start:
         "What the start was worth, as numbers"
-        return Start(self.name, float(absolute(self.objective)), self.sweeps, self.converged)
+        return Start(self.name, absolute(self.objective), self.sweeps, self.converged)
 
 
 def _run(
@@ -291,7 +291,7 @@ def _run(
         gains.append(gain)
         if callback is not None:
             value = search.scores.absolute(search.scores.objective(search.perm))
-            values = {"objective": float(value)}
+            values = {"objective": value}
             callback(Progress(stage, len(gains), max_sweeps, values))
 
     if name == "greedy":
