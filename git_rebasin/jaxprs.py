@@ -49,14 +49,15 @@ class Rest:
         given = iter(arrays)
         return self.treedef.unflatten(next(given) if x is _HOLE else x for x in self.leaves)
 
+    @functools.cached_property
     def _key(self) -> tuple:
         return self.treedef, tuple(map(_identity, self.leaves))
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Rest) and self._key() == other._key()
+        return isinstance(other, Rest) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._key)
 
 
 def _identity(leaf: Any) -> Any:
