@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 
 from ..interpolation import Interpolation
 from ..progress import Callback, Progress
-from ..tree import Array, flatten, is_array, lerp, unflatten
+from ..tree import Array, is_array, lerp, unflatten
 
 # %% ../../nbs/merging/00_evaluation.ipynb #112d7481
 Flat = Mapping[str, Array]  # path → array
