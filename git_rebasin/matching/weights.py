@@ -229,8 +229,8 @@ def weight_matching(
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
     state = "converged" if best.converged else "not converged"
     _log.info("weight matching: %s, %s; ignored: %s", state, tried, ignored)
-    objective, first = scores.absolute(best.values), float(scores.absolute(best.initial))
-    found = best.perm, tuple(objective), best.converged, first
+    objective = tuple(map(scores.absolute, best.values.tolist()))
+    found = best.perm, objective, best.converged, scores.absolute(best.initial)
     return Match(*found, ignored=ignored, starts=tried)
 
 # %% ../../nbs/matching/06_weights.ipynb #868d1a98
@@ -317,7 +317,6 @@ def _best_first(ends: list[_End], rounding: float) -> list[_End]:
         if end.objective > best.objective + rounding:
             best = end
     return [best, *(end for end in ends if end is not best)]
-
 
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(

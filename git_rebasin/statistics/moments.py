@@ -205,10 +205,8 @@ def _wide(moments: M) -> M:
         if np.any(a) or np.any(b):
             cross = np.ldexp(cross, np.expand_dims(a, -1) + np.expand_dims(b, -2))
         return CrossMoments(_wide(moments.a), _wide(moments.b), cross)
-    mean, scatter = (
-        np.asarray(x, np.promote_types(x.dtype, np.float64))
-        for x in (moments.mean, moments.scatter)
-    )
+    pair = moments.mean, moments.scatter
+    mean, scatter = (np.asarray(x, np.promote_types(x.dtype, np.float64)) for x in pair)
     if moments.power is not None and (power := np.asarray(moments.power)).any():
         mean, scatter = _times(mean, power), _times(scatter, 2 * power)
     return Moments(moments.count, mean, scatter)
