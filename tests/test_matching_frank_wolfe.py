@@ -140,9 +140,10 @@ def test_making_it_hard_and_polishing_lose_nothing():
     for seed in range(8):
         a, b = mlp(seed), mlp(seed + 50)
         bound, flat_a, flat_b = bind_models(spec2, a, b)
-        for steps in (1, 2):
+        for steps in (1, 2, 3):
             ascent = _Ascent(bound, [flat_a, flat_b])
-            assert ascent.walk(_stack([uniform(bound)]), steps, 1e-6, None) == (ascent.gaps[-1] <= 0)
+            done = ascent.walk(_stack([uniform(bound)]), steps, 1e-6, None)
+            assert done == (ascent.gaps[-1] <= 1e-6 * ascent.scale)
             (perm,) = _make_hard(ascent)
             hard = inner(a, apply_permutation(spec2, perm, b))
             assert hard >= ascent.values[-1] - 1e-4

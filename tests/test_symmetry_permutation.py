@@ -20,6 +20,7 @@ import optax
 import pytest
 from flax import nnx
 
+from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
 from git_rebasin.tree import flatten
 
@@ -260,7 +261,7 @@ def test_the_function_is_kept_for_every_construct():
         return d @ w["in"].T, jnp.tanh(j).sum((1, 2)), rec.sum((1, 2)), deep.sum(1)
 
 
-    with jax.enable_x64(True):
+    with double_precision():
         x, params = np.random.default_rng(1).normal(size=(7, 2)), draw_all(2)
         want = everything(params, x)
         for seed in range(5):

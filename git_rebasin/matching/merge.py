@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Model', 'load_model', 'merge_many', 'merge_in_order']
 
 # %% ../../nbs/matching/11_merge.ipynb #e122c11c
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,9 @@ from jaxtyping import PyTree
 
 from ..arguments import check_steps
 from ..checkpoints.io import load_params
+from ..jaxprs import as_array
 from .ignored import ignored_leaves
-from .leaves import FIT, as_parts, norm, wide
+from .leaves import FIT, as_parts, in_units_of_one, norm, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
@@ -39,6 +41,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from ..symmetry.spec import PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Leaf, flatten, inner, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -72,7 +76,7 @@ class _Sum:
         self.ignored = ignored_leaves(self.spec, ignore, include)
         self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
-        self.kept = {p: np.array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
@@ -124,7 +128,9 @@ class _Sum:
         "The squared norm of a model, in the unit of squares"
         own = {p: wide(_real(w)) for p, w in flat.items() if _is_inexact(w)}
         if self.power is None:  # the first model decides
-            top = max((power for fraction, power in map(norm, own.values()) if fraction), default=0)
+            with np.errstate(over="ignore"):
+                sizes = [norm(w) for w in own.values()]
+            top = max((power for fraction, power in sizes if fraction), default=0)
             self.power = top if abs(top) > 250 else 0
         if self.power:
             own = {p: np.ldexp(w, -self.power) for p, w in own.items()}
@@ -152,8 +158,7 @@ class _Sum:
         "The sum of the inner products of all pairs"
         floats = {p: self.total[p] for p in self.scored if p not in self.kept}
         value = (self._square(floats) - self.squares) / 2
-        with np.errstate(over="ignore"):
-            return float(np.ldexp(value, 2 * (self.power or 0)))
+        return in_units_of_one(value, 2 * (self.power or 0))
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
@@ -173,7 +178,8 @@ def _shape(leaf):
 
 def _real(w: Leaf) -> np.ndarray:
     "A leaf, or its parts if it is complex"
-    return as_parts(np.asarray(w)) if w.dtype.kind == "c" else np.asarray(w)
+    own = np.asarray(w)
+    return np.asarray(as_parts(own)) if own.dtype.kind == "c" else own
 
 
 def _narrow(w: np.ndarray) -> np.ndarray:
@@ -260,6 +266,8 @@ def merge_many(
         if callback is not None:
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
+    state, rounds = "converged" if converged else "not converged", len(objective)
+    _log.info("merging %d models: %s after %d rounds", len(models), state, rounds)
     perms, mean = running.merged()
     evidence = tuple(objective), converged, initial
     return Merged(perms, mean, *evidence, ignored=running.ignored)

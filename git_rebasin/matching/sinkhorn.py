@@ -10,7 +10,6 @@ __all__ = ['squared_distance', 'SinkhornMatch', 'sinkhorn_matching']
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #d625922b
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ from git_rebasin.matching.descent import (
     place_on_line,
     require_batches,
 )
-from .leaves import FIT, norm, wide
+from .leaves import FIT, norm
 from .match import Match, bind_models, merged_loss
 from git_rebasin.matching.soft import (
     Soft,
@@ -98,13 +97,14 @@ def _check_squares(params: PyTree) -> None:
     flat = {p: w for p, w in flatten(params).items() if jnp.issubdtype(w.dtype, jnp.inexact)}
     if any(isinstance(w, Tracer) for w in flat.values()):
         return
-    sizes = {path: norm(np.abs(np.asarray(w))) for path, w in flat.items()}
-    largest = max(sizes, key=lambda path: sizes[path][1] if sizes[path][0] else -math.inf, default="")
-    fraction, power = sizes.get(largest, (0.0, 0))
-    if fraction and abs(power) > FIT:
+    with np.errstate(over="ignore"):
+        sizes = {path: norm(np.abs(np.asarray(w))) for path, w in flat.items()}
+    powers = {path: power for path, (fraction, power) in sizes.items() if fraction}
+    largest = max(powers, key=lambda path: powers[path], default="")
+    if abs(power := powers.get(largest, 0)) > FIT:
         raise ValueError(
-            f"the norm of {largest!r}, the largest array, is about 2^{power}, and its square is beyond "
-            f"float32: multiply both models by 2^{-power}"
+            f"the norm of {largest!r}, the largest array, is about 2^{power}, and its square is "
+            f"beyond float32: multiply both models by 2^{-power}"
         )
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #81ac00d3
@@ -224,9 +224,9 @@ def sinkhorn_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` does not fit the
     #   spec
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `forward` is unknown, a number of steps or iterations is not whole or < 1,
-    #   `temperature` is not above 0 or not finite, `confidence` is not between 0 and 1, `lam` not
-    #   from 0 to 1, or there is no batch
+    # raises ValueError if `forward` is unknown, a number of steps or iterations is not whole or
+    #   < 1, `temperature` is not above 0 or not finite, `confidence` is not between 0 and 1, `lam`
+    #   not from 0 to 1, or there is no batch
     # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
     check_steps("iteration", iterations=iterations)

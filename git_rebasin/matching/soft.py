@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Inexact, Int, PyTree
 
 from ..arguments import check_positive, check_share, check_steps
 from .leaves import wide
@@ -117,18 +117,18 @@ def _mixed(block: Block) -> dict[int, str]:
 
 def soft_block(
     block: Block,  # a part of a leaf
-    view: Float[Array, "..."],  # the block's view of its leaf
+    view: Inexact[Array, "..."],  # the block's view of its leaf
     soft: Soft,  # for each group, its matrices
-) -> Float[Array, "..."]:
+) -> Inexact[Array, "..."]:
     """A block's view, every axis mixed by the matrix of its group
 
     Args:
         block: a part of a leaf
-        view (Float[Array, "..."]): the block's view of its leaf
+        view (Inexact[Array, "..."]): the block's view of its leaf
         soft: for each group, its matrices
 
     Returns:
-        Float[Array, "..."]
+        Inexact[Array, "..."]
     """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
@@ -159,8 +159,10 @@ class Mix:
         for block in spec.blocks:
             if any(block.labels):
                 leaf = jnp.asarray(leaves[block.path])
-                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
-                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
+                yield (
+                    block,
+                    soft_block(block, block.of(wide(leaf)), self.soft).astype(_kept(leaf.dtype)),
+                )
 
 
 def apply_soft(
@@ -225,7 +227,7 @@ def harden(
         dict[str, Int[np.ndarray, "*_within _n"]]
     """
     check_soft(spec, scores)
-    return solve(spec, {g: wide(np.asarray(scores[g])) for g in spec.groups})
+    return solve(spec, {g: np.asarray(wide(np.asarray(scores[g]))) for g in spec.groups})
 
 # %% ../../nbs/matching/09_soft.ipynb #f7bd9ae8
 def sinkhorn(

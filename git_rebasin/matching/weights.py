@@ -35,6 +35,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
 
+_log = logging.getLogger(__name__)
+
 # %% ../../nbs/matching/06_weights.ipynb #8937ba3c
 def sweep_order(
     key: jax.Array,  # a JAX random key
@@ -154,8 +156,6 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
-_log = logging.getLogger(__name__)
-
 AUTO = ("identity", "greedy")  # what `init="auto"` tries, in this order
 
 
@@ -213,8 +213,8 @@ def weight_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is a
-    #   word that is not known, or a pattern fits no leaf
+    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is
+    #   a word that is not known, or a pattern fits no leaf
     check_steps("sweep", max_sweeps=max_sweeps)
     spec, a, b = bind_models(spec, params_a, params_b)
     starts = _starts(spec, init)
@@ -227,10 +227,10 @@ def weight_matching(
         ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
-    if others:
-        _log.info("the best of the starts is the first: %s", tried)
-    objective, first = scores.absolute(best.values), float(scores.absolute(best.initial))
-    found = best.perm, tuple(objective), best.converged, first
+    state = "converged" if best.converged else "not converged"
+    _log.info("weight matching: %s, %s; ignored: %s", state, tried, ignored)
+    objective = tuple(map(scores.absolute, best.values.tolist()))
+    found = best.perm, objective, best.converged, scores.absolute(best.initial)
     return Match(*found, ignored=ignored, starts=tried)
 
 # %% ../../nbs/matching/06_weights.ipynb #868d1a98
@@ -252,7 +252,7 @@ class _End:
     "Where the search from a start has ended"
 
     name: str  # of the start
-    perm: Permutation
+    perm: dict[str, np.ndarray]
     converged: bool
     objective: float  # at the end, in the unit of all objectives
     gains: list[float]  # of each sweep
@@ -269,7 +269,7 @@ class _End:
 
     def start(self, absolute: Callable[[float], float]) -> Start:
         "What the start was worth, as numbers"
-        return Start(self.name, float(absolute(self.objective)), self.sweeps, self.converged)
+        return Start(self.name, absolute(self.objective), self.sweeps, self.converged)
 
 
 def _run(
@@ -291,7 +291,7 @@ def _run(
         gains.append(gain)
         if callback is not None:
             value = search.scores.absolute(search.scores.objective(search.perm))
-            values = {"objective": float(value)}
+            values = {"objective": value}
             callback(Progress(stage, len(gains), max_sweeps, values))
 
     if name == "greedy":
@@ -317,7 +317,6 @@ def _best_first(ends: list[_End], rounding: float) -> list[_End]:
         if end.objective > best.objective + rounding:
             best = end
     return [best, *(end for end in ends if end is not best)]
-
 
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(

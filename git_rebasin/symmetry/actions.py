@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
+from ..jaxprs import as_array
 from .blocks import Block
 from .spec import BoundSpec, PermutationSpec, as_spec
 from ..tree import Array, flatten, unflatten
@@ -69,6 +70,7 @@ def act(
     # raises TypeError if the spec is no spec
     as_spec(spec, "(spec, what happens, params)")
     bound, flat = spec.bind(params, partial=partial), flatten(params)
+    flat |= {path: as_array(flat[path]) for path in bound.shapes}
     new, named = dict(flat), {path: flat[path] for path in bound.shapes}
     for block, view in action.views(bound, named):
         leaf = new[block.path]  # from the second block on a copy, which may be written to

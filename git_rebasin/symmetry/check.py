@@ -10,18 +10,26 @@ __all__ = ['SpecCheck', 'check_permutation_spec']
 
 # %% ../../nbs/symmetry/07_check.ipynb #837e3ef6
 import itertools
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from ..arguments import check_steps
-from ..jaxprs import Evaluation, is_narrow, trace_arrays
+from git_rebasin.jaxprs import (
+    Evaluation,
+    double_precision,
+    is_narrow,
+    jaxprs_within,
+    read_arrays,
+    split_arrays,
+    trace_arrays,
+)
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
@@ -31,6 +39,8 @@ from git_rebasin.symmetry.permutation import (
 )
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Array, flatten, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/symmetry/07_check.ipynb #b3b38658
 def is_float(x) -> bool:
@@ -61,7 +71,7 @@ def in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, floa
         return Evaluation(wide=True).run(closed.jaxpr, closed.consts, arrays)[0]
 
     def run(*args):
-        return compute(*(x for x in jax.tree.leaves(args) if is_array(x)))
+        return compute(*split_arrays(args)[0])
 
     return run, _coarsest_eps(closed.jaxpr)
 
@@ -74,8 +84,7 @@ def _coarsest_eps(jaxpr) -> float:
             dtypes = [getattr(v.aval, "dtype", np.int32) for v in (*eqn.invars, *eqn.outvars)]
             epsilons += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
         else:
-            inner = jex.jaxprs_in_params(eqn.params)
-            epsilons += [_coarsest_eps(getattr(j, "jaxpr", j)) for j in inner]
+            epsilons += map(_coarsest_eps, jaxprs_within(eqn))
     return max(epsilons)
 
 
@@ -243,6 +252,7 @@ def check_permutation_spec(
     as_spec(spec, "check_permutation_spec(spec, fn, params, *args)")
     check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
+    params = read_arrays(params)
     bound, worst = spec.bind(params), {}
     moving = _arrays_of(bound)
     waiting = moving
@@ -253,7 +263,7 @@ def check_permutation_spec(
         if callback is not None:
             callback(Progress("spec check", next(count), steps))
 
-    with jax.enable_x64(True):
+    with double_precision():
         args = as_double(args)
         for t in range(trials):
             alone, together, tolerance, seen = _try(
@@ -270,6 +280,7 @@ def check_permutation_spec(
         )
     why = {g: "it has fewer than two units, or no entry" for g in worst if g not in moving}
     why |= dict.fromkeys(waiting, "the outputs are the same whatever its arrays hold")
+    _log.info("spec check: %d groups, %d trials, nothing changed", len(worst) - len(why), trials)
     return SpecCheck({g: change for g, change in worst.items() if g not in why}, why)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from ..arguments import check_steps
+from ..jaxprs import double_precision
 from .actions import act
 from .blocks import Block
 from git_rebasin.symmetry.check import (
@@ -244,7 +245,7 @@ def find_scalings(
             "that rescalings cannot be distinguished from rounding: give the function in float32"
         )
     seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
-    with jax.enable_x64(True):
+    with double_precision():
         args, where = as_double(args), carriers(bound)
         equations = {g: [] for g, shape in bound.perm_shapes.items() if math.prod(shape)}
         for t, seed in enumerate(seeds[:-1]):
