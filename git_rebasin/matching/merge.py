@@ -72,6 +72,7 @@ class _Sum:
         self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
         self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.of_jax = {p for p, w in flat.items() if isinstance(w, jax.Array)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
@@ -163,6 +164,7 @@ class _Sum:
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
         mean = {p: np.asarray(w / len(perms), dtypes[p].dtype) for p, w in total.items()}
+        mean |= {p: jnp.asarray(w) for p, w in mean.items() if p in self.of_jax}
         return perms, unflatten(mean | self.kept, self.like)
 
 
@@ -173,7 +175,8 @@ def _shape(leaf):
 
 def _real(w: Leaf) -> np.ndarray:
     "A leaf, or its parts if it is complex"
-    return as_parts(np.asarray(w)) if w.dtype.kind == "c" else np.asarray(w)
+    w = np.asarray(w)
+    return as_parts(w) if np.iscomplexobj(w) else w
 
 
 def _narrow(w: np.ndarray) -> np.ndarray:
