@@ -7,13 +7,15 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
-           'eval_arrays', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
-           'keep_containers', 'evaluate']
+           'eval_arrays', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
+           'scan_fixed_point', 'is_narrow', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -189,6 +191,13 @@ def trace_arrays(
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 
+
+def double_precision() -> AbstractContextManager[None]:
+    "Within, JAX keeps arrays in float64 that are given so"
+    if not hasattr(jax, "enable_x64"):  # JAX before 0.8
+        return import_module("jax.experimental").enable_x64()
+    return jax.enable_x64(True)
+
 # %% ../nbs/01_jaxprs.ipynb #b492e60b
 CALLS = frozenset(
     "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
@@ -215,6 +224,17 @@ def inner_jaxpr(
         return None
     jaxpr, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
     return (jaxpr, consts) if len(jaxpr.invars) == len(eqn.invars) else None
+
+
+def jaxprs_within(
+    eqn: jex.JaxprEqn,
+) -> Iterator[jex.Jaxpr]:
+    "All jaxprs among the parameters of an equation"
+    for value in eqn.params.values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            jaxpr = getattr(each, "jaxpr", each)  # of one that is closed
+            if isinstance(jaxpr, jex.Jaxpr):
+                yield jaxpr
 
 
 def scan_counts(
@@ -272,7 +292,7 @@ def is_narrow(
         return False  # it is entered
     if eqn.primitive.name in ("bitcast_convert_type", "nextafter", "reduce_precision"):
         return True
-    return next(iter(jex.jaxprs_in_params(eqn.params)), None) is not None
+    return next(jaxprs_within(eqn), None) is not None
 
 # %% ../nbs/01_jaxprs.ipynb #89af2e5c
 def _is_float(x) -> bool:
@@ -284,7 +304,7 @@ class Evaluation:
 
     def __init__(
         self,
-        wide: bool = False,  # all floats in float64; needs `jax.enable_x64(True)` around it
+        wide: bool = False,  # all floats in float64; needs `double_precision()` around it
         wanted: Collection[tuple[int, ...]] = (),  # paths of values to keep
         edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, the
         #   iteration of each scan around it, the outermost first) → what takes the value's place
@@ -313,7 +333,11 @@ class Evaluation:
         env, values = {}, {}
 
         def read(v):
-            return self._widen(v.val) if isinstance(v, jex.Literal) else env[v]
+            if not isinstance(v, jex.Literal):
+                return env[v]
+            if not (hasattr(v.val, "dtype") or _is_float(v.val)):  # in older versions of JAX
+                return np.asarray(v.val, v.aval.dtype)
+            return self._widen(v.val)
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
         for v, x in zip(jaxpr.invars, args, strict=True):

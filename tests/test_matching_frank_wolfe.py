@@ -43,7 +43,7 @@ def every(sizes):
 
 def shuffled(seed, spec, params):
     plant = draw(seed, spec.bind(params))
-    return apply_permutation(spec, plant, params), invert_permutation(plant, spec)
+    return apply_permutation(spec, plant, params), invert_permutation(spec, plant)
 
 
 def draw(seed, spec):
@@ -140,9 +140,10 @@ def test_making_it_hard_and_polishing_lose_nothing():
     for seed in range(8):
         a, b = mlp(seed), mlp(seed + 50)
         bound, flat_a, flat_b = bind_models(spec2, a, b)
-        for steps in (1, 2):
+        for steps in (1, 2, 3):
             ascent = _Ascent(bound, [flat_a, flat_b])
-            assert ascent.walk(_stack([uniform(bound)]), steps, 1e-6, None) == (ascent.gaps[-1] <= 0)
+            done = ascent.walk(_stack([uniform(bound)]), steps, 1e-6, None)
+            assert done == (ascent.gaps[-1] <= 1e-6 * ascent.scale)
             (perm,) = _make_hard(ascent)
             hard = inner(a, apply_permutation(spec2, perm, b))
             assert hard >= ascent.values[-1] - 1e-4
@@ -191,7 +192,7 @@ def test_shuffled_copies_are_merged_to_the_original():
     for polish in (True, False):
         got = frank_wolfe_merge(jax.random.key(0), spec2, models, polish=polish)
         for perm, plant in zip(got.perms[1:], plants, strict=True):
-            back = invert_permutation(plant)
+            back = invert_permutation(spec2, plant)
             assert all(np.array_equal(perm[g], back[g]) for g in back)
         assert all(np.array_equal(p, np.arange(len(p))) for p in got.perms[0].values())
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), got.params, a)

@@ -33,11 +33,12 @@ from .solve import group_trees, layouts
 from .weights import weight_matching
 from ..progress import Callback, with_progress, within
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     identity_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import Array, norm
+from ..tree import Array, Leaf, norm
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #e9eda589
 def _moved(block, models: Mapping[str, Array], soft: Mapping[str, Array]):
@@ -117,10 +118,10 @@ def _stack(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:
     return {k: np.stack([np.asarray(t[k], np.float32) for t in trees]) for k in trees[0]}
 
 
-def _in_memory(model: Mapping[str, Array], parts: Collection[str]) -> dict[str, np.ndarray]:
+def _in_memory(model: Mapping[str, Leaf], parts: Collection[str]) -> dict[str, np.ndarray]:
     "The leaves on the host, complex ones by their parts"
     flat = {p: np.asarray(w) for p, w in model.items()}
-    return {p: as_parts(w) if p in parts else w for p, w in flat.items()}
+    return {p: np.asarray(as_parts(w)) if p in parts else w for p, w in flat.items()}
 
 
 def _unstack(tree: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
@@ -129,10 +130,9 @@ def _unstack(tree: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.nd
 
 def _powers(models: Sequence[Mapping[str, Array]]) -> list[int]:
     "For each model a power of two that it is divided by: 0 where its products are safe in float32"
-    tops = [
-        [power for fraction, power in (leaves.norm(w) for w in model.values()) if fraction]
-        for model in models
-    ]
+    with np.errstate(over="ignore"):
+        sizes = [[leaves.norm(w) for w in model.values()] for model in models]
+    tops = [[power for fraction, power in own if fraction] for own in sizes]
     if len(models) > 2:  # they are added up, and so in one unit
         tops = [list(itertools.chain(*tops))] * len(models)
     largest = (max(own, default=0) for own in tops)
@@ -165,9 +165,8 @@ class _Ascent:
         self.gaps: list[float] = []  # the duality gap there
 
     def absolute(self, values: Sequence[float]) -> list[float]:
-        "Values, or gaps, as numbers; infinite where they are beyond float64"
-        with np.errstate(over="ignore"):
-            return np.ldexp(values, self.unit).tolist()
+        "Values, or gaps, in units of 1; infinite where they are beyond float64"
+        return [leaves.in_units_of_one(value, self.unit) for value in values]
 
     def slope(self, soft: Mapping[str, np.ndarray]):
         "The gradient at soft permutations, and the numbers whose sum is the objective"
@@ -267,7 +266,8 @@ def frank_wolfe_matching(
     params_a: PyTree,  # model A, any tree of arrays; it stays
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
-    init: Permutation | Literal["uniform", "identity"] = "uniform",  # B's permutation at the start
+    init: Permutation | HasPermutation | Literal["uniform", "identity"] = "uniform",  # B's
+    #   permutation at the start
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation at the end of the ascent
@@ -328,7 +328,7 @@ def frank_wolfe_matching(
         values += match.objective
     else:
         scores = Scores(bound, a, b, ignored=ignored)
-        values.append(float(scores.absolute(scores.objective(perm))))
+        values.append(scores.absolute(scores.objective(perm)))
     evidence = tuple(values), done, first, tuple(ascent.absolute(ascent.gaps))
     return FrankWolfeMatch(perm, *evidence, ignored=ignored)
 
@@ -409,7 +409,7 @@ def frank_wolfe_merge(
         merged = merge_many(key, bound, models, **how)
         done = done and merged.converged
     else:
-        merged = merge_in_order(bound, models, perms, ignore=ignored)
+        merged = merge_in_order(bound, perms, models, ignore=ignored)
     start, *values = ascent.absolute(ascent.values)
     values += merged.objective[-1:] or [merged.initial_objective]
     fields = merged.perms, merged.params, tuple(values), done, start

@@ -48,8 +48,8 @@ class Leaves:
         self.flat, self._at_hand = flat, dict(flat)
         self._kept.clear()
 
-    def real(self) -> dict[str, Array]:
-        "All leaves as they are in memory, complex ones by their parts"
+    def real(self) -> dict[str, Leaf]:
+        "All leaves as they are, complex ones by their parts"
         return {p: as_parts(ready(w)) if p in self.parts else w for p, w in self.flat.items()}
 
     def on_device(self, path: str) -> bool:
@@ -77,7 +77,7 @@ class Leaves:
         return own
 
     def norm(self, block: Block) -> tuple[float, int]:
-        "The norm of a block as `norm` gives it; a leaf that is beyond float32 is read wide from now on"
+        "A block's norm, as `norm` gives it; a leaf beyond float32 is read in float64 from now on"
         path, size = block.path, norm(block.of(ready(self[block.path])))
         narrow = path in self.wide or self.on_device(path) or self.flat[path].dtype.itemsize < 8
         if narrow or (size[0] and abs(size[1]) < FIT):
@@ -175,7 +175,7 @@ def _keep_freed_memory() -> None:
 
 # %% ../../nbs/matching/03_leaves.ipynb #70a108b9
 STRETCH = 1024  # so many products are added up in float32
-FIT = 60  # norms and their products that are below 2^60, and above 2^-60, are safe in float32
+FIT = 60  # norms, and products of two, from 2^-60 to 2^60 are safe in float32
 
 
 def dot(a: Array, b: Array) -> float:
@@ -193,8 +193,7 @@ def dot(a: Array, b: Array) -> float:
 def norm(w: Array) -> tuple[float, int]:
     "The norm of an array, roughly: a fraction from ½ to 1, or 0, and its power of two"
     w = wide(w.ravel())
-    with np.errstate(over="ignore", under="ignore"):
-        square = _square(w)
+    square = _square(w)  # what calls, ignores that it overflows
     if 2.0**-FIT < square < 2.0**FIT:
         return math.frexp(math.sqrt(square))
     top = float(abs(w).max(initial=0))
@@ -212,15 +211,19 @@ def _square(w: Array) -> float:
 
 def wide(w: Array) -> Array:
     "An array in float32 at least: in fewer digits, sums overflow and small steps get lost"
-    if w.dtype == np.float32:
-        return w
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32))
+    return w if w.dtype.kind in "fc" and w.dtype.itemsize >= 4 else w.astype(np.float32)
 
 
 def scaled(w: Array, power: int | Array) -> Array:
     "An array times a power of two, then in float32"
     ldexp = np.ldexp if isinstance(w, np.ndarray) else jnp.ldexp
     return ldexp(wide(w), power).astype(np.float32)
+
+
+def in_units_of_one(value: float, power: int) -> float:
+    "A number that is in units of a power of two; infinite where it is beyond float64"
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(value, power))
 
 
 def ready(leaf: Leaf) -> Array:
@@ -233,18 +236,19 @@ def ready(leaf: Leaf) -> Array:
 # %% ../../nbs/matching/03_leaves.ipynb #c0a1e002
 def complex_paths(*models: Mapping[str, Leaf]) -> set[str]:
     "The leaves that are complex in some model"
-    return {path for flat in models for path, leaf in flat.items() if leaf.dtype.kind == "c"}
+    pairs = (pair for flat in models for pair in flat.items())
+    return {path for path, leaf in pairs if jnp.issubdtype(leaf.dtype, jnp.complexfloating)}
 
 
 def as_parts(w: Array) -> Array:
     "Real and imaginary parts, along a new last axis"
-    stack = np.stack if isinstance(w, np.ndarray) else jnp.stack
-    return stack([w.real, w.imag], axis=-1)
+    xp = np if isinstance(w, np.ndarray) else jnp
+    return xp.stack([xp.real(w), xp.imag(w)], axis=-1)
 
 
 def with_parts(block: Block) -> Block:
     "The block of a leaf that is read `as_parts`: the new axis is fixed"
-    n, joint = len(block.shape), block.joint
+    joint = block.joint
     if joint is not None:
         joint = replace(joint, shape=(*joint.shape, 2), order=(*joint.order, len(joint.order)))
     return replace(

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from ..symmetry.permutation import Permutation
-from ..symmetry.spec import BoundSpec, PermutationSpec
+from ..symmetry.permutation import HasPermutation, Permutation, as_permutation
+from ..symmetry.spec import BoundSpec, PermutationSpec, as_spec
 from ..tree import Array, Leaf, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
@@ -176,14 +176,14 @@ class Alignment:
     @classmethod
     def of(
         cls,
-        perm: Permutation,  # group → for each place of A, its unit of B
+        perm: Permutation | HasPermutation,  # group → for each place of A, its unit of B
     ) -> Alignment:
         """The alignment in which every unit has a partner
 
         Args:
             perm: group → for each place of A, its unit of B
         """
-        rows = {g: np.asarray(p) for g, p in perm.items()}
+        rows = {g: np.asarray(p) for g, p in as_permutation(perm).items()}
         places = {g: np.broadcast_to(np.arange(p.shape[-1]), p.shape) for g, p in rows.items()}
         pairs = {g: np.stack([places[g], p], axis=-1) for g, p in rows.items()}
         return cls(pairs, {g: (p.shape[-1], p.shape[-1]) for g, p in rows.items()})
@@ -273,9 +273,12 @@ def bind_models(
     Raises:
         PermutationSpecError: if the spec does not fit the models
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        TypeError: if the spec is no spec
     """
     # raises PermutationSpecError if the spec does not fit the models
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises TypeError if the spec is no spec
+    as_spec(spec, "(key, spec, params_a, params_b)")
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:

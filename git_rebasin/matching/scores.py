@@ -24,8 +24,8 @@ from git_rebasin.matching.leaves import (
     FIT,
     STRETCH,
     Leaves,
-    as_parts,
     dot,
+    in_units_of_one,
     open_models,
     ready,
     scaled,
@@ -58,7 +58,7 @@ class Size(NamedTuple):
     def of(cls, block: Block, models: tuple[Leaves, Leaves]) -> Size:
         "The size of a block; a leaf that is beyond float32 is read in float64 from now on"
         (one, a), (two, b) = (model.norm(block) for model in models)
-        narrow = not any(block.path in model.wide for model in models)
+        narrow = block.path not in models[0].wide and block.path not in models[1].wide
         return cls(one * two, a, b, narrow)
 
     @property
@@ -140,10 +140,15 @@ class Term:
     "The product of one axis of one block, summed into the scores of its group"
 
     def __init__(
-        self, block: Block, axis: int, models: tuple[Leaves, Leaves], size: Size, unit: int = 0
+        self,
+        block: Block,
+        axis: int,
+        models: tuple[Leaves, Leaves],
+        size: Size,  # of the block
+        unit: int,  # objectives are in units of this power of two
     ):
-        self.block, self.axis, self.models = block, axis, models
-        self.size = size
+        self.block, self.axis, self.models, self.size = block, axis, models, size
+        # An upper bound of what it can add to the objective:
         self.energy = size.energy(unit)
         # Powers of two that the views of A and of B are multiplied by; None: nothing is done:
         self.shift: tuple[int, int] | None = None
@@ -412,7 +417,8 @@ class Scores:
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
         scored = [block for block in spec.blocks if block.path not in ignored]
         self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
-        sizes = [Size.of(block, models) for block in self.blocks]
+        with np.errstate(over="ignore"):
+            sizes = [Size.of(block, models) for block in self.blocks]
         self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
         #   unless they are beyond float64
         self.bound = sum(size.energy(self.unit) for size in sizes)  # of any objective
@@ -475,10 +481,9 @@ class Scores:
         "The power of two that the matrix of a group is in units of"
         return self.groups[group].power + self.unit
 
-    def absolute(self, objectives: float | np.ndarray) -> float | np.ndarray:
-        "Objectives, or gains, as numbers; infinite where they are beyond float64"
-        with np.errstate(over="ignore"):
-            return np.ldexp(objectives, self.unit)
+    def absolute(self, objective: float) -> float:
+        "An objective in units of 1; infinite where it is beyond float64"
+        return in_units_of_one(objective, self.unit)
 
     def _views(self, block: Block, perm: Permutation | None) -> tuple[Array, Array]:
         "A block's views of A and of π(B)"

@@ -10,7 +10,6 @@ __all__ = ['squared_distance', 'SinkhornMatch', 'sinkhorn_matching']
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #d625922b
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ from git_rebasin.matching.descent import (
     place_on_line,
     require_batches,
 )
-from .leaves import FIT, norm, wide
+from .leaves import FIT, norm
 from .match import Match, bind_models, merged_loss
 from git_rebasin.matching.soft import (
     Soft,
@@ -47,7 +46,13 @@ from git_rebasin.matching.soft import (
     soften,
 )
 from ..progress import Callback, with_progress
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    as_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, is_array
 
@@ -92,13 +97,14 @@ def _check_squares(params: PyTree) -> None:
     flat = {p: w for p, w in flatten(params).items() if jnp.issubdtype(w.dtype, jnp.inexact)}
     if any(isinstance(w, Tracer) for w in flat.values()):
         return
-    sizes = {path: norm(np.abs(np.asarray(w))) for path, w in flat.items()}
-    largest = max(sizes, key=lambda path: sizes[path][1] if sizes[path][0] else -math.inf, default="")
-    fraction, power = sizes.get(largest, (0.0, 0))
-    if fraction and abs(power) > FIT:
+    with np.errstate(over="ignore"):
+        sizes = {path: norm(np.abs(np.asarray(w))) for path, w in flat.items()}
+    powers = {path: power for path, (fraction, power) in sizes.items() if fraction}
+    largest = max(powers, key=lambda path: powers[path], default="")
+    if abs(power := powers.get(largest, 0)) > FIT:
         raise ValueError(
-            f"the norm of {largest!r}, the largest array, is about 2^{power}, and its square is beyond "
-            f"float32: multiply both models by 2^{-power}"
+            f"the norm of {largest!r}, the largest array, is about 2^{power}, and its square is "
+            f"beyond float32: multiply both models by 2^{-power}"
         )
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #81ac00d3
@@ -166,7 +172,7 @@ def sinkhorn_matching(
     optimizer: Optimizer,  # of the logits, such as `optax.adam(0.1)`
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
     max_steps: int = 200,  # steps of the optimizer
-    init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
+    init: Permutation | HasPermutation | Soft | None = None,  # where to start: another match, or
     #   logits, such as the similarities of activation matching; None: all logits zero
     confidence: float = 0.5,  # of a permutation to start from: the share of its unit in a position
     temperature: float = 1.0,  # τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
@@ -189,8 +195,8 @@ def sinkhorn_matching(
         optimizer: of the logits, such as `optax.adam(0.1)`
         batches: taken in turn; None: `loss_fn` gets None
         max_steps: steps of the optimizer
-        init: where to start: another matcher's permutation, or logits, such as the similarities of
-            activation matching; None: all logits zero
+        init: where to start: another match, or logits, such as the similarities of activation
+            matching; None: all logits zero
         confidence: of a permutation to start from: the share of its unit in a position
         temperature: τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
         iterations: of Sinkhorn's algorithm: how often rows and columns are normalised
@@ -218,9 +224,9 @@ def sinkhorn_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` does not fit the
     #   spec
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `forward` is unknown, a number of steps or iterations is not whole or < 1,
-    #   `temperature` is not above 0 or not finite, `confidence` is not between 0 and 1, `lam` not
-    #   from 0 to 1, or there is no batch
+    # raises ValueError if `forward` is unknown, a number of steps or iterations is not whole or
+    #   < 1, `temperature` is not above 0 or not finite, `confidence` is not between 0 and 1, `lam`
+    #   not from 0 to 1, or there is no batch
     # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
     check_steps("iteration", iterations=iterations)
@@ -271,8 +277,9 @@ def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}
-    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in init.values()):
-        check_soft(spec, init)
-        return {g: jnp.asarray(w, jnp.float32) for g, w in init.items()}
-    logits = confident_logits(spec, init, confidence=confidence, temperature=temperature)
+    held = as_permutation(init)
+    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in held.values()):
+        check_soft(spec, held)
+        return {g: jnp.asarray(w, jnp.float32) for g, w in held.items()}
+    logits = confident_logits(spec, held, confidence=confidence, temperature=temperature)
     return jax.tree.map(jnp.asarray, logits)

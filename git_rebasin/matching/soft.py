@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Inexact, Int, PyTree
 
 from ..arguments import check_positive, check_share, check_steps
 from .leaves import wide
 from .solve import group_trees, layouts, solve
 from ..symmetry.actions import act
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, check_permutation
+from ..symmetry.permutation import HasPermutation, Permutation, check_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
 
@@ -63,7 +63,7 @@ def uniform(
 
 def soften(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]:  # of zeros and ones
     """The matrices of a permutation
 
@@ -74,10 +74,10 @@ def soften(
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]: of zeros and ones
     """
-    check_permutation(spec, perm)
-    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
+    checked = check_permutation(spec, perm)
+    units, soft, places = {g: np.asarray(p) for g, p in checked.items()}, {}, layouts(spec)
     for g, shape in soft_shapes(spec).items():
-        origins = places[g].origins(perm, g)
+        origins = places[g].origins(units, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -117,18 +117,18 @@ def _mixed(block: Block) -> dict[int, str]:
 
 def soft_block(
     block: Block,  # a part of a leaf
-    view: Float[Array, "..."],  # the block's view of its leaf
+    view: Inexact[Array, "..."],  # the block's view of its leaf
     soft: Soft,  # for each group, its matrices
-) -> Float[Array, "..."]:
+) -> Inexact[Array, "..."]:
     """A block's view, every axis mixed by the matrix of its group
 
     Args:
         block: a part of a leaf
-        view (Float[Array, "..."]): the block's view of its leaf
+        view (Inexact[Array, "..."]): the block's view of its leaf
         soft: for each group, its matrices
 
     Returns:
-        Float[Array, "..."]
+        Inexact[Array, "..."]
     """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
@@ -159,8 +159,10 @@ class Mix:
         for block in spec.blocks:
             if any(block.labels):
                 leaf = jnp.asarray(leaves[block.path])
-                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
-                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
+                yield (
+                    block,
+                    soft_block(block, block.of(wide(leaf)), self.soft).astype(_kept(leaf.dtype)),
+                )
 
 
 def apply_soft(
@@ -225,7 +227,7 @@ def harden(
         dict[str, Int[np.ndarray, "*_within _n"]]
     """
     check_soft(spec, scores)
-    return solve(spec, {g: wide(np.asarray(scores[g])) for g in spec.groups})
+    return solve(spec, {g: np.asarray(wide(np.asarray(scores[g]))) for g in spec.groups})
 
 # %% ../../nbs/matching/09_soft.ipynb #f7bd9ae8
 def sinkhorn(
@@ -332,7 +334,7 @@ def check_confidence(confidence: float) -> None:
 
 def confident_logits(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
     temperature: float = 1.0,  # the τ that they will be used at

@@ -296,4 +296,5 @@ def _laid_out(layout: Layout, scores: Mapping[str, np.ndarray]) -> np.ndarray:
             f"the scores of group {group!r} have shape {own.shape}, but its layout is {shape}: "
             "fixed axes, then places and units, those of moving parents included"
         )
-    return own.reshape(shape)
+    narrow = own.dtype.itemsize < 4 and own.dtype.kind not in "iub"  # whose sums would overflow
+    return own.reshape(shape).astype(np.float32 if narrow else own.dtype, copy=False)

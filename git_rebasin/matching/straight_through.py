@@ -29,13 +29,18 @@ from git_rebasin.matching.descent import (
     iterate,
     require_batches,
 )
-from .leaves import as_parts, complex_paths, wide
 from .ignored import ignored_leaves
+from .leaves import as_parts, complex_paths, wide
 from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores, shifted
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback, with_progress
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
@@ -289,8 +294,8 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # where weight matching,
-    #   whose permutation is the first, starts
+    init: Permutation | HasPermutation | Literal["auto", "greedy", "identity"] = "auto",  # where
+    #   weight matching, whose permutation is the first, starts
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken

@@ -18,20 +18,24 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_steps
 from .assignment import RepeatedAssignment
 from .ignored import ignored_leaves
 from .match import Match, Start, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
-from ..arguments import check_steps
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     check_permutation,
     identity_permutation,
+    permutation_of,
     same_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/06_weights.ipynb #8937ba3c
 def sweep_order(
@@ -152,8 +156,6 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
-_log = logging.getLogger(__name__)
-
 AUTO = ("identity", "greedy")  # what `init="auto"` tries, in this order
 
 
@@ -165,9 +167,10 @@ def weight_matching(
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # B's permutation at the
-    #   start; "greedy": one group after the other, by the weights that it shares with those
-    #   before; "auto": the better of "identity" and "greedy", each of at most `max_sweeps`
+    init: Permutation | HasPermutation | Literal["auto", "greedy", "identity"] = "auto",  # B's
+    #   permutation at the start; "greedy": one group after the other, by the weights that it
+    #   shares with those before; "auto": the better of "identity" and "greedy", each of at most
+    #   `max_sweeps`
     ignore: Sequence[str] | None = None,  # paths or patterns (fnmatch) of leaves that do not count;
     #   None: running statistics, found by their names; (): none
     include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
@@ -210,8 +213,8 @@ def weight_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is a
-    #   word that is not known, or a pattern fits no leaf
+    # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is
+    #   a word that is not known, or a pattern fits no leaf
     check_steps("sweep", max_sweeps=max_sweeps)
     spec, a, b = bind_models(spec, params_a, params_b)
     starts = _starts(spec, init)
@@ -224,10 +227,10 @@ def weight_matching(
         ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
-    if others:
-        _log.info("the best of the starts is the first: %s", tried)
-    objective, first = scores.absolute(best.values), float(scores.absolute(best.initial))
-    found = best.perm, tuple(objective), best.converged, first
+    state = "converged" if best.converged else "not converged"
+    _log.info("weight matching: %s, %s; ignored: %s", state, tried, ignored)
+    objective = tuple(map(scores.absolute, best.values.tolist()))
+    found = best.perm, objective, best.converged, scores.absolute(best.initial)
     return Match(*found, ignored=ignored, starts=tried)
 
 # %% ../../nbs/matching/06_weights.ipynb #868d1a98
@@ -240,7 +243,7 @@ def _starts(spec: BoundSpec, init) -> dict[str, dict[str, np.ndarray]]:
                 f"init is {init!r}: give 'auto', 'greedy', 'identity' or a permutation"
             )
         return {name: identity_permutation(spec) for name in names}
-    check_permutation(spec, init)
+    init = check_permutation(spec, init)
     return {"given": {g: np.array(init[g], dtype=np.int32) for g in spec.groups}}
 
 
@@ -249,7 +252,7 @@ class _End:
     "Where the search from a start has ended"
 
     name: str  # of the start
-    perm: Permutation
+    perm: dict[str, np.ndarray]
     converged: bool
     objective: float  # at the end, in the unit of all objectives
     gains: list[float]  # of each sweep
@@ -266,7 +269,7 @@ class _End:
 
     def start(self, absolute: Callable[[float], float]) -> Start:
         "What the start was worth, as numbers"
-        return Start(self.name, float(absolute(self.objective)), self.sweeps, self.converged)
+        return Start(self.name, absolute(self.objective), self.sweeps, self.converged)
 
 
 def _run(
@@ -288,7 +291,7 @@ def _run(
         gains.append(gain)
         if callback is not None:
             value = search.scores.absolute(search.scores.objective(search.perm))
-            values = {"objective": float(value)}
+            values = {"objective": value}
             callback(Progress(stage, len(gains), max_sweeps, values))
 
     if name == "greedy":
@@ -318,9 +321,9 @@ def _best_first(ends: list[_End], rounding: float) -> list[_End]:
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(
     spec: PermutationSpec,  # which axes move together
+    perm: Permutation | HasPermutation,  # where the groups of B are, such as a match
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
-    perm: Permutation,  # where the groups of B are, such as `Match.perm`
     *,
     ignore: Sequence[str] | None = None,  # leaves that do not count, as in `weight_matching`
     include: Sequence[str] = (),  # leaves that count all the same
@@ -329,17 +332,19 @@ def unit_similarity(
 
     Args:
         spec: which axes move together
+        perm: where the groups of B are, such as a match
         params_a: model A
         params_b: model B
-        perm: where the groups of B are, such as `Match.perm`
         ignore: leaves that do not count, as in `weight_matching`
         include: leaves that count all the same
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _n _n"]]: group → units of A by units of B
     """
+    perm = permutation_of(spec, perm, "(spec, perm, params_a, params_b)")
     bound, a, b = bind_models(spec, params_a, params_b)
-    own, ignored = identity_permutation(bound), ignored_leaves(bound, ignore, include)
+    perm, own = check_permutation(bound, perm), identity_permutation(bound)
+    ignored = ignored_leaves(bound, ignore, include)
     between = Scores(bound, a, b, ignored=ignored)
     squares = [Scores(bound, model, model, ignored=ignored) for model in (a, b)]
     cosines = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['reset_batch_stats', 'with_batch_stats']
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #58b963b5
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from ..progress import Callback, with_progress, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
 from ..tree import Array, flatten, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #2ba67c98
 class _Run:
@@ -197,6 +200,7 @@ def _one_pass(fn, stats, own: bool, variables: PyTree, batches: Iterable, callba
         return moments
 
     moments = merge_batches(step, batches, describe=_whose, least=2, callback=callback)
+    _log.info("means and variances of %d normalisations", len(moments))
     flat = dict(flatten(variables))
     for (mean, variance), m in moments.items():
         for path, new in ((mean, m.mean), (variance, m.var)):

@@ -12,6 +12,7 @@ __all__ = ['Batch', 'Name', 'Moments', 'CrossMoments', 'require_batches', 'merge
 # %% ../../nbs/statistics/00_moments.ipynb #d2fcb868
 import functools
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
@@ -29,6 +30,8 @@ from ..jaxprs import inner_jaxpr, jit_arrays, scan_fixed_point, trace_arrays
 from ..progress import Callback, Progress, with_progress
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
@@ -141,7 +144,7 @@ class Moments:
 M = TypeVar("M", "Moments", "CrossMoments")
 
 
-def _centre(z: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _centre(z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     "The mean of values over some axes, and the values less their mean, by the two-pass algorithm"
     first = jnp.mean(z, axes, keepdims=True)
     # What rounding left of the mean is a mean of small numbers, and has small errors:
@@ -151,7 +154,7 @@ def _centre(z: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 def _centred_moments(
     values: Array, axes: tuple[int, ...], any_scale: bool
-) -> tuple[Moments, jax.Array]:
+) -> tuple[Moments, Array]:
     "The moments of values over some axes, and the values less their mean, in the moments' unit"
     z = jnp.asarray(values)
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
@@ -166,7 +169,7 @@ def _centred_moments(
 
 def _power(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     "For each unit the power of two of its largest value, or 0 where its squares are safe"
-    parts = (z.real, z.imag) if jnp.iscomplexobj(z) else (z,)
+    parts = (jnp.real(z), jnp.imag(z)) if jnp.iscomplexobj(z) else (z,)
     top = functools.reduce(jnp.maximum, (jnp.max(abs(x), axes, initial=0) for x in parts))
     power = jnp.frexp(top)[1]
     return jnp.where((abs(power) > 30) & jnp.isfinite(top), power, 0)
@@ -177,13 +180,15 @@ def _times(z: Array, power: Array) -> Array:
     xp = np if isinstance(z, np.ndarray) else jnp
     if not xp.iscomplexobj(z):
         return xp.ldexp(z, power)
-    return xp.ldexp(z.real, power) + 1j * xp.ldexp(z.imag, power)
+    return xp.ldexp(xp.real(z), power) + 1j * xp.ldexp(xp.imag(z), power)
 
 
 def _squares(z: Array) -> Array:
     "|z|², entry by entry"
     xp = np if isinstance(z, np.ndarray | np.generic) else jnp
-    return xp.square(z.real) + xp.square(z.imag) if xp.iscomplexobj(z) else xp.square(z)
+    if not xp.iscomplexobj(z):
+        return xp.square(z)
+    return xp.square(xp.real(z)) + xp.square(xp.imag(z))
 
 
 def _plain(moments: M) -> M:
@@ -195,15 +200,13 @@ def _plain(moments: M) -> M:
 def _wide(moments: M) -> M:
     "The same moments in float64, on the host, in units of 1"
     if not isinstance(moments, Moments):
-        powers = [None if m.power is None else np.asarray(m.power) for m in (moments.a, moments.b)]
+        a, b = (0 if m.power is None else np.asarray(m.power) for m in (moments.a, moments.b))
         cross = np.asarray(moments.cross, np.float64)
-        if any(power is not None and power.any() for power in powers):
-            cross = np.ldexp(cross, powers[0][..., :, None] + powers[1][..., None, :])
+        if np.any(a) or np.any(b):
+            cross = np.ldexp(cross, np.expand_dims(a, -1) + np.expand_dims(b, -2))
         return CrossMoments(_wide(moments.a), _wide(moments.b), cross)
-    mean, scatter = (
-        np.asarray(x, np.promote_types(x.dtype, np.float64))
-        for x in (moments.mean, moments.scatter)
-    )
+    pair = moments.mean, moments.scatter
+    mean, scatter = (np.asarray(x, np.promote_types(x.dtype, np.float64)) for x in pair)
     if moments.power is not None and (power := np.asarray(moments.power)).any():
         mean, scatter = _times(mean, power), _times(scatter, 2 * power)
     return Moments(moments.count, mean, scatter)
@@ -243,7 +246,7 @@ class CrossMoments:
         axis = values_a.ndim - 2
         (one, a), (two, b) = (_centred_moments(z, (axis,), True) for z in (values_a, values_b))
         if jnp.iscomplexobj(a) or jnp.iscomplexobj(b):
-            a, b = (jnp.concatenate([z.real, z.imag], axis) for z in (a, b))
+            a, b = (jnp.concatenate([jnp.real(z), jnp.imag(z)], axis) for z in (a, b))
         return cls(one, two, jnp.matmul(a.mT, b, precision="highest"))
 
     def merge(self, other: CrossMoments) -> CrossMoments:
@@ -313,8 +316,9 @@ class CrossMoments:
 # %% ../../nbs/statistics/00_moments.ipynb #7f555fc5
 def _outer(a, b):
     "All products of the units of two models; of complex ones the real part, the first conjugated"
-    if np.iscomplexobj(a) or np.iscomplexobj(b):
-        return _outer(a.real, b.real) + _outer(a.imag, b.imag)
+    xp = np if isinstance(a, np.ndarray) else jnp
+    if xp.iscomplexobj(a) or xp.iscomplexobj(b):
+        return _outer(xp.real(a), xp.real(b)) + _outer(xp.imag(a), xp.imag(b))
     return a[..., :, None] * b[..., None, :]
 
 # %% ../../nbs/statistics/00_moments.ipynb #61f1e025
@@ -384,6 +388,7 @@ def merge_batches(
             total[name] = total[name].merge(own) if name in total else _wide(own)
         if callback is not None:
             callback(Progress(stage, count, steps))
+    _log.info("%s: %d batches, %d values", stage, count, len(total))
     return total
 
 

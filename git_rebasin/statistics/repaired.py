@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['correction', 'Corrected', 'correctable', 'Repaired', 'repair']
 
 # %% ../../nbs/statistics/03_repaired.ipynb #d9290df7
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,8 @@ from ..progress import Callback, with_progress, within
 from .moments import Moments, merge_batches, unit_axes
 from ..symmetry.entries import row_rank
 from ..tree import Array, flatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/03_repaired.ipynb #0822a699
 def correction(
@@ -304,7 +307,9 @@ def repair(
     for k in range(1, passes):
         moments = measure(f"pass {k}", merged, correct(moments))
     corrected = {"params": merged, "corrections": correct(moments)}
-    return Repaired(network, corrected, goals, moments)
+    repaired = Repaired(network, corrected, goals, moments)
+    _log.info("repair: %s", repaired)
+    return repaired
 
 # %% ../../nbs/statistics/03_repaired.ipynb #eefdb00a
 def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]:
