@@ -271,6 +271,19 @@ def use_random_permutation(c: Case) -> None:
 
 
 @use
+def use_rebasin(c: Case) -> None:
+    found = gr.rebasin(c.fn, *c.models, example=c.x, batches=[c.x] * 4, metrics=c.loss)
+    assert jax.tree.structure(found.merged) == jax.tree.structure(c.models[0])
+    assert np.isfinite(found.metrics["merged"]["loss"]) and "matched" in found.curves
+
+
+@use
+def use_RebasinResult(c: Case) -> None:
+    found = gr.rebasin(c.fn, *c.models, example=c.x, method="weights")
+    assert isinstance(found, gr.RebasinResult) and isinstance(repr(found), str)
+
+
+@use
 def use_repair(c: Case) -> None:
     merged = gr.lerp(*c.models, 0.5)
     if jnp.issubdtype(c.x.dtype, jnp.integer):  # no product's output carries the group
