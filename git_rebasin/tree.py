@@ -92,7 +92,7 @@ def flatten(
                 f"and {leaf.shape}: rename one of them, so that a path names one array "
                 f"({' and '.join(map(jax.tree_util.keystr, both))})"
             )
-        flat[path] = leaf
+        flat[path] = np.asarray(leaf) if isinstance(leaf.dtype, str) else leaf  # as Keras has it
     return flat
 
 

@@ -171,7 +171,7 @@ def test_what_is_not_finite_is_shown_and_said():
     records = []
     handler = logging.Handler()
     handler.emit = records.append
-    logger = logging.getLogger("git_rebasin.interpolation")
+    logger = logging.getLogger(interpolate.__module__)
     logger.addHandler(handler)
     hole = interpolate(
         lambda p, b: jnp.where(p["b"] < 0.2, jnp.nan, p["b"]), A, B, [(X, Y)], lambdas=[0, 0.25, 0.5, 1]

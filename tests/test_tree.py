@@ -44,6 +44,19 @@ def test_leaves_that_are_not_arrays_are_kept_and_not_listed():
     assert back["on"] is True and type(back["rate"]) is float and back["rate"] == 0.25
 
 
+# %% aa10c0e0
+def test_variables_whose_dtype_is_text_are_read():
+    class Variable:  # as Keras has them
+        shape, dtype = (2,), "float32"
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array([1, 2], np.float32)
+
+
+    (w,) = flatten([Variable()]).values()
+    assert type(w) is np.ndarray and w.dtype == np.float32 and w.tolist() == [1, 2]
+
+
 # %% 0a510d6a
 def test_leaves_that_are_read_late_come_through_unread():
     from collections.abc import Mapping

@@ -77,6 +77,7 @@ class _Sum:
         self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
         self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.of_jax = {p for p, w in flat.items() if isinstance(w, jax.Array)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
@@ -104,7 +105,7 @@ class _Sum:
                 raise ModelError(f"models[{i}] lacks {path!r}, which the first one has")
             self.rest[path] += np.asarray(flat[path]).item()
         for path in flat.keys() & (self.total.keys() | self.rest.keys()):
-            if flat[path].dtype.kind == "c" != flatten(self.like)[path].dtype.kind:
+            if np.dtype(flat[path].dtype).kind == "c" != flatten(self.like)[path].dtype.kind:
                 raise ModelError(
                     f"models[{i}] has complex weights in {path!r}, where the first model has "
                     f"{flatten(self.like)[path].dtype}: give the first one complex weights too"
@@ -168,6 +169,7 @@ class _Sum:
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
         mean = {p: np.asarray(w / len(perms), dtypes[p].dtype) for p, w in total.items()}
+        mean |= {p: jnp.asarray(w) for p, w in mean.items() if p in self.of_jax}
         return perms, unflatten(mean | self.kept, self.like)
 
 

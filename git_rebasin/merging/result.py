@@ -283,7 +283,7 @@ def _facts(result: RebasinResult) -> list[tuple[str, str]]:
     )
     facts = [("units", _moves(result)), ("search", search)]
     if starts := getattr(match, "starts", None):
-        facts.append(("starts", ", ".join(f"{name} {x:.4g}" for name, x in dict(starts).items())))
+        facts.append(("starts", ", ".join(f"{s.name} {s.objective:.4g}" for s in starts)))
     if ignored := getattr(match, "ignored", ()):
         facts.append(("left out", f"{_count(len(ignored), 'array')} of running statistics"))
     if result.tried:

@@ -193,13 +193,13 @@ def _squares(z: Array) -> Array:
 
 def _plain(moments: M) -> M:
     "The same moments, in units of 1"
-    one = moments.a if isinstance(moments, CrossMoments) else moments
+    one = moments if isinstance(moments, Moments) else moments.a
     return moments if one.power is None else _wide(moments)
 
 
 def _wide(moments: M) -> M:
     "The same moments in float64, on the host, in units of 1"
-    if isinstance(moments, CrossMoments):
+    if not isinstance(moments, Moments):
         a, b = (0 if m.power is None else np.asarray(m.power) for m in (moments.a, moments.b))
         cross = np.asarray(moments.cross, np.float64)
         if np.any(a) or np.any(b):
