@@ -251,8 +251,9 @@ def rebasin(
     metrics: Callable[[PyTree, Any], Any] | None = None,  # (params, batch) → mean loss, (loss,
     #   more) or {"loss": …, …}
     spec: PermutationSpec | None = None,  # which axes move together; default: inferred
-    method: Literal["auto", "weights", "activations"] | Matcher = "auto",  # or a function (key,
-    #   spec, params_a, params_b) → `Match`; "auto": the better one at λ = ½, or weights
+    method: Literal["auto", "weights", "activations"] | Matcher = "auto",  # how to match; "auto":
+    #   what is better at λ = ½, and weights where nothing is measured; or a matcher, a function
+    #   (key, spec, params_a, params_b) → `Match`
     lam: float = 0.5,  # the share of B in the merge of two
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
     key: jax.Array | None = None,  # a JAX random key; default: key 0
@@ -273,8 +274,8 @@ def rebasin(
             of a tuple, or a batch that is like the example
         metrics: (params, batch) → mean loss, (loss, more) or {"loss": …, …}
         spec: which axes move together; default: inferred
-        method: or a function (key, spec, params_a, params_b) → `Match`; "auto": the better one at λ
-            = ½, or weights
+        method: how to match; "auto": what is better at λ = ½, and weights where nothing is
+            measured; or a matcher, a function (key, spec, params_a, params_b) → `Match`
         lam: the share of B in the merge of two
         repair: whether `repaired` is the merged network with corrected units
         key: a JAX random key; default: key 0
