@@ -5,6 +5,8 @@ The public API: everything that most people need is here; the modules have the r
 
 __version__ = "0.1.0"
 
+import logging
+
 from git_rebasin.matching.activations import activation_matching
 from git_rebasin.statistics.batch_stats import reset_batch_stats
 from git_rebasin.symmetry.check import check_permutation_spec
@@ -29,6 +31,8 @@ from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
 from git_rebasin.matching.straight_through import straight_through_matching
 from git_rebasin.tree import lerp
 from git_rebasin.matching.weights import weight_matching
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless it is asked for
 
 __all__ = [
     "Match",

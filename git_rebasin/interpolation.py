@@ -9,7 +9,9 @@ from __future__ import annotations
 __all__ = ['Interpolation', 'interpolate', 'loss_barrier']
 
 # %% ../nbs/03_interpolation.ipynb #c108080c
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .tree import Array, is_array, lerp
+from .jaxprs import jit_arrays, put_arrays
+from .progress import Callback, Progress, with_progress
+from .tree import Array, is_array, lerp, pair_leaves, path_str
+
+_log = logging.getLogger(__name__)
 
 # %% ../nbs/03_interpolation.ipynb #973d43cf
 @dataclass(frozen=True, eq=False)
@@ -59,115 +65,136 @@ class Interpolation:
             for name, values in self.metrics.items()
         }
 
+    def __repr__(self) -> str:
+        named = "; ".join(f"{k} {self._summary(k, v)}" for k, v in self.metrics.items())
+        return f"Interpolation({len(self.lambdas)} λ: {named})"
+
+    def _summary(self, name: str, values: np.ndarray) -> str:
+        "A metric at the ends and between them, and what is not finite"
+        if len(values) < 2:
+            return f"{values}"
+        text = f"{values[0]:.4g} at A, {self.midpoint[name]:.4g} at λ = ½, {values[-1]:.4g} at B"
+        if bad := int(np.sum(~np.isfinite(values))):
+            return f"{text}, not finite at {bad} λ"
+        return f"{text}, barrier {loss_barrier(values):.4g}" if name == "loss" else text
+
 # %% ../nbs/03_interpolation.ipynb #8e27fb1b
 Points = Sequence[int | float] | Float[Array, "points"]  # numbers along a line
 
 
 def _lambda_grid(lambdas: int | Points) -> np.ndarray:
     "The points as an array that ascends from 0 to 1"
-    grid = (
-        np.linspace(0, 1, lambdas)
-        if isinstance(lambdas, (int, np.integer))
-        else np.asarray(lambdas, dtype=np.float64)
-    )
-    if len(grid) < 2 or grid[0] != 0 or grid[-1] != 1 or np.any(np.diff(grid) <= 0):
+    count = isinstance(lambdas, (int, np.integer))
+    grid = np.linspace(0, 1, lambdas) if count else np.asarray(lambdas, dtype=np.float64)
+    ends = grid.ndim == 1 and len(grid) > 1 and grid[0] == 0 and grid[-1] == 1
+    if not ends or not np.all(np.diff(grid) > 0):
         raise ValueError(
-            f"lambdas must ascend from 0 to 1, both ends included, but are {grid.tolist()}"
+            f"lambdas must ascend from 0 to 1, both ends included, but are {grid.tolist()}: give "
+            "their number, 2 at least, or such points"
         )
     return grid
 
 
-def _num_examples(batch: PyTree) -> int:
+def _num_examples(number: int, batch: PyTree) -> int:
     "The number of examples of a batch: the length of its arrays' first axis"
-    sizes = {np.shape(x)[0] for x in jax.tree.leaves(batch) if is_array(x) and np.ndim(x)}
-    if len(sizes) != 1:
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    sizes = {path_str(k): np.shape(x)[0] for k, x in leaves if is_array(x) and np.ndim(x)}
+    if len(set(sizes.values())) != 1:
         raise ValueError(
-            "the arrays of a batch must share their first axis (examples), but have "
-            f"{sorted(sizes)}"
+            f"the arrays of batch {number}, counted from 0, must share their first axis, the "
+            f"examples, but have {sizes or 'no axes'}: give a list of batches, each of arrays"
         )
-    return sizes.pop()
+    count = next(iter(sizes.values()))
+    if count == 0:
+        raise ValueError(f"batch {number}, counted from 0, has no examples: leave it out")
+    return count
 
 
-def _named(metrics: Any) -> dict[str, Any]:
-    "Metrics by name; a lone scalar is the loss"
-    metrics = dict(metrics) if isinstance(metrics, Mapping) else {"loss": metrics}
-    for name, value in metrics.items():
-        if jnp.shape(value) != ():
+def _is_scalar(x: Any) -> bool:
+    "Whether a value is one real number"
+    number = is_array(x) or isinstance(x, (int, float))
+    return number and jnp.shape(x) == () and jnp.isrealobj(x)
+
+
+def _named(value: Any) -> dict[str, Any]:
+    "Metrics by name: a dict of them; or a loss, alone or with more, whose scalars are metrics too"
+    first, *more = value if isinstance(value, tuple) and value else (value,)
+    metrics: dict[str, Any] = dict(first) if isinstance(first, Mapping) else {"loss": first}
+    for name, x in metrics.items():
+        if not _is_scalar(x):
+            what = f"shape {x.shape} and dtype {x.dtype}" if is_array(x) else f"the value {x!r}"
             raise ValueError(
-                f"metric {name!r} has shape {jnp.shape(value)}: fn must return means over the batch"
+                f"metric {name!r} has {what}: fn must return one real number for it, a mean over "
+                "the batch"
             )
-    return metrics
-
-
-def _check_same_arrays(params_a: PyTree, params_b: PyTree) -> None:
-    "Both ends have the same structure and shapes"
-    one, two = jax.tree.structure(params_a), jax.tree.structure(params_b)
-    if one != two:
-        raise ValueError(
-            f"models A and B have different structures, {one} and {two}: there is no line between "
-            "them"
-        )
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(params_a), jax.tree.leaves(params_b), strict=True
-    )
-    for (path, a), b in pairs:
-        if np.shape(a) != np.shape(b):
-            place = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"{place} has shape {np.shape(a)} in A and {np.shape(b)} in B: the widths must "
-                "agree"
-            )
+    also = {k: x for aux in more if isinstance(aux, Mapping) for k, x in aux.items()}
+    return metrics | {k: x for k, x in also.items() if _is_scalar(x) and k not in metrics}
 
 # %% ../nbs/03_interpolation.ipynb #37c66c8f
+@with_progress
 def interpolate(
-    fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or a dict of mean metrics
+    fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or a dict of mean metrics, or
+    #   (mean loss, more): of dicts among the rest, scalars are metrics, and all else is ignored
     params_a: PyTree,  # model A, at λ = 0
     params_b: PyTree,  # model B, at λ = 1: as a rule already permuted
     batches: Iterable[Any],  # any pytrees with the examples on the first axis; read once
     *,
     lambdas: int | Points = 25,  # how many λ, evenly spaced, or which; 25 in the paper
     path: Callable[[PyTree, PyTree, Any], PyTree] = lerp,  # (A, B, λ) → a model: `lerp` or `slerp`
-) -> Interpolation:  # the metrics at each λ
-    """Evaluate metrics on the line between two models
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each λ of each batch
+) -> Interpolation:  # the metrics at each λ; NaN or infinite where a batch gives that
+    """Evaluate metrics on the line between two models, in JAX's precision
 
     Args:
-        fn: (params, batch) → mean loss, or a dict of mean metrics
+        fn: (params, batch) → mean loss, or a dict of mean metrics, or (mean loss, more): of dicts
+            among the rest, scalars are metrics, and all else is ignored
         params_a: model A, at λ = 0
         params_b: model B, at λ = 1: as a rule already permuted
         batches: any pytrees with the examples on the first axis; read once
         lambdas: how many λ, evenly spaced, or which; 25 in the paper
         path: (A, B, λ) → a model: `lerp` or `slerp`
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each λ of each batch
 
     Returns:
-        Interpolation: the metrics at each λ
+        Interpolation: the metrics at each λ; NaN or infinite where a batch gives that
 
     Raises:
         ValueError: if the models differ in structure or shapes
         ValueError: if `lambdas` do not ascend from 0 to 1, both ends included
-        ValueError: if there is no batch, or the arrays of one differ in their number of examples
-        ValueError: if `fn` returns a metric that is not a scalar
+        ValueError: if there is no batch, or the arrays of one have no examples, or differ in their
+            number
+        ValueError: if `fn` returns a metric that is not a scalar, or other metrics than before
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
     # raises ValueError if the models differ in structure or shapes
     # raises ValueError if `lambdas` do not ascend from 0 to 1, both ends included
-    # raises ValueError if there is no batch, or the arrays of one differ in their number of
-    #   examples
-    # raises ValueError if `fn` returns a metric that is not a scalar
+    # raises ValueError if there is no batch, or the arrays of one have no examples, or differ in
+    #   their number
+    # raises ValueError if `fn` returns a metric that is not a scalar, or other metrics than before
     grid = _lambda_grid(lambdas)
-    _check_same_arrays(params_a, params_b)
+    pair_leaves(params_a, params_b)
 
-    @jax.jit
+    @jit_arrays
     def at(lam, a, b, batch):
         return _named(fn(path(a, b, lam), batch))
 
-    params_a, params_b = jax.device_put((params_a, params_b))  # once, not for every λ
+    params_a, params_b = put_arrays((params_a, params_b))  # once, not for every λ
     sums: dict[str, np.ndarray] = {}
-    total = 0
-    for batch in batches:
-        n, batch = _num_examples(batch), jax.device_put(batch)
-        values = [at(float(lam), params_a, params_b, batch) for lam in grid]
+    total, count = 0, itertools.count(1)
+    steps = len(batches) * len(grid) if isinstance(batches, Sized) else None
+    for number, batch in enumerate(batches):
+        n, batch = _num_examples(number, batch), put_arrays(batch)
+        values = []
+        for lam in grid:
+            values.append(at(jnp.asarray(float(lam)), params_a, params_b, batch))
+            if callback is not None:
+                jax.block_until_ready(values[-1])
+                callback(Progress("interpolation", next(count), steps))
+        _check_names(number, values[0], sums)
         for name in values[0]:
             column = np.array([float(v[name]) for v in values])
             sums[name] = sums.get(name, 0.0) + n * column
@@ -176,13 +203,35 @@ def interpolate(
         raise ValueError(
             "there is no batch to evaluate: `batches` is empty, or an iterator that was used up"
         )
+    _warn_of(sums, grid)
     return Interpolation(grid, {name: s / total for name, s in sums.items()})
+
+
+def _check_names(number: int, metrics: Mapping, sums: Mapping) -> None:
+    "All batches give the same metrics"
+    if not metrics:
+        raise ValueError("fn returns no metric: give a loss, or a dict of metrics by name")
+    if sums and metrics.keys() != sums.keys():
+        raise ValueError(
+            f"fn returns the metrics {sorted(metrics)} for batch {number}, counted from 0, and "
+            f"{sorted(sums)} before: return the same for all"
+        )
+
+
+def _warn_of(sums: Mapping[str, np.ndarray], grid: np.ndarray) -> None:
+    "Say where a metric is not finite"
+    for name, values in sums.items():
+        bad = grid[~np.isfinite(values)]
+        if bad.size:
+            at = f"{bad.size} of {grid.size} λ, the first of them {bad[0]:.3g}"
+            _log.warning("metric %r is NaN or infinite at %s", name, at)
 
 # %% ../nbs/03_interpolation.ipynb #2642b3b6
 def loss_barrier(
     curve: Interpolation | Sequence[int | float] | Array,  # a curve, or the losses along it
     metric: str = "loss",  # which metric of the curve; larger must be worse
-) -> float:  # max over λ of the loss, minus the mean of the two ends
+) -> float:  # max over λ of the loss, minus the mean of the two ends; NaN where a
+    #   loss is NaN or an end infinite
     """Compute how far the loss on a curve rises above the mean of its two ends
 
     Args:
@@ -190,7 +239,8 @@ def loss_barrier(
         metric: which metric of the curve; larger must be worse
 
     Returns:
-        float: max over λ of the loss, minus the mean of the two ends
+        float: max over λ of the loss, minus the mean of the two ends; NaN where a loss is NaN or an
+            end infinite
 
     Raises:
         ValueError: if there are fewer than two losses, or not one value each
@@ -209,4 +259,5 @@ def loss_barrier(
             "a barrier needs the losses at λ = 0, …, 1, one value each, but got shape "
             f"{losses.shape}"
         )
-    return float(np.max(losses) - (losses[0] + losses[-1]) / 2)
+    with np.errstate(invalid="ignore"):  # infinite at an end: there is no barrier, NaN
+        return float(np.max(losses) - (losses[0] + losses[-1]) / 2)

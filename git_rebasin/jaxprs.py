@@ -6,19 +6,163 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['ClosedJaxpr', 'CALLS', 'LOOPS', 'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow',
-           'Evaluation', 'keep_containers', 'evaluate']
+__all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
+           'eval_arrays', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
+           'scan_fixed_point', 'is_narrow', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from .tree import Array, is_array
+
+# %% ../nbs/01_jaxprs.ipynb #aa10c0d1
+_HOLE = object()  # stands where an array stood
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    "All of a tree but its arrays: containers, functions, numbers, names"
+
+    treedef: Any
+    leaves: tuple
+
+    def join(
+        self,
+        arrays: Iterable,  # as many as there were, in their order
+    ) -> PyTree:
+        """A tree with arrays in their places
+
+        Args:
+            arrays: as many as there were, in their order
+        """
+        given = iter(arrays)
+        return self.treedef.unflatten(next(given) if x is _HOLE else x for x in self.leaves)
+
+    @functools.cached_property
+    def _key(self) -> tuple:
+        return self.treedef, tuple(map(_identity, self.leaves))
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Rest) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def _identity(leaf: Any) -> Any:
+    "What is equal for leaves that are the same: 1 and True are not"
+    try:
+        hash(leaf)
+    except TypeError:
+        return id(leaf)
+    return type(leaf), leaf
+
+
+def split_arrays(
+    tree: PyTree,  # any tree, with or without arrays
+) -> tuple[list, Rest]:
+    """The arrays of a tree, of numpy or JAX, and the rest of it
+
+    Args:
+        tree: any tree, with or without arrays
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    rest = Rest(treedef, tuple(_HOLE if is_array(x) else x for x in leaves))
+    return [as_array(x) for x in leaves if is_array(x)], rest
+
+
+def as_array(
+    leaf: Any,  # what has a shape and a dtype
+) -> Any:  # an array of JAX or numpy, or a `jax.ShapeDtypeStruct`
+    """The leaf as it is, or read, if it is read lazily, as variables of Keras and files are
+
+    Args:
+        leaf: what has a shape and a dtype
+
+    Returns:
+        Any: an array of JAX or numpy, or a `jax.ShapeDtypeStruct`
+    """
+    known = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    return leaf if known else np.asarray(leaf)
+
+# %% ../nbs/01_jaxprs.ipynb #aa10c0d8
+Out = TypeVar("Out")
+
+
+def jit_arrays(
+    fn: Callable[..., Out],  # any function that JAX can trace
+) -> Callable[..., Out]:  # the same; what it returns must be arrays
+    """`jax.jit` for arguments that hold more than arrays: whatever is no array is not traced
+
+    Args:
+        fn: any function that JAX can trace
+
+    Returns:
+        Callable[..., Out]: the same; what it returns must be arrays
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def compiled(rest: Rest, arrays: list) -> Out:
+        return fn(*rest.join(arrays))
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Out:
+        arrays, rest = split_arrays(args)
+        return compiled(rest, arrays)
+
+    return call
+
+
+def read_arrays(
+    tree: PyTree,  # a model, or several
+) -> PyTree:
+    """The tree with arrays of JAX or numpy where its leaves are read lazily
+
+    Args:
+        tree: a model, or several
+    """
+    arrays, rest = split_arrays(tree)
+    return rest.join(arrays)
+
+
+def put_arrays(
+    tree: PyTree,  # a model, or several
+) -> PyTree:
+    """The tree with its arrays on JAX's default device, unless they are on one already
+
+    Args:
+        tree: a model, or several
+    """
+    arrays, rest = split_arrays(tree)
+    return rest.join(jax.device_put(arrays))
+
+
+def eval_arrays(
+    fn: Callable[..., Any],  # any function that JAX can trace
+    *args: Any,  # its arguments; arrays in them may be `jax.ShapeDtypeStruct`
+) -> Any:  # what it returns, each array as a `jax.ShapeDtypeStruct`
+    """`jax.eval_shape` for arguments that hold more than arrays
+
+    Args:
+        fn: any function that JAX can trace
+        *args: its arguments; arrays in them may be `jax.ShapeDtypeStruct`
+
+    Returns:
+        Any: what it returns, each array as a `jax.ShapeDtypeStruct`
+    """
+    arrays, rest = split_arrays(args)
+    return jax.eval_shape(lambda given: fn(*rest.join(given)), arrays)
 
 # %% ../nbs/01_jaxprs.ipynb #672928eb
 # What `jax.make_jaxpr` gives. JAX has no name for its type that type checkers take in all versions:
@@ -39,15 +183,20 @@ def trace_arrays(
     Returns:
         tuple[ClosedJaxpr, list]: the equations, and the arrays that are their inputs
     """
-    leaves, treedef = jax.tree.flatten(args)
-    arrays = [x for x in leaves if is_array(x)]
+    arrays, rest = split_arrays(args)
 
     def flat(*given):
-        rest = iter(given)
-        full = treedef.unflatten([next(rest) if is_array(x) else x for x in leaves])
-        return [x for x in jax.tree.leaves(fn(*full)) if is_array(x) or np.isscalar(x)]
+        outs = jax.tree.leaves(fn(*rest.join(given)))
+        return [x for x in outs if is_array(x) or np.isscalar(x)]
 
     return jax.make_jaxpr(flat)(*arrays), arrays
+
+
+def double_precision() -> AbstractContextManager[None]:
+    "Within, JAX keeps arrays in float64 that are given so"
+    if not hasattr(jax, "enable_x64"):  # JAX before 0.8
+        return import_module("jax.experimental").enable_x64()
+    return jax.enable_x64(True)
 
 # %% ../nbs/01_jaxprs.ipynb #b492e60b
 CALLS = frozenset(
@@ -75,6 +224,17 @@ def inner_jaxpr(
         return None
     jaxpr, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
     return (jaxpr, consts) if len(jaxpr.invars) == len(eqn.invars) else None
+
+
+def jaxprs_within(
+    eqn: jex.JaxprEqn,
+) -> Iterator[jex.Jaxpr]:
+    "All jaxprs among the parameters of an equation"
+    for value in eqn.params.values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            jaxpr = getattr(each, "jaxpr", each)  # of one that is closed
+            if isinstance(jaxpr, jex.Jaxpr):
+                yield jaxpr
 
 
 def scan_counts(
@@ -132,7 +292,7 @@ def is_narrow(
         return False  # it is entered
     if eqn.primitive.name in ("bitcast_convert_type", "nextafter", "reduce_precision"):
         return True
-    return next(iter(jex.jaxprs_in_params(eqn.params)), None) is not None
+    return next(jaxprs_within(eqn), None) is not None
 
 # %% ../nbs/01_jaxprs.ipynb #89af2e5c
 def _is_float(x) -> bool:
@@ -144,7 +304,7 @@ class Evaluation:
 
     def __init__(
         self,
-        wide: bool = False,  # all floats in float64; needs `jax.enable_x64(True)` around it
+        wide: bool = False,  # all floats in float64; needs `double_precision()` around it
         wanted: Collection[tuple[int, ...]] = (),  # paths of values to keep
         edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, the
         #   iteration of each scan around it, the outermost first) → what takes the value's place
@@ -173,7 +333,11 @@ class Evaluation:
         env, values = {}, {}
 
         def read(v):
-            return self._widen(v.val) if isinstance(v, jex.Literal) else env[v]
+            if not isinstance(v, jex.Literal):
+                return env[v]
+            if not (hasattr(v.val, "dtype") or _is_float(v.val)):  # in older versions of JAX
+                return np.asarray(v.val, v.aval.dtype)
+            return self._widen(v.val)
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
         for v, x in zip(jaxpr.invars, args, strict=True):

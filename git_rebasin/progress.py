@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Callback', 'Progress', 'within', 'ProgressBar']
+__all__ = ['Callback', 'Progress', 'within', 'ProgressBar', 'can_draw', 'with_progress']
 
 # %% ../nbs/02_progress.ipynb #e7183aa0
+import functools
 import io
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -63,41 +64,110 @@ def within(
 
 # %% ../nbs/02_progress.ipynb #84164a81
 class ProgressBar:
-    "A callback that shows each stage: as a bar on a terminal, as a line elsewhere"
+    "A callback that shows each stage: as a bar on a terminal or in a notebook, as a line elsewhere"
 
     def __init__(
         self,
         file: TextIO | io.TextIOBase | None = None,  # where it is shown; default: standard error
+        *,
+        lines: bool = True,  # whether a stage is a line where no bar can be drawn, or nothing
     ):
-        self.file, self.stage = file or sys.stderr, ""
+        self.file, self.lines = file or sys.stderr, lines
+        self.stage: str | None = None
         self.bar: tqdm | None = None
 
     def __call__(self, progress: Progress) -> None:
+        values = {name: f"{value:.4g}" for name, value in progress.values.items()}
         if progress.stage != self.stage:
-            self.close()
-            self.stage, self.bar = progress.stage, self._open(progress)
-        if self.bar is not None:
-            values = {name: f"{value:.4g}" for name, value in progress.values.items()}
+            ends = {"total": progress.steps, "initial": progress.step}
+            self._open(progress.stage, **ends, postfix=values)
+            self.stage = progress.stage
+        elif self.bar is not None:
             self.bar.set_postfix(values, refresh=False)
             self.bar.update(progress.step - self.bar.n)
 
-    def _open(self, progress: Progress) -> tqdm | None:
-        "A bar that begins where the stage does; a line and no bar where there is no terminal"
-        if not self.file.isatty():
-            print(f"{progress.stage} …", file=self.file, flush=True)
-            return None
-        from tqdm import tqdm
+    def wait(
+        self,
+        what: str,  # what is begun
+    ) -> None:
+        """Show a bar before the first step is done, where bars are drawn
 
-        ends = {"total": progress.steps, "initial": progress.step - 1}
-        return tqdm(desc=progress.stage, leave=False, file=self.file, **ends)
+        Args:
+            what: what is begun
+        """
+        if can_draw(self.file):
+            self._open(what)
+
+    def _open(self, stage: str, **options: Any) -> None:
+        "Show the next stage, by a bar or a line; the clock of a bar begins now"
+        self.close()
+        if can_draw(self.file):
+            from tqdm import tqdm
+
+            self.bar = tqdm(desc=stage, leave=False, file=self.file, **options)
+        elif self.lines and self.file is not None:
+            print(f"{stage} …", file=self.file, flush=True)
 
     def close(self) -> None:
         "Take the last bar away"
         if self.bar is not None:
             self.bar.close()
+        self.stage = self.bar = None
 
     def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def can_draw(
+    file: TextIO | io.TextIOBase | None,  # such as `sys.stderr`
+) -> bool:
+    """Whether a line can be drawn anew: on a terminal, and in the output of a notebook's cell
+
+    Args:
+        file: such as `sys.stderr`
+    """
+    notebook = getattr(sys.modules.get("ipykernel.iostream"), "OutStream", ())
+    return file is not None and (isinstance(file, notebook) or file.isatty())
+
+# %% ../nbs/02_progress.ipynb #ac5e1d07
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# %% ../nbs/02_progress.ipynb #ac5e1d03
+def with_progress(
+    fn: Callable[P, R],  # with the keyword arguments `progress` and `callback`
+) -> Callable[P, R]:  # the same; given `progress=True`, it shows a bar while it works
+    """Draw what a function tells its callback as a bar, on a terminal or in a notebook
+
+    Args:
+        fn: with the keyword arguments `progress` and `callback`
+
+    Returns:
+        Callable[P, R]: the same; given `progress=True`, it shows a bar while it works
+    """
+
+    @functools.wraps(fn)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not kwargs.get("progress"):
+            return fn(*args, **kwargs)
+        with ProgressBar(lines=False) as bar:
+            bar.wait(fn.__name__.replace("_", " "))
+            own: Any = kwargs.get("callback")
+            kwargs["callback"] = _each_of(bar, own)
+            return fn(*args, **kwargs)
+
+    return run
+
+
+def _each_of(*callbacks: Callback | None) -> Callback:
+    "A callback that calls several, those that there are"
+
+    def call(progress: Progress) -> None:
+        for callback in callbacks:
+            if callback is not None:
+                callback(progress)
+
+    return call

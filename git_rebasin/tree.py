@@ -9,12 +9,13 @@ from __future__ import annotations
 __all__ = ['Array', 'Leaf', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 from jaxtyping import Float, PyTree
 
@@ -77,17 +78,19 @@ def flatten(
         dict[str, Any]: path → array, in the tree's order
 
     Raises:
-        ValueError: if two leaves have the same path
+        ValueError: if two leaves have the same path, or a dict has keys that JAX cannot sort
     """
-    # raises ValueError if two leaves have the same path
+    # raises ValueError if two leaves have the same path, or a dict has keys that JAX cannot sort
     flat: dict[str, Any] = {}
     for path, leaf in _leaves(tree):
         if not is_array(leaf):
             continue
         if path in flat:
+            both = [k for k, _ in _with_keys(tree) if path_str(k) == path]
             raise ValueError(
                 f"two leaves of the tree have the path {path!r}, with shapes {flat[path].shape} "
-                f"and {leaf.shape}: rename one of them, so that a path names one array"
+                f"and {leaf.shape}: rename one of them, so that a path names one array "
+                f"({' and '.join(map(jax.tree_util.keystr, both))})"
             )
         flat[path] = leaf
     return flat
@@ -95,12 +98,36 @@ def flatten(
 
 def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
     "Every leaf with its path; those of mappings that JAX takes for leaves too"
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for keys, leaf in _with_keys(tree):
         if isinstance(leaf, Mapping):
             for name, inner in leaf.items():
                 yield "/".join(filter(None, (path_str(keys), name))), inner
         else:
             yield path_str(keys), leaf
+
+
+def _with_keys(tree: PyTree) -> list[tuple[tuple, Any]]:
+    "Every leaf with its keys"
+    try:
+        return jax.tree_util.tree_flatten_with_path(tree)[0]
+    except ValueError as e:
+        if mixed := _mixed_keys(tree):
+            raise ValueError(
+                f"a dict of the tree has the keys {mixed}, of different types, which JAX cannot "
+                "sort: give it keys of one type"
+            ) from e
+        raise
+
+
+def _mixed_keys(tree: PyTree) -> str:
+    "Keys of different types of one dict, if there are such"
+    for node in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, dict)):
+        if isinstance(node, dict):
+            kinds = {type(key): repr(key) for key in node}
+            several = " and ".join(kinds.values()) if len(kinds) > 1 else ""
+            if mixed := several or _mixed_keys(list(node.values())):
+                return mixed
+    return ""
 
 # %% ../nbs/00_tree.ipynb #655c6c19
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,57 +152,168 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def unflatten(
     flat: Mapping[str, Any],  # path → array, or what else is to stand there
-    like: PyTree = None,  # a tree with the same paths, whose containers are used
+    like: PyTree = None,  # a tree with the same paths, whose containers are used; numbers in it
+    #   that `flat` names too are replaced by numbers of their types
 ) -> PyTree:  # a new tree, of nested dicts unless `like` is given
     """A tree from paths and arrays; the opposite of `flatten`
 
     Args:
         flat: path → array, or what else is to stand there
-        like: a tree with the same paths, whose containers are used
+        like: a tree with the same paths, whose containers are used; numbers in it that `flat` names
+            too are replaced by numbers of their types
 
     Returns:
         PyTree: a new tree, of nested dicts unless `like` is given
 
     Raises:
         ValueError: if one path lies below another, or if `flat` and `like` name different arrays
+        ValueError: if two leaves of `like` have the same path
     """
     # raises ValueError if one path lies below another, or if `flat` and `like` name different
     #   arrays
+    # raises ValueError if two leaves of `like` have the same path
     if like is None:
         return _nested(flat)
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    paths = [path_str(keys) if is_array(leaf) else None for keys, leaf in leaves]
+    leaves, treedef = _with_keys(like), jax.tree.structure(like)
+    named = [(path_str(keys), leaf) for keys, leaf in leaves]
+    paths = [p if is_array(x) or (_is_number(x) and p in flat) else None for p, x in named]
     late = isinstance(like, Mapping) and any(leaf is like for _, leaf in leaves)
-    known = flatten(like).keys() if late else {path for path in paths if path is not None}
-    for path in sorted(set(flat) ^ set(known)):
+    known = {path for path in paths if path is not None}
+    if late or len(known) + paths.count(None) < len(paths):
+        known = set(flatten(like))  # which refuses two leaves of one path
+    for path in sorted(set(flat) ^ known):
         place = "the paths given" if path in flat else "`like`"
-        raise ValueError(
-            f"{path!r} is only in {place}: `flat` and `like` must name the same arrays"
-        )
+        raise ValueError(f"{path!r} is only in {place}: both must name the same arrays")
     if late:
         return dict(flat)
-    new = [leaf if p is None else flat[p] for p, (_, leaf) in zip(paths, leaves, strict=True)]
-    return jax.tree_util.tree_unflatten(treedef, new)
+    old = [leaf for _, leaf in named]
+    new = [x if p is None else flat[p] for p, x in zip(paths, old, strict=True)]
+    return treedef.unflatten(
+        type(x)(y) if _is_number(x) else y for x, y in zip(old, new, strict=True)
+    )
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, (int, float, complex)) and not is_array(leaf)
+
+# %% ../nbs/00_tree.ipynb #aa10c0d4
+def pair_leaves(
+    params_a: PyTree,  # model A
+    params_b: PyTree,  # model B
+) -> tuple[list[tuple[Any, Any]], Callable[[Iterable], PyTree]]:
+    """The leaves of two models side by side, and what puts new ones into A's containers
+
+    Args:
+        params_a: model A
+        params_b: model B
+
+    Raises:
+        ValueError: if the models differ in structure, in the shape of a leaf, or in its kind
+    """
+    # raises ValueError if the models differ in structure, in the shape of a leaf, or in its kind
+    (leaves, treedef), (others, structure) = map(_opened, (params_a, params_b))
+    if treedef != structure:
+        why = _differing_paths(treedef.unflatten(leaves), structure.unflatten(others))
+        raise ValueError(f"models A and B have different structures: {why}")
+    pairs = list(zip(leaves, others, strict=True))
+    for i, (one, other) in enumerate(pairs):
+        if why := _differing_leaves(one, other):
+            raise ValueError(f"{path_str(_with_keys(treedef.unflatten(leaves))[i][0])!r} {why}")
+    return pairs, treedef.unflatten
+
+
+def _opened(tree: PyTree) -> tuple[list, Any]:
+    "Leaves and structure of a tree, with dicts for the mappings that JAX does not know"
+    leaves, treedef = [leaf for _, leaf in _with_keys(tree)], jax.tree.structure(tree)
+    if any(isinstance(x, Mapping) for x in leaves):
+        return _opened(treedef.unflatten(dict(x) if isinstance(x, Mapping) else x for x in leaves))
+    return leaves, treedef
+
+
+def _differing_paths(a: PyTree, b: PyTree) -> str:
+    "Where two trees have other containers, and what helps"
+    one, two = ({path_str(keys): keys for keys, _ in _with_keys(tree)} for tree in (a, b))
+    only = {"A": sorted(one.keys() - two.keys()), "B": sorted(two.keys() - one.keys())}
+    if any(only.values()):
+        some = (f"only {name} has {_listed(own)}" for name, own in only.items() if own)
+        return f"{' and '.join(some)}. Give two models of one architecture."
+    why = "all paths agree, but some containers, or what they hold besides leaves, do not"
+    for path, keys in one.items():
+        for x, y in zip(keys, two[path], strict=False):
+            if x != y:
+                why = f"{path!r} is reached by {x!r} in A and by {y!r} in B"
+    return f"{why}. `unflatten(flatten(b), like=a)` puts B's arrays into A's containers."
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(map(repr, paths[:4])) + (", …" if paths[4:] else "")
+
+
+def _differing_leaves(a: Any, b: Any) -> str | None:
+    "Why there is no line from one leaf to another"
+    if is_array(a) != is_array(b):
+        kinds = ["an array" if is_array(x) else repr(x) for x in (a, b)]
+        return f"is {kinds[0]} in A and {kinds[1]} in B: give an array in both"
+    if not is_array(a):
+        number = isinstance(a, (float, complex)) or isinstance(b, (float, complex))
+        differ = f"is the number {a!r} in A and {b!r} in B: a parameter has to be an array"
+        return differ if number and a != b else None
+    if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
+        return "has a shape and no values: give arrays"
+    if tuple(a.shape) != tuple(b.shape):
+        return f"has shape {a.shape} in A and {b.shape} in B: the widths must agree"
+    less = _level(a) < _level(b)
+    return f"has dtype {a.dtype} in A and {b.dtype} in B: convert A's to B's" if less else None
 
 # %% ../nbs/00_tree.ipynb #46a3238b
-def _is_float(x) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
+def _level(leaf: Any) -> int:
+    "2 for complex numbers, 1 for real ones, 0 for integers, random keys, and what is no array"
+    if not is_array(leaf):
+        return 0
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return 2
+    return int(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def _combine(weight_a, a, weight_b, b):
     "`weight_a a + weight_b b` for one leaf, in its own dtype; a leaf that is not inexact is `a`'s"
-    if not is_array(a) or not _is_float(a):
+    if _level(a) == 0:
         return a
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    weight_a, weight_b = jnp.asarray(weight_a, wide), jnp.asarray(weight_b, wide)
-    return (weight_a * a.astype(wide) + weight_b * b.astype(wide)).astype(a.dtype)
+    if _on_host(a, b, weight_a):
+        wide = _at_least_float32(np.dtype(a.dtype))
+        mixed = weight_a * np.asarray(a).astype(wide) + weight_b * np.asarray(b).astype(wide)
+        return np.asarray(mixed, a.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(a.dtype)
+    wide = _at_least_float32(dtype)
+    a, weight_a, b, weight_b = (jnp.asarray(x, wide) for x in (a, weight_a, b, weight_b))
+    return (weight_a * a + weight_b * b).astype(dtype)
+
+
+def _at_least_float32(dtype: np.dtype) -> np.dtype:
+    "The dtype to compute in: that of the array, or float32 where that has fewer digits"
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def _on_host(a: Any, *others: Any) -> bool:
+    "Whether numpy combines leaves: the first of them is not JAX's, and nothing is traced"
+    return not isinstance(a, jax.Array) and not any(isinstance(x, Tracer) for x in others)
+
+
+def _scalar(lam: Any) -> Any:
+    "λ as a float; traced, as it is"
+    traced = isinstance(lam, Tracer)
+    value = lam if traced else np.asarray(lam)
+    real = jnp.issubdtype(value.dtype, np.number) and _level(value) < 2
+    if value.shape != () or not real or not (traced or np.isfinite(value)):
+        raise ValueError(f"λ is {lam!r}: give one finite number, as a rule in [0, 1]")
+    return lam if traced else float(value)
 
 
 def lerp(
     params_a: PyTree,  # model A: the value at λ = 0
     params_b: PyTree,  # model B: the value at λ = 1, with the same structure and shapes
     lam: float | Float[Array, ""],  # λ, as a rule in [0, 1]
-) -> PyTree:  # (1 − λ) A + λ B, in the dtypes of A
+) -> PyTree:  # (1 − λ) A + λ B, in the containers and dtypes of A; what holds no floats is A's
     """Interpolate linearly between two trees, leaf by leaf
 
     Args:
@@ -184,91 +322,120 @@ def lerp(
         lam (float | Float[Array, ""]): λ, as a rule in [0, 1]
 
     Returns:
-        PyTree: (1 − λ) A + λ B, in the dtypes of A
+        PyTree: (1 − λ) A + λ B, in the containers and dtypes of A; what holds no floats is A's
 
     Raises:
-        ValueError: if the trees differ in structure, or in shapes that do not broadcast
+        ValueError: if the trees differ in structure or in the shape of a leaf
+        ValueError: if a leaf holds integers in A and floats in B, or floats and complex ones
+        ValueError: if a number that is no array differs
+        ValueError: if `lam` is not one finite number
     """
-    # raises ValueError if the trees differ in structure, or in shapes that do not broadcast
-    return jax.tree.map(lambda a, b: _combine(1 - lam, a, lam, b), params_a, params_b)
+    # raises ValueError if the trees differ in structure or in the shape of a leaf
+    # raises ValueError if a leaf holds integers in A and floats in B, or floats and complex ones
+    # raises ValueError if a number that is no array differs
+    # raises ValueError if `lam` is not one finite number
+    lam = _scalar(lam)
+    pairs, rebuild = pair_leaves(params_a, params_b)
+    return rebuild([_combine(1 - lam, a, lam, b) for a, b in pairs])
 
 # %% ../nbs/00_tree.ipynb #54f7e4ca
-def _float64(x) -> np.ndarray:
-    return np.asarray(x).astype(np.float64)
+def _double(x) -> np.ndarray:
+    "A leaf in float64, or complex128"
+    return np.asarray(x).astype(np.complex128 if _level(x) == 2 else np.float64)
 
 
 def inner(
     a: PyTree,  # a tree of arrays
     b: PyTree,  # one with the same paths and shapes
-) -> float:  # Σ aᵢ bᵢ over all float entries
-    """Inner product of two trees as vectors, in float64
+) -> float:  # Σ aᵢ bᵢ over all float entries; of complex ones, the real part of Σ āᵢ bᵢ
+    """Inner product of two trees as real vectors, in float64
 
     Args:
         a: a tree of arrays
         b: one with the same paths and shapes
 
     Returns:
-        float: Σ aᵢ bᵢ over all float entries
+        float: Σ aᵢ bᵢ over all float entries; of complex ones, the real part of Σ āᵢ bᵢ
 
     Raises:
-        KeyError: if `b` lacks a path of `a`
+        KeyError: if a path is in one of the trees only
+        ValueError: if a leaf has another shape in `b`
     """
-    # raises KeyError if `b` lacks a path of `a`
+    # raises KeyError if a path is in one of the trees only
+    # raises ValueError if a leaf has another shape in `b`
     a, b = flatten(a), flatten(b)
-    return float(sum(np.vdot(_float64(a[p]), _float64(b[p])) for p in a if _is_float(a[p])))
+    for path in sorted(a.keys() ^ b.keys()):
+        place = "first" if path in a else "second"
+        raise KeyError(f"{path!r} is in the {place} tree only: give two with the same paths")
+    total = 0.0
+    for path, x in a.items():
+        if tuple(x.shape) != tuple(b[path].shape):
+            raise ValueError(
+                f"{path!r} has shape {x.shape} in the first tree and {b[path].shape} in the "
+                "second: give two with the same shapes"
+            )
+        if _level(x):
+            total += float(np.vdot(_double(x), _double(b[path])).real)
+    return total
 
 
 def norm(
     tree: PyTree,  # a tree of arrays
-) -> float:  # √Σ xᵢ² over all float entries
+) -> float:  # √Σ |xᵢ|² over all float entries
     """Euclidean norm of a tree as one vector, in float64
 
     Args:
         tree: a tree of arrays
 
     Returns:
-        float: √Σ xᵢ² over all float entries
+        float: √Σ |xᵢ|² over all float entries
     """
     return inner(tree, tree) ** 0.5
 
 
 def leaf_norms(
     tree: PyTree,  # a tree of arrays
-) -> dict[str, float]:  # path → √Σ xᵢ²
+) -> dict[str, float]:  # path → √Σ |xᵢ|²
     """Euclidean norm of each float leaf, in float64
 
     Args:
         tree: a tree of arrays
 
     Returns:
-        dict[str, float]: path → √Σ xᵢ²
+        dict[str, float]: path → √Σ |xᵢ|²
     """
-    return {p: norm({p: x}) for p, x in flatten(tree).items() if _is_float(x)}
+    return {path: norm({path: x}) for path, x in flatten(tree).items() if _level(x)}
 
 # %% ../nbs/00_tree.ipynb #6e8d57ea
-def _angle(a: PyTree, b: PyTree) -> tuple[Array, Array]:
-    "The angle between two trees as vectors, and whether both have a direction"
+def _unit(leaves: list, xp: Any) -> tuple[list, Any]:
+    "Leaves as one vector of length 1, and whether they have a direction"
+    top = xp.max(xp.stack([xp.max(xp.abs(x), initial=0) for x in leaves]))
+    leaves = [x / xp.where(top == 0, 1, top) for x in leaves]
+    length = xp.sqrt(sum(xp.sum(xp.square(xp.abs(x))) for x in leaves))
+    return [x / xp.where(top == 0, 1, length) for x in leaves], top != 0
 
-    def total(f):
-        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-        return sum(f(x, y) for x, y in pairs if is_array(x) and _is_float(x))
 
-    def f32(x):
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _angle(pairs: list[tuple[Any, Any]], xp: Any) -> tuple[Any, Any]:
+    "The angle between two models as vectors, and whether both have a direction"
 
-    norm_a = jnp.sqrt(total(lambda x, _: jnp.sum(jnp.square(f32(x)))))
-    norm_b = jnp.sqrt(total(lambda _, y: jnp.sum(jnp.square(f32(y)))))
-    safe_a, safe_b = jnp.where(norm_a > 0, norm_a, 1), jnp.where(norm_b > 0, norm_b, 1)
-    minus = total(lambda x, y: jnp.sum(jnp.square(f32(x) / safe_a - f32(y) / safe_b)))
-    plus = total(lambda x, y: jnp.sum(jnp.square(f32(x) / safe_a + f32(y) / safe_b)))
-    return 2 * jnp.arctan2(jnp.sqrt(minus), jnp.sqrt(plus)), (norm_a > 0) & (norm_b > 0)
+    def wide(x):
+        if xp is np:
+            return _double(x)
+        return jnp.asarray(x, _at_least_float32(jax.dtypes.canonicalize_dtype(x.dtype)))
+
+    (a, one), (b, two) = (
+        _unit([wide(x) for x in leaves], xp) for leaves in zip(*pairs, strict=True)
+    )
+    minus = sum(xp.sum(xp.square(xp.abs(x - y))) for x, y in zip(a, b, strict=True))
+    plus = sum(xp.sum(xp.square(xp.abs(x + y))) for x, y in zip(a, b, strict=True))
+    return 2 * xp.arctan2(xp.sqrt(minus), xp.sqrt(plus)), one & two
 
 
 def slerp(
     params_a: PyTree,  # model A: the value at λ = 0
     params_b: PyTree,  # model B: the value at λ = 1, with the same structure and shapes
     lam: float | Float[Array, ""],  # λ, as a rule in [0, 1]
-) -> PyTree:  # the point at λ on the great circle from A to B, in the dtypes of A
+) -> PyTree:  # the point at λ on the great circle from A to B, in the containers and dtypes of A
     """Interpolate spherically between two trees, each taken as one vector
 
     Args:
@@ -277,18 +444,41 @@ def slerp(
         lam (float | Float[Array, ""]): λ, as a rule in [0, 1]
 
     Returns:
-        PyTree: the point at λ on the great circle from A to B, in the dtypes of A
+        PyTree: the point at λ on the great circle from A to B, in the containers and dtypes of A
 
     Raises:
-        ValueError: if the trees differ in structure, or in shapes that do not broadcast
+        ValueError: if the trees or λ are such that `lerp` refuses them
+        ValueError: if a model holds NaN or infinity; under `jax.jit` the result is NaN then
 
     References:
         Shoemake 1985
     """
-    # raises ValueError if the trees differ in structure, or in shapes that do not broadcast
-    omega, directed = _angle(params_a, params_b)
-    usable = directed & (jnp.sin(omega) > 1e-5)
-    sin = jnp.where(usable, jnp.sin(omega), 1)
-    weight_a = jnp.where(usable, jnp.sin((1 - lam) * omega) / sin, 1 - lam)
-    weight_b = jnp.where(usable, jnp.sin(lam * omega) / sin, lam)
-    return jax.tree.map(lambda a, b: _combine(weight_a, a, weight_b, b), params_a, params_b)
+    # raises ValueError if the trees or λ are such that `lerp` refuses them
+    # raises ValueError if a model holds NaN or infinity; under `jax.jit` the result is NaN then
+    lam = _scalar(lam)
+    pairs, rebuild = pair_leaves(params_a, params_b)
+    floats = [pair for pair in pairs if _level(pair[0])]
+    if not floats:
+        return rebuild(a for a, _ in pairs)
+    xp = np if all(_on_host(*pair, lam) for pair in floats) else jnp
+    with np.errstate(invalid="ignore"):
+        omega, directed = _angle(floats, xp)
+    _check_angle(omega, params_a, params_b)
+    straight = ~directed | (xp.sin(omega) <= 1e-5)
+    sin = xp.where(straight, 1, xp.sin(omega))
+    weights = (xp.where(straight, share, xp.sin(share * omega) / sin) for share in (1 - lam, lam))
+    one, two = (w if isinstance(w, Tracer) else float(w) for w in weights)
+    return rebuild([_combine(one, a, two, b) for a, b in pairs])
+
+
+def _check_angle(omega: Any, params_a: PyTree, params_b: PyTree) -> None:
+    "Name the leaf that makes an angle NaN"
+    if isinstance(omega, Tracer) or np.isfinite(omega):
+        return
+    for name, model in (("A", params_a), ("B", params_b)):
+        for path, leaf in flatten(model).items():
+            if _level(leaf) and not np.all(np.isfinite(_double(leaf))):
+                raise ValueError(
+                    f"{path!r} of model {name} holds NaN or infinity, so that there is no angle "
+                    "between the models: load it again, or take the straight line, `lerp`"
+                )

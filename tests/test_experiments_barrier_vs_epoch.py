@@ -24,6 +24,7 @@ from git_rebasin.experiments.barrier_vs_epoch import (
 from git_rebasin.experiments.networks import NetworkConfig, load_splits, train_network
 from git_rebasin.experiments.runner import Context
 from git_rebasin.tree import flatten
+from git_rebasin.zoo.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from git_rebasin.zoo.train import TrainConfig, TrainResult
 
 
@@ -63,6 +64,15 @@ def test_an_interrupted_training_misses_no_snapshot():
         assert not same(second, result.params)
         with pytest.raises(FileNotFoundError, match="epoch-1.*delete .*model-0.safetensors"):
             weights_after(config, 0, 1, data, cut)
+        snapshot = cut / "model-0-epoch-2.safetensors"
+        _, run, history = read_checkpoint(snapshot)
+        assert len(history) == 2 and run == read_checkpoint(cut / "model-0.safetensors")[1]
+        save_checkpoint(snapshot, {"params": second}, history, run | {"key": "another"})
+        with pytest.raises(CheckpointError, match="epoch-2.* is of another run than .*model-0"):
+            weights_after(config, 0, 2, data, cut)
+        snapshot.write_bytes(snapshot.read_bytes()[:-1] + b"?")
+        with pytest.raises(CheckpointError, match="epoch-2.* was damaged after it was written"):
+            weights_after(config, 0, 2, data, cut)
 
 
 # %% d90e099e

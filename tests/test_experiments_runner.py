@@ -33,7 +33,7 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         files = experiment.run("smoke", out)
         texts = [f.read_text() for f in files]
         files[1].unlink()
-        assert experiment.run("smoke", out, lambda p: stages.append(p.stage)) == files
+        assert experiment.run("smoke", out, callback=lambda p: stages.append(p.stage)) == files
         assert files[0].read_text() == texts[0] and all(s.startswith("pair 1, ") for s in stages)
         assert stages and "pair 1, train A" not in stages  # its checkpoint was complete
         strip = lambda r: {k: v for k, v in r.items() if k not in ("seconds", "provenance")}
@@ -143,6 +143,32 @@ def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
         assert borrower.kept(out) == experiment.kept(out) and len(made) == 4
         assert borrower.run("cpu", out) == experiment.run("cpu", out)
         assert borrower.run("smoke", out)[0].parent == Path(out) / "other"
+        # Records of some pairs only, of other pairs or of other configurations are none of a preset.
+        first, second = sorted(experiment.run("cpu", out))
+        text = first.read_text()
+        again = "git-rebasin experiment toy --preset cpu --out"
+        first.unlink()
+        for one in (experiment, borrower):
+            with pytest.raises(ValueError, match=f"1 of the 2 records of toy are missing.*{again}"):
+                one.records(out)
+        for wrong, words in (
+            (second.read_text(), "pair-0.json is the record of another run, its seed is 1: move"),
+            (text.replace('"cpu"', '"paper"'), "another run, its preset is 'paper'"),
+            (text.replace('"config": {}', '"config": {"a": 1}'), "of another configuration"),
+            (text.replace('"config": {}', '"config": 3'), "of another configuration, 3"),
+            (text.replace('"provenance"', '"made"'), "is no record of a run, it has no 'provenance'"),
+            (text[:-3], "pair-0.json is damaged or no JSON"),
+        ):
+            first.write_text(wrong)
+            with pytest.raises(ValueError, match=words):
+                experiment.kept(out)
+            with pytest.raises(ValueError, match=words):
+                experiment.run("cpu", out)
+        first.write_text(text)
+        other = first.with_name("cpu-some-kind-pair-2.json")
+        other.write_text(text)
+        with pytest.raises(ValueError, match="pair-2.json is no record of the preset 'cpu': move it"):
+            experiment.kept(out)
 
 
 # %% 1ce4b854

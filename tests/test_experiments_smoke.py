@@ -37,14 +37,14 @@ def repeatable(value):
 )
 def test_the_smoke_preset_runs_resumes_and_repeats(name, tmp_path):
     experiment, first, later = load_experiment(name), [], []
-    files = experiment.run("smoke", tmp_path, first.append)
+    files = experiment.run("smoke", tmp_path, callback=first.append)
     texts = [file.read_text() for file in files]
     assert len(files) == sum(len(runs.seeds) for runs in experiment.preset("smoke").values())
     assert experiment.run("smoke", tmp_path) == files
     assert [file.read_text() for file in files] == texts
     # A pair whose record is lost finds its networks, and gives the same record but for the times.
     files[-1].unlink()
-    assert experiment.run("smoke", tmp_path, later.append) == files
+    assert experiment.run("smoke", tmp_path, callback=later.append) == files
     *same, last = (file.read_text() for file in files)
     assert same == texts[:-1]
     if name not in MEASURED:

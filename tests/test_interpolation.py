@@ -4,6 +4,7 @@ from git_rebasin.interpolation import Interpolation, interpolate, loss_barrier
 
 
 # %% 0994255c
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,21 +60,79 @@ def test_other_paths_and_points():
     )
 
 
+# %% cc30c0d1
+def test_a_loss_with_more_is_a_loss_and_its_scalars():
+    def with_aux(params, batch):
+        found = metrics(params, batch)
+        logits = batch[0] @ params["w"]
+        return (
+            found["loss"] + 1,
+            {"worse": found["worse"], "loss": found["loss"], "logits": logits},
+            "x",
+        )
+
+
+    both = interpolate(with_aux, A, B, [(X[:7], Y[:7]), (X[7:], Y[7:])], lambdas=5)
+    plain = interpolate(metrics, A, B, [(X, Y)], lambdas=5)
+    assert set(both.metrics) == {"loss", "worse"}
+    np.testing.assert_allclose(both["loss"], plain["loss"] + 1, rtol=1e-5)  # what fn returns first
+    np.testing.assert_allclose(both["worse"], plain["worse"], rtol=1e-5)
+
+
+# %% cc30c0d4
+def test_float64_models_and_trees_that_hold_more_than_arrays():
+    doubles = [jax.tree.map(np.float64, m) | {"f": jnp.square, "p": 0.5, "none": None} for m in (A, B)]
+
+
+    def loss(params, batch):
+        x, y = batch["x"], batch["y"]
+        assert batch["kind"] == "train" and params["p"] == 0.5
+        return jnp.mean(params["f"](x @ params["w"] + params["b"][None] - y))
+
+
+    line = interpolate(loss, *doubles, [{"x": X, "y": Y, "kind": "train"}], lambdas=3)
+    np.testing.assert_allclose(
+        line["loss"], interpolate(metrics, A, B, [(X, Y)], lambdas=3)["loss"], rtol=1e-6
+    )
+
+
 # %% d4cc89a9
 def test_what_cannot_be_interpolated_is_refused():
-    for points in ([0.1, 1], [0, 0.9], [0, 0.5, 0.5, 1], [1, 0], 1):
+    for points in ([0.1, 1], [0, 0.9], [0, 0.5, 0.5, 1], [1, 0], 1, [0, np.nan, 1], 0.5, [[0, 1]]):
         with pytest.raises(ValueError, match="ascend from 0 to 1"):
             interpolate(metrics, A, B, [(X, Y)], lambdas=points)
     with pytest.raises(ValueError, match="empty"):
         interpolate(metrics, A, B, iter(()))
     with pytest.raises(ValueError, match="different structures"):
         interpolate(metrics, A, {"w": B["w"]}, [(X, Y)])
-    with pytest.raises(ValueError, match=r"\['w'\] has shape \(2,\) in A and \(3,\) in B"):
+    with pytest.raises(ValueError, match=r"'w' has shape \(2,\) in A and \(3,\) in B"):
         interpolate(metrics, A, B | {"w": jnp.ones(3)}, [(X, Y)])
-    with pytest.raises(ValueError, match="means over the batch"):
-        interpolate(lambda p, b: b[1], A, B, [(X, Y)])
-    with pytest.raises(ValueError, match="share their first axis"):
-        interpolate(metrics, A, B, [(X, Y[:3])])
+    for wrong in (lambda p, b: b[1], lambda p, b: "text", lambda p, b: {"loss": 1j * p["b"]}):
+        with pytest.raises(ValueError, match="metric 'loss' has .*a mean over the batch"):
+            interpolate(wrong, A, B, [(X, Y)])
+    with pytest.raises(ValueError, match=r"batch 1, counted from 0, must share .*'0': 10, '1': 3"):
+        interpolate(metrics, A, B, [(X, Y), (X, Y[:3])])
+    with pytest.raises(ValueError, match="but have no axes"):
+        interpolate(metrics, A, B, [3.0])
+    with pytest.raises(ValueError, match="batch 1, counted from 0, has no examples"):
+        interpolate(metrics, A, B, [(X, Y), (X[:0], Y[:0])])
+    used = iter([(X, Y)])
+    interpolate(metrics, A, B, used, lambdas=2)
+    with pytest.raises(ValueError, match="an iterator that was used up"):
+        interpolate(metrics, A, B, used)
+
+
+    def of_large(params, batch):
+        found = metrics(params, batch)
+        return found if len(batch[0]) > 5 else {"loss": found["loss"]}
+
+
+    with pytest.raises(
+        ValueError, match=r"\['loss'\] for batch 1, counted from 0, and \['loss', 'worse"
+    ):
+        interpolate(of_large, A, B, [(X, Y), (X[:4], Y[:4])])
+    with pytest.raises(ValueError, match="fn returns no metric"):
+        interpolate(lambda p, b: {}, A, B, [(X, Y)])
 
 
 # %% 27fc713b
@@ -89,3 +148,39 @@ def test_the_barrier_is_the_papers_definition():
     for bad in ([1.0], np.ones((2, 2))):
         with pytest.raises(ValueError, match="one value each"):
             loss_barrier(bad)
+
+
+# %% cc30c0d2
+def test_the_text_of_a_curve_says_what_it_holds():
+    curve_ = Interpolation(
+        np.linspace(0, 1, 3), {"loss": np.array([1, 3, 2.0]), "accuracy": np.array([0.5, 0.25, 1])}
+    )
+    assert repr(curve_) == (
+        "Interpolation(3 λ: loss 1 at A, 3 at λ = ½, 2 at B, barrier 1.5; "
+        "accuracy 0.5 at A, 0.25 at λ = ½, 1 at B)"
+    )
+    broken = Interpolation(np.linspace(0, 1, 3), {"loss": np.array([1, np.nan, 2])})
+    assert repr(broken) == "Interpolation(3 λ: loss 1 at A, nan at λ = ½, 2 at B, not finite at 1 λ)"
+    assert repr(Interpolation(np.zeros(1), {"loss": np.ones(1)})) == "Interpolation(1 λ: loss [1.])"
+
+
+# %% cc30c0d3
+def test_what_is_not_finite_is_shown_and_said():
+    import logging
+
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("git_rebasin.interpolation")
+    logger.addHandler(handler)
+    hole = interpolate(
+        lambda p, b: jnp.where(p["b"] < 0.2, jnp.nan, p["b"]), A, B, [(X, Y)], lambdas=[0, 0.25, 0.5, 1]
+    )
+    logger.removeHandler(handler)
+    assert np.isnan(hole["loss"]).tolist() == [False, False, True, True]
+    assert [r.getMessage() for r in records] == [
+        "metric 'loss' is NaN or infinite at 2 of 4 λ, the first of them 0.5"
+    ]
+    assert np.isnan(loss_barrier(hole)) and np.isnan(loss_barrier([np.inf, 1.0, 1.0]))
+    with pytest.raises(KeyError, match="no metric 'error' on this curve: it has loss"):
+        loss_barrier(hole, "error")

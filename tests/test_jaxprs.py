@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from git_rebasin.jaxprs import Evaluation, evaluate, scan_counts, trace_arrays
+from git_rebasin.jaxprs import (
+    Evaluation,
+    double_precision,
+    eval_arrays,
+    evaluate,
+    jit_arrays,
+    put_arrays,
+    scan_counts,
+    split_arrays,
+    trace_arrays,
+)
 
 
 def network(p, x, iterations=3):
@@ -26,6 +36,54 @@ def arguments():
     return jax.tree.map(lambda w: w.astype(np.float32), p), rng.normal(size=(5, 3)).astype(
         np.float32
     )
+
+
+# %% aa10c0d3
+def test_a_tree_is_its_arrays_and_the_rest():
+    tree = {"w": np.ones(2), "more": [jax.nn.relu, None, {"rate": 0.5}, jnp.zeros(3)], "name": "x"}
+    arrays, rest = split_arrays(tree)
+    assert [w.shape for w in arrays] == [(3,), (2,)]
+    back = rest.join(w + 1 for w in arrays)
+    assert back["more"][0] is jax.nn.relu and back["more"][2] == {"rate": 0.5} and back["name"] == "x"
+    np.testing.assert_array_equal(back["w"], [2, 2])
+    _, same = split_arrays(tree | {"w": jnp.zeros((4, 4))})
+    assert rest == same and hash(rest) == hash(same) and len({rest, same}) == 1
+    unhashable = {1, 2}
+    for one, other in ((1, True), (1, 1.0), ("a", "b"), (unhashable, {1, 2}), (np.ones(1), 1.0)):
+        (_, a), (_, b), (_, c) = (split_arrays([x, 0]) for x in (one, other, one))
+        assert a != b and a == c and hash(a) == hash(c)
+
+
+# %% aa10c0d9
+def test_what_is_no_array_is_not_traced():
+    traces = []
+
+
+    def layer(model, x):
+        traces.append(model["rate"])
+        h = model["activation"](x @ model["w"])
+        return h if model["bias"] is None else h + model["rate"] * model["bias"][None]
+
+
+    class Late:  # read when it is asked for
+        shape, dtype = (3, 2), np.dtype(np.float32)
+
+        def __array__(self, dtype=None, copy=None):
+            return np.ones((3, 2), np.float32)
+
+
+    x = np.ones((4, 3), np.float32)
+    model = {"w": jnp.ones((3, 2)), "activation": jax.nn.relu, "rate": 0.5, "bias": None}
+    compiled = jit_arrays(layer)
+    for w in (model["w"], np.zeros((3, 2), np.float32), Late()):
+        np.testing.assert_array_equal(compiled(model | {"w": w}, x), x @ np.asarray(w))
+    assert traces == [0.5]
+    biased = model | {"bias": np.ones(2, np.float32), "rate": 2.0}
+    assert compiled(biased, x)[0].tolist() == [5, 5] and traces == [0.5, 2.0]
+    assert eval_arrays(layer, model, x).shape == (4, 2)
+    placed = put_arrays([model, x])
+    assert placed[0]["activation"] is jax.nn.relu and isinstance(placed[1], jax.Array)
+    assert placed[0]["w"] is model["w"] and placed[0]["bias"] is None
 
 
 # %% 0ced99b9
@@ -77,7 +135,7 @@ def test_double_precision_reaches_behind_every_cast():
 
 
     closed, inputs = trace_arrays(casting, p, x)
-    with jax.enable_x64(True):
+    with double_precision():
         outs, _ = jax.jit(Evaluation(wide=True).run, static_argnums=0)(
             closed.jaxpr, closed.consts, inputs
         )

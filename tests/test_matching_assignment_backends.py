@@ -5,6 +5,7 @@ All of them answer in float64 precision, whatever the dtype of the scores, so tw
 value up to a few roundings of float64 per place; the permutations agree where one is best.
 """
 
+import ctypes
 import importlib.machinery
 import itertools
 import os
@@ -234,9 +235,7 @@ def test_many_are_as_one_by_one(backend, shape, n):
     got = linear_assignments(scores, backend=backend)
     assert got.shape == (*shape, n) and got.dtype == np.int32
     for index in np.ndindex(shape):
-        np.testing.assert_array_equal(
-            got[index], linear_assignment(scores[index], backend=backend)
-        )
+        np.testing.assert_array_equal(got[index], linear_assignment(scores[index], backend=backend))
 
 
 @each_backend
@@ -408,6 +407,45 @@ def test_the_extension_checks_what_it_is_given():
             solve(*bad)
 
 
+@needs_c
+def test_the_extension_reads_nothing_that_it_writes_to():
+    solve, memory = assignment._assignment.solve, np.zeros(100)
+    scores, out, prices = memory[:32].reshape(2, 4, 4), np.zeros((2, 4), "i4"), np.zeros((2, 4))
+    assert solve(scores, memory[32:36].view("i4").reshape(2, 4), memory[36:44].reshape(2, 4)) == 2
+    for given in [
+        (scores, memory[31:35].view("i4").reshape(2, 4), prices),
+        (scores, out, memory[24:32].reshape(2, 4)),
+        (scores, memory[40:44].view("i4").reshape(2, 4), memory[36:44].reshape(2, 4)),
+    ]:
+        with pytest.raises(ValueError, match="share memory"):
+            solve(*given, True)
+
+
+@needs_c
+def test_the_extension_takes_native_arrays_only_and_aligned_ones():
+    solve, scores, out = assignment._assignment.solve, np.zeros((1, 3, 3)), np.zeros((1, 3), "i4")
+    assert solve((ctypes.c_float * 3 * 3 * 1)(), out) == 1  # of format "<f"
+    unaligned = np.frombuffer(bytes(1 + scores.nbytes), float, 9, 1).reshape(1, 3, 3)
+    for given, error in [
+        ((scores.astype(">f8"), out), TypeError),
+        ((scores, out.astype(">i4")), TypeError),
+        ((scores, out, np.zeros((1, 3), ">f8")), TypeError),
+        ((unaligned, out), ValueError),
+    ]:
+        with pytest.raises(error):
+            solve(*given)
+
+
+@needs_c
+def test_the_extension_asks_for_no_memory_where_there_is_nothing():
+    solve, n = assignment._assignment.solve, 2**27
+    scores = np.lib.stride_tricks.as_strided(np.zeros(0), (0, n, n))
+    out = np.lib.stride_tricks.as_strided(np.zeros(0, "i4"), (0, n))
+    assert solve(scores, out) == 0
+    many = np.lib.stride_tricks.as_strided(np.zeros(0), (2**50, 0, 0))
+    assert solve(many, np.lib.stride_tricks.as_strided(np.zeros(0, "i4"), (2**50, 0))) == 2**50
+
+
 # ---- which solver
 
 
@@ -450,12 +488,12 @@ def test_the_extension_is_built_where_it_can_be():
 
 
 @needs_c
-def test_the_extension_is_not_older_than_its_source():
-    built, source = (
-        Path(assignment._assignment.__file__),
-        ROOT / "git_rebasin" / "matching" / "_assignment.c",
-    )
-    assert built.name.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
-    if built.parent != source.parent:
-        pytest.skip("the package is not installed in place")
-    assert built.stat().st_mtime >= source.stat().st_mtime, "run `make setup`"
+def test_the_extensions_are_not_older_than_their_sources():
+    for part in (assignment._assignment, permutations._gather):
+        built = Path(part.__file__)
+        assert built.name.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+        if built.parent.parent != ROOT / "git_rebasin":
+            pytest.skip("the package is not installed in place")
+        name = part.__name__.rpartition(".")[2]
+        for source in (built.with_name(f"{name}.c"), ROOT / "git_rebasin" / "_native.h"):
+            assert built.stat().st_mtime >= source.stat().st_mtime, "run `make setup`"

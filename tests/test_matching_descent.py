@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from git_rebasin.matching.descent import check_steps, place_on_line, require_batches
+from git_rebasin.matching.descent import check_place, place_on_line, require_batches
 from git_rebasin.progress import Progress
 
 
@@ -56,6 +56,10 @@ def test_points_of_the_line_are_given_or_the_keys():
     assert place_on_line(key, 1, 0.25) == 0.25
     draws = [float(place_on_line(key, number, "uniform")) for number in range(50)]
     assert len(set(draws)) == 50 and 0 <= min(draws) < 0.2 and 0.8 < max(draws) < 1
+    for bad in (math.nan, math.inf, -0.1, 1.1, None, "unifrom"):
+        with pytest.raises(ValueError, match="lam is .*: give a number from 0 to 1"):
+            check_place(bad)
+    check_place("uniform"), check_place(0), check_place(1.0)
     assert draws[7] == float(jax.random.uniform(jax.random.fold_in(key, 7)))
 
 
@@ -76,9 +80,6 @@ def test_batches_are_required_and_passed_on_one_by_one():
     for nothing in ([], batches):
         with pytest.raises(ValueError, match="there is no batch: `eval_batches` is empty, or an"):
             require_batches(nothing, "eval_batches")
-    for number in (0, -1):
-        with pytest.raises(ValueError, match=f"patience is {number}: give at least one step"):
-            check_steps(max_steps=None, eval_every=1, patience=number)
 
 
 # %% 6d1a50dd
@@ -170,6 +171,10 @@ def test_steps_end_with_the_batches_and_none_is_drawn_in_vain():
     assert len(iterate(halve, 4.0, stream, stage="halve")[1]) == 2
     with pytest.raises(ValueError, match="there is no batch: `batches` is empty, or an iterator"):
         iterate(halve, 4.0, stream, stage="halve")
+    for wrong in ("max_steps", "eval_every"):
+        for number in (0, 2.5, math.nan, True):
+            with pytest.raises(ValueError, match=f"{wrong} is {number}: give at least one step"):
+                iterate(halve, 4.0, [0.0], stage="halve", **{wrong: number})
 
 
 # %% 6d1a50e3

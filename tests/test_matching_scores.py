@@ -149,6 +149,25 @@ def test_the_objective_is_the_inner_product():
     np.testing.assert_allclose(dot(x, y), want, atol=1e-6 * np.linalg.norm(x) * np.linalg.norm(y))
 
 
+# %% c0a1e014
+def test_matrices_and_objectives_of_models_of_any_scale():
+    a, b, perm = draw(0), draw(1), random_perm(2)
+    plain = Scores(SPEC, a, b)
+    assert plain.unit == 0 and not any(plain.power(g) for g in plain.groups)
+    for p, q in ((-70, -65), (-120, 30), (70, 55), (100, -20)):
+        models = ({k: np.ldexp(w, n) for k, w in m.items()} for m, n in ((a, p), (b, q)))
+        scores = Scores(SPEC, *models)
+        assert np.isclose(scores.objective(perm), np.ldexp(plain.objective(perm), p + q), rtol=1e-6)
+        for g, own in scores.groups.items():
+            matrix = np.asarray(own.update(perm), np.float64)
+            want = np.asarray(plain.groups[g].update(perm), np.float64)
+            scaled = np.ldexp(matrix, scores.power(g) - p - q)
+            np.testing.assert_allclose(scaled, want, rtol=1e-5, atol=1e-5)
+            value, scale = (np.ldexp(x, -p - q) for x in (own.value(perm), own.scale))
+            assert np.isclose(value, plain.groups[g].value(perm), rtol=1e-5)
+            assert np.isclose(scale, plain.groups[g].scale, rtol=1e-5)
+
+
 # %% c4908ccd
 def test_one_compilation_for_each_shape_and_role():
     code = """

@@ -131,6 +131,26 @@ def test_layers_in_a_scan_are_found():
     assert find_batch_stats(scanned, p, np.ones((4, 5), np.float32)) == {"stack/m": "stack/v"}
 
 
+# %% dd40c0d1
+def test_a_leaf_that_is_divided_first_is_found_with_its_divisor():
+    def debiased(p, x, raw=False):
+        q = dict(p["a"])
+        scale = 1 - 0.9 ** q["count"].astype(jnp.float32)
+        q |= {"m": q["m"] / scale, "v": q["v"] / scale}
+        return layer(x, q) + (p["a"]["m"][None] if raw else 0)
+
+
+    x = np.ones((4, 5), np.float32)
+    p = {"a": units(5, count=np.array(3))}
+    assert find_batch_stats(debiased, p, x) == {"a/m": "a/v"}
+    (place,) = find_places(debiased, None, p, x)[2]
+    assert all(v is not None and v.aval.size == 1 for v in place.divisors)
+    (place,) = find_places(lambda p, x: layer(x, p), None, p["a"], x)[2]
+    assert place.divisors == (None, None)
+    with pytest.raises(ValueError, match="no BatchNorm was found"):
+        find_places(partial(debiased, raw=True), None, p, x)
+
+
 # %% 42d80361
 def test_what_cannot_be_found_is_named_or_refused():
     x, p = np.ones((4, 5), np.float32), {"a": units(5), "b": units(5)}

@@ -185,6 +185,29 @@ def test_leaves_keep_their_layout_and_type():
     np.testing.assert_allclose(renewed["v"], x.var(1).T, rtol=1e-3)
 
 
+# %% dd40c0d2
+def test_leaves_that_are_divided_before_their_use():
+    def debiased(p, x):
+        "Running sums, as Equinox keeps them, which start at 0 and are divided by 1 − 0.9ⁿ"
+        scale = 1 - 0.9 ** p["n"].astype(jnp.float32)
+        return plain({"l0": p["l0"] | {k: p["l0"][k] / scale for k in ("m", "v")}, "l1": p["l1"]}, x)
+
+
+    params, x = make(), normals(7, 30, 6)
+    for n in (1, 3):
+        for passes in (1, 2):
+            got = reset_batch_stats(
+                debiased, params | {"n": np.array(n)}, [x[:20], x[20:]], passes=passes
+            )
+            sums = {k: got["l0"][k] / (1 - 0.9**n) for k in ("m", "v")}
+            check({"l0": sums, "l1": got["l1"]}, oracle(params, [x[:20], x[20:]], passes))
+    np.testing.assert_allclose(
+        with_batch_stats(debiased)(params | {"n": np.array(3)}, x),
+        with_batch_stats(plain)(params, x),
+        rtol=1e-5,
+    )
+
+
 # %% 709ed249
 def test_statistics_that_are_not_recognised_can_be_named():
     def unusual(p, x):
@@ -213,3 +236,26 @@ def test_what_makes_no_sense_is_refused():
         reset_batch_stats(plain, make(1), iter([x]), passes=2)
     with pytest.raises(ValueError, match="there is no batch"):
         reset_batch_stats(plain, make(1), [])
+
+
+# %% bb20c0d3
+def test_batches_that_would_spoil_the_statistics_are_refused():
+    good = normals(7, 30, 6)
+    bad = np.where(good == good[3, 2], np.nan, good)
+    whose = "value that 'l0/m' and 'l0/v' are the statistics of"
+    for batches, why in (
+        ([good, bad], "is NaN or infinite in 6 of 6 units in batch 1, counted from 0"),
+        ([np.where(np.isnan(bad), np.inf, bad)], "is NaN or infinite in 6 of 6 units in batch 0"),
+        ([good * np.float32(1e25)], "has squares that overflow in 6 of 6 units in batch 0"),
+        ([good, good, good[:0]], "has 0 samples, where at least 2 are needed, in batch 2"),
+        ([good[:1], good], "has 1 samples, where at least 2 are needed, in batch 0"),
+    ):
+        with pytest.raises(ValueError, match=f"{whose} {why}"):
+            reset_batch_stats(plain, make(1), batches)
+    with pytest.raises(ValueError, match=f"{whose} has 1 samples in this batch"):
+        with_batch_stats(plain)(make(), good[:1])
+    half = {"l0": make(1)["l0"] | {"v": np.ones(6, np.float16)}}
+    with pytest.raises(
+        ValueError, match="'l0/v' is as large as .*, which is beyond its dtype, float16"
+    ):
+        reset_batch_stats(plain, half, [1000 * good])

@@ -88,6 +88,27 @@ def test_cross_moments_are_those_of_all_samples():
         assert abs(total.correlation[0, 3, 0] - 1) < 1e-6 and not np.any(total.correlation[1, :, 1])
 
 
+# %% bb20c0d2
+def test_values_of_every_kind_are_summed_in_float32_at_least():
+    z = draw(0, 5000, 2, mean=3.0)
+    for dtype in (np.float16, jnp.bfloat16, np.int8, bool):
+        narrow = (10 * z).astype(dtype)
+        m, wide = moments(narrow), narrow.astype(np.float64)
+        assert m.mean.dtype == m.scatter.dtype == jnp.float32
+        np.testing.assert_allclose(m.mean, wide.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(m.var, wide.var(0), rtol=1e-4)
+    c = (z + 1j * draw(1, 5000, 2)).astype(np.complex64)
+    halves = moments(c[:3000]).merge(moments(c[3000:]))
+    for m in (moments(c), halves):
+        np.testing.assert_allclose(m.mean, c.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(m.var, c.var(0), rtol=1e-4)  # of the modulus, as numpy's
+        np.testing.assert_allclose(m.squares, (abs(c) ** 2).sum(0), rtol=1e-4)
+        assert m.scatter.dtype in (np.float32, np.float64) and not np.any(m.constant)
+    cross = CrossMoments.of(c[:3000], c[:3000, ::-1]).merge(CrossMoments.of(c[3000:], c[3000:, ::-1]))
+    np.testing.assert_allclose(cross.inner, (c.conj().T @ c[:, ::-1]).real, rtol=1e-4)
+    np.testing.assert_allclose(np.diag(cross.correlation[:, ::-1]), 1, rtol=1e-5)
+
+
 # %% c3298178
 def test_batches_are_let_go():
     import weakref
@@ -110,6 +131,36 @@ def test_batches_are_let_go():
     assert seen == list(range(1, 21)) and moments["z"].count == 19 * 50 + 40
     with pytest.raises(ValueError, match="there is no batch"):
         merge_batches(step, iter([]))
+
+
+# %% bb20c0d1
+def test_a_batch_that_would_spoil_all_is_refused_by_its_number():
+    good, step = draw(0, 9, 3), jax.jit(lambda z: {"z": Moments.of(z, [0])})
+    both = jax.jit(lambda z: {"z": CrossMoments.of(good, z)})
+    for bad, why in (
+        (np.where(good == good[2, 1], np.nan, good), "is NaN or infinite in 1 of 3 units in batch 1"),
+        (np.where(good == good[2, 1], -np.inf, good), "is NaN or infinite in 1 of 3 units in batch 1"),
+        (good * np.float32(1e25), "has squares that overflow in 3 of 3 units in batch 1"),
+    ):
+        with pytest.raises(ValueError, match="the value 'z' " + why):
+            merge_batches(step, [good, bad, good])
+        if "overflow" in why:  # products of two models are in a unit of their own
+            scaled = merge_batches(both, [bad])["z"]
+            np.testing.assert_allclose(
+                scaled.b.var, 1e50 * merge_batches(step, [good])["z"].var, rtol=1e-5
+            )
+        else:
+            with pytest.raises(ValueError, match="the value 'z' of model B " + why):
+                merge_batches(both, iter([good, bad, good]))
+    with pytest.raises(ValueError, match="'z' has 0 samples, where at least 1 are needed, in batch 2"):
+        merge_batches(step, [good, good, good[:0]])
+    with pytest.raises(ValueError, match="unit of z has 1 samples, where at least 2 .* in batch 0"):
+        merge_batches(step, [good[:1]], describe="a unit of {}".format, least=2)
+    with pytest.raises(ValueError, match="'z' has other units in batch 1, .*\\(1,\\).*\\(3,\\)"):
+        merge_batches(step, [good, good[:, :1]])
+    for one, other, missing in (("z", "y", "y"), ("zy", "z", "y"), ("z", "zy", "y")):
+        with pytest.raises(ValueError, match=f"'{missing}' "):
+            merge_batches(lambda ns: {n: Moments.of(good, [0]) for n in ns}, [one, other])
 
 
 # %% 31545981

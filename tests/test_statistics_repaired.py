@@ -289,8 +289,10 @@ def test_what_does_not_fit_is_refused():
     merged = mean(models)
     for text, given in {
         "2 models have the weights": {"weights": [0.5, 0.6]},
+        "with the weights .* below 0": {"weights": [-9, 10]},
         "0 models have the weights": {"models": []},
         "'b0' has shape .9,. in model 1 and .8,.": {"models": [draw(0), draw(1, (6, 9, 8, 8, 4))]},
+        "'b0' has shape missing in model 1": {"models": [draw(0), {p: draw(1)[p] for p in ("w0",)}]},
         "read several times": {"batches": iter([x])},
         "that is not empty": {"batches": []},
         "passes is 0": {"passes": 0},
@@ -309,6 +311,55 @@ def test_what_does_not_fit_is_refused():
     result = repair(depends, merged, models, [x])
     with pytest.raises(ValueError, match="computes other values for these arguments"):
         run(result, x[:3])
+
+
+# %% bb20c0d4
+def test_batches_that_would_spoil_the_statistics_are_refused():
+    models, good = [draw(0), draw(1)], normals(9, 20, 6)
+    bad = np.where(good == good[3, 2], np.nan, good)
+    broken = models[1] | {"b0": np.full(8, np.nan, np.float32)}
+    for own, batches, why in (
+        (
+            models,
+            [good, bad],
+            "of model 0 is NaN or infinite in 8 of 8 units in batch 1, counted from 0",
+        ),
+        (
+            models,
+            [np.where(np.isnan(bad), np.inf, bad)],
+            "of model 0 is NaN or infinite in 8 of 8 units",
+        ),
+        ([models[0], broken], [good], "of model 1 is NaN or infinite in 8 of 8 units in batch 0"),
+        (models, [good * np.float32(1e25)], "of model 0 has squares that overflow in 8 of 8 units"),
+        (models, [good[:0]], "of model 0 has 0 samples, where at least 2 are needed, in batch 0"),
+        (models, [good, good[:1]], "of model 0 has 1 samples, where at least 2 are needed, in batch 1"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            repair(mlp, mean(models), own, batches)
+    with pytest.raises(ValueError, match="of the merged model is NaN"):
+        repair(mlp, broken, models, [good])
+
+
+# %% bb20c0d5
+def test_complex_units_get_their_mean_and_deviation():
+    def phases(p, x):
+        return jnp.abs((x @ p["w0"] + p["b0"][None]) @ p["w1"])
+
+
+    def complex_model(seed):
+        real, imaginary = draw(seed), draw(seed + 5)
+        return {k: real[k] + 1j * imaginary[k] for k in ("w0", "b0", "w1")}
+
+
+    models = [complex_model(0), complex_model(1)]
+    x = normals(9, 50, 6) + 1j * normals(8, 50, 6)
+    result = repair(phases, mean(models), models, [x])
+    (name,) = result.goals
+    fix, values = result.params["corrections"][name], [x @ m["w0"] for m in (mean(models), *models)]
+    units = values[0] * fix["scale"][None] + fix["shift"][None]
+    for f in (np.mean, np.std):
+        want = np.mean([f(z, axis=0) for z in values[1:]], axis=0)
+        np.testing.assert_allclose(f(np.asarray(units), axis=0), want, rtol=1e-4, atol=1e-5)
 
 
 # %% c9cf1dc1

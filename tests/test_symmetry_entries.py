@@ -6,25 +6,23 @@ from git_rebasin.symmetry.entries import (
     Fixed,
     Group,
     Part,
+    PermutationSpecError,
     Product,
     Split,
     as_entry,
     as_row,
     atoms_of,
+    count_parts,
     learn,
     measure,
-    row_from_json,
     row_rank,
     row_str,
-    row_to_json,
     short_row,
     unsplit_rows,
 )
 
 
 # %% b7e7f17b
-import json
-
 import pytest
 
 EVERY = [
@@ -37,10 +35,8 @@ EVERY = [
 
 
 # %% b2445a1f
-def test_entries_survive_json():
+def test_entries_show_themselves_as_they_are_written():
     for row in EVERY:
-        data = json.loads(json.dumps(row_to_json(as_row(row))))
-        assert row_from_json(data) == as_row(row) and row_to_json(row_from_json(data)) == data
         assert eval(repr(short_row(as_row(row)))) == short_row(as_row(row))
 
 
@@ -54,6 +50,7 @@ def test_abbreviations():
     assert [row_str(row) for row in unsplit_rows(nested)] == ["1, A", "1, B", "1, C"]
     assert list(unsplit_rows(as_row(("P", None)))) == [as_row(("P", None))]
     assert row_rank(nested) == 2 and row_rank(("P", None, "Q")) == 3
+    assert [count_parts(as_row(row)) for row in EVERY] == [1, 3, 1, 3, 3]
     for wrong in (1.5, True, {"P"}, ("P",)):
         with pytest.raises(TypeError, match="no entry"):
             as_entry(wrong)
@@ -68,3 +65,36 @@ def test_sizes_follow_from_the_axes():
     assert not learn(Product(4, "R"), 10, sizes) and not learn(Concat("P", "R"), 4, sizes)
     assert learn(Concat("S", "T"), 9, sizes) and measure(Concat("S", "T"), sizes) is None
     assert learn(Coordinate("J", 1), 4, sizes) and sizes["J", 1] == 4
+    assert (
+        learn(Product(0, "N"), 0, sizes) and "N" not in sizes and not learn(Product(0, "N"), 3, sizes)
+    )
+    assert learn(Product(3, "N"), 0, sizes) and sizes["N"] == 0 and learn(Concat("P", "N"), 5, sizes)
+
+
+# %% e1a10003
+def test_what_no_axis_can_be_is_refused_where_it_is_written():
+    for make, message in [
+        (lambda: Group("P", -1), "size of group 'P' is -1: give a whole number from 0 to 2147483647"),
+        (lambda: Group("P", 2.0), "size of group 'P' is 2.0"),
+        (lambda: Group("P", True), "size of group 'P' is True"),
+        (lambda: Group("P", 2**31), "size of group 'P' is 2147483648"),
+        (lambda: Group("P", float("nan")), "size of group 'P' is nan"),
+        (lambda: Group(3), "name of a group is 3"),
+        (lambda: Group(""), "name of a group is ''"),
+        (lambda: Group("Q", within=("H", 0)), "name of an axis that 'Q' is within is 0"),
+        (lambda: Fixed("4", "layers"), "size of a fixed axis 'layers' is '4'"),
+        (lambda: Fixed(4, 4), "name of a fixed axis is 4"),
+        (lambda: as_entry(-4), "size of a fixed axis is -4"),
+        (lambda: Part("Z", None), "size of a part of group 'Z' is None"),
+        (lambda: Part("Z", -1), "size of a part of group 'Z' is -1"),
+        (lambda: Coordinate("J", -1), "number of a coordinate of group 'J' is -1"),
+        (lambda: Coordinate("J", 0, "2"), r"size of the coordinate J\[0\] is '2'"),
+        (lambda: Product(), "a Product of nothing"),
+        (lambda: Split(0), "whose rows have no axes"),
+        (lambda: Split(2, ("P", None)), "a Split of axis 2 whose rows have 2 axes"),
+        (lambda: Split(0, ("P", None), ("P",)), "a Split of axis 0 whose rows have 2, 1 axes"),
+        (lambda: Split(-1, ("P", None)), "axis of a split is -1"),
+        (lambda: Split(0, Split(1, ("P", None)), ("P",)), "whose rows have 2, 1 axes"),
+    ]:
+        with pytest.raises(PermutationSpecError, match=message):
+            make()

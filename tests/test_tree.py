@@ -38,6 +38,10 @@ def test_leaves_that_are_not_arrays_are_kept_and_not_listed():
     tree = {"w": np.ones(2), "activation": jax.nn.relu, "name": "x"}
     assert list(flatten(tree)) == ["w"]
     assert unflatten({"w": np.zeros(2)}, like=tree)["activation"] is jax.nn.relu
+    tree |= {"rate": 0.5, "on": False}  # numbers are kept, or replaced where they are given
+    assert unflatten({"w": np.zeros(2)}, like=tree)["rate"] == 0.5
+    back = unflatten({"w": np.zeros(2), "rate": np.array(0.25), "on": np.array(True)}, like=tree)
+    assert back["on"] is True and type(back["rate"]) is float and back["rate"] == 0.25
 
 
 # %% 0a510d6a
@@ -78,8 +82,16 @@ def test_leaves_that_are_read_late_come_through_unread():
 
 # %% 6fd87759
 def test_bad_paths_are_refused():
-    with pytest.raises(ValueError, match="two leaves of the tree have the path 'a/b'"):
+    from collections import OrderedDict
+
+    with pytest.raises(ValueError, match=r"the path 'a/b'.*\['a'\]\['b'\] and \['a/b'\]"):
         flatten({"a/b": np.ones(1), "a": {"b": np.ones(2)}})
+    twice = {"layers": OrderedDict({0: np.ones(1), "0": np.ones(1)})}
+    for act in (flatten, lambda tree: unflatten({"layers/0": np.ones(1)}, like=tree)):
+        with pytest.raises(ValueError, match=r"\['layers'\]\[0\] and \['layers'\]\['0'\]"):
+            act(twice)
+        with pytest.raises(ValueError, match="keys 0 and '0', of different types"):
+            act({"model": [{"layers": dict(twice["layers"])}]})
     for flat in ({"a": np.ones(1), "a/b": np.ones(1)}, {"a/b": np.ones(1), "a": np.ones(1)}):
         with pytest.raises(ValueError, match="rename one of them"):
             unflatten(flat)
@@ -110,6 +122,17 @@ def test_norms():
     many = {"w": jnp.full(2**20 + 1, 0.1, jnp.float32)}
     exact = (2**20 + 1) * float(np.float32(0.1)) ** 2
     np.testing.assert_allclose(inner(many, many), exact, rtol=1e-12)
+    # a complex number is a vector of two
+    z, w = {"z": np.array([3 + 4j, 1j])}, {"z": jnp.array([1 + 1j, 2.0])}
+    assert norm(z) == 26**0.5 and leaf_norms(z) == {"z": 26**0.5} and inner(z, w) == inner(w, z) == 7.0
+    for dtype in (np.float16, jnp.bfloat16, jnp.float8_e4m3fn):  # 200² is beyond float16
+        assert norm({"w": np.full(4, 200).astype(dtype)}) == 2 * float(np.float32(dtype(200)))
+    with pytest.raises(KeyError, match="'n' is in the first tree only"):
+        inner(tree, {"u": tree["u"], "v": tree["v"]})
+    with pytest.raises(KeyError, match="'more' is in the second tree only"):
+        inner(tree, tree | {"more": np.ones(1)})
+    with pytest.raises(ValueError, match=r"'v' has shape \(1, 1\) in the first tree and \(1,\)"):
+        inner(tree, tree | {"v": np.ones(1)})
 
 
 # %% fd469608
@@ -141,3 +164,146 @@ def test_slerp_of_equal_opposite_and_zero_vectors_is_finite():
     np.testing.assert_allclose(slerp(zero, a, 0.25)["w"], 0.25 * a["w"], rtol=1e-6)
     nearly = {"w": a["w"] * jnp.array([1.0, 1.0, 1.0 + 1e-3])}
     np.testing.assert_allclose(slerp(a, nearly, 0.5)["w"], lerp(a, nearly, 0.5)["w"], rtol=1e-5)
+
+
+# %% aa10c0da
+def test_numpy_stays_numpy_with_its_digits_and_jax_stays_jax():
+    third, seven = (
+        {"w": np.full((2, 1), 1 / 3), "s": np.float64(0.1)},
+        {"w": np.full((2, 1), 7.0), "s": np.float64(7)},
+    )
+    for path in (lerp, slerp):
+        mid = path(third, seven, 0.25)
+        assert all(type(x) is np.ndarray and x.dtype == np.float64 for x in mid.values())
+    assert lerp(third, seven, 0.25)["w"][0, 0] == 0.75 * (1 / 3) + 0.25 * 7
+    assert lerp(third, third, np.array(0.5, np.float32))["w"][0, 0] == 1 / 3
+    for dtype in (np.float16, jnp.bfloat16, jnp.float8_e4m3fn, np.float32, np.complex64, np.complex128):
+        a, b = ({"w": np.array([x, 2.0]).astype(dtype)} for x in (1.0, 1.5))
+        for path in (lerp, slerp):
+            want = path(a, b, 0.3)["w"]
+            for got in (path(jax.tree.map(jnp.asarray, a), b, 0.3), jax.jit(path)(a, b, 0.3)):
+                assert (
+                    want.dtype == dtype and type(want) is np.ndarray and isinstance(got["w"], jax.Array)
+                )
+                assert got["w"].dtype == jax.dtypes.canonicalize_dtype(dtype)
+                np.testing.assert_allclose(
+                    *(np.abs(x.astype(complex)) for x in (got["w"], want)), rtol=1e-6
+                )
+    # 60000 + 60000 is beyond float16, and 0.25 (1 + i) + 0.75 (3 - i) is 2.5 - 0.5 i
+    assert lerp({"w": np.float16([6e4])}, {"w": np.float16([6e4])}, 0.5)["w"] == np.float16(6e4)
+    assert lerp({"w": np.array([1 + 1j])}, {"w": np.array([3 - 1j])}, 0.75)["w"] == 2.5 - 0.5j
+    assert lerp({"w": jnp.ones(1)}, {"w": np.full(1, 3.0)}, 0.5)["w"].dtype == jnp.float32
+    assert lerp({"w": np.ones(1)}, {"w": jnp.full(1, 3.0)}, 0.5)["w"].dtype == np.float64
+    lams = jnp.array([0.0, 0.5, 1.0])
+    many = jax.vmap(
+        lambda lam: lerp({"w": np.zeros(1, np.float32)}, {"w": np.ones(1, np.float32)}, lam)
+    )
+    assert many(lams)["w"][:, 0].tolist() == lams.tolist()
+
+
+# %% aa10c0db
+def test_what_holds_no_floats_is_taken_from_a():
+    a = {
+        "n": np.array(100),
+        "on": np.array([True]),
+        "key": jax.random.key(0),
+        "raw": jax.random.PRNGKey(0),
+    }
+    b = {
+        "n": np.array(300),
+        "on": np.array([False]),
+        "key": jax.random.key(1),
+        "raw": jax.random.PRNGKey(1),
+    }
+    more = {
+        "f": jax.nn.relu,
+        "name": "A",
+        "rate": 0.5,
+        "none": None,
+        "count": 3,
+        "w": np.ones(2, np.float32),
+    }
+    for path in (lerp, slerp):
+        mid = path(a | more, b | more | {"f": jnp.tanh, "name": "B", "count": 4}, 0.5)
+        assert all(mid[k] is x for k, x in (a | more).items() if k != "w")
+    with pytest.raises(ValueError, match="'rate' is the number 0.5 in A and 0.7 in B: a parameter has"):
+        lerp(more, more | {"rate": 0.7}, 0.5)
+    empty = {"n": np.array(1)}
+    assert lerp(empty, empty, 0.5) == slerp(empty, empty, 0.5) == empty and lerp({}, {}, 0.5) == {}
+
+
+# %% aa10c0dc
+def test_what_is_no_line_is_refused():
+    from collections.abc import Mapping
+
+    a = {"layers": {0: np.ones(2)}, "bias": np.ones(3)}
+    cases = (
+        ({"layers": {0: np.ones(2)}}, "structures: only A has 'bias'. Give two models of one"),
+        (a | {"x": [np.ones(1)] * 6}, "only B has 'x/0', 'x/1', 'x/2', 'x/3', …"),
+        (
+            a | {"layers": {"0": np.ones(2)}},
+            r"'layers/0' is reached by DictKey\(key=0\) in A and by Dict",
+        ),
+        (a | {"layers": [np.ones(2)]}, r"DictKey\(key=0\) in A and by SequenceKey\(idx=0\) in B"),
+        (flax.core.freeze(a), "all paths agree, but some containers.*like=a"),
+        (a | {"bias": np.ones(1)}, r"'bias' has shape \(3,\) in A and \(1,\) in B"),
+        (a | {"bias": np.ones((3, 1))}, r"'bias' has shape \(3,\) in A and \(3, 1\) in B"),
+        (a | {"bias": np.ones(3, complex)}, "'bias' has dtype float.. in A and complex.* in B"),
+    )
+    for b, why in cases:
+        for path in (lerp, slerp, jax.jit(lerp, static_argnums=2)):
+            with pytest.raises(ValueError, match=why):
+                path(a, b, 0.5)
+    with pytest.raises(ValueError, match="'bias' is an array in A and 3.0 in B"):
+        lerp(a, a | {"bias": 3.0}, 0.5)
+    with pytest.raises(ValueError, match="'bias' has a shape and no values"):
+        lerp(jax.eval_shape(lambda: a), a, 0.5)
+    with pytest.raises(ValueError, match="'n' has dtype int64 in A and float64 in B"):
+        lerp({"n": np.ones(1, int)}, {"n": np.ones(1)}, 0.5)
+    assert lerp({"n": np.ones(1)}, {"n": np.full(1, 3)}, 0.5)["n"] == 2.0
+    assert lerp(a, unflatten(flatten(flax.core.freeze(a)), like=a), 0.5)["bias"].tolist() == [1, 1, 1]
+    for lam in (np.nan, -np.inf, "0.5", 1j, None, np.ones(1), jnp.array(np.nan)):
+        for path in (lerp, slerp):
+            with pytest.raises(ValueError, match="give one finite number"):
+                path(a, a, lam)
+    with pytest.raises(ValueError, match="give one finite number"):
+        jax.jit(lerp)(a, a, jnp.ones(2))
+
+
+    class File(Mapping):  # no pytree
+        def __init__(self, leaves):
+            self.leaves = leaves
+
+        def __getitem__(self, path):
+            return self.leaves[path]
+
+        def __iter__(self):
+            return iter(self.leaves)
+
+        def __len__(self):
+            return len(self.leaves)
+
+
+    mid = lerp({"model": File({"w": np.zeros(2)})}, {"model": File({"w": np.ones(2)})}, 0.5)
+    assert mid["model"]["w"].tolist() == [0.5, 0.5]
+
+
+# %% aa10c0dd
+def test_slerp_of_any_size_and_kind_is_the_textbook_formula():
+    for dtype in (np.float32, np.float64, np.complex64):
+        for size in (1e-30, 1.0, 1e30):  # whose squares are beyond float32
+            a, b = (np.array(x, dtype) * dtype(size) for x in ([1, 0, 2], [0, 3, 1]))
+            omega = np.arccos(2 / 5**0.5 / 10**0.5)
+            want = (np.sin(0.7 * omega) * (a / size) + np.sin(0.3 * omega) * (b / size)) / np.sin(omega)
+            for x, y in ((a, b), (jnp.asarray(a), jnp.asarray(b))):
+                got = np.asarray(slerp({"w": x}, {"w": y}, 0.3)["w"]) / dtype(size)
+                np.testing.assert_allclose(np.abs(got), np.abs(want), rtol=1e-5)
+                traced = jax.jit(slerp)({"w": x}, {"w": y}, 0.3)["w"]
+                np.testing.assert_allclose(
+                    np.abs(np.asarray(traced) / dtype(size)), np.abs(want), rtol=1e-5
+                )
+    a, b = {"w": np.ones(2), "v": np.ones(1)}, {"w": np.ones(2), "v": np.full(1, np.nan)}
+    for pair, name in (((a, b), "B"), ((b, a), "A"), (jax.tree.map(jnp.asarray, (a, b)), "B")):
+        with pytest.raises(ValueError, match=f"'v' of model {name} holds NaN or infinity"):
+            slerp(*pair, 0.5)
+    assert np.all(np.isnan(jax.jit(slerp)(a, b, 0.5)["w"]))

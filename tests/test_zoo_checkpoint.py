@@ -7,7 +7,13 @@ import numpy as np
 import optax
 import pytest
 import tempfile
-from git_rebasin.zoo.checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint
+from git_rebasin.zoo.checkpoint import (
+    CheckpointError,
+    digest,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 
 # %% 1a6d28ae
@@ -34,23 +40,46 @@ def test_checkpoints_come_back_bit_for_bit():
 # %% 9e6dc9d9
 def test_damaged_checkpoints_are_refused():
     trees, run = {"params": {"w": jnp.arange(100.0)}}, {"key": "1"}
+    history = [{"epoch": 1, "loss": 2.5}]
     with tempfile.TemporaryDirectory() as folder:
-        path = save_checkpoint(f"{folder}/run.safetensors", trees, [], run)
+        path = save_checkpoint(f"{folder}/run.safetensors", trees, history, run)
         whole = path.read_bytes()
         flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+        after = "was damaged after it was written: delete it to begin again"
         for damaged, words in (
             (b"", "cannot be read"),
             (whole[:5], "cannot be read"),
             (whole[:100], "cannot be read"),
             (whole[:-1], "cannot be read"),
             (b"\0" * len(whole), "cannot be read"),
-            (flipped, "was damaged after it was written: delete it to begin again"),
+            (flipped, after),
+            (whole.replace(b"2.5", b"1.5"), after),  # the history
+            (whole.replace(b'\\"1\\"', b'\\"2\\"'), after),  # the fingerprint
+            (whole.replace(b"params/w", b"params/v"), after),
+            (whole.replace(b'"F32"', b'"I32"'), after),
+            (whole.replace(b"history", b"hystory"), "is no checkpoint of this version, it has no 'his"),
         ):
+            assert damaged != whole
             path.write_bytes(damaged)
-            with pytest.raises(CheckpointError, match=words):
-                load_checkpoint(path, trees, run)
+            for read in (lambda: load_checkpoint(path, trees, run), lambda: read_checkpoint(path)):
+                with pytest.raises(CheckpointError, match=words):
+                    read()
         save_params(path, trees)
-        with pytest.raises(CheckpointError, match="is no checkpoint, it has no 'run'"):
+        with pytest.raises(CheckpointError, match="is no checkpoint of this version, it has no 'run'"):
             load_checkpoint(path, trees, run)
         with pytest.raises(CheckpointError, match="cannot be read"):
-            load_checkpoint(folder, trees, run)
+            load_checkpoint(f"{folder}/none", trees, run)
+
+
+# %% other-arrays
+def test_checkpoints_with_other_arrays_are_refused():
+    w, run = jnp.arange(3.0), {"key": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_checkpoint(f"{folder}/run.safetensors", {"params": {"w": w}}, [], run)
+        for other, words in (
+            ({"v": w}, "has other arrays .'params/v' is only in `like`"),
+            ({"w": w[:2]}, r"'params/w' is float32\[3\] in the file, float32\[2\] now: delete it"),
+            ({"w": w.astype(int)}, r"'params/w' is float32\[3\] in the file, int32\[3\] now"),
+        ):
+            with pytest.raises(CheckpointError, match=words):
+                load_checkpoint(path, {"params": other}, run)

@@ -73,7 +73,8 @@ def _write(pair: Pair, out: Path) -> list[Path]:
     "Write figures, weights and the record of a pair, each whole or not at all"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from git_rebasin.checkpoints.io import save_params, write_atomic
+    from git_rebasin.checkpoints.files import write_atomic
+    from git_rebasin.checkpoints.io import save_params
     from git_rebasin.experiments.records import write_record
     from git_rebasin.plot import plot_match
 

@@ -49,7 +49,7 @@ def run(
         print(format_plans(plans_of(preset)))
         return
     with ProgressBar() as bar:
-        files = experiment.run(args.preset, args.out, bar)
+        files = experiment.run(args.preset, args.out, callback=bar)
     for file in files:
         print(experiment.format(read_record(file)), "\n")
     print(f"Written to {files[0].parent}: {', '.join(file.name for file in files)}")

@@ -11,7 +11,6 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'EpochSweep', 'keep_snapshot', 'train_with_s
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #c1ec4df4
 import dataclasses
-import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..checkpoints.io import load_metadata, load_params, save_params
 from .compare import mean_and_spread
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
@@ -51,6 +49,8 @@ from ..matching.weights import weight_matching
 from ..progress import Progress
 from ..symmetry.permutation import identity_permutation
 from ..tables import markdown_table
+from ..tree import unflatten
+from ..zoo.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from ..zoo.data import Split
 from ..zoo.train import TrainConfig, TrainResult
 
@@ -106,9 +106,10 @@ def keep_snapshot(
     """
     if not checkpoint.exists():
         return
-    epoch = len(json.loads(load_metadata(checkpoint)["history"]))
-    if epoch in epochs:
-        save_params(_snapshot(checkpoint, epoch), load_params(checkpoint)["params"])
+    arrays, run, history = read_checkpoint(checkpoint)
+    if (epoch := len(history)) in epochs:
+        params = {"params": unflatten(arrays)["params"]}
+        save_checkpoint(_snapshot(checkpoint, epoch), params, history, run)
 
 
 def train_with_snapshots(
@@ -160,7 +161,10 @@ def weights_after(
             f"{file} is missing, and the training is beyond epoch {epoch}: delete {checkpoint} to "
             "train again"
         )
-    return load_params(file)
+    (arrays, run, _), again = read_checkpoint(file), f"delete it and {checkpoint} to train again"
+    if run != read_checkpoint(checkpoint)[1]:
+        raise CheckpointError(f"{file} is of another run than {checkpoint}: {again}")
+    return unflatten(arrays)["params"]
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #51feee1e
 def match_epochs(
@@ -188,7 +192,7 @@ def match_epochs(
     last, rows = problem_of(config.epochs[-1]), []
     for epoch in config.epochs:
         problem = last if epoch == config.epochs[-1] else problem_of(epoch)
-        match = weight_matching(jax.random.key(seed), *problem.models)
+        match = weight_matching(jax.random.key(seed), *problem.models, init="identity")
         row = {"epoch": epoch, "sweeps": match.sweeps, "converged": match.converged}
         as_trained = identity_permutation(problem.spec.bind(problem.params_b))
         row["naive"] = evaluate_permutation(problem, as_trained)

@@ -185,7 +185,8 @@ def _straight_through(
     config: Config, problem: Problem, key: jax.Array, start: Match | None
 ) -> Match:
     how = learning(config, problem, key, config.straight_through_rate, config.steps)
-    return straight_through_matching(key, *problem.models, init=given(start).perm, **how)
+    first = given(start).perm
+    return straight_through_matching(key, *problem.models, init=first, ignore=(), **how)
 
 
 def _logits(config: Config, start: Match | None) -> Mapping[str, np.ndarray]:
@@ -278,7 +279,7 @@ def compare_merges(
             if not kept.exists():
                 repaired = merge_and_repair(problem, match.perm, images)
                 write_record(kept, {"way": name, "seconds": round(seconds, 2), "mended": repaired})
-        rows.append(read_record(kept))
+        rows.append(read_record(kept, needs=("way", "mended")))
         reset = rows[-1]["mended"]["reset"]
         context.stage("match and merge").report(len(rows), len(ways), **reset)
     return {

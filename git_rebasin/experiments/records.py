@@ -10,11 +10,12 @@ __all__ = ['provenance', 'device_of', 'made_on', 'write_record', 'read_record', 
 
 # %% ../../nbs/experiments/00_records.ipynb #ccfcab32
 import json
+import math
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,19 @@ from typing import Any
 import jax
 
 import git_rebasin
-from ..checkpoints.io import write_atomic
+from ..checkpoints.files import read_json, write_atomic
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
 Record = Mapping[str, Any]  # what JSON can hold
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+
+
+def _version(package: str) -> str | None:
+    "The version of a package; None where it is not installed"
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -63,7 +72,7 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
     """
     return {
         "versions": {"python": platform.python_version()}
-        | {p: metadata.version(p) for p in _PACKAGES},
+        | {package: v for package in _PACKAGES if (v := _version(package))},
         "device": f"{jax.local_device_count()} × {jax.devices()[0].device_kind}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))
@@ -96,6 +105,15 @@ def made_on(
     return f"{device_of(record)}, jax {record['provenance']['versions']['jax']}"
 
 # %% ../../nbs/experiments/00_records.ipynb #42f95806
+def _not_finite(value: Any, place: str = "record") -> Iterator[str]:
+    "Where a NaN or an infinite number stands"
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place} is {value}"
+    parts = enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in value.items() if isinstance(value, Mapping) else parts:
+        yield from _not_finite(part, f"{place}[{key!r}]")
+
+
 def write_record(
     path: str | Path,  # a `.json` file
     record: Record,  # what was run, where, for how long, and what came out
@@ -108,7 +126,17 @@ def write_record(
 
     Returns:
         Path: the path written
+
+    Raises:
+        ValueError: if a number is NaN or infinite
+        TypeError: if a value is none that JSON holds
+        OSError: if the file cannot be written; an old one is then as it was
     """
+    # raises ValueError if a number is NaN or infinite
+    # raises TypeError if a value is none that JSON holds
+    # raises OSError if the file cannot be written; an old one is then as it was
+    if wrong := next(_not_finite(record), None):
+        raise ValueError(f"{wrong}, which JSON cannot hold: record None instead")
     text = json.dumps(record, indent=1, ensure_ascii=False)
     text = re.sub(
         r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text
@@ -118,13 +146,25 @@ def write_record(
 
 def read_record(
     path: str | Path,  # a `.json` file
+    needs: Collection[str] = (),  # names of what must be in it
 ) -> dict[str, Any]:
     """Read a record
 
     Args:
         path: a `.json` file
+        needs: names of what must be in it
+
+    Raises:
+        ValueError: if the file is damaged, or lacks what must be in it
+        OSError: if the file cannot be read
     """
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    # raises ValueError if the file is damaged, or lacks what must be in it
+    # raises OSError if the file cannot be read
+    remedy = "delete it and run the experiment again, or put back what it was"
+    record = read_json(path, remedy)
+    if lacking := [name for name in needs if name not in record]:
+        raise ValueError(f"{path} is no record of a run, it has no {lacking[0]!r}: {remedy}")
+    return record
 
 
 def read_records(
@@ -139,7 +179,13 @@ def read_records(
 
     Returns:
         list[dict[str, Any]]: in the order of their names
+
+    Raises:
+        FileNotFoundError: if there are none
+        ValueError: if one of them is damaged
     """
+    # raises FileNotFoundError if there are none
+    # raises ValueError if one of them is damaged
     files = sorted(Path(folder).glob(pattern))
     if not files:
         raise FileNotFoundError(

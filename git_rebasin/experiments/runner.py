@@ -14,6 +14,7 @@ __all__ = ['VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -24,9 +25,11 @@ import jax
 import numpy as np
 
 from .records import Record, provenance, read_record, write_record
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from ..tables import markdown_table
 from ..zoo.checkpoint import fingerprint
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/experiments/01_runner.ipynb #8be68b98
 VERDICTS = ("reproduced", "partly", "not")
@@ -250,27 +253,27 @@ def _same(old: Any, config: Any) -> bool:
     )
 
 
-def _modern(config: dict[str, Any]) -> dict[str, Any]:
+def _modern(config: Any) -> Any:
     "A record's configuration, where it is one of MLPs alone, as it would be written today"
-    if "features" not in config:
+    names = {"data": "data", "training": "training", "features": "size"}
+    if not isinstance(config, dict) or not names.keys() <= config.keys():
         return config
     rest = {"judged": None} | config
-    names = {"data": "data", "training": "training", "features": "size"}
     network = {new: rest.pop(old) for old, new in names.items()}
     return rest | {"network": {"network": "mlp"} | network}
 
 
-def _finished(path: Path, config: Config) -> bool:
-    "Whether a pair has its record already; an error if that is of another configuration"
-    if not path.exists():
-        return False
-    old = _modern(read_record(path)["config"])
+def _record_of(path: Path, head: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    "The record of a pair; an error if it is of another pair or configuration"
+    record = read_record(path, needs=[*head, "config", "provenance"])
+    old, away = _modern(record["config"]), "move it away, or choose another folder"
     if not _same(old, config):
+        raise ValueError(f"{path} is the record of another configuration, {old}: {away}")
+    if wrong := [name for name in head if record[name] != head[name]]:
         raise ValueError(
-            f"{path} is the record of another configuration, {old}: move it away, or choose "
-            "another folder"
+            f"{path} is the record of another run, its {wrong[0]} is {record[wrong[0]]!r}: {away}"
         )
-    return True
+    return record
 
 
 def _default_preset(presets: Iterable[str]) -> str:
@@ -309,57 +312,88 @@ class Experiment(Generic[C]):
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(self.presets)}")
         return self.presets[name]
 
+    @with_progress
     def run(
         self,
         preset: str,  # "smoke", "cpu" or "paper"
         out: str | Path,  # records go to `out/name/`, checkpoints to a folder below that
-        callback: Callback | None = None,
+        *,
+        progress: bool = False,  # show a bar, in a notebook or on a terminal
+        callback: Callback | None = None,  # called with the progress of each pair's stages
     ) -> list[Path]:  # the records, one per pair
         """Run each pair of a preset that has no record yet
 
         Args:
             preset: "smoke", "cpu" or "paper"
             out: records go to `out/name/`, checkpoints to a folder below that
+            progress: show a bar, in a notebook or on a terminal
+            callback: called with the progress of each pair's stages
 
         Returns:
             list[Path]: the records, one per pair
         """
         if preset in self.borrowed:
-            return self.borrowed[preset].run(preset, out, callback)
+            return self.borrowed[preset].run(preset, out, callback=callback)
         runs = [(family, r.config, s) for family, r in self.preset(preset).items() for s in r.seeds]
         return [self._run_one(preset, *which, Path(out), callback) for which in runs]
 
     def _run_one(
         self, preset: str, family: str, config: C, seed: int, out: Path, callback: Callback | None
     ) -> Path:
-        folder, names = out / self.name, [family] if family else []
-        file = folder / f"{' '.join([preset, *names, 'pair', str(seed)])}.json".replace(" ", "-")
-        if _finished(file, config):
+        file, head = self._place(out, preset, family, seed)
+        if file.exists():
+            _record_of(file, head, config)
+            _log.info("%s is there already", file)
             return file
+        names = [family] if family else []
         elsewhere = getattr(config, "checkpoints", None)  # below `out`: another experiment's
-        own = folder.joinpath("checkpoints", preset, *names)
+        own = file.parent.joinpath("checkpoints", preset, *names)
         pair = ", ".join([*names, f"pair {seed}"])
         context = Context(out / elsewhere if elsewhere else own, callback, pair)
-        head = {"experiment": self.name, "preset": preset} | ({"family": family} if family else {})
         record = self.run_pair(config, seed, context)
-        head |= {"seed": seed, "config": dataclasses.asdict(config), "provenance": provenance()}
+        head |= {"config": dataclasses.asdict(config), "provenance": provenance()}
         return write_record(file, head | dict(record))
+
+    def _place(
+        self, out: Path, preset: str, family: str, seed: int
+    ) -> tuple[Path, dict[str, Any]]:  # the file of a pair's record, and how the record begins
+        names = [family] if family else []
+        file = f"{' '.join([preset, *names, 'pair', str(seed)])}.json".replace(" ", "-")
+        head = {"experiment": self.name, "preset": preset} | ({"family": family} if family else {})
+        return out / self.name / file, head | {"seed": seed}
 
     def kept(
         self,
         out: str | Path,  # the folder of the experiments' folders
         preset: str = "cpu",
     ) -> list[Record]:  # in the order of their names
-        """The records that a preset has left
+        """The records that a preset has left: of all of its pairs, or none
 
         Args:
             out: the folder of the experiments' folders
 
         Returns:
             list[Record]: in the order of their names
+
+        Raises:
+            ValueError: if some are missing, damaged, or of other pairs or configurations
         """
-        folder = Path(out) / self.borrowed.get(preset, self).name
-        return [read_record(file) for file in sorted(folder.glob(f"{preset}-*.json"))]
+        # raises ValueError if some are missing, damaged, or of other pairs or configurations
+        owner, wanted = self.borrowed.get(preset, self), {}
+        for family, runs in owner.presets.get(preset, {}).items():
+            for seed in runs.seeds:
+                file, head = owner._place(Path(out), preset, family, seed)
+                wanted[file] = head, runs.config
+        found = set(Path(out, owner.name).glob(f"{preset}-*.json"))
+        if found and (missing := sorted(wanted.keys() - found)):
+            again = f"git-rebasin experiment {owner.name} --preset {preset} --out {out}"
+            raise ValueError(
+                f"{len(missing)} of the {len(wanted)} records of {owner.name} are missing, such as "
+                f"{missing[0]}: run {again}"
+            )
+        if others := sorted(found - wanted.keys()):
+            raise ValueError(f"{others[0]} is no record of the preset {preset!r}: move it away")
+        return [_record_of(file, *wanted[file]) for file in sorted(found)]
 
     def records(
         self,
@@ -377,7 +411,7 @@ class Experiment(Generic[C]):
         """
         if kept := self.kept(out, preset or "cpu"):
             return kept
-        files = self.run(preset or _default_preset(self.presets), out)
+        files = self.run(preset or _default_preset(self.presets), out, progress=True)
         return [read_record(file) for file in sorted(files)]
 
     def format(self, record: Record) -> str:  # Markdown

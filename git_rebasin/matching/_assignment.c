@@ -31,27 +31,19 @@
 
    The loops over columns have no branches and work on blocks of constant size, and so compilers
    vectorise them. The width of the registers does not change the answer: no numbers are summed up
-   over columns, and of equals the lowest index is taken. */
+   over columns, and of equals the lowest index is taken.
+
+   Scores, and what a warm start is given, are copied as they are checked, as other threads may
+   write to the caller's arrays meanwhile. A row is copied when it is first read, so that the copy
+   costs little: it is in the cache. */
 
 #ifndef SCORE /* ------------------------------------------------------------ what is there once */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
+#include "../_native.h"
 #include <stdlib.h>
-#include <string.h>
 
-/* The inner loops are compiled for several generations of CPUs, of which the loader picks one.
-   That needs gcc and glibc; elsewhere they are compiled for what all CPUs have. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define CLONES target_clones("avx512f", "avx2", "default")
-#define VECTORISED __attribute__((visibility("hidden"), CLONES))
-#else
-#define VECTORISED static
-#endif
 #if defined(_MSC_VER)
 #define INLINE static __forceinline
-#define restrict __restrict
 #else
 #define INLINE static inline __attribute__((always_inline))
 #endif
@@ -71,6 +63,7 @@ typedef struct { /* who has whom, and the notes of a search; all of length n */
     index_t *from;    /* the row that a column is reached from */
     index_t *reached; /* the columns that the search has reached, in their order */
     index_t *todo;    /* rows without a column */
+    double *start;    /* the prices of a warm start */
 } matching;
 
 static char *take(char **memory, size_t bytes)
@@ -83,12 +76,13 @@ static char *take(char **memory, size_t bytes)
 static matching new_matching(char **memory, index_t n)
 {
     size_t bytes = (size_t)n * sizeof(index_t);
-    matching m = {n, NULL, NULL, NULL, NULL, NULL};
+    matching m = {n, NULL, NULL, NULL, NULL, NULL, NULL};
     m.unit = (index_t *)take(memory, bytes);
     m.place = (index_t *)take(memory, bytes);
     m.from = (index_t *)take(memory, bytes);
     m.reached = (index_t *)take(memory, bytes);
     m.todo = (index_t *)take(memory, bytes);
+    m.start = (double *)take(memory, (size_t)n * sizeof(double));
     return m;
 }
 
@@ -111,11 +105,12 @@ static matching new_matching(char **memory, index_t n)
 #define BITS int32_t
 #include "_assignment.c"
 
-/* The bytes that the problems of one size need, one after the other: at most 5 arrays of indices,
-   5 of floats and 5 of doubles, each rounded up to a cache line. */
-static size_t bytes_needed(size_t n)
+/* The bytes that the problems of one size need, one after the other: the scores of one, and at most
+   5 arrays of indices, 5 of floats and 6 of doubles, each rounded up to a cache line. */
+static size_t bytes_needed(size_t n, size_t itemsize)
 {
-    return ALIGN + 5 * ((n * 4 + ALIGN) + (n * 4 + ALIGN) + (n * 8 + ALIGN));
+    size_t arrays = 5 * (n * 4 + ALIGN) + 5 * (n * 4 + ALIGN) + 6 * (n * 8 + ALIGN);
+    return ALIGN + n * n * itemsize + ALIGN + arrays;
 }
 
 /* Solve one problem. Where there are prices, they are replaced by those of the solution; if `warm`,
@@ -124,8 +119,9 @@ static int solve_float(char *memory, const float *score, index_t n, index_t *out
                        int warm)
 {
     matching m = new_matching(&memory, n);
-    state_float_float narrow = new_state_float_float(&memory, score, n);
-    state_float_double wide = new_state_float_double(&memory, score, n);
+    float *own = (float *)take(&memory, (size_t)n * (size_t)n * sizeof *own);
+    state_float_float narrow = new_state_float_float(&memory, score, own, n);
+    state_float_double wide = new_state_float_double(&memory, score, own, n);
     if (!(warm && resume_float_float(&m, &narrow, out, price)) &&
         !reduce_columns_float_float(&m, &narrow))
         return 0;
@@ -140,7 +136,8 @@ static int solve_double(char *memory, const double *score, index_t n, index_t *o
                         int warm)
 {
     matching m = new_matching(&memory, n);
-    state_double_double state = new_state_double_double(&memory, score, n);
+    double *own = (double *)take(&memory, (size_t)n * (size_t)n * sizeof *own);
+    state_double_double state = new_state_double_double(&memory, score, own, n);
     if (!(warm && resume_double_double(&m, &state, out, price)) &&
         !reduce_columns_double_double(&m, &state))
         return 0;
@@ -156,7 +153,7 @@ static Py_ssize_t solve_all(char *memory, const Py_buffer *scores, const Py_buff
     Py_ssize_t count = scores->shape[0], n = scores->shape[1], k = 0;
     uintptr_t address = (uintptr_t)memory;
     memory += (ALIGN - address % ALIGN) % ALIGN;
-    for (; k < count && n > 0; k++) {
+    for (; k < count; k++) {
         const char *score = (const char *)scores->buf + (size_t)k * n * n * scores->itemsize;
         index_t *unit = (index_t *)out->buf + (size_t)k * n;
         double *price = prices->buf ? (double *)prices->buf + (size_t)k * n : NULL;
@@ -165,17 +162,10 @@ static Py_ssize_t solve_all(char *memory, const Py_buffer *scores, const Py_buff
                   : solve_double(memory, (const double *)score, (index_t)n, unit, price, warm)))
             break;
     }
-    return n > 0 ? k : count;
+    return k;
 }
 
 /* ---- Python */
-
-static int has_format(const Py_buffer *buffer, const char *formats, Py_ssize_t itemsize)
-{
-    const char *format = buffer->format ? buffer->format : "B";
-    if (format[0] == '@' || format[0] == '=') format++;
-    return format[0] && !format[1] && strchr(formats, format[0]) && buffer->itemsize == itemsize;
-}
 
 static int check(const Py_buffer *scores, const Py_buffer *out, const Py_buffer *prices)
 {
@@ -183,7 +173,7 @@ static int check(const Py_buffer *scores, const Py_buffer *out, const Py_buffer 
         PyErr_SetString(PyExc_TypeError, "scores must be an array of float32 or float64");
         return 0;
     }
-    if (!has_format(out, "il", 4)) {
+    if (!has_format(out, SIGNED, 4)) {
         PyErr_SetString(PyExc_TypeError, "out must be an array of int32");
         return 0;
     }
@@ -208,13 +198,15 @@ static int check(const Py_buffer *scores, const Py_buffer *out, const Py_buffer 
         PyErr_SetString(PyExc_ValueError, "the scores have too many columns");
         return 0;
     }
+    if (!is_aligned(scores) || !is_aligned(out) || !is_aligned(prices)) {
+        PyErr_SetString(PyExc_ValueError, "an array is not aligned to its items: copy it");
+        return 0;
+    }
+    if (overlap(scores, out) || overlap(scores, prices) || overlap(out, prices)) {
+        PyErr_SetString(PyExc_ValueError, "scores, out and prices share memory: copy one of them");
+        return 0;
+    }
     return 1;
-}
-
-static int borrow(PyObject *array, Py_buffer *buffer, int writable)
-{
-    int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-    return PyObject_GetBuffer(array, buffer, flags) == 0;
 }
 
 static PyObject *solve(PyObject *module, PyObject *args)
@@ -226,13 +218,15 @@ static PyObject *solve(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO|Op:solve", &given, &wanted, &priced, &warm)) return NULL;
     if (borrow(given, &scores, 0) && borrow(wanted, &out, 1) &&
         (priced == Py_None || borrow(priced, &prices, 1)) && check(&scores, &out, &prices)) {
-        char *memory = malloc(bytes_needed((size_t)scores.shape[1]));
-        if (!memory) {
+        Py_ssize_t solved = scores.shape[0]; /* problems without a score are */
+        char *memory = NULL;
+        if (scores.len > 0)
+            memory = malloc(bytes_needed((size_t)scores.shape[1], (size_t)scores.itemsize));
+        if (scores.len > 0 && !memory) {
             PyErr_NoMemory();
         } else {
-            Py_ssize_t solved;
             Py_BEGIN_ALLOW_THREADS
-            solved = solve_all(memory, &scores, &out, &prices, warm && prices.buf);
+            if (memory) solved = solve_all(memory, &scores, &out, &prices, warm && prices.buf);
             Py_END_ALLOW_THREADS
             free(memory);
             result = PyLong_FromSsize_t(solved);
@@ -280,7 +274,8 @@ PyMODINIT_FUNC PyInit__assignment(void) { return PyModuleDef_Init(&definition); 
 
 typedef struct { /* of the columns */
     index_t n, blocks;
-    const SCORE *score;
+    const SCORE *given; /* the caller's, which others may write to */
+    SCORE *score;       /* its rows as they were when they were checked */
     WORK *price;
     WORK *open; /* the price too, but FAR for columns that the search has reached */
     WORK *dist; /* the distance from the row in hand, but FAR for columns reached */
@@ -288,10 +283,10 @@ typedef struct { /* of the columns */
     WORK *when; /* the distances of the columns in `reached` */
 } NAME(state);
 
-static NAME(state) NAME(new_state)(char **memory, const SCORE *score, index_t n)
+static NAME(state) NAME(new_state)(char **memory, const SCORE *given, SCORE *score, index_t n)
 {
     size_t bytes = (size_t)n * sizeof(WORK);
-    NAME(state) s = {n, (n + BLOCK - 1) / BLOCK, score, NULL, NULL, NULL, NULL, NULL};
+    NAME(state) s = {n, (n + BLOCK - 1) / BLOCK, given, score, NULL, NULL, NULL, NULL, NULL};
     s.price = (WORK *)take(memory, bytes);
     s.open = (WORK *)take(memory, bytes);
     s.dist = (WORK *)take(memory, bytes);
@@ -303,6 +298,13 @@ static NAME(state) NAME(new_state)(char **memory, const SCORE *score, index_t n)
 INLINE const SCORE *NAME(row)(const NAME(state) *s, index_t i)
 {
     return s->score + (size_t)i * (size_t)s->n;
+}
+
+/* A row, copied. */
+INLINE const SCORE *NAME(fetch)(NAME(state) *s, index_t i)
+{
+    size_t start = (size_t)i * (size_t)s->n;
+    return memcpy(s->score + start, s->given + start, (size_t)s->n * sizeof(SCORE));
 }
 
 /* ---- loops over columns */
@@ -486,7 +488,7 @@ static inline int NAME(reduce_columns)(matching *m, NAME(state) *s)
         m->unit[j] = -1;
     }
     for (index_t i = 0; i < n; i++) {
-        BITS bits = NAME(bid)(NAME(row)(s, i), s->price, m->place, i, n);
+        BITS bits = NAME(bid)(NAME(fetch)(s, i), s->price, m->place, i, n);
         top = bits > top ? bits : top;
     }
     if (!NAME(in_range)(top)) return 0;
@@ -565,11 +567,12 @@ static inline int NAME(resume)(matching *m, NAME(state) *s, const index_t *unit,
 {
     index_t n = s->n;
     BITS top = 0;
-    int64_t most = magnitude_double_double(price, n);
+    const double *start = memcpy(m->start, price, (size_t)n * sizeof *start);
+    int64_t most = magnitude_double_double(start, n);
     SCORE score;
     double largest;
     for (index_t i = 0; i < n; i++) {
-        BITS bits = NAME(magnitude)(NAME(row)(s, i), n);
+        BITS bits = NAME(magnitude)(NAME(fetch)(s, i), n);
         top = bits > top ? bits : top;
     }
     memcpy(&score, &top, sizeof score);
@@ -577,11 +580,11 @@ static inline int NAME(resume)(matching *m, NAME(state) *s, const index_t *unit,
     if (!NAME(in_range)(top) || !in_range_double_double(most) || largest > 8.0 * (double)score)
         return 0;
     for (index_t j = 0; j < n; j++) {
-        s->price[j] = (WORK)price[j];
+        s->price[j] = (WORK)start[j];
         m->place[j] = -1;
     }
     for (index_t i = 0; i < n; i++) {
-        index_t j = m->unit[i] = unit[i];
+        index_t j = m->unit[i] = read_once(unit, i);
         if (j < 0 || j >= n || m->place[j] >= 0) return 0;
         m->place[j] = i;
     }

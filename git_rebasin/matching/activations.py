@@ -10,6 +10,7 @@ __all__ = ['Counterpart', 'relate_groups', 'ActivationMatch', 'activation_matchi
 
 # %% ../../nbs/matching/07_activations.ipynb #579e3ed7
 import functools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -17,18 +18,21 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Inexact, PyTree
 
 from ..inference.taps import Taps, find_taps
+from ..jaxprs import eval_arrays, jit_arrays, put_arrays
 from .match import Match, bind_models
 from .scores import Contraction
 from .solve import Layout, layouts, solve, value
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/07_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -187,7 +191,7 @@ class _Score:
     block: Block  # the part, in the groups of the spec
     contraction: Contraction  # which axes are samples, and which are units
 
-    def samples(self, value: Array) -> Float[Array, "batch samples rows"]:
+    def samples(self, value: Array) -> Inexact[Array, "batch samples rows"]:
         "The part in that order; rows are the units, in each place of the parents that move"
         view = self.contraction.arrange(self.block.of(value))
         return view if self.contraction.last else view.mT
@@ -210,7 +214,7 @@ def _scores(taps: Taps, values: Mapping, relation: Mapping[str, Counterpart]) ->
     scores: dict[tuple[str, str, int], _Score] = {}
     shapes = {name: z.shape for name, z in values.items()}
     for i, block in enumerate(taps.spec.bind_shapes(shapes).blocks):
-        if not jnp.issubdtype(values[block.path].dtype, jnp.floating):
+        if not jnp.issubdtype(values[block.path].dtype, jnp.inexact):
             continue
         parts = [None if label is None else relation.get(label) for label in block.labels]
         parents = (
@@ -247,7 +251,7 @@ def _choose(
 def _batch_moments(taps: Taps, relation: Mapping[str, Counterpart], values: Mapping):
     "A function (params_a, params_b, batch) → the moments of all that is scored; compiled"
 
-    @jax.jit
+    @jit_arrays
     def step(params_a, params_b, batch):
         a, b = (taps(params, batch) for params in (params_a, params_b))
         return {
@@ -272,22 +276,11 @@ def _similarity(moments: CrossMoments, kind: str) -> Float[np.ndarray, "batch ro
     return inner / (np.linalg.norm(sizes[0]) * np.linalg.norm(sizes[1]) or 1.0)
 
 
-def _check_finite(name: str, moments: CrossMoments) -> None:
-    "Refuse values that overflow, by name"
-    for model, m in (("A", moments.a), ("B", moments.b)):
-        if not np.all(np.isfinite(m.scatter)):
-            raise ValueError(
-                f"the value {name!r} of model {model} is NaN or infinite for some of the batches: "
-                "look for inputs that are not finite, or leave the value out with `names`"
-            )
-
-
 def _group_scores(spec: BoundSpec, moments: dict, kind: str) -> dict[str, np.ndarray]:
     "The sum of the scores of every group; takes the moments out of their dict"
     scores = {g: np.zeros(layout.shape) for g, layout in layouts(spec).items()}
     while moments:
-        (group, name, _), own = moments.popitem()
-        _check_finite(name, own)
+        (group, _, _), own = moments.popitem()
         scores[group] += _similarity(own, kind)
     return scores
 
@@ -342,6 +335,7 @@ def _again(seen: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 # %% ../../nbs/matching/07_activations.ipynb #ebca0b01
+@with_progress
 def activation_matching(
     key: jax.Array,  # a JAX random key, as every matcher takes; nothing here is random
     spec: PermutationSpec,  # which axes move together
@@ -354,6 +348,7 @@ def activation_matching(
     names: Collection[str] | Callable[[str], bool] | None = None,  # activations, by name or by a
     #   test of the name; default: `layer_inputs`
     keep_similarity: bool = False,  # whether the match holds the similarities
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> ActivationMatch:  # its objective is the sum of the scores of all values, each at most 1
     """Match two models by their activations, in one pass over data
@@ -368,6 +363,7 @@ def activation_matching(
         similarity: products (eq. 1), or Pearson's
         names: activations, by name or by a test of the name; default: `layer_inputs`
         keep_similarity: whether the match holds the similarities
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:
@@ -398,13 +394,21 @@ def activation_matching(
     first, batches = _first(batches)
     taps = find_taps(fn, params_a, first)
     relation = relate_groups(spec, taps.symmetry)
-    scores = _scores(taps, jax.eval_shape(taps, params_a, first), relation)
+    scores = _scores(taps, eval_arrays(taps, params_a, first), relation)
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
-    models = jax.device_put((params_a, params_b))
+    scoring = {name for used in values.values() for name in used}
+    _log.info("activation matching: %d groups by %d values", len(spec.groups), len(scoring))
+    models = put_arrays((params_a, params_b))
     each = functools.partial(_batch_moments(taps, relation, values), *models)
-    moments = merge_batches(each, batches, stage="activation matching", callback=callback)
+    moments = merge_batches(
+        each,
+        batches,
+        stage="activation matching",
+        describe=lambda name: f"the value {name[1]!r}",
+        callback=callback,
+    )
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
 

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step', 'place_on_line', 'require_finite',
-           'check_steps', 'Best', 'iterate']
+__all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step', 'check_place', 'place_on_line',
+           'require_finite', 'Best', 'iterate']
 
 # %% ../../nbs/matching/05_descent.ipynb #6d1a50c4
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -20,9 +21,12 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime
 import jax
 from jaxtyping import Float, PyTree
 
+from ..arguments import check_share, check_steps
 from ..progress import Callback, Progress
 from ..statistics.moments import require_batches
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/05_descent.ipynb #6d1a50c7
 @runtime_checkable
@@ -97,6 +101,18 @@ def compile_step(
     return step
 
 # %% ../../nbs/matching/05_descent.ipynb #6d1a50cc
+def check_place(lam: float | Literal["uniform"]) -> None:
+    """Check that a place on the line is a number from 0 to 1, or the word for random ones
+
+    Raises:
+        ValueError: if it is neither
+    """
+    # raises ValueError if it is neither
+    if isinstance(lam, str) and lam != "uniform":
+        raise ValueError(f"lam is {lam!r}: give a number from 0 to 1, or 'uniform'")
+    check_share(lam=0 if isinstance(lam, str) else lam)
+
+
 def place_on_line(
     key: jax.Array,  # a JAX random key
     number: int,  # of the draw
@@ -142,23 +158,6 @@ def require_finite(
     if not math.isfinite(value):
         raise FloatingPointError(f"the {what} is {value} at step {step}: {remedy}")
     return value
-
-
-def check_steps(
-    **numbers: int | None,  # by the name of the argument; None: no limit
-) -> None:
-    """Check that numbers of steps are one or more
-
-    Args:
-        **numbers: by the name of the argument; None: no limit
-
-    Raises:
-        ValueError: if a number is less than one
-    """
-    # raises ValueError if a number is less than one
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} is {number}: give at least one step")
 
 # %% ../../nbs/matching/05_descent.ipynb #6d1a50d1
 State = TypeVar("State")
@@ -276,11 +275,12 @@ def iterate(
         tuple[State, tuple[float, ...]]: the last state, and what came out of each step
 
     Raises:
-        ValueError: if there is no batch
+        ValueError: if there is no batch, or a number of steps is not whole, or below one
         FloatingPointError: if what a step gives is NaN or infinite
     """
-    # raises ValueError if there is no batch
+    # raises ValueError if there is no batch, or a number of steps is not whole, or below one
     # raises FloatingPointError if what a step gives is NaN or infinite
+    check_steps(max_steps=max_steps, eval_every=eval_every)
     values: list[float] = []
     for number, batch in enumerate(itertools.islice(require_batches(batches), max_steps), 1):
         state, value = step(state, batch, number)
@@ -293,4 +293,6 @@ def iterate(
             break
     if best is not None and len(values) % eval_every != 0:
         best.consider(state, len(values))
+    ends = values[0], values[-1]
+    _log.info("%s: %d steps, %s from %.6g to %.6g", stage, len(values), what, *ends)
     return state, tuple(values)

@@ -11,7 +11,7 @@ __all__ = ['best_step', 'FrankWolfeMatch', 'frank_wolfe_matching', 'FrankWolfeMe
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #c7f27db3
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,21 +20,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from .descent import check_steps, iterate
-from .leaves import dot
+from ..arguments import check_positive, check_steps
+from . import leaves
+from .descent import iterate
+from .ignored import ignored_leaves
+from .leaves import FIT, as_parts, complex_paths, dot, wide, with_parts
 from .match import Match, Merged, bind_models
 from .merge import merge_in_order, merge_many
+from .scores import Scores
 from .soft import harden, mixed_axes, soft_block, soften, uniform
 from .solve import group_trees, layouts
 from .weights import weight_matching
-from ..progress import Callback
+from ..progress import Callback, with_progress, within
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
-    apply_permutation,
     identity_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import Array, inner, norm
+from ..tree import Array, Leaf, norm
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #e9eda589
 def _moved(block, models: Mapping[str, Array], soft: Mapping[str, Array]):
@@ -114,22 +118,59 @@ def _stack(trees: Sequence[Mapping]) -> dict[str, np.ndarray]:
     return {k: np.stack([np.asarray(t[k], np.float32) for t in trees]) for k in trees[0]}
 
 
+def _in_memory(model: Mapping[str, Leaf], parts: Collection[str]) -> dict[str, np.ndarray]:
+    "The leaves on the host, complex ones by their parts"
+    flat = {p: np.asarray(w) for p, w in model.items()}
+    return {p: np.asarray(as_parts(w)) if p in parts else w for p, w in flat.items()}
+
+
 def _unstack(tree: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.ndarray]]:
     return [{k: v[i] for k, v in tree.items()} for i in range(count)]
+
+
+def _powers(models: Sequence[Mapping[str, Array]]) -> list[int]:
+    "For each model a power of two that it is divided by: 0 where its products are safe in float32"
+    with np.errstate(over="ignore"):
+        sizes = [[leaves.norm(w) for w in model.values()] for model in models]
+    tops = [[power for fraction, power in own if fraction] for own in sizes]
+    if len(models) > 2:  # they are added up, and so in one unit
+        tops = [list(itertools.chain(*tops))] * len(models)
+    largest = (max(own, default=0) for own in tops)
+    return [power if abs(power) > FIT // 2 else 0 for power in largest]
 
 
 class _Ascent:
     "The walk from one soft permutation per model to a vertex; the first model stays"
 
-    def __init__(self, spec: BoundSpec, models: Sequence[Mapping[str, Array]]):
-        self.spec, self.moving, self.models = spec, len(models) - 1, _stack(models)
-        factors = max((len(mixed_axes(block)) for block in spec.blocks), default=0)
+    def __init__(
+        self, spec: BoundSpec, models: Sequence[Mapping[str, Array]], ignored: Collection[str] = ()
+    ):
+        models = [{p: w for p, w in model.items() if p not in ignored} for model in models]
+        parts = complex_paths(*models)
+        self.spec, self.moving = spec, len(models) - 1
+        scored = (block for block in spec.blocks if block.path not in ignored)
+        self.blocks = tuple(with_parts(x) if x.path in parts else x for x in scored)
+        models = [_in_memory(model, parts) for model in models]
+        if any(powers := _powers(models)):
+            pairs = zip(models, powers, strict=True)
+            models = [{p: np.ldexp(wide(w), -k) for p, w in m.items()} for m, k in pairs]
+        self.unit = powers[0] + powers[1]  # values and gaps are in units of this power of two
+        self.models = _stack(models)
+        factors = max((len(mixed_axes(block)) for block in self.blocks), default=0)
         degree = factors if self.moving == 1 else 2 * factors  # both of a pair move
         self.steps = np.arange(1, degree, dtype=np.float32) / max(degree - 1, 1)
         norms = np.array([norm(model) for model in models])
         self.scale = float(norms.sum() ** 2 - (norms**2).sum()) / 2  # f is not larger
         self.values: list[float] = []  # the objective at each point of the walk
         self.gaps: list[float] = []  # the duality gap there
+
+    def absolute(self, values: Sequence[float]) -> list[float]:
+        "Values, or gaps, in units of 1; infinite where they are beyond float64"
+        return [leaves.in_units_of_one(value, self.unit) for value in values]
+
+    def slope(self, soft: Mapping[str, np.ndarray]):
+        "The gradient at soft permutations, and the numbers whose sum is the objective"
+        return _gradient(self.blocks, self.models, soft)
 
     def vertices(self, scores: Mapping[str, Array]) -> list[dict[str, np.ndarray]]:
         "For each model the permutation that is best for its scores"
@@ -138,7 +179,7 @@ class _Ascent:
 
     def look(self, soft: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "Note objective and gap; the matrices of the best vertex"
-        slope, products = _gradient(self.spec.blocks, self.models, soft)
+        slope, products = self.slope(soft)
         best = _stack([soften(self.spec, perm) for perm in self.vertices(slope)])
         gap = sum(dot(np.asarray(slope[g]), best[g] - soft[g]) for g in best)
         self.values.append(float(_total(products)))
@@ -147,7 +188,7 @@ class _Ascent:
 
     def step(self, soft: Mapping, vertex: Mapping) -> dict[str, np.ndarray]:
         "As far towards a vertex as is best"
-        products = _along(self.spec.blocks, self.models, soft, vertex, self.steps)
+        products = _along(self.blocks, self.models, soft, vertex, self.steps)
         far = best_step(self.values[-1], self.gaps[-1], self.steps, _total(products))
         return {g: np.float32(1 - far) * p + np.float32(far) * vertex[g] for g, p in soft.items()}
 
@@ -162,7 +203,7 @@ class _Ascent:
 
         def step(state: tuple[Mapping, Mapping], _: None, number: int):
             soft = self.step(*state)
-            return (soft, self.look(soft)), self.values[-1]
+            return (soft, self.look(soft)), self.absolute(self.values[-1:])[0]
 
         def at_rest(state: tuple[Mapping, Mapping]) -> bool:
             return self.gaps[-1] <= tolerance * self.scale
@@ -177,7 +218,7 @@ class _Ascent:
                 max_steps=max_steps,
                 until=at_rest,
                 what="objective",
-                remedy="the weights are too large for float32, so scale all models down",
+                remedy="products of the weights are beyond float64, so scale all models down",
                 callback=callback,
             )
         self.soft = here[0]
@@ -190,7 +231,7 @@ def _make_hard(ascent: _Ascent) -> list[dict[str, np.ndarray]]:
     if not all(np.all((p == 0) | (p == 1)) for p in soft.values()):
         trees = group_trees(layouts(spec)).values()
         for i, tree in itertools.product(range(ascent.moving), trees):
-            slope, _ = _gradient(spec.blocks, ascent.models, soft)
+            slope, _ = ascent.slope(soft)
             vertex = soften(spec, ascent.vertices(slope)[i])
             for g in tree:
                 soft[g] = soft[g].copy()
@@ -218,17 +259,23 @@ class FrankWolfeMatch(Match):
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
 
+@with_progress
 def frank_wolfe_matching(
     key: jax.Array,  # a JAX random key: the order in which the polish visits the groups
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A, any tree of arrays; it stays
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
-    init: Permutation | Literal["uniform", "identity"] = "uniform",  # B's permutation at the start
+    init: Permutation | HasPermutation | Literal["uniform", "identity"] = "uniform",  # B's
+    #   permutation at the start
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation at the end of the ascent
-    callback: Callback | None = None,  # called with the objective after each step
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each step, and each sweep of the polish
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
     """Match two models by their weights, all groups at once
 
@@ -241,7 +288,11 @@ def frank_wolfe_matching(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a duality gap of this share of ‖A‖ ‖B‖
         polish: end with weight matching, from the permutation at the end of the ascent
-        callback: called with the objective after each step
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each step, and each sweep of the polish
 
     Returns:
         FrankWolfeMatch: its `objective`: at each step, then of the permutation as it is polished
@@ -249,8 +300,9 @@ def frank_wolfe_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if `max_steps` < 1, or `init` is a word that is not known
-        FloatingPointError: if the weights are too large for float32
+        ValueError: if `max_steps` is not whole or < 1, `tolerance` is NaN, infinite or negative,
+            `init` is a word that is not known, or a pattern fits no leaf
+        FloatingPointError: if products of the weights are beyond float64
 
     References:
         Frank–Wolfe; arXiv 2405.17897
@@ -258,21 +310,27 @@ def frank_wolfe_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_steps` < 1, or `init` is a word that is not known
-    # raises FloatingPointError if the weights are too large for float32
-    bound, a, b = bind_models(spec, params_a, params_b)
+    # raises ValueError if `max_steps` is not whole or < 1, `tolerance` is NaN, infinite or
+    #   negative, `init` is a word that is not known, or a pattern fits no leaf
+    # raises FloatingPointError if products of the weights are beyond float64
     check_steps(max_steps=max_steps)
-    ascent = _Ascent(bound, [a, b])
+    check_positive(zero=True, tolerance=tolerance)
+    bound, a, b = bind_models(spec, params_a, params_b)
+    ignored = ignored_leaves(bound, ignore, include)
+    ascent = _Ascent(bound, [a, b], ignored)
     done = ascent.walk(_stack([_start(bound, init)]), max_steps, tolerance, callback)
     (perm,) = _make_hard(ascent)
-    first, *values = ascent.values
+    first, *values = ascent.absolute(ascent.values)
     if polish:
-        match = weight_matching(key, bound, a, b, init=perm)
+        how = {"init": perm, "ignore": ignored, "callback": within("polish", callback)}
+        match = weight_matching(key, bound, a, b, **how)
         perm, done = match.perm, done and match.converged
         values += match.objective
     else:
-        values.append(inner(a, apply_permutation(bound, perm, b)))
-    return FrankWolfeMatch(perm, tuple(values), done, first, tuple(ascent.gaps))
+        scores = Scores(bound, a, b, ignored=ignored)
+        values.append(scores.absolute(scores.objective(perm)))
+    evidence = tuple(values), done, first, tuple(ascent.absolute(ascent.gaps))
+    return FrankWolfeMatch(perm, *evidence, ignored=ignored)
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #f9d435b2
 @dataclass(frozen=True, eq=False, repr=False)
@@ -286,6 +344,7 @@ class FrankWolfeMerge(Merged):
     gaps: tuple[float, ...]  # the duality gap at the start and after each step
 
 
+@with_progress
 def frank_wolfe_merge(
     key: jax.Array,  # a JAX random key: the order in which the polish visits models and groups
     spec: PermutationSpec,  # which axes move together
@@ -295,7 +354,11 @@ def frank_wolfe_merge(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
     polish: bool = True,  # end with `merge_many`, from the permutations at the end of the ascent
-    callback: Callback | None = None,  # called with the objective after each step
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
+    callback: Callback | None = None,  # called after each step, and each sweep of the polish
 ) -> FrankWolfeMerge:  # its `objective`: at each step, then of the permutations
     """Merge models that are matched all at once, cycle-consistently
 
@@ -307,7 +370,11 @@ def frank_wolfe_merge(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
         polish: end with `merge_many`, from the permutations at the end of the ascent
-        callback: called with the objective after each step
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
+        progress: show a bar, in a notebook or on a terminal
+        callback: called after each step, and each sweep of the polish
 
     Returns:
         FrankWolfeMerge: its `objective`: at each step, then of the permutations
@@ -315,30 +382,35 @@ def frank_wolfe_merge(
     Raises:
         PermutationSpecError: if the spec does not fit the models
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there are fewer than two models, `max_steps` < 1, or `init` is unknown
-        FloatingPointError: if the weights are too large for float32
+        ValueError: if there are fewer than two models, `max_steps` is not whole or < 1, `tolerance`
+            is NaN, infinite or negative, `init` is unknown, or a pattern fits no leaf
+        FloatingPointError: if products of the weights are beyond float64
 
     References:
         arXiv 2405.17897
     """
     # raises PermutationSpecError if the spec does not fit the models
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there are fewer than two models, `max_steps` < 1, or `init` is unknown
-    # raises FloatingPointError if the weights are too large for float32
+    # raises ValueError if there are fewer than two models, `max_steps` is not whole or < 1,
+    #   `tolerance` is NaN, infinite or negative, `init` is unknown, or a pattern fits no leaf
+    # raises FloatingPointError if products of the weights are beyond float64
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
     check_steps(max_steps=max_steps)
+    check_positive(zero=True, tolerance=tolerance)
     bound, first, _ = bind_models(spec, models[0], models[1])
     flat = [first, *(bind_models(spec, first, m)[2] for m in models[1:])]
-    ascent, starts = _Ascent(bound, flat), [_start(bound, init)] * (len(models) - 1)
+    ignored = ignored_leaves(bound, ignore, include)
+    ascent, starts = _Ascent(bound, flat, ignored), [_start(bound, init)] * (len(models) - 1)
     done = ascent.walk(_stack(starts), max_steps, tolerance, callback)
     perms = [identity_permutation(bound), *_make_hard(ascent)]
     if polish:
-        merged = merge_many(key, bound, models, init=perms)
+        how = {"init": perms, "ignore": ignored, "callback": within("polish", callback)}
+        merged = merge_many(key, bound, models, **how)
         done = done and merged.converged
     else:
-        merged = merge_in_order(bound, models, perms)
-    start, *values = ascent.values
+        merged = merge_in_order(bound, perms, models, ignore=ignored)
+    start, *values = ascent.absolute(ascent.values)
     values += merged.objective[-1:] or [merged.initial_objective]
     fields = merged.perms, merged.params, tuple(values), done, start
-    return FrankWolfeMerge(*fields, tuple(ascent.gaps))
+    return FrankWolfeMerge(*fields, tuple(ascent.absolute(ascent.gaps)), ignored=ignored)

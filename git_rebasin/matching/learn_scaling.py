@@ -20,18 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from ..arguments import check_steps
 from git_rebasin.matching.descent import (
     Best,
     Learned,
     Optimizer,
-    check_steps,
+    check_place,
     compile_step,
     iterate,
     place_on_line,
     require_batches,
 )
 from .match import bind_models, merged_loss
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..symmetry.scaling import Factors, Scalings, apply_scaling, check_factors
 from ..tree import Array, flatten
 
@@ -88,6 +89,7 @@ class _Learner:
         return float(np.mean([float(self._merged(factors, self.a, self.b, *at)) for at in every]))
 
 # %% ../../nbs/matching/13_learn_scaling.ipynb #3e74722f
+@with_progress
 def learn_scaling(
     key: jax.Array,  # a JAX random key: the points on the line, where they are random
     scalings: Scalings,  # what `find_scalings` gave
@@ -102,6 +104,7 @@ def learn_scaling(
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # to compare factors on; None: keep the last ones
     eval_every: int = 10,  # steps from one comparison to the next
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called with the loss of each step
 ) -> LearnedScaling:  # its `factors`: those with the lowest loss, where they were compared
     """Learn at what sizes of its units B is best merged with A
@@ -119,6 +122,7 @@ def learn_scaling(
         lam: λ: B's share; "uniform": random at each step
         eval_batches: to compare factors on; None: keep the last ones
         eval_every: steps from one comparison to the next
+        progress: show a bar, in a notebook or on a terminal
         callback: called with the loss of each step
 
     Returns:
@@ -126,14 +130,16 @@ def learn_scaling(
 
     Raises:
         PermutationSpecError: if `init` does not fit the scalings
-        ValueError: if no unit can be rescaled, there is no batch, or a number of steps is below one
+        ValueError: if no unit can be rescaled, there is no batch, a number of steps is not whole or
+            < 1, or `lam` is not from 0 to 1
         FloatingPointError: if the loss becomes NaN or infinite
     """
     # raises PermutationSpecError if `init` does not fit the scalings
-    # raises ValueError if no unit can be rescaled, there is no batch, or a number of steps is
-    #   below one
+    # raises ValueError if no unit can be rescaled, there is no batch, a number of steps is not
+    #   whole or < 1, or `lam` is not from 0 to 1
     # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
+    check_place(lam)
     if not scalings.exponents:
         raise ValueError("no unit of this function can be rescaled, so there is nothing to learn")
     bind_models(scalings.spec, params_a, params_b)

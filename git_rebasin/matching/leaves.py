@@ -11,13 +11,16 @@ __all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'default_budget', 'open
 # %% ../../nbs/matching/03_leaves.ipynb #aca55028
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ..arguments import check_positive
+from ..symmetry.blocks import Block
 from ..tree import Array, Leaf
 
 # %% ../../nbs/matching/03_leaves.ipynb #aa635d38
@@ -28,16 +31,26 @@ class Leaves:
         self,
         flat: Mapping[str, Leaf],  # path → leaf
         budget: int = 0,  # bytes of what was read that may be kept
+        parts: Collection[str] = (),  # paths that are read as real and imaginary parts
     ):
-        self.flat, self.budget = flat, budget
+        self.flat, self.budget, self.parts = flat, budget, parts
+        self.wide: set[str] = set()  # paths that are read in float64, as they are beyond float32
         ready = {path: at_hand(leaf) for path, leaf in flat.items()}
-        self._at_hand = {path: leaf for path, leaf in ready.items() if leaf is not None}
+        self._at_hand = {
+            path: as_parts(leaf) if path in parts else leaf
+            for path, leaf in ready.items()
+            if leaf is not None
+        }
         self._kept: dict[str, np.ndarray] = {}  # what was read, in the order of its last use
 
     def replace(self, flat: Mapping[str, Array]) -> None:
         "Take other values for all leaves; they are used as they are"
         self.flat, self._at_hand = flat, dict(flat)
         self._kept.clear()
+
+    def real(self) -> dict[str, Leaf]:
+        "All leaves as they are, complex ones by their parts"
+        return {p: as_parts(ready(w)) if p in self.parts else w for p, w in self.flat.items()}
 
     def on_device(self, path: str) -> bool:
         "Whether a leaf stays on its device"
@@ -53,11 +66,29 @@ class Leaves:
             return own
         own = self._kept.pop(path, None)
         if own is None:
-            self._make_room(4 * math.prod(self.flat[path].shape))
-            own = np.asarray(np.asarray(self.flat[path]), np.float32)
+            dtype = np.dtype(np.float64 if path in self.wide else np.float32)
+            parts = 2 if path in self.parts else 1
+            self._make_room(dtype.itemsize * parts * math.prod(self.flat[path].shape))
+            own = np.asarray(self.flat[path])
+            with np.errstate(over="ignore"):  # such a leaf is read in float64 then
+                own = np.asarray(as_parts(own) if path in self.parts else own, dtype)
         if own.nbytes <= self.budget:
             self._kept[path] = own
         return own
+
+    def norm(self, block: Block) -> tuple[float, int]:
+        "A block's norm, as `norm` gives it; a leaf beyond float32 is read in float64 from now on"
+        path, size = block.path, norm(block.of(ready(self[block.path])))
+        narrow = path in self.wide or self.on_device(path) or self.flat[path].dtype.itemsize < 8
+        if narrow or (size[0] and abs(size[1]) < FIT):
+            return size
+        self.wide.add(path)
+        self._kept.pop(path, None)
+        size = norm(block.of(self[path]))
+        if not size[0] or abs(size[1]) < FIT:
+            self.wide.remove(path)
+            self._kept.pop(path, None)
+        return size
 
     def _make_room(self, nbytes: int) -> None:
         "Forget what was not used for longest, until so many bytes are free"
@@ -121,13 +152,20 @@ def open_models(
 
     Returns:
         tuple[Leaves, Leaves, float]: both models, and how many bytes of scores may be kept
+
+    Raises:
+        ValueError: if `budget` is NaN or negative
     """
+    # raises ValueError if `budget` is NaN or negative
+    if budget is not None:
+        check_positive(zero=True, infinite=True, budget=budget)
     _keep_freed_memory()
+    parts = complex_paths(a, b)
     most = default_budget(a, b)
     late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
     own = budget if budget is not None else most if late else math.inf
     each = int(min(own, most)) // 8  # bytes of leaves; the rest is for scores, which took products
-    return Leaves(a, each), Leaves(b, each), own
+    return Leaves(a, each, parts), Leaves(b, each, parts), own
 
 
 @functools.cache
@@ -137,6 +175,7 @@ def _keep_freed_memory() -> None:
 
 # %% ../../nbs/matching/03_leaves.ipynb #70a108b9
 STRETCH = 1024  # so many products are added up in float32
+FIT = 60  # norms, and products of two, from 2^-60 to 2^60 are safe in float32
 
 
 def dot(a: Array, b: Array) -> float:
@@ -151,10 +190,40 @@ def dot(a: Array, b: Array) -> float:
     return float(rows.sum(dtype=np.float64)) + float(np.dot(a[cut:], b[cut:]))
 
 
-def norm(w: Array) -> float:
-    "The norm of an array, roughly"
-    w = w.ravel()
-    return math.sqrt(float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w)))
+def norm(w: Array) -> tuple[float, int]:
+    "The norm of an array, roughly: a fraction from ½ to 1, or 0, and its power of two"
+    w = wide(w.ravel())
+    square = _square(w)  # what calls, ignores that it overflows
+    if 2.0**-FIT < square < 2.0**FIT:
+        return math.frexp(math.sqrt(square))
+    top = float(abs(w).max(initial=0))
+    if top == 0 or not math.isfinite(top):
+        return top, 1024 if top else 0
+    power = math.frexp(top)[1]
+    fraction, more = math.frexp(math.sqrt(_square(scaled(w, -power))))
+    return fraction, power + more
+
+
+def _square(w: Array) -> float:
+    "The sum of squares of a vector, in float32 at least"
+    return float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w))
+
+
+def wide(w: Array) -> Array:
+    "An array in float32 at least: in fewer digits, sums overflow and small steps get lost"
+    return w if w.dtype.kind in "fc" and w.dtype.itemsize >= 4 else w.astype(np.float32)
+
+
+def scaled(w: Array, power: int | Array) -> Array:
+    "An array times a power of two, then in float32"
+    ldexp = np.ldexp if isinstance(w, np.ndarray) else jnp.ldexp
+    return ldexp(wide(w), power).astype(np.float32)
+
+
+def in_units_of_one(value: float, power: int) -> float:
+    "A number that is in units of a power of two; infinite where it is beyond float64"
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(value, power))
 
 
 def ready(leaf: Leaf) -> Array:
@@ -163,3 +232,29 @@ def ready(leaf: Leaf) -> Array:
         return leaf
     own = at_hand(leaf)
     return np.asarray(leaf) if own is None else own
+
+# %% ../../nbs/matching/03_leaves.ipynb #c0a1e002
+def complex_paths(*models: Mapping[str, Leaf]) -> set[str]:
+    "The leaves that are complex in some model"
+    return {path for flat in models for path, leaf in flat.items() if leaf.dtype.kind == "c"}
+
+
+def as_parts(w: Array) -> Array:
+    "Real and imaginary parts, along a new last axis"
+    xp = np if isinstance(w, np.ndarray) else jnp
+    return xp.stack([xp.real(w), xp.imag(w)], axis=-1)
+
+
+def with_parts(block: Block) -> Block:
+    "The block of a leaf that is read `as_parts`: the new axis is fixed"
+    joint = block.joint
+    if joint is not None:
+        joint = replace(joint, shape=(*joint.shape, 2), order=(*joint.order, len(joint.order)))
+    return replace(
+        block,
+        index=(*block.index, range(2)),
+        shape=(*block.shape, 2),
+        labels=(*block.labels, None),
+        parents=(*block.parents, ()),
+        joint=joint,
+    )

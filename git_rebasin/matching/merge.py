@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Model', 'load_model', 'merge_many', 'merge_in_order']
 
 # %% ../../nbs/matching/11_merge.ipynb #e122c11c
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,22 +19,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..arguments import check_steps
 from ..checkpoints.io import load_params
+from ..jaxprs import as_array
+from .ignored import ignored_leaves
+from .leaves import FIT, as_parts, in_units_of_one, norm, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     apply_permutation,
     check_permutation,
     compose_permutations,
     identity_permutation,
     invert_permutation,
+    permutation_of,
     permute_block,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Leaf, flatten, inner, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -61,20 +70,25 @@ def load_model(
 class _Sum:
     "The sum of all models, each in an order of its own"
 
-    def __init__(self, spec: PermutationSpec, models: Sequence[Model], perms=None):
+    def __init__(self, spec: PermutationSpec, models: Sequence[Model], perms, ignore, include):
         first, self.models = load_model(models[0]), models
         self.spec, self.like = spec.bind(first), jax.tree.map(_shape, first)
+        self.ignored = ignored_leaves(self.spec, ignore, include)
+        self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
-        self.kept = {p: np.array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
         for i, perm in enumerate(perms or ()):
-            check_permutation(self.spec, perm)
-            self.perms[i] = perm
-        shapes = self.spec.shapes.items()
-        self.total: dict[str, np.ndarray] = {p: np.zeros(shape) for p, shape in shapes}
-        self.squares = 0.0
+            self.perms[i] = check_permutation(self.spec, perm)
+        dtypes, shapes = flatten(self.like), self.spec.shapes.items()
+        self.total: dict[str, np.ndarray] = {
+            p: np.zeros(shape, complex if dtypes[p].dtype.kind == "c" else float)
+            for p, shape in shapes
+        }
+        self.squares = 0.0  # Σ ‖θᵢ‖², in units of 4^power
+        self.power: int | None = None  # not 0 where squares are beyond float64
 
     def begin(self, i: int, key: jax.Array | None = None) -> None:
         "Add a model for the first time, matched to those before it if a key is given"
@@ -88,23 +102,45 @@ class _Sum:
         for path in self.rest:  # scalars that the spec does not name
             if path not in flat:
                 raise ModelError(f"models[{i}] lacks {path!r}, which the first one has")
-            self.rest[path] += float(flat[path])
+            self.rest[path] += np.asarray(flat[path]).item()
+        for path in flat.keys() & (self.total.keys() | self.rest.keys()):
+            if flat[path].dtype.kind == "c" != flatten(self.like)[path].dtype.kind:
+                raise ModelError(
+                    f"models[{i}] has complex weights in {path!r}, where the first model has "
+                    f"{flatten(self.like)[path].dtype}: give the first one complex weights too"
+                )
         if key is not None and i > 0:
             mean = self._mean(i)
-            self.perms[i] = weight_matching(key, self.spec, mean, flat, init="greedy").perm
+            self.perms[i] = self._match(key, mean, flat, "greedy")
         self._add(self.perms[i], flat, 1)
-        named = {path: flat[path] for path in self.spec.shapes}
-        self.squares += inner(named, named)
+        self.squares += self._square({path: flat[path] for path in self.scored})
+
+    def _match(self, key: jax.Array, rest: Mapping, flat: Mapping, init) -> Permutation:
+        "The permutation of a model by the mean of others"
+        how = {"init": init, "ignore": self.ignored}
+        return weight_matching(key, self.spec, rest, flat, **how).perm
 
     def _mean(self, count: int) -> dict[str, np.ndarray]:
         "The mean of the models that are in the sum now"
-        return {path: (w / count).astype(np.float32) for path, w in self.total.items()}
+        return {path: _narrow(w / count) for path, w in self.total.items()}
+
+    def _square(self, flat: Mapping[str, Leaf]) -> float:
+        "The squared norm of a model, in the unit of squares"
+        own = {p: wide(_real(w)) for p, w in flat.items() if _is_inexact(w)}
+        if self.power is None:  # the first model decides
+            with np.errstate(over="ignore"):
+                sizes = [norm(w) for w in own.values()]
+            top = max((power for fraction, power in sizes if fraction), default=0)
+            self.power = top if abs(top) > 250 else 0
+        if self.power:
+            own = {p: np.ldexp(w, -self.power) for p, w in own.items()}
+        return inner(own, own)
 
     def _add(self, perm: Permutation, flat: Mapping[str, Leaf], sign: int) -> None:
         "Add a model to the sum, or take it out"
         for block in self.spec.blocks:
             total, leaf = self.total[block.path], np.asarray(flat[block.path])
-            view = permute_block(block, leaf, perm).astype(np.float64)
+            view = permute_block(block, leaf, perm).astype(total.dtype)
             moved = block.put(total, block.of(total) + sign * view, into=True)
             self.total[block.path] = np.asarray(moved)
 
@@ -113,20 +149,21 @@ class _Sum:
         flat, old = flatten(load_model(self.models[i])), self.perms[i]
         self._add(old, flat, -1)
         rest = self._mean(len(self.models) - 1)
-        new = weight_matching(key, self.spec, rest, flat, init=old).perm
+        new = self._match(key, rest, flat, old)
         self.perms[i] = new
         self._add(new, flat, 1)
         return not same_permutation(new, old)
 
     def objective(self) -> float:
         "The sum of the inner products of all pairs"
-        floats = {p: w for p, w in self.total.items() if p not in self.kept}
-        return (inner(floats, floats) - self.squares) / 2
+        floats = {p: self.total[p] for p in self.scored if p not in self.kept}
+        value = (self._square(floats) - self.squares) / 2
+        return in_units_of_one(value, 2 * (self.power or 0))
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
-        back = invert_permutation(self.perms[0], self.spec)
-        moved = (compose_permutations(back, p, self.spec) for p in self.perms)
+        back = invert_permutation(self.spec, self.perms[0])
+        moved = (compose_permutations(self.spec, back, p) for p in self.perms)
         perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
@@ -139,19 +176,40 @@ def _shape(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array(leaf) else leaf
 
 
+def _real(w: Leaf) -> np.ndarray:
+    "A leaf, or its parts if it is complex"
+    own = np.asarray(w)
+    return np.asarray(as_parts(own)) if own.dtype.kind == "c" else own
+
+
+def _narrow(w: np.ndarray) -> np.ndarray:
+    "An array of float64 in float32, and complex ones alike, unless it is beyond that"
+    with np.errstate(over="ignore"):
+        narrow = w.astype(np.complex64 if np.iscomplexobj(w) else np.float32)
+        fraction, power = norm(_real(narrow))
+    fits = abs(power) < FIT if fraction else not w.any()
+    return narrow if fits else w
+
+
 def _is_inexact(w) -> bool:
     "Whether an array can be averaged"
     return jnp.issubdtype(w.dtype, jnp.inexact)
 
 # %% ../../nbs/matching/11_merge.ipynb #4f61e0ff
+@with_progress
 def merge_many(
     key: jax.Array,  # a JAX random key: the order of the models in each round, and of their groups
     spec: PermutationSpec,  # which axes move together
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     *,
-    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
-    #   permutation at the start; "sequential": matched to the mean of the models before it
+    init: Literal["identity", "sequential"] | Sequence[Permutation | HasPermutation] = "identity",
+    #   each model's permutation at the start; "sequential": matched to the mean of the models
+    #   before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each round with its "objective"
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
     """Merge several models into one
@@ -163,6 +221,10 @@ def merge_many(
         init: each model's permutation at the start; "sequential": matched to the mean of the models
             before it
         max_sweeps: stop after so many rounds over all models, converged or not
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each round with its "objective"
 
     Returns:
@@ -172,8 +234,8 @@ def merge_many(
         PermutationSpecError: if a model does not fit the spec, or `init` holds what is no
             permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown or
-            not one permutation for each model
+        ValueError: if there are fewer than two models, `max_sweeps` is not whole or < 1, `init` is
+            unknown or not one permutation for each model, or a pattern fits no leaf
 
     References:
         Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
@@ -181,13 +243,13 @@ def merge_many(
     # raises PermutationSpecError if a model does not fit the spec, or `init` holds what is no
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown
-    #   or not one permutation for each model
+    # raises ValueError if there are fewer than two models, `max_sweeps` is not whole or < 1, `init`
+    #   is unknown or not one permutation for each model, or a pattern fits no leaf
+    as_spec(spec, "(key, spec, models)")
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
-    if max_sweeps < 1:
-        raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
-    running = _Sum(spec, models, _starts(init, len(models)))
+    check_steps("sweep", max_sweeps=max_sweeps)
+    running = _Sum(spec, models, _starts(init, len(models)), ignore, include)
     first_round = isinstance(init, str) and init == "sequential"
     for i in range(len(models)):
         running.begin(i, jax.random.fold_in(key, i) if first_round else None)
@@ -204,11 +266,14 @@ def merge_many(
         if callback is not None:
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
+    state, rounds = "converged" if converged else "not converged", len(objective)
+    _log.info("merging %d models: %s after %d rounds", len(models), state, rounds)
     perms, mean = running.merged()
-    return Merged(perms, mean, tuple(objective), converged, initial)
+    evidence = tuple(objective), converged, initial
+    return Merged(perms, mean, *evidence, ignored=running.ignored)
 
 
-def _starts(init, count: int) -> Sequence[Permutation] | None:
+def _starts(init, count: int) -> Sequence[Permutation | HasPermutation] | None:
     "The permutations that are given to start from"
     if isinstance(init, str):
         if init not in ("identity", "sequential"):
@@ -221,15 +286,22 @@ def _starts(init, count: int) -> Sequence[Permutation] | None:
 # %% ../../nbs/matching/11_merge.ipynb #620ab597
 def merge_in_order(
     spec: PermutationSpec,  # which axes move together
+    perms: Sequence[Permutation | HasPermutation],  # one for each model
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
-    perms: Sequence[Permutation],  # one for each
+    *,
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count in the
+    #   objective, as `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
 ) -> Merged:  # without a search: its only objective is the initial one
     """The mean of models in given orders, all of them moved so that the first one stays
 
     Args:
         spec: which axes move together
+        perms: one for each model
         models: two or more trees, files, or functions that give a tree
-        perms: one for each
+        ignore: paths or patterns of leaves that do not count in the objective, as `weight_matching`
+            takes them; None: running statistics
+        include: paths or patterns of leaves that count all the same
 
     Returns:
         Merged: without a search: its only objective is the initial one
@@ -238,13 +310,16 @@ def merge_in_order(
         PermutationSpecError: if a model does not fit the spec, or `perms` holds what is no
             permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there is not one permutation for each model
+        ValueError: if there is not one permutation for each model, or a pattern fits no leaf
     """
     # raises PermutationSpecError if a model does not fit the spec, or `perms` holds what is no
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there is not one permutation for each model
-    running = _Sum(spec, models, _starts(perms, len(models)))
+    # raises ValueError if there is not one permutation for each model, or a pattern fits no leaf
+    for perm in perms:
+        permutation_of(spec, perm, "(spec, perms, models)")
+    running = _Sum(spec, models, _starts(perms, len(models)), ignore, include)
     for i in range(len(models)):
         running.begin(i)
-    return Merged(*running.merged(), (), True, running.objective())
+    fields = *running.merged(), (), True, running.objective()
+    return Merged(*fields, ignored=running.ignored)

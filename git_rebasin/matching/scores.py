@@ -6,25 +6,83 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Contraction', 'Term', 'GroupScores', 'Scores']
+__all__ = ['Contraction', 'Term', 'shifted', 'GroupScores', 'Scores']
 
 # %% ../../nbs/matching/04_scores.ipynb #7850e2b9
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .leaves import STRETCH, Leaves, dot, norm, open_models, ready
+from git_rebasin.matching.leaves import (
+    FIT,
+    STRETCH,
+    Leaves,
+    dot,
+    in_units_of_one,
+    open_models,
+    ready,
+    scaled,
+    wide,
+    with_parts,
+)
 from .solve import Layout, layouts
 from ..symmetry.blocks import Block
 from ..symmetry.permutation import Permutation, permute_block, take_units
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, Leaf
+
+# %% ../../nbs/matching/04_scores.ipynb #c0a1e011
+class Size(NamedTuple):
+    """How large the views of a block are in two models
+
+    Attributes:
+        bound: of their inner product, in units of 2^(a + b)
+        a: the power of two of A's norm
+        b: of B's
+        narrow: whether both leaves are held in float32, or in less
+    """
+
+    bound: float  # of their inner product, in units of 2^(a + b)
+    a: int  # the power of two of A's norm
+    b: int  # of B's
+    narrow: bool  # whether both leaves are held in float32, or in less
+
+    @classmethod
+    def of(cls, block: Block, models: tuple[Leaves, Leaves]) -> Size:
+        "The size of a block; a leaf that is beyond float32 is read in float64 from now on"
+        (one, a), (two, b) = (model.norm(block) for model in models)
+        narrow = block.path not in models[0].wide and block.path not in models[1].wide
+        return cls(one * two, a, b, narrow)
+
+    @property
+    def fits(self) -> bool:
+        """Whether products of the views are safe in float32 as they are
+
+        Returns:
+            bool
+        """
+        return self.narrow and max(abs(self.a), abs(self.b), abs(self.a + self.b)) < FIT
+
+    def energy(self, unit: int) -> float:
+        "An upper bound of what the block can add to the objective, in units of 2^unit"
+        return math.ldexp(self.bound, self.a + self.b - unit)
+
+    def shift(self, power: int) -> tuple[int, int]:
+        "Powers of two that bring the views of A and B to where their products are in a unit"
+        return -self.a, self.a - power if self.bound else -self.b
+
+
+def common_unit(sizes: Iterable[Size], safe: int = FIT) -> int:
+    "A power of two for sums over blocks: 0 if the largest summand is safe without, else its own"
+    largest = max((size.a + size.b for size in sizes if size.bound), default=0)
+    return 0 if abs(largest) < safe else largest
 
 # %% ../../nbs/matching/04_scores.ipynb #2960853a
 @dataclass(frozen=True)
@@ -35,6 +93,7 @@ class Contraction:
         batch: axes that both views share: fixed axes that a family is within
         rows: axes that number the units: parents that may move, then the group's own
         ndim: how many axes a view has
+        rest: axes that are summed over
         last: whether the rows are last, so that nothing has to be copied
         order: batch, rest, rows if so; else batch, rows, rest
     """
@@ -43,12 +102,14 @@ class Contraction:
     rows: tuple[int, ...]  # axes that number the units: parents that may move, then the group's own
     ndim: int  # how many axes a view has
 
+    rest: tuple[int, ...] = field(init=False)  # axes that are summed over
     last: bool = field(init=False)  # whether the rows are last, so that nothing has to be copied
     order: tuple[int, ...] = field(init=False)  # batch, rest, rows if so; else batch, rows, rest
 
     def __post_init__(self):
         batch, rows, every = self.batch, self.rows, range(self.ndim)
         rest = tuple(k for k in every if k not in batch and k not in rows)
+        object.__setattr__(self, "rest", rest)
         last = rows == tuple(every)[self.ndim - len(rows) :]
         object.__setattr__(self, "last", last)
         order = (*batch, *rest, *rows) if last else (*batch, *rows, *rest)
@@ -59,8 +120,8 @@ class Contraction:
         shape = view.shape
         n = math.prod([shape[k] for k in self.rows])
         b = math.prod([shape[k] for k in self.batch])
-        view = view.transpose(self.order)
-        return view.reshape(b, -1, n) if self.last else view.reshape(b, n, -1)
+        m = math.prod([shape[k] for k in self.rest])
+        return view.transpose(self.order).reshape((b, m, n) if self.last else (b, n, m))
 
     def scores(self, a, b):
         "Scores of all pairs of rows, from two views"
@@ -78,9 +139,19 @@ _contraction = functools.cache(Contraction)  # a network has few different ones
 class Term:
     "The product of one axis of one block, summed into the scores of its group"
 
-    def __init__(self, block: Block, axis: int, models: tuple[Leaves, Leaves], energy: float):
-        self.block, self.axis, self.models = block, axis, models
-        self.energy = energy  # an upper bound of what it can add to the objective
+    def __init__(
+        self,
+        block: Block,
+        axis: int,
+        models: tuple[Leaves, Leaves],
+        size: Size,  # of the block
+        unit: int,  # objectives are in units of this power of two
+    ):
+        self.block, self.axis, self.models, self.size = block, axis, models, size
+        # An upper bound of what it can add to the objective:
+        self.energy = size.energy(unit)
+        # Powers of two that the views of A and of B are multiplied by; None: nothing is done:
+        self.shift: tuple[int, int] | None = None
         parents = block.parents[axis]
         moving = tuple(h for h in parents if block.labels[h] is not None)
         fixed = tuple(h for h in parents if h not in moving)
@@ -119,15 +190,16 @@ class Term:
     def views(self, a, b, perm: Permutation):
         "The same of any two leaves"
         skip = (self.axis,) if self.paired else (*self.contraction.rows, *self.contraction.batch)
-        return self.block.of(a), permute_block(self.block, b, perm, skip)
+        return shifted(self.block.of(a), permute_block(self.block, b, perm, skip), self.shift)
 
     def change(self, perm: Permutation):
         "The views of the units that moved: A's, and the difference of B's"
         ((k, group),) = self.neighbours.items()
         moved = np.flatnonzero(self.before[group] != perm[group])
-        return _change(self.block, k, *self.leaves(), self.shift(perm, moved))
+        views = _change(self.block, k, *self.leaves(), self.shuffle(perm, moved))
+        return shifted(*views, self.shift)
 
-    def shift(self, perm: Permutation, places):
+    def shuffle(self, perm: Permutation, places):
         "Some places of the neighbour, their units now, and their units as the matrix has them"
         ((_, group),) = self.neighbours.items()
         return places, np.asarray(perm[group])[places], self.before[group][places]
@@ -153,24 +225,29 @@ class Term:
         return self.contraction, np.asarray(a), np.asarray(b)
 
 
-def _change(block: Block, k: int, a, b, shift):
+def _change(block: Block, k: int, a, b, shuffle):
     "The views of some places of axis k: A's, and the difference of B's units there"
-    places, new, old = shift
-    change = take_units(block.of(b), new, k)
-    change -= take_units(block.of(b), old, k)
+    places, new, old = shuffle
+    change = wide(take_units(block.of(b), new, k))
+    change -= wide(take_units(block.of(b), old, k))
     return take_units(block.of(a), places, k), change
+
+
+def shifted(a, b, shift: tuple | None):
+    "The views of two models, each times its power of two"
+    return (a, b) if shift is None else (scaled(a, shift[0]), scaled(b, shift[1]))
 
 # %% ../../nbs/matching/04_scores.ipynb #9a3104c3
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _device_scores(contraction: Contraction, block: Block, a, b, perm):
+def _device_scores(contraction: Contraction, block: Block, shift: tuple | None, a, b, perm):
     "The scores of one term, on its arrays' devices"
-    return contraction.scores(block.of(a), permute_block(block, b, perm))
+    return contraction.scores(*shifted(block.of(a), permute_block(block, b, perm), shift))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _device_change(contraction: Contraction, block: Block, k: int, a, b, shift):
+def _device_change(contraction, block: Block, k: int, shift: tuple | None, a, b, shuffle):
     "By how much those scores change with the units of some places of axis k"
-    return contraction.scores(*_change(block, k, a, b, shift))
+    return contraction.scores(*shifted(*_change(block, k, a, b, shuffle), shift))
 
 
 def _on_device(term: Term, perm: Permutation):
@@ -185,10 +262,10 @@ def _on_device(term: Term, perm: Permutation):
     if term.seen is not None:
         ((k, group),) = term.neighbours.items()
         moved_first = np.argsort(term.before[group] == perm[group], kind="stable")
-        shift = term.shift(perm, moved_first[: term.most])
-        return np.asarray(_device_change(term.contraction, block, k, *term.leaves(), shift))
+        given = (term.shift, *term.leaves(), term.shuffle(perm, moved_first[: term.most]))
+        return np.asarray(_device_change(term.contraction, block, k, *given))
     local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
-    return np.asarray(_device_scores(term.contraction, block, *term.leaves(), local))
+    return np.asarray(_device_scores(term.contraction, block, term.shift, *term.leaves(), local))
 
 # %% ../../nbs/matching/04_scores.ipynb #897ec102
 _STACK = 2**20  # entries of thin terms, of one model, that are laid end to end at most
@@ -231,7 +308,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
     "Add the scores of one pair of arranged views; a thin product by stretches of rows"
     left, right = (a.mT, b) if last else (a, b.mT)
     n, k = left.shape[-2:]
-    step = n if k > 256 else max(16, _SCRATCH // n)
+    step = n if k > 256 else max(16, _SCRATCH // max(n, 1))
     if step >= n:
         total += np.matmul(left, right)
         return
@@ -249,12 +326,13 @@ class GroupScores:
         self.matrix: np.ndarray | None = None  # in the layout's shape, once it was built
         self.drift = 0.0
         self.scale = sum(t.energy for t in terms)  # an upper bound of a permutation's score
+        self.power = 0  # the matrix is in units of this power of two
 
     def value(self, perm: Permutation) -> float:
-        "Sum the scores of the pairs of the group's permutation"
+        "Sum the scores of the pairs of the group's permutation, in the unit of `scale`"
         if self.matrix is None:
             raise RuntimeError("the matrix was not built yet: call `update` first")
-        return self.layout.value(self.matrix, perm)
+        return math.ldexp(self.layout.value(self.matrix, perm), self.power)
 
     def stale(self, perm: Permutation) -> bool:
         "Whether a neighbour moved since the matrix was last brought up to date"
@@ -313,7 +391,7 @@ class GroupScores:
 
     def replace(self, matrix: np.ndarray, scale: float, perm: Permutation) -> None:
         "Take a matrix that was built elsewhere, of all terms where the groups are now"
-        self.matrix, self.scale, self.drift = matrix, scale, 0.0
+        self.matrix, self.scale, self.drift = matrix, math.ldexp(scale, self.power), 0.0
         for t in self.terms:
             t.note(perm)
 
@@ -328,24 +406,43 @@ class Scores:
         b: Mapping[str, Leaf],  # model B
         *,
         compiled: bool = False,  # leave the products of a CPU to XLA too, as those of accelerators
-        budget: float
-        | None = None,  # bytes of scores and of lazily read leaves kept between
+        budget: float | None = None,  # bytes of scores and of lazily read leaves kept between
         #   visits; None: all, or the `default_budget` if leaves are read lazily
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
-                own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.flat.items()})
-        self.blocks = spec.blocks
-        terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
-        for block in self.blocks:
-            leaves = (ready(model[block.path]) for model in (self.a, self.b))
-            energy = math.prod(norm(block.of(leaf)) for leaf in leaves)
+                own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.real().items()})
+        models, terms = (self.a, self.b), {g: [] for g in spec.groups}
+        scored = [block for block in spec.blocks if block.path not in ignored]
+        self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
+        with np.errstate(over="ignore"):
+            sizes = [Size.of(block, models) for block in self.blocks]
+        self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
+        #   unless they are beyond float64
+        self.bound = sum(size.energy(self.unit) for size in sizes)  # of any objective
+        for block, size in zip(self.blocks, sizes, strict=True):
             for axis, group in enumerate(block.labels):
                 covered = any(axis in parents for parents in block.parents)  # by what is within it
                 if group is not None and not covered:
-                    terms[group].append(Term(block, axis, (self.a, self.b), energy))
+                    terms[group].append(Term(block, axis, models, size, self.unit))
         self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
+        self._apart = {k: size for k, size in enumerate(sizes) if self.unit or not size.fits}
+        if self._apart:
+            self._choose_units()
+
+    def _choose_units(self) -> None:
+        "One unit for the matrices of all groups that are solved together, and shifts to that unit"
+        trees: dict[str, list[GroupScores]] = {}
+        for group, own in self.groups.items():
+            trees.setdefault((*own.layout.moving, group)[0], []).append(own)
+        for tree in trees.values():
+            power = common_unit(t.size for own in tree for t in own.terms)
+            for own in tree:
+                own.power = max(power - self.unit, -900)  # a gain is above 0, however small it is
+                for t in own.terms:
+                    t.shift = t.size.shift(power) if power or not t.size.fits else None
 
     def trim(self, groups: Collection[str]) -> None:
         "Forget the matrices of some groups, where those of all are more than the budget"
@@ -359,23 +456,34 @@ class Scores:
         perm: Permutation | None,  # None: the identity
         groups: Collection[str] | None = None,  # only blocks that carry one of these; default: all
     ) -> float:
-        """⟨A, π(B)⟩, the inner product of the two models
+        """⟨A, π(B)⟩, the inner product of the two models, in the unit of all objectives
 
         Args:
             perm: None: the identity
             groups: only blocks that carry one of these; default: all
         """
         total, small = 0.0, []
-        for block in self.blocks:
+        for k, block in enumerate(self.blocks):
             if groups is None or any(label in groups for label in block.labels):
                 pair = self._views(block, perm)
-                if isinstance(pair[0], np.ndarray) and pair[0].size < STRETCH:
+                if (size := self._apart.get(k)) is not None:
+                    value = dot(*shifted(*pair, (-size.a, -size.b)))
+                    total += math.ldexp(value, size.a + size.b - self.unit)
+                elif isinstance(pair[0], np.ndarray) and pair[0].size < STRETCH:
                     small.append([w.flatten() for w in pair])
                 else:
                     total += dot(*pair)
                 del pair  # before the next leaves are read
         together = (np.concatenate(side) for side in zip(*small, strict=True))
         return total + (dot(*together) if small else 0.0)
+
+    def power(self, group: str) -> int:
+        "The power of two that the matrix of a group is in units of"
+        return self.groups[group].power + self.unit
+
+    def absolute(self, objective: float) -> float:
+        "An objective in units of 1; infinite where it is beyond float64"
+        return in_units_of_one(objective, self.unit)
 
     def _views(self, block: Block, perm: Permutation | None) -> tuple[Array, Array]:
         "A block's views of A and of π(B)"

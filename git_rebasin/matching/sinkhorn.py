@@ -18,22 +18,26 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float, PyTree
 
+from ..arguments import check_positive, check_steps
 from git_rebasin.matching.descent import (
     Best,
     Learned,
     Optimizer,
-    check_steps,
+    check_place,
     compile_step,
     iterate,
     place_on_line,
     require_batches,
 )
+from .leaves import FIT, norm
 from .match import Match, bind_models, merged_loss
 from git_rebasin.matching.soft import (
     Soft,
     apply_soft,
+    check_confidence,
     check_soft,
     confident_logits,
     harden,
@@ -41,8 +45,14 @@ from git_rebasin.matching.soft import (
     soft_shapes,
     soften,
 )
-from ..progress import Callback
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from ..progress import Callback, with_progress
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    as_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, is_array
 
@@ -62,16 +72,40 @@ def squared_distance(
         arXiv 2212.12042, the data-free case
     """
 
+    # raises ValueError if the squares of A's weights are beyond float32
+    _check_squares(params_a)
+
     def loss_fn(params, batch=None):
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(params_a), strict=True)
         distances = (
-            jnp.sum(jnp.square(jnp.asarray(w, jnp.float32) - jnp.asarray(a, jnp.float32)))
+            jnp.sum(jnp.square(jnp.abs(_narrow(w) - _narrow(a))))
             for w, a in pairs
             if is_array(a) and jnp.issubdtype(a.dtype, jnp.inexact)
         )
         return sum(distances, start=jnp.zeros(()))
 
     return loss_fn
+
+
+def _narrow(w: Array) -> jax.Array:
+    "An array in float32, or complex64"
+    return jnp.asarray(w, jnp.complex64 if jnp.iscomplexobj(w) else jnp.float32)
+
+
+def _check_squares(params: PyTree) -> None:
+    "Refuse a model whose squared norm is beyond float32"
+    flat = {p: w for p, w in flatten(params).items() if jnp.issubdtype(w.dtype, jnp.inexact)}
+    if any(isinstance(w, Tracer) for w in flat.values()):
+        return
+    with np.errstate(over="ignore"):
+        sizes = {path: norm(np.abs(np.asarray(w))) for path, w in flat.items()}
+    powers = {path: power for path, (fraction, power) in sizes.items() if fraction}
+    largest = max(powers, key=lambda path: powers[path], default="")
+    if abs(power := powers.get(largest, 0)) > FIT:
+        raise ValueError(
+            f"the norm of {largest!r}, the largest array, is about 2^{power}, and its square is "
+            f"beyond float32: multiply both models by 2^{-power}"
+        )
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #81ac00d3
 class _Learner:
@@ -127,6 +161,7 @@ class SinkhornMatch(Match):
     hard_losses: tuple[float, ...]  # of the merged model at each evaluation, over all batches
 
 # %% ../../nbs/matching/10_sinkhorn.ipynb #cc8fbe8f
+@with_progress
 def sinkhorn_matching(
     key: jax.Array,  # a JAX random key: the points on the line, where they are random
     spec: PermutationSpec,  # which axes move together
@@ -137,7 +172,7 @@ def sinkhorn_matching(
     optimizer: Optimizer,  # of the logits, such as `optax.adam(0.1)`
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
     max_steps: int = 200,  # steps of the optimizer
-    init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
+    init: Permutation | HasPermutation | Soft | None = None,  # where to start: another match, or
     #   logits, such as the similarities of activation matching; None: all logits zero
     confidence: float = 0.5,  # of a permutation to start from: the share of its unit in a position
     temperature: float = 1.0,  # τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
@@ -146,6 +181,7 @@ def sinkhorn_matching(
     lam: float | Literal["uniform"] = 0.5,  # λ: B's share; "uniform": random at each step
     eval_batches: Sequence[Any] | None = None,  # on which permutations are compared; None: all
     eval_every: int = 10,  # steps from one evaluation of the nearest permutation to the next
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called with the loss of each step, the soft one as a rule
 ) -> SinkhornMatch:  # the permutation with the lowest loss at λ (at ½ where it is random)
     """Learn a permutation of B for a low loss of the merged model
@@ -159,8 +195,8 @@ def sinkhorn_matching(
         optimizer: of the logits, such as `optax.adam(0.1)`
         batches: taken in turn; None: `loss_fn` gets None
         max_steps: steps of the optimizer
-        init: where to start: another matcher's permutation, or logits, such as the similarities of
-            activation matching; None: all logits zero
+        init: where to start: another match, or logits, such as the similarities of activation
+            matching; None: all logits zero
         confidence: of a permutation to start from: the share of its unit in a position
         temperature: τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
         iterations: of Sinkhorn's algorithm: how often rows and columns are normalised
@@ -168,6 +204,7 @@ def sinkhorn_matching(
         lam: λ: B's share; "uniform": random at each step
         eval_batches: on which permutations are compared; None: all
         eval_every: steps from one evaluation of the nearest permutation to the next
+        progress: show a bar, in a notebook or on a terminal
         callback: called with the loss of each step, the soft one as a rule
 
     Returns:
@@ -176,8 +213,9 @@ def sinkhorn_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` does not fit the spec
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if `forward` is unknown, a number of steps is below one, `confidence` is not
-            between 0 and 1, or there is no batch
+        ValueError: if `forward` is unknown, a number of steps or iterations is not whole or < 1,
+            `temperature` is not above 0 or not finite, `confidence` is not between 0 and 1, `lam`
+            not from 0 to 1, or there is no batch
         FloatingPointError: if the loss becomes NaN or infinite
 
     References:
@@ -186,10 +224,15 @@ def sinkhorn_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` does not fit the
     #   spec
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `forward` is unknown, a number of steps is below one, `confidence` is
-    #   not between 0 and 1, or there is no batch
+    # raises ValueError if `forward` is unknown, a number of steps or iterations is not whole or
+    #   < 1, `temperature` is not above 0 or not finite, `confidence` is not between 0 and 1, `lam`
+    #   not from 0 to 1, or there is no batch
     # raises FloatingPointError if the loss becomes NaN or infinite
     check_steps(max_steps=max_steps, eval_every=eval_every)
+    check_steps("iteration", iterations=iterations)
+    check_positive(temperature=temperature)
+    check_confidence(confidence)
+    check_place(lam)
     if forward not in ("soft", "hard"):
         raise ValueError(f"forward is {forward!r}: give 'soft' or 'hard'")
     bound, _, _ = bind_models(spec, params_a, params_b)
@@ -234,8 +277,9 @@ def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}
-    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in init.values()):
-        check_soft(spec, init)
-        return {g: jnp.asarray(w, jnp.float32) for g, w in init.items()}
-    logits = confident_logits(spec, init, confidence=confidence, temperature=temperature)
+    held = as_permutation(init)
+    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in held.values()):
+        check_soft(spec, held)
+        return {g: jnp.asarray(w, jnp.float32) for g, w in held.items()}
+    logits = confident_logits(spec, held, confidence=confidence, temperature=temperature)
     return jax.tree.map(jnp.asarray, logits)

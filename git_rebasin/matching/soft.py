@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Soft', 'soft_shapes', 'uniform', 'soften', 'mixed_axes', 'soft_block', 'Mix', 'apply_soft', 'check_soft', 'harden',
-           'sinkhorn', 'soft_permutation', 'confident_logits']
+           'sinkhorn', 'soft_permutation', 'check_confidence', 'confident_logits']
 
 # %% ../../nbs/matching/09_soft.ipynb #4d814c96
 import functools
@@ -18,12 +18,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Inexact, Int, PyTree
 
+from ..arguments import check_positive, check_share, check_steps
+from .leaves import wide
 from .solve import group_trees, layouts, solve
 from ..symmetry.actions import act
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, check_permutation
+from ..symmetry.permutation import HasPermutation, Permutation, check_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
 
@@ -56,12 +58,12 @@ def uniform(
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]
     """
-    return {g: np.full(s, 1 / s[-1], np.float32) for g, s in soft_shapes(spec).items()}
+    return {g: np.full(s, 1 / max(s[-1], 1), np.float32) for g, s in soft_shapes(spec).items()}
 
 
 def soften(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]:  # of zeros and ones
     """The matrices of a permutation
 
@@ -72,10 +74,10 @@ def soften(
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]: of zeros and ones
     """
-    check_permutation(spec, perm)
-    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
+    checked = check_permutation(spec, perm)
+    units, soft, places = {g: np.asarray(p) for g, p in checked.items()}, {}, layouts(spec)
     for g, shape in soft_shapes(spec).items():
-        origins = places[g].origins(perm, g)
+        origins = places[g].origins(units, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -115,18 +117,18 @@ def _mixed(block: Block) -> dict[int, str]:
 
 def soft_block(
     block: Block,  # a part of a leaf
-    view: Float[Array, "..."],  # the block's view of its leaf
+    view: Inexact[Array, "..."],  # the block's view of its leaf
     soft: Soft,  # for each group, its matrices
-) -> Float[Array, "..."]:
+) -> Inexact[Array, "..."]:
     """A block's view, every axis mixed by the matrix of its group
 
     Args:
         block: a part of a leaf
-        view (Float[Array, "..."]): the block's view of its leaf
+        view (Inexact[Array, "..."]): the block's view of its leaf
         soft: for each group, its matrices
 
     Returns:
-        Float[Array, "..."]
+        Inexact[Array, "..."]
     """
     n, shape = view.ndim, block.shape
     operands: list = [view, list(range(n))]
@@ -157,8 +159,10 @@ class Mix:
         for block in spec.blocks:
             if any(block.labels):
                 leaf = jnp.asarray(leaves[block.path])
-                view = block.of(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
-                yield block, soft_block(block, view, self.soft).astype(_kept(leaf.dtype))
+                yield (
+                    block,
+                    soft_block(block, block.of(wide(leaf)), self.soft).astype(_kept(leaf.dtype)),
+                )
 
 
 def apply_soft(
@@ -223,10 +227,9 @@ def harden(
         dict[str, Int[np.ndarray, "*_within _n"]]
     """
     check_soft(spec, scores)
-    return solve(spec, {g: np.asarray(scores[g], np.float32) for g in spec.groups})
+    return solve(spec, {g: np.asarray(wide(np.asarray(scores[g]))) for g in spec.groups})
 
 # %% ../../nbs/matching/09_soft.ipynb #f7bd9ae8
-@functools.partial(jax.jit, static_argnames="iterations")
 def sinkhorn(
     logits: Float[Array, "*batch n n"],  # any numbers
     temperature: float | Float[Array, ""] = 1.0,  # τ: the smaller, the nearer to a permutation
@@ -242,11 +245,27 @@ def sinkhorn(
     Returns:
         Float[Array, "*batch n n"]: columns sum to one, rows as nearly as it has converged
 
+    Raises:
+        ValueError: if `temperature` is NaN, infinite or not above 0, or `iterations` is not whole
+            or < 1
+
     References:
         Sinkhorn 1964
         Mena et al. 2018
     """
+    # raises ValueError if `temperature` is NaN, infinite or not above 0, or `iterations` is not
+    #   whole or < 1
+    check_positive(temperature=temperature)
+    check_steps("iteration", iterations=iterations)
+    return _sinkhorn(logits, temperature, iterations)
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def _sinkhorn(logits, temperature, iterations: int) -> jax.Array:
+    "The same, compiled"
     z = jnp.asarray(logits, jnp.float32) / temperature
+    if z.size == 0:
+        return z
 
     @jax.checkpoint
     def iteration(divisors, _):
@@ -275,7 +294,19 @@ def soft_permutation(
 
     Returns:
         dict[str, Float[Array, "*_fixed _rows _rows"]]
+
+    Raises:
+        PermutationSpecError: if `logits` do not fit the spec, or a group is within two others that
+            move independently of each other
+        ValueError: if `temperature` is NaN, infinite or not above 0, or `iterations` is not whole
+            or < 1
     """
+    # raises PermutationSpecError if `logits` do not fit the spec, or a group is within two others
+    #   that move independently of each other
+    # raises ValueError if `temperature` is NaN, infinite or not above 0, or `iterations` is not
+    #   whole or < 1
+    check_positive(temperature=temperature)
+    check_steps("iteration", iterations=iterations)
     check_soft(spec, logits)
     group_trees(layouts(spec))  # refuses parents in parallel
     pairs: dict[str, Array] = {}
@@ -289,9 +320,21 @@ def soft_permutation(
     return {g: _from_pairs(pairs[g], fixed, rows) for g, fixed, rows in _layouts(spec)}
 
 
+def check_confidence(confidence: float) -> None:
+    """Check that a confidence is between 0 and 1
+
+    Raises:
+        ValueError: if it is not
+    """
+    # raises ValueError if it is not
+    check_share(confidence=confidence)
+    if confidence in (0, 1):
+        raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
+
+
 def confident_logits(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
     temperature: float = 1.0,  # the τ that they will be used at
@@ -306,9 +349,17 @@ def confident_logits(
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]
+
+    Raises:
+        ValueError: if `confidence` is not between 0 and 1, or `temperature` is NaN, infinite or not
+            above 0
+        PermutationSpecError: if `perm` is no permutation of the spec
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: give a share between 0 and 1")
+    # raises ValueError if `confidence` is not between 0 and 1, or `temperature` is NaN, infinite
+    #   or not above 0
+    # raises PermutationSpecError if `perm` is no permutation of the spec
+    check_confidence(confidence)
+    check_positive(temperature=temperature)
     odds = confidence / (1 - confidence)
     return {
         g: p * np.float32(temperature * math.log(odds * max(spec.groups[g] - 1, 1)))

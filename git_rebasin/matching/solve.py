@@ -93,8 +93,9 @@ class Layout:
         names = (*self.fixed, *self.moving, *names)
         shape = [self.sizes[name] for name in names]
         every = np.arange(math.prod(shape)).reshape(shape)
-        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], -1)
-        return flat % flat.shape[1]
+        rows = math.prod(shape[len(self.fixed) :])
+        flat = permute_named(every, names, self.families, perm).reshape(self.shape[0], rows)
+        return flat % max(rows, 1)
 
     def paired(self, perm: Permutation) -> tuple[tuple[int, ...], tuple]:
         "The shape with parents and units apart; there, the pairs that the moving parents make now"
@@ -295,4 +296,5 @@ def _laid_out(layout: Layout, scores: Mapping[str, np.ndarray]) -> np.ndarray:
             f"the scores of group {group!r} have shape {own.shape}, but its layout is {shape}: "
             "fixed axes, then places and units, those of moving parents included"
         )
-    return own.reshape(shape)
+    narrow = own.dtype.itemsize < 4 and own.dtype.kind not in "iub"  # whose sums would overflow
+    return own.reshape(shape).astype(np.float32 if narrow else own.dtype, copy=False)

@@ -11,7 +11,7 @@ __all__ = ['MovingScores', 'Projection', 'StraightThroughMatch', 'straight_throu
 # %% ../../nbs/matching/08_straight_through.ipynb #1e9f0ee5
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,20 +20,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_share, check_steps
 from git_rebasin.matching.descent import (
     Best,
     Learned,
     Optimizer,
-    check_steps,
     compile_step,
     iterate,
     require_batches,
 )
+from .ignored import ignored_leaves
+from .leaves import as_parts, complex_paths, wide
 from .match import Match, bind_models, merged_loss
-from .scores import GroupScores, Scores
+from .scores import GroupScores, Scores, shifted
 from .weights import Search, key_entropy, weight_matching
-from ..progress import Callback
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from ..progress import Callback, with_progress
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
@@ -46,19 +53,22 @@ class MovingScores(Scores):
         spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what model A is at first, by path
         b: Mapping[str, Array],  # model B
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
-        super().__init__(spec, a, b, compiled=True)
+        super().__init__(spec, a, b, compiled=True, ignored=ignored)
         self._matrices = jax.jit(functools.partial(_all_matrices, self.groups))
 
     def renew(
         self,
-        a: Mapping[str, Float[Array, "..."]],  # what model A is now
+        a: Mapping[str, Float[Array, "..."]],  # what model A is now, complex leaves
+        #   by their parts
         perm: Permutation,  # where all groups are
     ) -> None:
         """Build all matrices anew, by one call that is compiled once
 
         Args:
-            a (Mapping[str, Float[Array, "..."]]): what model A is now
+            a (Mapping[str, Float[Array, "..."]]): what model A is now, complex leaves by their
+                parts
             perm: where all groups are
 
         Raises:
@@ -94,7 +104,7 @@ def _matrix(own: GroupScores, a: Mapping, b: Mapping, perm: Permutation):
             matrix = pairs.reshape(own.layout.shape)
         else:
             matrix = matrix + scores
-        views = (t.block.of(w).ravel() for w in (left, right))
+        views = shifted(t.block.of(left), t.block.of(right), t.shift)
         scale = scale + math.prod(jnp.sqrt(jnp.vdot(w, w)) for w in views)
     return matrix, scale
 
@@ -108,29 +118,37 @@ class Projection(Search):
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
         perm: Mapping[str, Int[np.ndarray, "*_within _n"]],  # where to start
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
-        self.moving = MovingScores(spec, a, b)
+        self.moving = MovingScores(spec, a, b, ignored)
         super().__init__(spec, self.moving, dict(perm))
 
     def project(
         self,
-        theta: Mapping[str, Array],  # θ̃, by path
+        theta: Mapping[str, Array],  # θ̃, by path; complex leaves by their parts
         entropy: list[int],  # what the random order of the visits is made of
         max_sweeps: int = 100,  # stop after so many sweeps, converged or not
     ) -> dict[str, Int[np.ndarray, "*_within _n"]]:  # π, where the next projection starts
         """Algorithm 1, from the last permutation
 
         Args:
-            theta: θ̃, by path
+            theta: θ̃, by path; complex leaves by their parts
             entropy: what the random order of the visits is made of
             max_sweeps: stop after so many sweeps, converged or not
 
         Returns:
             dict[str, Int[np.ndarray, "*_within _n"]]: π, where the next projection starts
 
+        Raises:
+            ValueError: if `max_sweeps` is not whole or < 1
+            FloatingPointError: if scores are beyond float32
+
         References:
             Git Re-Basin (arXiv 2209.04836), §3.3
         """
+        # raises ValueError if `max_sweeps` is not whole or < 1
+        # raises FloatingPointError if scores are beyond float32
+        check_steps("sweep", max_sweeps=max_sweeps)
         self.moving.renew(theta, self.perm)
         self.settled.clear()
         for sweep in range(max_sweeps):
@@ -139,15 +157,18 @@ class Projection(Search):
         return self.perm
 
 # %% ../../nbs/matching/08_straight_through.ipynb #dd943b6a
-def _wide(w: Array) -> Array:
-    "An array in float32 at least: in fewer digits, small steps get lost"
-    return w.astype(jnp.promote_types(w.dtype, jnp.float32))
+def _split(
+    flat: Mapping[str, Array], parts: Collection[str]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    "The arrays that have a gradient, some by real and imaginary parts, and those that have none"
+    floats = {p: w for p, w in flat.items() if jnp.issubdtype(w.dtype, jnp.inexact)}
+    rest = {p: w for p, w in flat.items() if p not in floats}
+    return {p: wide(as_parts(w) if p in parts else w) for p, w in floats.items()}, rest
 
 
-def _split(flat: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    "The arrays that have a gradient, and those that have none"
-    floats = {p: _wide(w) for p, w in flat.items() if jnp.issubdtype(w.dtype, jnp.floating)}
-    return floats, {p: w for p, w in flat.items() if p not in floats}
+def _join(floats: Mapping[str, Array], parts: Collection[str]) -> dict[str, Array]:
+    "The arrays that have a gradient, as they are in the model"
+    return {p: w[..., 0] + 1j * w[..., 1] if p in parts else w for p, w in floats.items()}
 
 
 class _Descent:
@@ -163,12 +184,13 @@ class _Descent:
         optimizer: Optimizer,  # what moves θ̃
     ):
         self.a, self.b = jax.tree.map(jnp.asarray, (a, b))
-        theta, self.rest = _split(self.a)
+        parts = complex_paths(self.a, self.b)
+        theta, self.rest = _split(self.a, parts)
         self.start = Learned.start(theta, optimizer)
 
         def slope(theta, perm, a, b, batch):
-            moved, rest = _split(apply_permutation(spec, perm, b))
-            return jax.value_and_grad(lambda w: loss(a, w | rest, lam, batch))(moved)
+            moved, rest = _split(apply_permutation(spec, perm, b), parts)
+            return jax.value_and_grad(lambda w: loss(a, _join(w, parts) | rest, lam, batch))(moved)
 
         def merged(perm, a, b, batch):
             return loss(a, apply_permutation(spec, perm, b), lam, batch)
@@ -262,6 +284,7 @@ class StraightThroughMatch(Match):
 _REMEDY = "look at loss_fn, and at that batch; the weights of both models are finite"
 
 
+@with_progress
 def straight_through_matching(
     key: jax.Array,  # a JAX random key: the order in which projections visit the groups
     spec: PermutationSpec,  # which axes move together
@@ -271,11 +294,16 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
+    init: Permutation | HasPermutation | Literal["auto", "greedy", "identity"] = "auto",  # where
+    #   weight matching, whose permutation is the first, starts
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
     eval_batches: Sequence[Any] | None = None,  # to compare permutations on; None: a step's own
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count
+    #   where permutations are scored by weights; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
     """Match two models by descent on the loss between them
@@ -288,11 +316,15 @@ def straight_through_matching(
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
         batches: any pytrees, all of the same shapes: one for each step
         optimizer: what moves θ̃, such as `optax.adam(1e-3)`
-        init: B's permutation at the start
+        init: where weight matching, whose permutation is the first, starts
         max_steps: stop after so many batches
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken
         eval_batches: to compare permutations on; None: a step's own
+        ignore: paths or patterns of leaves that do not count where permutations are scored by
+            weights; None: running statistics
+        include: paths or patterns of leaves that count all the same
+        progress: show a bar, in a notebook or on a terminal
         callback: called with the loss of each step
 
     Returns:
@@ -301,8 +333,8 @@ def straight_through_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
-            is not known
+        ValueError: if there is no batch, a number of steps is not whole or < 1, `lam` is not from 0
+            to 1, `init` is a word that is not known, or a pattern fits no leaf
         FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
 
     References:
@@ -311,13 +343,15 @@ def straight_through_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
-    #   that is not known
+    # raises ValueError if there is no batch, a number of steps is not whole or < 1, `lam` is not
+    #   from 0 to 1, `init` is a word that is not known, or a pattern fits no leaf
     # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
     check_steps(max_steps=max_steps, patience=patience)
+    check_share(lam=lam)
     bound, a, b = bind_models(spec, params_a, params_b)
-    start = weight_matching(key, spec, params_a, params_b, init=init)
-    search, entropy = Projection(bound, a, b, start.perm), key_entropy(key)
+    ignored = ignored_leaves(bound, ignore, include)
+    start = weight_matching(key, spec, params_a, params_b, init=init, ignore=ignored)
+    search, entropy = Projection(bound, a, b, start.perm, ignored), key_entropy(key)
     whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
     descent = _Descent(bound, *whole, merged_loss(loss_fn, params_a), lam, optimizer)
     best = _best(descent, eval_batches)
@@ -342,4 +376,10 @@ def straight_through_matching(
     )
     converged, objective = best.unchanged == patience, tuple(-x for x in losses)
     fields = best.value.perm, objective, converged, objective[0]
-    return StraightThroughMatch(*fields, best_step=best.step - 1, best_loss=best.loss)
+    return StraightThroughMatch(
+        *fields,
+        best_step=best.step - 1,
+        best_loss=best.loss,
+        ignored=ignored,
+        starts=start.starts,
+    )

@@ -229,7 +229,7 @@ class RebasinResult:
             OSError: if a file cannot be written; an old one is then as it was
         """
         # raises OSError if a file cannot be written; an old one is then as it was
-        about = {**_provenance(self), **(metadata or {})}
+        about = {"format": "pt", **_provenance(self), **(metadata or {})}
         if permutation is not None:
             names = model_names(len(self.perms))[1:]
             tree = {n: dict(perm) for n, perm in zip(names, self.perms[1:], strict=True)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Place', 'NoBatchNormError', 'find_places', 'find_batch_stats']
 
 # %% ../../nbs/statistics/01_batch_norm.ipynb #d4c4056b
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,6 +166,13 @@ def _see(eqn, inputs: Sequence[_Seen]) -> _Seen:
     axes = {leaf: a or (None,) * rank for x in inputs for leaf, a in x.axes.items()}
     return _Seen(form, {} if data else axes)
 
+
+def _divided_leaf(eqn, inputs: Sequence[_Seen]) -> str | None:
+    "The leaf that an equation divides by what is neither a leaf nor data"
+    if eqn.primitive.name != "div" or inputs[0].form[0] != "leaf" or inputs[1].form != ("other",):
+        return None
+    return inputs[0].form[1]
+
 # %% ../../nbs/statistics/01_batch_norm.ipynb #c7471927
 @dataclass(frozen=True)
 class Place:
@@ -174,6 +182,7 @@ class Place:
         value: a variable
         inputs: the variables that bring the leaves, where the value is computed
         axes: for each axis of the value, an axis of the leaves, or None
+        divisors: the variables that the leaves are divided by there
     """
 
     mean: str
@@ -181,6 +190,7 @@ class Place:
     value: Any  # a variable
     inputs: tuple[Any, Any]  # the variables that bring the leaves, where the value is computed
     axes: _Axes  # for each axis of the value, an axis of the leaves, or None
+    divisors: tuple[Any, Any] = (None, None)  # the variables that the leaves are divided by there
 
     def moments(self, x: Array) -> Moments:
         "Mean and variance of each unit in a batch"
@@ -201,20 +211,23 @@ class _Search:
         self.pairs, self.given = dict(stats or {}), stats is not None
         self.time = 0  # counts the meetings of parameters and data
         self.meetings: dict[str, list] = {}  # leaf → (when, value, its axes, inputs around it)
+        self.divisors: dict[str, Any] = {}  # leaf → the variable that it is divided by
 
-    def follow(self, jaxpr, seen: Sequence[_Seen]) -> None:
+    def follow(self, jaxpr, seen: Sequence[_Seen], depth: int = 0) -> None:
         "Follow all equations of a jaxpr without calls"
         known = dict(zip(jaxpr.invars, seen, strict=True))
         leaves = {
             x.form[1]: v for v, x in zip(jaxpr.invars, seen, strict=True) if x.form[0] == "leaf"
         }
+        read = (v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, jex.Literal))
+        uses = Counter(read)
         for eqn in jaxpr.eqns:
             inputs = [
                 _NOTHING if isinstance(v, jex.Literal) else known.get(v, _NOTHING)
                 for v in eqn.invars
             ]
             if eqn.primitive.name == "scan":
-                self._enter(eqn, inputs)
+                self._enter(eqn, inputs, depth)
             if eqn.primitive.name in _ELEMENTWISE and len(inputs) == 2:
                 self._meet(eqn, inputs, leaves)
             out = _see(eqn, inputs) if eqn.outvars else _NOTHING
@@ -222,9 +235,13 @@ class _Search:
                 if not self.given:
                     self.pairs[out.form[1]] = out.form[2]
                 out = _OF_DATA
+            leaf = None if depth else _divided_leaf(eqn, inputs)
+            if leaf and leaves[leaf] is eqn.invars[0] and uses[eqn.invars[0]] == 1:
+                self.divisors[leaf], leaves[leaf] = eqn.invars[1], eqn.outvars[0]
+                out = inputs[0]
             known |= dict.fromkeys(eqn.outvars, out)
 
-    def _enter(self, eqn, inputs: Sequence[_Seen]) -> None:
+    def _enter(self, eqn, inputs: Sequence[_Seen], depth: int) -> None:
         "Follow a scan's iteration: it reads a slice of what is stacked, and carries data"
         nc, nk = scan_counts(eqn)
 
@@ -235,7 +252,8 @@ class _Search:
                 return _NOTHING
             return _Seen(x.form, {leaf: axes[1:] for leaf, axes in x.axes.items()})
 
-        self.follow(eqn.params["jaxpr"].jaxpr, [iteration(k, x) for k, x in enumerate(inputs)])
+        inside = [iteration(k, x) for k, x in enumerate(inputs)]
+        self.follow(eqn.params["jaxpr"].jaxpr, inside, depth + 1)
 
     def _meet(self, eqn, inputs: Sequence[_Seen], leaves: Mapping[str, Any]) -> None:
         "Note which leaves meet which data here"
@@ -263,7 +281,8 @@ class _Search:
                 f"{mean!r} and {variance!r} normalise more than one value: which of them their "
                 "statistics are of is not defined. Give each normalisation leaves of its own."
             )
-        return Place(mean, variance, value, (leaves[mean], leaves[variance]), axes)
+        divisors = (self.divisors.get(mean), self.divisors.get(variance))
+        return Place(mean, variance, value, (leaves[mean], leaves[variance]), axes, divisors)
 
 # %% ../../nbs/statistics/01_batch_norm.ipynb #b7a1c0d2
 class NoBatchNormError(ValueError):

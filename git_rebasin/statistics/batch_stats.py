@@ -9,8 +9,8 @@ from __future__ import annotations
 __all__ = ['reset_batch_stats', 'with_batch_stats']
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #58b963b5
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import keep_containers, scan_counts
-from ..progress import Callback, within
+from ..jaxprs import jit_arrays, keep_containers, scan_counts
+from ..progress import Callback, with_progress, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
 from ..tree import Array, flatten, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #2ba67c98
 class _Run:
@@ -35,6 +37,9 @@ class _Run:
         own: bool,  # whether each batch is normalised by its own statistics, or by the stored ones
     ):
         self.places, self.own = places, own
+        self.divisors: dict[
+            str, Array
+        ] = {}  # path of a leaf → what it is divided by before its use
 
     def __call__(self, jaxpr, consts: Sequence, args: Sequence) -> tuple[list, dict]:
         "The outputs; path of the mean → moments of the units"
@@ -43,7 +48,7 @@ class _Run:
         for v, x in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True):
             if v not in held:
                 self._put(v, x, env, moments)
-        todo = list(jaxpr.eqns)
+        todo = [eqn for eqn in jaxpr.eqns if held.isdisjoint(eqn.outvars)]
         while todo:
             later = []
             for eqn in todo:
@@ -54,7 +59,15 @@ class _Run:
             if len(later) == len(todo):
                 self._refuse(moments)
             todo = later
-        return [v.val if isinstance(v, jex.Literal) else env[v] for v in jaxpr.outvars], moments
+
+        def read(v):
+            return v.val if isinstance(v, jex.Literal) else env[v]
+
+        for p in self.places:
+            divided = zip((p.mean, p.variance), p.divisors, strict=True)
+            known = ((path, v) for path, v in divided if isinstance(v, jex.Literal) or v in env)
+            self.divisors |= {path: read(v) for path, v in known}
+        return [read(v) for v in jaxpr.outvars], moments
 
     def _put(self, v, x, env: dict, moments: dict) -> None:
         "Note a value; if it is at a place, its statistics take the place of the stored ones"
@@ -102,33 +115,37 @@ class _Run:
         )
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #6a07c895
-_Step = Callable[[Any], Mapping[tuple[str, str], Moments]]  # batch → moments by paths
+_Pair = tuple[str, str]  # path of a mean, path of its variance
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@jit_arrays
 def _batch_moments(
     fn, stats, own: bool, variables: PyTree, batch: Any
-) -> dict[tuple[str, str], Moments]:
-    "(mean's path, variance's path) → moments of a batch, in the layout of the leaves"
+) -> tuple[dict[_Pair, Moments], dict[str, Array]]:
+    "Moments of a batch, in the layout of the leaves; what leaves are divided by before their use"
     pairs = None if stats is None else dict(stats)
     closed, arrays, places = find_places(fn, pairs, variables, batch)
-    _, by_mean = _Run(places, own)(closed.jaxpr, closed.consts, arrays)
+    run = _Run(places, own)
+    _, by_mean = run(closed.jaxpr, closed.consts, arrays)
     flat = flatten(variables)
-    moments: dict[tuple[str, str], Moments] = {}
+    moments: dict[_Pair, Moments] = {}
     for p in places:
         m, shape = by_mean[p.mean], flat[p.mean].shape
         fitted = Moments(m.count, p.fit(m.mean, shape), p.fit(m.scatter, shape))
         moments[p.mean, p.variance] = fitted
-    return moments
+    return moments, run.divisors
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #367bd80a
+@with_progress
 def reset_batch_stats(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
     variables: PyTree,  # parameters and statistics, in any container; left as they are
-    batches: Iterable[Any],  # what `fn` takes beside the variables; read once for each pass
+    batches: Iterable[Any],  # what `fn` takes beside the variables, two samples or more each; read
+    #   once for each pass
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
     passes: int = 1,  # over the data: so many normalisations in a row, the first ones, are exact
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch of each pass
 ) -> PyTree:  # the variables with new means and variances, in the dtypes of the old ones
     """Compute BatchNorm's statistics anew from data
@@ -136,9 +153,11 @@ def reset_batch_stats(
     Args:
         fn: (variables, batch) → outputs, in evaluation mode
         variables: parameters and statistics, in any container; left as they are
-        batches: what `fn` takes beside the variables; read once for each pass
+        batches: what `fn` takes beside the variables, two samples or more each; read once for each
+            pass
         stats: path of mean → path of variance; default: all found
         passes: over the data: so many normalisations in a row, the first ones, are exact
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch of each pass
 
     Returns:
@@ -146,7 +165,8 @@ def reset_batch_stats(
 
     Raises:
         ValueError: if `passes` < 1, or `passes` > 1 and `batches` can be read only once
-        ValueError: if there is no batch
+        ValueError: if there is no batch, or one, which is named by its number, has fewer than two
+            samples or gives values that are NaN, infinite or beyond float32
         ValueError: if no BatchNorm is recognised, `stats` names a path that `variables` lacks, or
             statistics depend on themselves
 
@@ -155,7 +175,8 @@ def reset_batch_stats(
         arXiv 1803.05407, §3.2
     """
     # raises ValueError if `passes` < 1, or `passes` > 1 and `batches` can be read only once
-    # raises ValueError if there is no batch
+    # raises ValueError if there is no batch, or one, which is named by its number, has fewer than
+    #   two samples or gives values that are NaN, infinite or beyond float32
     # raises ValueError if no BatchNorm is recognised, `stats` names a path that `variables`
     #   lacks, or statistics depend on themselves
     if passes < 1 or (passes > 1 and iter(batches) is batches):
@@ -165,18 +186,42 @@ def reset_batch_stats(
         )
     given = None if stats is None else tuple(stats.items())
     for k in range(passes):
-        step: _Step = partial(_batch_moments, fn, given, k == 0, variables)
-        moments = merge_batches(step, batches, callback=within(f"pass {k}", callback))
-        flat = dict(flatten(variables))
-        for (mean, variance), m in moments.items():
-            flat[mean], flat[variance] = _like(flat[mean], m.mean), _like(flat[variance], m.var)
-        variables = unflatten(flat, like=variables)
+        variables = _one_pass(fn, given, k == 0, variables, batches, within(f"pass {k}", callback))
     return variables
 
 
-def _like(leaf: Array, new: Array) -> Array:
+def _one_pass(fn, stats, own: bool, variables: PyTree, batches: Iterable, callback) -> PyTree:
+    "The variables with the statistics of the data, which run through them as they are"
+    divisors: dict[str, Array] = {}
+
+    def step(batch: Any) -> Mapping[_Pair, Moments]:
+        moments, found = _batch_moments(fn, stats, own, variables, batch)
+        divisors.update(found)
+        return moments
+
+    moments = merge_batches(step, batches, describe=_whose, least=2, callback=callback)
+    _log.info("means and variances of %d normalisations", len(moments))
+    flat = dict(flatten(variables))
+    for (mean, variance), m in moments.items():
+        for path, new in ((mean, m.mean), (variance, m.var)):
+            flat[path] = _like(path, flat[path], new * np.asarray(divisors.get(path, 1)))
+    return unflatten(flat, like=variables)
+
+
+def _whose(paths: _Pair) -> str:
+    "The value that two leaves hold the statistics of, for errors"
+    return f"the value that {paths[0]!r} and {paths[1]!r} are the statistics of"
+
+
+def _like(path: str, leaf: Array, new: Array) -> Array:
     "New numbers in the dtype of a leaf; on a device if the leaf is"
-    cast = np.asarray(new).astype(leaf.dtype)
+    with np.errstate(over="ignore"):
+        cast = np.asarray(new).astype(leaf.dtype)
+    if not np.all(np.isfinite(cast)):
+        raise ValueError(
+            f"the new {path!r} is as large as {np.max(np.abs(new)):.3g}, which is beyond its "
+            f"dtype, {leaf.dtype}: keep statistics in float32"
+        )
     return jnp.asarray(cast) if isinstance(leaf, jax.Array) else cast
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #0c539270
@@ -184,7 +229,8 @@ def with_batch_stats(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
     *,
     stats: Mapping[str, str] | None = None,  # path of mean → path of variance; default: all found
-) -> Callable[[PyTree, Any], Any]:  # the same outputs; may be jitted and differentiated
+) -> Callable[[PyTree, Any], Any]:  # the same outputs; may be jitted and differentiated. It raises
+    #   ValueError for a batch of fewer than two samples
     """A function whose BatchNorm uses the statistics of each batch instead of those that are stored
 
     Args:
@@ -192,13 +238,20 @@ def with_batch_stats(
         stats: path of mean → path of variance; default: all found
 
     Returns:
-        Callable[[PyTree, Any], Any]: the same outputs; may be jitted and differentiated
+        Callable[[PyTree, Any], Any]: the same outputs; may be jitted and differentiated. It raises
+            ValueError for a batch of fewer than two samples
     """
 
     def run(variables, batch):
         traced, rebuild = keep_containers(fn)
         closed, arrays, places = find_places(traced, stats, variables, batch)
-        outputs, _ = _Run(places, own=True)(closed.jaxpr, closed.consts, arrays)
+        outputs, moments = _Run(places, own=True)(closed.jaxpr, closed.consts, arrays)
+        for p in places:
+            if (count := moments[p.mean].count) < 2:
+                raise ValueError(
+                    f"{_whose((p.mean, p.variance))} has {count} samples in this batch: its "
+                    "variance needs at least 2"
+                )
         return rebuild(outputs)
 
     return run

@@ -12,6 +12,7 @@ __all__ = ['Batch', 'Name', 'Moments', 'CrossMoments', 'require_batches', 'merge
 # %% ../../nbs/statistics/00_moments.ipynb #d2fcb868
 import functools
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
@@ -22,17 +23,21 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Bool, Float, Inexact, Int, PyTree, Shaped
 
 from ..inference.taps import Taps
-from ..jaxprs import inner_jaxpr, scan_fixed_point, trace_arrays
-from ..progress import Callback, Progress
+from ..jaxprs import inner_jaxpr, jit_arrays, scan_fixed_point, trace_arrays
+from ..progress import Callback, Progress, with_progress
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
 
+_log = logging.getLogger(__name__)
+
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["mean", "scatter"], meta_fields=["count"]
+    jax.tree_util.register_dataclass,
+    data_fields=["mean", "scatter", "power"],
+    meta_fields=["count"],
 )
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -40,29 +45,34 @@ class Moments:
 
     Attributes:
         count: how many samples
-        mean (Float[Array, "*units"]):
-        scatter (Float[Array, "*units"]): Σ (z − mean)² over the samples
+        mean (Inexact[Array, "*units"]):
+        scatter (Float[Array, "*units"]): Σ |z − mean|² over the samples
+        power (Int[Array, "*units"] | None): the mean is in units of this power of two, scatter in
+            units of its square; None: of 1
     """
 
     count: int  # how many samples
-    mean: Float[Array, "*units"]
-    scatter: Float[Array, "*units"]  # Σ (z − mean)² over the samples
+    mean: Inexact[Array, "*units"]
+    scatter: Float[Array, "*units"]  # Σ |z − mean|² over the samples
+    power: Int[Array, "*units"] | None = None  # the mean is in units of this power of two, scatter
+    #   in units of its square; None: of 1
 
     @classmethod
     def of(
         cls,
-        values: Float[Array, "..."],
+        values: Shaped[Array, "..."],  # of any numbers
         axes: Collection[int],  # which of its axes number the samples; the others are units
+        *,
+        any_scale: bool = False,  # choose a unit where squares would be beyond float32
     ) -> Moments:
         """Moments of the values of one batch
 
         Args:
-            values (Float[Array, "..."]):
+            values (Shaped[Array, "..."]): of any numbers
             axes: which of its axes number the samples; the others are units
+            any_scale: choose a unit where squares would be beyond float32
         """
-        mean, centred = _centre(values, tuple(axes))
-        count = math.prod(values.shape[k] for k in axes)
-        return cls(count, mean, jnp.sum(jnp.square(centred), tuple(axes)))
+        return _centred_moments(values, tuple(axes), any_scale)[0]
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets of samples together
@@ -73,8 +83,17 @@ class Moments:
         one, two = _wide(self), _wide(other)
         count, delta = self.count + other.count, two.mean - one.mean
         mean = one.mean + delta * (other.count / count)
-        between = np.square(delta) * (self.count * other.count / count)
+        between = _squares(delta) * (self.count * other.count / count)
         return Moments(count, mean, one.scatter + two.scatter + between)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """How many units there are, along each axis
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.mean.shape
 
     @property
     def var(self) -> Float[Array, "*units"]:
@@ -83,16 +102,18 @@ class Moments:
         Returns:
             Float[Array, "*units"]
         """
-        return self.scatter / self.count
+        own = _plain(self)
+        return own.scatter / own.count
 
     @property
     def squares(self) -> Float[Array, "*units"]:
-        """Σ z² over the samples
+        """Σ |z|² over the samples
 
         Returns:
             Float[Array, "*units"]
         """
-        return self.scatter + self.count * self.mean**2
+        own = _plain(self)
+        return own.scatter + own.count * _squares(own.mean)
 
     @property
     def constant(self) -> Bool[Array, "*units"]:
@@ -101,24 +122,94 @@ class Moments:
         Returns:
             Bool[Array, "*units"]
         """
-        return self.var <= (4 * np.finfo(np.float32).eps * self.mean) ** 2
+        own = _plain(self)
+        return own.var <= _squares(4 * np.finfo(np.float32).eps * own.mean)
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values, if anything: they are not finite, or their squares are not
+
+        Returns:
+            str | None
+        """
+        for x, what in (
+            (self.mean, "is NaN or infinite"),
+            (self.scatter, "has squares that overflow"),
+        ):
+            if bad := int(np.sum(~np.isfinite(x))):
+                return f"{what} in {bad} of {x.size} units"
+        return None
 
 # %% ../../nbs/statistics/00_moments.ipynb #42afaf16
 M = TypeVar("M", "Moments", "CrossMoments")
 
 
-def _centre(values: Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _centre(z: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     "The mean of values over some axes, and the values less their mean, by the two-pass algorithm"
-    z = jnp.asarray(values, jnp.float32)
     first = jnp.mean(z, axes, keepdims=True)
     # What rounding left of the mean is a mean of small numbers, and has small errors:
     rest = jnp.mean(z - first, axes, keepdims=True)
     return jnp.squeeze(first + rest, axes), z - first - rest
 
 
+def _centred_moments(
+    values: Array, axes: tuple[int, ...], any_scale: bool
+) -> tuple[Moments, Array]:
+    "The moments of values over some axes, and the values less their mean, in the moments' unit"
+    z = jnp.asarray(values)
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    power = None
+    if any_scale:
+        power = _power(z, axes)
+        z = _times(z, -jnp.expand_dims(power, axes))
+    mean, centred = _centre(z, axes)
+    count = math.prod(values.shape[k] for k in axes)
+    return Moments(count, mean, jnp.sum(_squares(centred), axes), power), centred
+
+
+def _power(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    "For each unit the power of two of its largest value, or 0 where its squares are safe"
+    parts = (jnp.real(z), jnp.imag(z)) if jnp.iscomplexobj(z) else (z,)
+    top = functools.reduce(jnp.maximum, (jnp.max(abs(x), axes, initial=0) for x in parts))
+    power = jnp.frexp(top)[1]
+    return jnp.where((abs(power) > 30) & jnp.isfinite(top), power, 0)
+
+
+def _times(z: Array, power: Array) -> Array:
+    "Values times powers of two"
+    xp = np if isinstance(z, np.ndarray) else jnp
+    if not xp.iscomplexobj(z):
+        return xp.ldexp(z, power)
+    return xp.ldexp(xp.real(z), power) + 1j * xp.ldexp(xp.imag(z), power)
+
+
+def _squares(z: Array) -> Array:
+    "|z|², entry by entry"
+    xp = np if isinstance(z, np.ndarray | np.generic) else jnp
+    if not xp.iscomplexobj(z):
+        return xp.square(z)
+    return xp.square(xp.real(z)) + xp.square(xp.imag(z))
+
+
+def _plain(moments: M) -> M:
+    "The same moments, in units of 1"
+    one = moments.a if isinstance(moments, CrossMoments) else moments
+    return moments if one.power is None else _wide(moments)
+
+
 def _wide(moments: M) -> M:
-    "The same moments in float64, on the host"
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), moments)
+    "The same moments in float64, on the host, in units of 1"
+    if isinstance(moments, CrossMoments):
+        a, b = (0 if m.power is None else np.asarray(m.power) for m in (moments.a, moments.b))
+        cross = np.asarray(moments.cross, np.float64)
+        if np.any(a) or np.any(b):
+            cross = np.ldexp(cross, np.expand_dims(a, -1) + np.expand_dims(b, -2))
+        return CrossMoments(_wide(moments.a), _wide(moments.b), cross)
+    pair = moments.mean, moments.scatter
+    mean, scatter = (np.asarray(x, np.promote_types(x.dtype, np.float64)) for x in pair)
+    if moments.power is not None and (power := np.asarray(moments.power)).any():
+        mean, scatter = _times(mean, power), _times(scatter, 2 * power)
+    return Moments(moments.count, mean, scatter)
 
 # %% ../../nbs/statistics/00_moments.ipynb #67ed860e
 @functools.partial(
@@ -131,31 +222,31 @@ class CrossMoments:
     Attributes:
         a: of A's units
         b: of B's
-        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples
+        cross (Float[Array, "*batch n m"]): Σ (z_A − mean)(z_B − mean)ᵀ over the samples; of complex
+            values Re Σ (z_A − mean)* (z_B − mean)ᵀ
     """
 
     a: Moments  # of A's units
     b: Moments  # of B's
-    cross: Float[Array, "*batch n m"]  # Σ (z_A − mean)(z_B − mean)ᵀ over the samples
+    cross: Float[Array, "*batch n m"]  # Σ (z_A − mean)(z_B − mean)ᵀ over the samples;
+    #   of complex values Re Σ (z_A − mean)* (z_B − mean)ᵀ
 
     @classmethod
     def of(
         cls,
-        values_a: Float[Array, "*batch samples n"],
-        values_b: Float[Array, "*batch samples m"],
+        values_a: Shaped[Array, "*batch samples n"],
+        values_b: Shaped[Array, "*batch samples m"],
     ) -> CrossMoments:
         """Moments of the values of one batch
 
         Args:
-            values_a (Float[Array, "*batch samples n"]):
-            values_b (Float[Array, "*batch samples m"]):
+            values_a (Shaped[Array, "*batch samples n"]):
+            values_b (Shaped[Array, "*batch samples m"]):
         """
         axis = values_a.ndim - 2
-        (mean_a, a), (mean_b, b) = (_centre(z, (axis,)) for z in (values_a, values_b))
-        one, two = (
-            Moments(z.shape[axis], mean, jnp.sum(jnp.square(z), axis))
-            for mean, z in ((mean_a, a), (mean_b, b))
-        )
+        (one, a), (two, b) = (_centred_moments(z, (axis,), True) for z in (values_a, values_b))
+        if jnp.iscomplexobj(a) or jnp.iscomplexobj(b):
+            a, b = (jnp.concatenate([jnp.real(z), jnp.imag(z)], axis) for z in (a, b))
         return cls(one, two, jnp.matmul(a.mT, b, precision="highest"))
 
     def merge(self, other: CrossMoments) -> CrossMoments:
@@ -170,6 +261,34 @@ class CrossMoments:
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
 
     @property
+    def units(self) -> tuple[int, ...]:
+        """How many units A has, along each axis, and B
+
+        Returns:
+            tuple[int, ...]
+        """
+        return self.cross.shape
+
+    @property
+    def count(self) -> int:
+        """How many samples
+
+        Returns:
+            int
+        """
+        return self.a.count
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values of a model, if anything
+
+        Returns:
+            str | None
+        """
+        of = ((name, m.fault) for name, m in (("A", self.a), ("B", self.b)))
+        return next((f"of model {name} {why}" for name, why in of if why), None)
+
+    @property
     def inner(self) -> Float[Array, "*batch n m"]:
         """Z_A Z_Bᵀ, the sums of products
 
@@ -179,7 +298,8 @@ class CrossMoments:
         References:
             Git Re-Basin (arXiv 2209.04836), eq. 1
         """
-        return self.cross + self.a.count * _outer(self.a.mean, self.b.mean)
+        own = _plain(self)
+        return own.cross + own.a.count * _outer(own.a.mean, own.b.mean)
 
     @property
     def correlation(self) -> Float[np.ndarray, "*batch n m"]:
@@ -188,13 +308,17 @@ class CrossMoments:
         Returns:
             Float[np.ndarray, "*batch n m"]
         """
-        scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (self.a, self.b)]
+        own = _plain(self)
+        scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (own.a, own.b)]
         scale = _outer(*scales)
-        return np.divide(self.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
+        return np.divide(own.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
 
 # %% ../../nbs/statistics/00_moments.ipynb #7f555fc5
 def _outer(a, b):
-    "All products of the units of two models"
+    "All products of the units of two models; of complex ones the real part, the first conjugated"
+    xp = np if isinstance(a, np.ndarray) else jnp
+    if xp.iscomplexobj(a) or xp.iscomplexobj(b):
+        return _outer(xp.real(a), xp.real(b)) + _outer(xp.imag(a), xp.imag(b))
     return a[..., :, None] * b[..., None, :]
 
 # %% ../../nbs/statistics/00_moments.ipynb #61f1e025
@@ -230,6 +354,8 @@ def merge_batches(
     batches: Iterable[Any],  # what `step` takes; read once
     *,
     stage: str = "statistics",  # what is being done, for the callback
+    describe: Callable[[Name], str] = "the value {!r}".format,  # what a name stands for, in errors
+    least: int = 1,  # how many samples each batch has to have
     callback: Callback | None = None,  # called after each batch
 ) -> dict[Name, M]:  # in float64
     """Merge the moments of all batches
@@ -238,6 +364,8 @@ def merge_batches(
         step: batch → moments, by name
         batches: what `step` takes; read once
         stage: what is being done, for the callback
+        describe: what a name stands for, in errors
+        least: how many samples each batch has to have
         callback: called after each batch
 
     Returns:
@@ -245,17 +373,52 @@ def merge_batches(
 
     Raises:
         ValueError: if there is no batch
+        ValueError: if what a batch gives is NaN, infinite or beyond float32, of too few samples, or
+            of other names or shapes than before; it is named with the batch
     """
     # raises ValueError if there is no batch
+    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few
+    #   samples, or of other names or shapes than before; it is named with the batch
     total: dict[Name, M] = {}
     steps = len(batches) if isinstance(batches, Sized) else None
     for count, batch in enumerate(require_batches(batches), 1):
-        with np.errstate(invalid="ignore"):  # what is not finite stays so
-            for name, moments in step(batch).items():
-                total[name] = total[name].merge(moments) if name in total else _wide(moments)
+        moments = step(batch)
+        _check_batch(count - 1, moments, total, describe, least)
+        for name, own in moments.items():
+            total[name] = total[name].merge(own) if name in total else _wide(own)
         if callback is not None:
             callback(Progress(stage, count, steps))
+    _log.info("%s: %d batches, %d values", stage, count, len(total))
     return total
+
+
+def _check_batch(
+    number: int, moments: Mapping, total: Mapping, describe: Callable[[Any], str], least: int
+) -> None:
+    "Refuse what a batch must not add to the moments of those before it"
+    for name, own in moments.items():
+        if own.count < least:
+            raise ValueError(
+                f"{describe(name)} has {own.count} samples, where at least {least} are needed, in "
+                f"batch {number}, counted from 0: give larger batches, or leave this one out"
+            )
+        if own.fault:
+            raise ValueError(
+                f"{describe(name)} {own.fault} in batch {number}, counted from 0: look for inputs "
+                "and weights that are not finite or too large, or leave this batch out"
+            )
+        was = total.get(name) if total else own
+        before = None if was is None else was.units
+        if own.units != before:
+            raise ValueError(
+                f"{describe(name)} has other units in batch {number}, counted from 0, than in "
+                f"those before it ({own.units} and {before}): give batches of one kind"
+            )
+    for name in total.keys() - moments.keys():
+        raise ValueError(
+            f"{describe(name)} is not there in batch {number}, counted from 0, and was before: "
+            "give batches of one kind"
+        )
 
 # %% ../../nbs/statistics/00_moments.ipynb #7026444d
 def layer_inputs(
@@ -331,12 +494,14 @@ def _numbers_units(entry: Entry) -> bool:
     return any(not isinstance(a, Fixed) or a.name is not None for a in atoms_of(entry))
 
 
+@with_progress
 def value_moments(
     taps: Taps,  # of the network
     params: PyTree,  # a model
     batches: Iterable[Any],  # each is what the taps' function takes besides the parameters
     *,
     names: Collection[str] | None = None,  # which values; default: all
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch
 ) -> dict[str, Moments]:  # value → moments, with the shape of its `unit_axes`
     """Mean and variance of every unit of a network's values, over data
@@ -346,6 +511,7 @@ def value_moments(
         params: a model
         batches: each is what the taps' function takes besides the parameters
         names: which values; default: all
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch
 
     Returns:
@@ -353,11 +519,11 @@ def value_moments(
     """
     units = {name: unit_axes(row) for name, row in taps.spec.axes_to_perm.items()}
 
-    @jax.jit
+    @jit_arrays
     def step(params, batch):
         values = taps(params, batch, names=names)
         return {
-            name: Moments.of(z, [k for k in range(z.ndim) if k not in units[name]])
+            name: Moments.of(z, [k for k in range(z.ndim) if k not in units[name]], any_scale=True)
             for name, z in values.items()
         }
 

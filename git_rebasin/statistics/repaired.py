@@ -9,43 +9,45 @@ from __future__ import annotations
 __all__ = ['correction', 'Corrected', 'correctable', 'Repaired', 'repair']
 
 # %% ../../nbs/statistics/03_repaired.ipynb #d9290df7
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Inexact, PyTree
 
 from ..inference.taps import Taps, find_taps
-from ..jaxprs import Evaluation, evaluate
-from ..progress import Callback, within
+from ..jaxprs import Evaluation, eval_arrays, evaluate, jit_arrays
+from ..progress import Callback, with_progress, within
 from .moments import Moments, merge_batches, unit_axes
 from ..symmetry.entries import row_rank
 from ..tree import Array, flatten
 
+_log = logging.getLogger(__name__)
+
 # %% ../../nbs/statistics/03_repaired.ipynb #0822a699
 def correction(
     moments: Moments,  # of units as they are: μ and σ
-    mean: Float[Array, "*units"],  # μ*
+    mean: Inexact[Array, "*units"],  # μ*
     std: Float[Array, "*units"],  # σ*
-) -> dict[str, Float[Array, "*units"]]:  # {"scale", "shift"}
+) -> dict[str, Inexact[Array, "*units"]]:  # {"scale", "shift"}
     """Compute the scale and shift that give units another mean and deviation (REPAIR, §4)
 
     Args:
         moments: of units as they are: μ and σ
-        mean (Float[Array, "*units"]): μ*
+        mean (Inexact[Array, "*units"]): μ*
         std (Float[Array, "*units"]): σ*
 
     Returns:
-        dict[str, Float[Array, "*units"]]: {"scale", "shift"}
+        dict[str, Inexact[Array, "*units"]]: {"scale", "shift"}
     """
-    now = jnp.sqrt(jnp.asarray(moments.var, jnp.float32))
+    now = jnp.sqrt(jnp.asarray(moments.var))
     dead = jnp.asarray(moments.constant) | (now == 0)  # or it varies by less than float32 can hold
     scale = jnp.where(dead, 1, std / jnp.where(dead, 1, now))
-    return {"scale": scale, "shift": mean - scale * jnp.asarray(moments.mean, jnp.float32)}
+    return {"scale": scale, "shift": mean - scale * jnp.asarray(moments.mean)}
 
 # %% ../../nbs/statistics/03_repaired.ipynb #b5e9c9ca
 @dataclass(frozen=True, eq=False, repr=False)
@@ -173,11 +175,16 @@ def _corrected(taps: Taps, names: Collection[str] | None, params: PyTree, batch:
     depths: dict[str, int] = {}
 
     def note(name, x, *iterations):
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise ValueError(
+                f"the value {name!r} holds {x.dtype}, which cannot be scaled: choose others with "
+                "`names`"
+            )
         depths[name] = len(iterations)
         return x
 
     edits = {taps.paths[name]: partial(note, name) for name in names}
-    jax.eval_shape(partial(evaluate, taps.fn, Evaluation(edits=edits)), params, batch)
+    eval_arrays(lambda *args: evaluate(taps.fn, Evaluation(edits=edits), *args)[1], params, batch)
     rows = taps.spec.axes_to_perm
     units = {name: tuple(sorted({*range(depths[name]), *unit_axes(rows[name])})) for name in names}
     ranks = {name: row_rank(rows[name]) for name in names}
@@ -187,10 +194,8 @@ def _corrected(taps: Taps, names: Collection[str] | None, params: PyTree, batch:
 _Known = Mapping[str, Mapping[str, Array]]  # value → {"scale", "shift"}, or {"mean", "std"}
 
 
-@partial(jax.jit, static_argnums=0)
-def _batch_moments(
-    fn: Corrected, params: PyTree, known: _Known, batch: Any
-) -> dict[str, Moments]:
+@jit_arrays
+def _batch_moments(fn: Corrected, params: PyTree, known: _Known, batch: Any) -> dict[str, Moments]:
     "Value → moments in a batch, before its own correction"
     _, values = fn.run(params, known, batch)
     return {
@@ -221,16 +226,19 @@ class Repaired:
         return f"Repaired({len(self.moments)} values, {units} units, {dead} of them constant)"
 
 
+@with_progress
 def repair(
     fn: Callable[[PyTree, Any], Any],  # fn(params, batch) → outputs; any function
     merged: PyTree,  # the merged model, any tree of arrays
     models: Sequence[PyTree],  # what it was merged from, two or more, permuted already
-    batches: Iterable[Any],  # what `fn` takes beside the parameters; read several times
+    batches: Iterable[Any],  # what `fn` takes beside the parameters, two samples or more each; read
+    #   several times
     *,
     weights: Sequence[float] | None = None,  # each model's share in the merge; default: equal ones
     taps: Taps | None = None,  # `find_taps(fn, merged, batch)`, where it is known already
     names: Collection[str] | None = None,  # the values to correct; default: `correctable(taps)`
     passes: int = 1,  # over the data: so many values in a row, the first ones, are exact
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each batch of each pass
 ) -> Repaired:  # its `fn`, at its `params` and a batch, gives the repaired network's outputs
     """Give a merged model's units the statistics of its models' units
@@ -239,11 +247,12 @@ def repair(
         fn: fn(params, batch) → outputs; any function
         merged: the merged model, any tree of arrays
         models: what it was merged from, two or more, permuted already
-        batches: what `fn` takes beside the parameters; read several times
+        batches: what `fn` takes beside the parameters, two samples or more each; read several times
         weights: each model's share in the merge; default: equal ones
         taps: `find_taps(fn, merged, batch)`, where it is known already
         names: the values to correct; default: `correctable(taps)`
         passes: over the data: so many values in a row, the first ones, are exact
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each batch of each pass
 
     Returns:
@@ -252,9 +261,11 @@ def repair(
     Raises:
         ValueError: if `weights` are not one for each model with the sum 1, or `passes` < 1
         ValueError: if the models and the merged one differ in paths or shapes
-        ValueError: if `batches` is empty or can be read only once
-        ValueError: if no product of `fn` carries a group, or `fn` computes other values for later
-            batches
+        ValueError: if `batches` is empty or can be read only once, or a batch, which is named by
+            its number, has fewer than two samples or gives values that are NaN, infinite or beyond
+            float32
+        ValueError: if no product of `fn` carries a group, a value holds no floats, or `fn` computes
+            other values for later batches
         KeyError: if `names` holds a name that `taps` lacks
 
     References:
@@ -262,9 +273,11 @@ def repair(
     """
     # raises ValueError if `weights` are not one for each model with the sum 1, or `passes` < 1
     # raises ValueError if the models and the merged one differ in paths or shapes
-    # raises ValueError if `batches` is empty or can be read only once
-    # raises ValueError if no product of `fn` carries a group, or `fn` computes other values for
-    #   later batches
+    # raises ValueError if `batches` is empty or can be read only once, or a batch, which is named
+    #   by its number, has fewer than two samples or gives values that are NaN, infinite or beyond
+    #   float32
+    # raises ValueError if no product of `fn` carries a group, a value holds no floats, or `fn`
+    #   computes other values for later batches
     # raises KeyError if `names` holds a name that `taps` lacks
     weights = _checked(merged, models, weights, batches, passes)
     first = next(iter(batches))
@@ -272,10 +285,17 @@ def repair(
     network = _corrected(taps, names, merged, first)
 
     def measure(stage: str, params: PyTree, known: _Known) -> dict[str, Moments]:
+        whose = "the merged model" if params is merged else stage
         step: Callable[[Any], Mapping[str, Moments]] = partial(
             _batch_moments, network, params, known
         )
-        moments = merge_batches(step, batches, callback=within(stage, callback))
+        moments = merge_batches(
+            step,
+            batches,
+            describe=lambda name: f"the value {name!r} of {whose}",
+            least=2,
+            callback=within(stage, callback),
+        )
         return {name: moments[name] for name in network.paths}
 
     def correct(moments: Mapping[str, Moments]) -> _Known:
@@ -287,14 +307,21 @@ def repair(
     for k in range(1, passes):
         moments = measure(f"pass {k}", merged, correct(moments))
     corrected = {"params": merged, "corrections": correct(moments)}
-    return Repaired(network, corrected, goals, moments)
+    repaired = Repaired(network, corrected, goals, moments)
+    _log.info("repair: %s", repaired)
+    return repaired
 
 # %% ../../nbs/statistics/03_repaired.ipynb #eefdb00a
 def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]:
     "The weighted means of the models' means and deviations"
     pairs = list(zip(weights, ends, strict=True))
     mean, std = sum(w * m.mean for w, m in pairs), sum(w * np.sqrt(m.var) for w, m in pairs)
-    return {"mean": jnp.asarray(mean, jnp.float32), "std": jnp.asarray(std, jnp.float32)}
+    if np.any(std < 0):
+        raise ValueError(
+            f"with the weights {list(weights)} a unit would get a deviation below 0: give weights "
+            "that are not negative"
+        )
+    return {"mean": jnp.asarray(mean), "std": jnp.asarray(std)}
 
 
 def _checked(merged, models, weights, batches, passes) -> list[float]:
@@ -309,10 +336,11 @@ def _checked(merged, models, weights, batches, passes) -> list[float]:
     for k, model in enumerate(models):
         other = {path: leaf.shape for path, leaf in flatten(model).items()}
         for path in shapes | other:
-            if shapes.get(path) != other.get(path):
+            one, two = (own.get(path, "missing") for own in (other, shapes))
+            if one != two:
                 raise ValueError(
-                    f"{path!r} has shape {other.get(path)} in model {k} and {shapes.get(path)} in "
-                    "the merged one: they must be models of one network"
+                    f"{path!r} has shape {one} in model {k} and {two} in the merged one: they must "
+                    "be models of one network"
                 )
     if passes < 1:
         raise ValueError(f"passes is {passes}: give at least 1")

@@ -3,20 +3,7 @@
    numpy's `take` along the last axis copies every element by a call of its own. Here a row, which
    the cache holds, is read by one loop that compilers vectorise. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
-
-/* The loop is compiled for several generations of CPUs, of which the loader picks one. That needs
-   gcc and glibc; elsewhere it is compiled for what all CPUs have. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define VECTORISED __attribute__((visibility("hidden"), target_clones("avx512f", "avx2", "default")))
-#else
-#define VECTORISED static
-#endif
-#if defined(_MSC_VER)
-#define restrict __restrict
-#endif
+#include "../_native.h"
 
 VECTORISED void copy_columns(const float *restrict from, const int32_t *restrict index,
                              float *restrict to, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t m)
@@ -28,54 +15,72 @@ VECTORISED void copy_columns(const float *restrict from, const int32_t *restrict
 /* Whether the three buffers are of the right types and fit together; else an error is set. */
 static int check(const Py_buffer *from, const Py_buffer *index, const Py_buffer *to)
 {
-    int floats = from->itemsize == 4 && from->format[0] == 'f' && to->itemsize == 4 &&
-                 to->format[0] == 'f' && index->itemsize == 4 && index->format[0] == 'i';
-    if (!floats || from->ndim != 2 || index->ndim != 1 || to->ndim != 2) {
+    int typed = has_format(from, "f", 4) && has_format(to, "f", 4) && has_format(index, SIGNED, 4);
+    if (!typed || from->ndim != 2 || index->ndim != 1 || to->ndim != 2) {
         PyErr_SetString(PyExc_TypeError,
-                        "take_columns wants two float32 matrices, and int32 indices between them");
+                        "take_columns wants two float32 matrices, and int32 indices between them, "
+                        "in the byte order of the machine");
         return 0;
     }
     if (to->shape[0] != from->shape[0] || to->shape[1] != index->shape[0]) {
         PyErr_SetString(PyExc_ValueError, "`to` needs the rows of `from`, one column an index");
         return 0;
     }
-    for (Py_ssize_t j = 0; j < index->shape[0]; j++) {
-        int32_t k = ((const int32_t *)index->buf)[j];
-        if (k < 0 || k >= from->shape[1]) {
-            PyErr_Format(PyExc_IndexError, "index %d is out of bounds for %zd columns", (int)k,
-                         from->shape[1]);
-            return 0;
-        }
+    if (!is_aligned(from) || !is_aligned(index) || !is_aligned(to)) {
+        PyErr_SetString(PyExc_ValueError, "an array is not aligned to its items: copy it");
+        return 0;
+    }
+    if (overlap(to, from) || overlap(to, index)) {
+        PyErr_SetString(PyExc_ValueError, "`to` shares memory with `from` or `index`: copy one");
+        return 0;
     }
     return 1;
+}
+
+/* A copy of the indices, each within the columns of `from`; NULL where an error is set. */
+static int32_t *checked_indices(const Py_buffer *index, Py_ssize_t n)
+{
+    Py_ssize_t m = index->shape[0];
+    int32_t *copy = PyMem_Malloc((size_t)m * sizeof *copy);
+    if (!copy) PyErr_NoMemory();
+    for (Py_ssize_t j = 0; copy && j < m; j++) {
+        int32_t k = copy[j] = read_once(index->buf, j);
+        if (k >= 0 && k < n) continue;
+        PyErr_Format(PyExc_IndexError, "index %d is out of bounds for %zd columns", (int)k, n);
+        PyMem_Free(copy);
+        copy = NULL;
+    }
+    return copy;
 }
 
 static PyObject *take_columns(PyObject *module, PyObject *args)
 {
     PyObject *given[3], *result = NULL;
-    Py_buffer buffer[3];
-    int held = 0;
+    Py_buffer from = {0}, index = {0}, to = {0};
     (void)module;
     if (!PyArg_ParseTuple(args, "OOO:take_columns", &given[0], &given[1], &given[2])) return NULL;
-    for (; held < 3; held++) {
-        int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (held == 2 ? PyBUF_WRITABLE : 0);
-        if (PyObject_GetBuffer(given[held], &buffer[held], flags)) break;
+    if (borrow(given[0], &from, 0) && borrow(given[1], &index, 0) && borrow(given[2], &to, 1) &&
+        check(&from, &index, &to)) {
+        int32_t *checked = checked_indices(&index, from.shape[1]);
+        if (checked && to.len > 0) { /* rows without an entry may be very many */
+            Py_BEGIN_ALLOW_THREADS
+            copy_columns(from.buf, checked, to.buf, from.shape[0], from.shape[1], to.shape[1]);
+            Py_END_ALLOW_THREADS
+        }
+        if (checked) result = Py_NewRef(Py_None);
+        PyMem_Free(checked);
     }
-    if (held == 3 && check(&buffer[0], &buffer[1], &buffer[2])) {
-        Py_BEGIN_ALLOW_THREADS
-        copy_columns(buffer[0].buf, buffer[1].buf, buffer[2].buf, buffer[0].shape[0],
-                     buffer[0].shape[1], buffer[1].shape[0]);
-        Py_END_ALLOW_THREADS
-        result = Py_NewRef(Py_None);
-    }
-    while (held) PyBuffer_Release(&buffer[--held]);
+    PyBuffer_Release(&to); /* without effect on one that was not got */
+    PyBuffer_Release(&index);
+    PyBuffer_Release(&from);
     return result;
 }
 
 static PyMethodDef methods[] = {
     {"take_columns", take_columns, METH_VARARGS,
      "take_columns(from, index, to)\n--\n\n"
-     "Write to[i, j] = from[i, index[j]]; float32 matrices, int32 indices."},
+     "Write to[i, j] = from[i, index[j]]; float32 matrices, int32 indices. `to` may share no\n"
+     "memory with them."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -6,22 +6,66 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atom', 'Entry', 'Row', 'Sizes', 'PermutationSpecError', 'Fixed', 'Group', 'Part', 'Coordinate', 'Compound', 'Product',
-           'Concat', 'Split', 'as_entry', 'as_row', 'short', 'short_row', 'row_str', 'unsplit_rows', 'row_rank',
-           'atoms_of', 'measure', 'known_sizes', 'learn', 'row_to_json', 'entry_to_json', 'row_from_json',
-           'entry_from_json']
+__all__ = ['MAX_SIZE', 'Atom', 'Entry', 'Row', 'Sizes', 'PermutationSpecError', 'as_size', 'as_name', 'Fixed', 'Group', 'Part',
+           'Coordinate', 'Compound', 'Product', 'Concat', 'Split', 'as_entry', 'as_row', 'short', 'short_row',
+           'row_str', 'unsplit_rows', 'row_rank', 'count_parts', 'atoms_of', 'measure', 'known_sizes', 'learn',
+           'size_key']
 
 # %% ../../nbs/symmetry/00_entries.ipynb #ff00a1ee
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 # %% ../../nbs/symmetry/00_entries.ipynb #4138d3e8
 class PermutationSpecError(ValueError):
     "A spec, a tree and a permutation that do not fit together"
+
+# %% ../../nbs/symmetry/00_entries.ipynb #e1a10002
+MAX_SIZE = 2**31 - 1  # of an axis: units are numbered by int32
+
+
+def as_size(
+    n: int | np.integer,
+    what: str,  # what it is the size of, for the error, with a place for each of `names`
+    *names: object,
+) -> int:
+    """A size, or a position, as an int
+
+    Args:
+        what: what it is the size of, for the error, with a place for each of `names`
+
+    Raises:
+        PermutationSpecError: if it is no whole number from 0 to MAX_SIZE
+    """
+    # raises PermutationSpecError if it is no whole number from 0 to MAX_SIZE
+    if (type(n) is int or isinstance(n, np.integer)) and 0 <= n <= MAX_SIZE:
+        return int(n)
+    raise PermutationSpecError(
+        f"the {what.format(*names)} is {n!r}: give a whole number from 0 to {MAX_SIZE}"
+    )
+
+
+def as_name(
+    name: str,
+    what: str,  # what it is the name of, for the error, with a place for each of `names`
+    *names: object,
+) -> str:
+    """A name, which is text and not empty
+
+    Args:
+        what: what it is the name of, for the error, with a place for each of `names`
+
+    Raises:
+        PermutationSpecError: if it is not
+    """
+    # raises PermutationSpecError if it is not
+    if isinstance(name, str) and name:
+        return name
+    raise PermutationSpecError(
+        f"the name of {what.format(*names)} is {name!r}: give text that is not empty"
+    )
 
 # %% ../../nbs/symmetry/00_entries.ipynb #ec3579dc
 @dataclass(frozen=True)
@@ -35,6 +79,17 @@ class Fixed:
 
     size: int | None = None  # its length; None: whatever the array has
     name: str | None = None  # "layers", for units that are permuted in each layer on their own
+
+    def __post_init__(self):
+        if self.name is not None:
+            as_name(self.name, "a fixed axis")
+        if self.size is not None:
+            _set(
+                self,
+                size=as_size(
+                    self.size, "size of a fixed axis{}", f" {self.name!r}" if self.name else ""
+                ),
+            )
 
     def __str__(self) -> str:
         return self.name or ("·" if self.size is None else str(self.size))
@@ -55,8 +110,13 @@ class Group:
     within: str | tuple[str, ...] = ()  # a family: one permutation for each index of these axes
 
     def __post_init__(self):
-        within = (self.within,) if isinstance(self.within, str) else tuple(self.within)
-        object.__setattr__(self, "within", within)
+        as_name(self.name, "a group")
+        if self.size is not None:
+            _set(self, size=as_size(self.size, "size of group {!r}", self.name))
+        if self.within != ():
+            outer = (self.within,) if isinstance(self.within, str) else self.within
+            what = "an axis that {!r} is within"
+            _set(self, within=tuple(as_name(name, what, self.name) for name in outer))
 
     def __str__(self) -> str:
         return f"{self.name} in {', '.join(self.within)}" if self.within else self.name
@@ -73,6 +133,10 @@ class Part:
 
     name: str  # the group; its units are numbered through the parts, in their order on the axis
     size: int  # units in this part
+
+    def __post_init__(self):
+        as_name(self.name, "a group")
+        _set(self, size=as_size(self.size, "size of a part of group {!r}", self.name))
 
     def __str__(self) -> str:
         return f"part of {self.name}"
@@ -92,11 +156,22 @@ class Coordinate:
     axis: int  # which coordinate, 0 the slowest
     size: int | None = None  # how many values it has; None: from the arrays
 
+    def __post_init__(self):
+        as_name(self.name, "a group")
+        _set(self, axis=as_size(self.axis, "number of a coordinate of group {!r}", self.name))
+        if self.size is not None:
+            _set(self, size=as_size(self.size, "size of the coordinate {}", self))
+
     def __str__(self) -> str:
         return f"{self.name}[{self.axis}]"
 
 
 Atom = Fixed | Group | Part | Coordinate
+
+
+def _set(atom: Atom, **parsed: object) -> None:
+    for field, value in parsed.items():
+        object.__setattr__(atom, field, value)
 
 # %% ../../nbs/symmetry/00_entries.ipynb #5e826914
 @dataclass(frozen=True, init=False, repr=False)
@@ -110,6 +185,8 @@ class Compound:
     terms: tuple[Entry, ...]  # what the axis consists of
 
     def __init__(self, *terms: Entry | str | int | None):
+        if not terms:
+            raise PermutationSpecError(f"a {type(self).__name__} of nothing: give its terms")
         object.__setattr__(self, "terms", tuple(as_entry(t) for t in terms))
 
     def __repr__(self) -> str:
@@ -146,8 +223,15 @@ class Split:
     rows: tuple[Row, ...]  # one for each segment, which consists of what the row has at `axis`
 
     def __init__(self, axis: int, *rows: tuple | list | Split):
-        object.__setattr__(self, "axis", axis)
+        object.__setattr__(self, "axis", as_size(axis, "axis of a split"))
         object.__setattr__(self, "rows", tuple(as_row(row) for row in rows))
+        ranks = {row_rank(row) for row in self.rows}
+        if len(ranks) != 1 or self.axis >= min(ranks):
+            have = ", ".join(str(row_rank(row)) for row in self.rows) or "no"
+            raise PermutationSpecError(
+                f"a Split of axis {self.axis} whose rows have {have} axes: give one row or more, "
+                "of as many axes each, and one of these axes"
+            )
 
     def __repr__(self) -> str:
         return f"Split({', '.join([str(self.axis), *(repr(short_row(row)) for row in self.rows)])})"
@@ -245,6 +329,16 @@ def row_rank(row: tuple | Split) -> int:
     return len(next(unsplit_rows(as_row(row))))
 
 
+def count_parts(entry: Entry | Row) -> int:
+    "How many parts an array is cut into, each with one atom or several on every axis"
+    match entry:
+        case Split(rows=terms) | Concat(terms=terms):
+            return sum(map(count_parts, terms))
+        case Product(terms=terms) | tuple(terms):
+            return math.prod(map(count_parts, terms))
+    return 1
+
+
 def atoms_of(entry: Entry | Row) -> Iterator[Atom]:
     "The atoms of an entry or of a row, from left to right"
     match entry:
@@ -276,7 +370,7 @@ def measure(
         if len(known) < len(entry.terms):
             return None
         return math.prod(known) if isinstance(entry, Product) else sum(known)
-    key = _key(entry)
+    key = size_key(entry)
     return entry.size if key is None else sizes.get(key, entry.size)
 
 
@@ -301,7 +395,7 @@ def learn(
         bool: whether the axis can be as long as that
     """
     if not isinstance(entry, Compound):
-        key, size = _key(entry), measure(entry, sizes)
+        key, size = size_key(entry), measure(entry, sizes)
         if size is None and key is not None:
             sizes[key] = n
         return size in (None, n)
@@ -311,86 +405,15 @@ def learn(
     total = math.prod(known) if product else sum(known)
     if not unknown:
         return total == n
-    if (product and (total == 0 or n % total)) or (not product and total > n):
+    if (n % total if total else n) if product else total > n:
         return False
-    if len(unknown) > 1:
+    if len(unknown) > 1 or (product and total == 0):  # nothing follows from no entries
         return True
     return learn(unknown[0], n // total if product else n - total, sizes)
 
 
-def _key(atom: Atom) -> str | tuple[str, int] | None:
+def size_key(atom: Atom) -> str | tuple[str, int] | None:
     "The key of an atom's size; None where the size belongs to this axis alone"
     if isinstance(atom, Coordinate):
         return atom.name, atom.axis
     return atom.name if isinstance(atom, (Fixed, Group)) else None
-
-# %% ../../nbs/symmetry/00_entries.ipynb #c97e2f23
-def row_to_json(
-    row: Row,
-) -> list | dict[str, Any]:  # of nested lists, dicts, text, numbers and None
-    """A row in the types that JSON has
-
-    Returns:
-        list | dict[str, Any]: of nested lists, dicts, text, numbers and None
-    """
-    if isinstance(row, Split):
-        return {"split": row.axis, "rows": [row_to_json(part) for part in row.rows]}
-    return [entry_to_json(entry) for entry in row]
-
-
-def entry_to_json(
-    entry: Entry,
-) -> dict[str, Any] | str | int | None:
-    "An entry in the types that JSON has"
-    written = short(entry)
-    match written:
-        case Product(terms=terms) | Concat(terms=terms):
-            return {type(written).__name__.lower(): [entry_to_json(t) for t in terms]}
-        case Fixed(size=size, name=name):
-            return {"fixed": name, "size": size}
-        case Group(name=name, size=size, within=within):
-            return {"group": name, "size": size, "within": list(within)}
-        case Part(name=name, size=size):
-            return {"part": name, "size": size}
-        case Coordinate(name=name, axis=axis, size=size):
-            return {"coordinate": name, "axis": axis, "size": size}
-    return written
-
-
-def row_from_json(
-    data: list | dict[str, Any],  # what `row_to_json` gives
-) -> Row:
-    """The opposite of `row_to_json`
-
-    Args:
-        data: what `row_to_json` gives
-    """
-    if isinstance(data, dict):
-        return Split(data["split"], *map(row_from_json, data["rows"]))
-    return tuple(map(entry_from_json, data))
-
-
-def entry_from_json(
-    data: dict[str, Any] | str | int | None,  # what `entry_to_json` gives
-) -> Entry:
-    """The opposite of `entry_to_json`
-
-    Args:
-        data: what `entry_to_json` gives
-    """
-    match data:
-        case {"product": terms}:
-            return Product(*map(entry_from_json, terms))
-        case {"concat": terms}:
-            return Concat(*map(entry_from_json, terms))
-        case {"fixed": name, "size": size}:
-            return Fixed(size, name)
-        case {"group": name, "size": size, "within": within}:
-            return Group(name, size, tuple(within))
-        case {"part": name, "size": size}:
-            return Part(name, size)
-        case {"coordinate": name, "axis": axis, "size": size}:
-            return Coordinate(name, axis, size)
-        case dict():
-            raise TypeError(f"{data!r} is no entry of a spec")
-    return as_entry(data)

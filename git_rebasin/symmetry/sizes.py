@@ -6,27 +6,37 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['declarations', 'solve_sizes']
+__all__ = ['declarations', 'outer_axes', 'as_shape', 'solve_sizes', 'check_blocks']
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #4b639f7b
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 
 from .blocks import split_sizes
 from git_rebasin.symmetry.entries import (
+    Atom,
+    Compound,
+    Concat,
     Coordinate,
     Entry,
+    Fixed,
     Group,
     Part,
     PermutationSpecError,
+    Product,
     Row,
     Sizes,
     Split,
+    as_size,
     atoms_of,
     learn,
     measure,
     row_str,
+    short_row,
+    size_key,
     unsplit_rows,
 )
 
@@ -43,12 +53,19 @@ def declarations(
         PermutationSpecError: if an atom is declared twice, and differently
     """
     # raises PermutationSpecError if an atom is declared twice, and differently
-    sizes, within = {}, {}
+    sizes, within, fixed = {}, {}, {}
     for path, row in rows.items():
         for atom in atoms_of(row):
-            if isinstance(atom, Part) or atom.name is None:
+            if atom.name is None:
                 continue
-            key = (atom.name, atom.axis) if isinstance(atom, Coordinate) else atom.name
+            stays = isinstance(atom, Fixed)
+            if fixed.setdefault(atom.name, stays) != stays:
+                raise PermutationSpecError(
+                    f"{atom.name!r} is a fixed axis and a group, one of them at {path!r}: give one "
+                    "of them another name"
+                )
+            if (key := size_key(atom)) is None:
+                continue
             inside = getattr(atom, "within", ())
             for table, value in ((sizes, atom.size), (within, inside or None)):
                 if value is not None and table.setdefault(key, value) != value:
@@ -58,13 +75,87 @@ def declarations(
                     )
     return sizes, within
 
+
+_MAX_AXES = 64  # of an array, as in numpy
+
+
+def outer_axes(
+    within: Mapping[str, tuple[str, ...]],  # family → the axes that it is declared to be within
+) -> dict[str, tuple[str, ...]]:
+    """Family → all axes that it is within, those of its parents included, the outermost first
+
+    Args:
+        within: family → the axes that it is declared to be within
+
+    Raises:
+        PermutationSpecError: if a family is within itself, or within more axes than arrays have
+    """
+    # raises PermutationSpecError if a family is within itself, or within more axes than arrays have
+    try:
+        order = [*TopologicalSorter(within).static_order()]
+    except CycleError as e:
+        raise PermutationSpecError(
+            f"{' within '.join(reversed(e.args[1]))}: a family cannot be within itself. Units that "
+            "several axes number together are a joint group: use Coordinate."
+        ) from None
+    outer: dict[str, tuple[str, ...]] = {}
+    for family in order:
+        parents = ((*outer[parent], parent) for parent in within.get(family, ()))
+        outer[family] = tuple(dict.fromkeys(itertools.chain.from_iterable(parents)))
+        if len(outer[family]) > _MAX_AXES:
+            raise PermutationSpecError(
+                f"{family!r} is within {len(outer[family])} axes, {', '.join(outer[family][:3])} "
+                f"and others: no array has more than {_MAX_AXES}"
+            )
+    return {family: outer[family] for family in within}
+
+# %% ../../nbs/symmetry/02_sizes.ipynb #51ce0007
+_MAX_ENTRIES = 2**48  # of an array
+
+
+def as_shape(
+    rows: Mapping[str, Row],  # path → what its axes consist of
+    path: str,  # one of them
+    shape: tuple[int, ...],  # its shape
+) -> tuple[int, ...]:
+    """The shape of one of a spec's arrays: of as many sizes as its row has entries
+
+    Args:
+        rows: path → what its axes consist of
+        path: one of them
+        shape: its shape
+
+    Raises:
+        PermutationSpecError: if there is no such row, or it has another number of entries, or
+            something is no size
+    """
+    # raises PermutationSpecError if there is no such row, or it has another number of entries, or
+    #   something is no size
+    if path not in rows:
+        raise PermutationSpecError(
+            f"unknown path {path!r}: there is a shape for it, {shape}, and no row in the spec"
+        )
+    one = next(unsplit_rows(rows[path]))
+    if len(one) != len(shape):
+        raise PermutationSpecError(
+            f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short_row(one)}, but the "
+            f"array has {len(shape)}, of shape {shape}. Give one entry per axis, None for a fixed "
+            "axis."
+        )
+    sizes = tuple(as_size(n, "size of axis {} of {!r}", k, path) for k, n in enumerate(shape))
+    if math.prod(sizes) > _MAX_ENTRIES:
+        raise PermutationSpecError(
+            f"an array of shape {shape}, as at {path!r}, is larger than any memory: correct it"
+        )
+    return sizes
+
 # %% ../../nbs/symmetry/02_sizes.ipynb #5fffc701
 def solve_sizes(
     rows: Mapping[str, Row],  # path → what its axes consist of
     shapes: Mapping[str, tuple[int, ...]],  # path → shape
     declared: Sizes,  # what the entries declare
 ) -> Sizes:
-    """Solve for the size of every atom, going over the axes until nothing new follows
+    """Solve for the size of every atom, going back to an axis as long as one of its atoms is learnt
 
     Args:
         rows: path → what its axes consist of
@@ -77,18 +168,19 @@ def solve_sizes(
     # raises PermutationSpecError if an atom has two sizes, or one that does not follow from the
     #   shapes
     sizes, origin = dict(declared), {}
-    while True:
-        before = len(sizes)
-        for path, shape in shapes.items():
-            for axis, entry, n in _axes(rows[path], shape, sizes):
+    waiting, todo = _waiting(rows, shapes), [*shapes]
+    while todo:
+        learnt = []
+        for path in todo:
+            for axis, entry, n in _axes(rows[path], shapes[path], sizes):
+                before = len(sizes)
                 if not learn(entry, n, sizes):
-                    raise _disagreement(path, axis, shape, entry, sizes, origin)
-                if len(sizes) > len(origin) + len(declared):
-                    place = f"axis {axis} of {path!r} has {{}} units (shape {shape})"
-                    new = sizes.keys() - origin.keys() - declared.keys()
-                    origin |= {key: place.format(sizes[key]) for key in new}
-        if len(sizes) == before:
-            break
+                    raise _disagreement(path, axis, shapes[path], entry, sizes, origin)
+                if len(sizes) > before:
+                    learnt.append(key := next(reversed(sizes)))
+                    place = f"axis {axis} of {path!r}"
+                    origin[key] = f"{place} has {sizes[key]} units (shape {shapes[path]})"
+        todo = [*dict.fromkeys(path for key in learnt for path in waiting.get(key, ()))]
     sizes = _joint_sizes(rows, shapes, sizes)
     _check_known(rows, shapes, sizes)
     return sizes
@@ -109,10 +201,23 @@ def _axes(row: Row, shape: tuple[int, ...], sizes: Sizes) -> Iterator[tuple[int,
                 yield k, entry, cut if sum(known) == shape[k] else -1
 
 
+def _waiting(rows: Mapping[str, Row], shapes: Mapping) -> dict[str | tuple[str, int], list[str]]:
+    "Atom → the arrays to go back to when its size is learnt; axes of one atom are known at once"
+    waiting = {}
+    for path in shapes:
+        row = rows[path]
+        if isinstance(row, Split) or any(isinstance(entry, Compound) for entry in row):
+            for key in dict.fromkeys(map(size_key, atoms_of(row))):
+                if key is not None:
+                    waiting.setdefault(key, []).append(path)
+    return waiting
+
+
 def _disagreement(path, axis, shape, entry, sizes, origin) -> PermutationSpecError:
     "The error for two sizes of one group, or an axis whose length does not fit its entry"
     if isinstance(entry, (Group, Coordinate)):
-        first = origin.get(entry.name, f"the spec declares {sizes.get(entry.name, entry.size)}")
+        key = size_key(entry)
+        first = origin.get(key, f"the spec declares {sizes.get(key, entry.size)}")
         return PermutationSpecError(
             f"two sizes for group {entry.name!r}: {first}, but axis {axis} of {path!r} has "
             f"{shape[axis]} (shape {shape}). Axes of one group move together: give one of the two "
@@ -138,9 +243,16 @@ def _part_sizes(entry) -> Counter:
 
 def _joint_sizes(rows: Mapping[str, Row], shapes: Mapping, sizes: dict) -> dict:
     "The sizes, with those of groups made of parts and coordinates; all of them known"
-    coordinates = {key: n for key, n in sizes.items() if isinstance(key, tuple)}
-    for name in {key[0] for key in coordinates}:
-        sizes[name] = math.prod(n for key, n in coordinates.items() if key[0] == name)
+    joint: dict[str, int] = {}
+    for key, n in sizes.items():
+        if isinstance(key, tuple):
+            joint[key[0]] = n * joint.get(key[0], 1)
+    for name, n in joint.items():
+        if sizes.setdefault(name, n) != n:
+            raise PermutationSpecError(
+                f"two sizes for group {name!r}: its coordinates number {n} units, elsewhere it has "
+                f"{sizes[name]}. Coordinates number all units of a group."
+            )
     for path in shapes:
         for row in unsplit_rows(rows[path]):
             for name, n in (item for entry in row for item in _part_sizes(entry).items()):
@@ -163,3 +275,88 @@ def _check_known(rows: Mapping[str, Row], shapes: Mapping, sizes: Sizes) -> None
                     f"{shapes[path]} is {row_str(rows[path])}. Write it down in one entry, as "
                     f"Group({atom.name!r}, 8)."
                 )
+
+# %% ../../nbs/symmetry/02_sizes.ipynb #51ce0002
+def check_blocks(
+    rows: Mapping[str, Row],  # path → what its axes consist of
+    shapes: Mapping[str, tuple[int, ...]],  # path → shape
+    sizes: Sizes,  # of all atoms
+    families: Mapping[str, tuple[str, ...]],  # family → the axes that it is within
+) -> None:
+    """Check that every part of an array that carries a family, parts or coordinates has all it needs
+
+    Args:
+        rows: path → what its axes consist of
+        shapes: path → shape
+        sizes: of all atoms
+        families: family → the axes that it is within
+
+    Raises:
+        PermutationSpecError: if a part of an array lacks an axis that its family is within, a
+            coordinate, or some of the units of a group that is made of parts
+    """
+    # raises PermutationSpecError if a part of an array lacks an axis that its family is within, a
+    #   coordinate, or some of the units of a group that is made of parts
+    coordinates = Counter(key[0] for key in sizes if isinstance(key, tuple))
+    for path in shapes:
+        row = rows[path]
+        if not isinstance(row, Split) and all(
+            isinstance(entry, Fixed | Group) and entry.name not in families for entry in row
+        ):
+            continue  # as in most arrays
+        for one in unsplit_rows(row):
+            for choice in itertools.product(*map(_segments, one)):
+                atoms = [*itertools.chain.from_iterable(choice)]
+                if why := _incomplete(atoms, sizes, families, coordinates):
+                    raise PermutationSpecError(
+                        f"{path!r} carries {why}, but its axes are {row_str(row)}"
+                    )
+
+
+def _incomplete(atoms: list[Atom], sizes: Sizes, families: Mapping, coordinates: Counter) -> str:
+    "What is missing beside one of the atoms on the axes of a part of an array"
+    names = {atom.name for atom in atoms}
+    for atom in atoms:
+        parents = () if isinstance(atom, Fixed) else families.get(atom.name, ())
+        if not names.issuperset(parents):
+            return (
+                f"{atom.name!r}, which is within {', '.join(parents)}: it needs each of the axes "
+                "that this family is within"
+            )
+        if isinstance(atom, Part) and atom.size != sizes[atom.name]:
+            return (
+                f"{atom.size} units of {atom.name!r} of {sizes[atom.name]}: the parts of a group "
+                "lie end to end in one Concat"
+            )
+        if isinstance(atom, Coordinate):
+            number = coordinates[atom.name]
+            here = sorted(
+                a.axis for a in atoms if isinstance(a, Coordinate) and a.name == atom.name
+            )
+            if here != list(range(number)):
+                return (
+                    f"the coordinates {', '.join(map(str, here))} of {atom.name!r}: it needs each "
+                    f"of the {number} that number its units, from 0 on, once"
+                )
+    return ""
+
+
+def _segments(entry: Entry) -> list[tuple[Atom, ...]]:
+    "The segments of an axis as atoms; of a group's parts that are brought together, as one part"
+    if isinstance(entry, Product):
+        choices = itertools.product(*map(_segments, entry.terms))
+        return [tuple(itertools.chain.from_iterable(choice)) for choice in choices]
+    if not isinstance(entry, Concat):
+        return [(entry,)]
+    joined: dict = {}
+    for atoms in itertools.chain.from_iterable(map(_segments, entry.terms)):
+        parts = {k: atom for k, atom in enumerate(atoms) if isinstance(atom, Part)}
+        key = (
+            tuple(Group(a.name) if isinstance(a, Part) else a for a in atoms) if parts else object()
+        )
+        if key in joined:
+            k, part = next(iter(parts.items()))
+            whole = Part(part.name, part.size + joined[key][k].size)
+            atoms = (*atoms[:k], whole, *atoms[k + 1 :])
+        joined[key] = atoms
+    return list(joined.values())

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PermutationSpec', 'BoundSpec']
+__all__ = ['PermutationSpec', 'BoundSpec', 'as_spec']
 
 # %% ../../nbs/symmetry/04_spec.ipynb #7598a69a
 import difflib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,14 +28,15 @@ from git_rebasin.symmetry.entries import (
     Split,
     as_row,
     atoms_of,
-    row_from_json,
+    count_parts,
+    row_rank,
     row_str,
-    row_to_json,
     short_row,
     unsplit_rows,
 )
 from .report import Report, report
-from .sizes import declarations, solve_sizes
+from .sizes import as_shape, check_blocks, declarations, outer_axes, solve_sizes
+from .text import SpecText
 from ..tables import markdown_table
 from ..tree import flatten
 
@@ -72,18 +72,6 @@ def _check_paths(
                 "the tree."
             )
 
-
-def _check_ranks(rows: Mapping[str, Row], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    "Every row of the spec has as many entries as the array has axes"
-    for path, row in rows.items():
-        for one in unsplit_rows(row):
-            if path in shapes and len(one) != len(shapes[path]):
-                raise PermutationSpecError(
-                    f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short_row(one)}, "
-                    f"but the array has {len(shapes[path])}, of shape {shapes[path]}. Give one "
-                    "entry per axis, None for a fixed axis."
-                )
-
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationSpec:
@@ -108,6 +96,7 @@ class PermutationSpec:
     def __post_init__(self):
         as_written = {path: short_row(row) for path, row in self.rows.items()}
         object.__setattr__(self, "axes_to_perm", MappingProxyType(as_written))
+        object.__setattr__(self, "reasons", _as_reasons(self.rows, self.reasons))
         _ = self.families  # raises where entries contradict one another
 
     @staticmethod
@@ -141,7 +130,7 @@ class PermutationSpec:
             PermutationSpecError: if a row is no tuple of entries
         """
         # raises PermutationSpecError if a row is no tuple of entries
-        return MappingProxyType({p: _row(p, row) for p, row in self.axes_to_perm.items()})
+        return MappingProxyType(_rows(self.axes_to_perm))
 
     @property
     def perm_to_axes(self) -> dict[str, list[tuple[str, int]]]:
@@ -150,14 +139,13 @@ class PermutationSpec:
         Returns:
             dict[str, list[tuple[str, int]]]
         """
-        table: dict[str, list[tuple[str, int]]] = {}
+        table: dict[str, dict[tuple[str, int], None]] = {}
         for path, row in self.rows.items():
             for one in unsplit_rows(row):
                 for k, entry in enumerate(one):
                     for name in [a.name for a in atoms_of(entry) if not isinstance(a, Fixed)]:
-                        if (path, k) not in table.setdefault(name, []):
-                            table[name].append((path, k))
-        return table
+                        table.setdefault(name, {})[path, k] = None
+        return {name: [*axes] for name, axes in table.items()}
 
     @cached_property
     def _declared(self) -> tuple[Sizes, Mapping[str, tuple[str, ...]]]:
@@ -181,7 +169,7 @@ class PermutationSpec:
             Mapping[str, tuple[str, ...]]
         """
         _, within = self._declared
-        return MappingProxyType({g: _parents(g, within, (g,)) for g in within})
+        return MappingProxyType(outer_axes(within))
 
     def bind(
         self,
@@ -238,14 +226,7 @@ class PermutationSpec:
         Returns:
             str: what `from_json` reads
         """
-        return json.dumps(self._json(), indent=1)
-
-    def _json(self) -> dict[str, Any]:
-        rows = {path: row_to_json(row) for path, row in self.rows.items()}
-        data = {"format": _FORMAT, "axes": rows, "shapes": None}
-        if self.reasons is not None:
-            data["reasons"] = {path: list(row) for path, row in self.reasons.items()}
-        return data
+        return SpecText(self.rows, self.reasons).write()
 
     @staticmethod
     def from_json(
@@ -263,7 +244,10 @@ class PermutationSpec:
             PermutationSpecError: if the text is not what `to_json` gives
         """
         # raises PermutationSpecError if the text is not what `to_json` gives
-        return _from_json(text)
+        said = SpecText.read(text)
+        if said.shapes is None:
+            return PermutationSpec(said.rows, said.reasons)
+        return BoundSpec(said.rows, said.reasons, shapes=said.shapes)
 
     def __eq__(self, other) -> bool:
         return type(other) is type(self) and self._key() == other._key()
@@ -300,9 +284,9 @@ class BoundSpec(PermutationSpec):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "shapes", MappingProxyType(dict(self.shapes)))
-        _ = self.sizes  # raises where they disagree
-        _check_families(self)
+        shapes = {path: as_shape(self.rows, path, shape) for path, shape in self.shapes.items()}
+        object.__setattr__(self, "shapes", MappingProxyType(shapes))
+        check_blocks(self.rows, shapes, self._sizes, self.families)
 
     @cached_property
     def _sizes(self) -> Sizes:  # those of coordinates as well
@@ -404,8 +388,13 @@ class BoundSpec(PermutationSpec):
         """
         return report(self.axes_to_perm, self.shapes, self.reasons, which)
 
-    def _json(self) -> dict[str, Any]:
-        return {**super()._json(), "shapes": {p: list(s) for p, s in self.shapes.items()}}
+    def to_json(self) -> str:  # what `from_json` reads
+        """The spec as JSON text, with its shapes
+
+        Returns:
+            str: what `from_json` reads
+        """
+        return SpecText(self.rows, self.reasons, self.shapes).write()
 
     def _key(self) -> tuple:
         return *super()._key(), frozenset(self.shapes.items())
@@ -417,55 +406,87 @@ class BoundSpec(PermutationSpec):
         )
         return markdown_table(("array", "shape", "axes"), cells, text=range(3))
 
+# %% ../../nbs/symmetry/04_spec.ipynb #04ec0001
+def as_spec(
+    spec: PermutationSpec,  # what was given as one
+    order: str,  # the order of the arguments, for the error
+) -> PermutationSpec:
+    """The spec itself, and surely not what was given in its place
+
+    Args:
+        spec: what was given as one
+        order: the order of the arguments, for the error
+
+    Raises:
+        TypeError: if it is no spec
+    """
+    # raises TypeError if it is no spec
+    if isinstance(spec, PermutationSpec):
+        return spec
+    raise TypeError(
+        f"a {type(spec).__name__} stands where the spec belongs: arguments go in the order {order}"
+    )
+
 # %% ../../nbs/symmetry/04_spec.ipynb #2267f1b2
-_FORMAT = "git_rebasin.PermutationSpec/1"
+_MAX_PARTS = 4096  # of one array
+
+
+def _rows(table: Mapping[str, tuple | Split]) -> dict[str, Row]:
+    "The rows of a table, written in full"
+    if not isinstance(table, Mapping):
+        raise PermutationSpecError(
+            f"the table is a {type(table).__name__}: give a mapping from paths to rows, such as "
+            "{'w': (None, 'P')}"
+        )
+    return {path: _row(path, row) for path, row in table.items()}
 
 
 def _row(path: str, row: tuple | Split) -> Row:
     "Check that a row of the table is a tuple of entries, and write it in full"
+    if isinstance(row, Mapping) or not isinstance(path, str):
+        steps, inner = [*path] if isinstance(path, tuple) else [path], row
+        while isinstance(inner, Mapping) and inner:
+            step, inner = next(iter(inner.items()))
+            steps.append(step)
+        raise PermutationSpecError(
+            f"the table is nested at {path!r}, or this key is no text: write it flat, with the "
+            f"path of each array, here {'/'.join(map(str, steps))!r}, whatever the tree's keys are"
+        )
     try:
         full = as_row(row)
-    except TypeError as e:
+    except (TypeError, PermutationSpecError) as e:
         raise PermutationSpecError(
             f"the row of {path!r} is {row!r}: give a tuple with one entry per axis, each a "
             f"group's name, None, a number, or an expression of them ({e})"
         ) from None
+    if (parts := count_parts(full)) > _MAX_PARTS:
+        raise PermutationSpecError(
+            f"the row of {path!r} cuts its array into {parts} parts, more than {_MAX_PARTS}: "
+            "flatten fewer concatenations together"
+        )
     return full
+
+
+def _as_reasons(
+    rows: Mapping[str, Row], reasons: Mapping[str, tuple[str | None, ...]] | None
+) -> Mapping[str, tuple[str | None, ...]] | None:
+    "Reasons for axes that there are"
+    for path, row in (reasons or {}).items():
+        texts = [x for x in row if x is None or isinstance(x, str)]
+        if path not in rows or not len(texts) == len(row) == row_rank(rows[path]):
+            raise PermutationSpecError(
+                f"the reasons for {path!r} are {row!r}: give a text or None for each axis of a row "
+                f"of the spec, which {f'is {row_str(rows[path])}' if path in rows else 'it lacks'}"
+            )
+    return None if reasons is None else MappingProxyType({p: tuple(r) for p, r in reasons.items()})
 
 
 def _shapes_of(
     spec: PermutationSpec, shapes: Mapping[str, tuple[int, ...]], partial: bool
 ) -> dict[str, tuple[int, ...]]:
-    "The shapes of a spec's arrays, which must all be there, with as many axes as their rows"
+    "The shapes of a spec's arrays, which must all be there"
     _check_paths(spec.axes_to_perm, shapes, partial)
-    _check_ranks(spec.rows, shapes)
-    return {path: shapes[path] for path in spec.rows if path in shapes}
-
-
-def _parents(group: str, within: Mapping[str, tuple[str, ...]], path: tuple[str, ...]) -> tuple:
-    "All axes that a family is within, the outermost first"
-    outer: dict[str, None] = {}
-    for parent in within.get(group, ()):
-        if parent in path:
-            raise PermutationSpecError(
-                f"{' within '.join((*path, parent))}: a family cannot be within itself. Units that "
-                "several axes number together are a joint group: use Coordinate."
-            )
-        outer |= dict.fromkeys((*_parents(parent, within, (*path, parent)), parent))
-    return tuple(outer)
-
-
-def _check_families(spec: BoundSpec) -> None:
-    "Every array that carries a family carries the axes that it is within, once"
-    for group, parents in spec.families.items():
-        for block in spec.blocks:
-            for axis in block.axes_of(group):
-                if len(block.parents[axis]) != len(parents):
-                    raise PermutationSpecError(
-                        f"{block.path!r} carries {group!r}, which is within {', '.join(parents)}, "
-                        f"but its axes are {row_str(spec.axes_to_perm[block.path])}: an array that "
-                        "carries a family carries each of the axes that it is within, once"
-                    )
+    return {path: tuple(shapes[path]) for path in spec.rows if path in shapes}
 
 
 def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
@@ -478,27 +499,6 @@ def _check_same_sizes(old: Mapping[str, int], new: Mapping[str, int]) -> None:
             )
 
 
-def _from_json(text: str) -> PermutationSpec:
-    "Parse a spec from JSON text, or refuse the text"
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise PermutationSpecError(f"not JSON: {e}. Write specs with spec.to_json().") from None
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        own = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise PermutationSpecError(
-            f"this JSON is not a spec of the format {_FORMAT!r} (but {own!r}): write specs "
-            "with spec.to_json()"
-        )
-    rows = {path: row_from_json(row) for path, row in data["axes"].items()}
-    reasons = data.get("reasons") and {p: tuple(row) for p, row in data["reasons"].items()}
-    if data["shapes"] is None:
-        return PermutationSpec(rows, reasons)
-    shapes = {path: tuple(shape) for path, shape in data["shapes"].items()}
-    return BoundSpec(rows, reasons, shapes=shapes)
-
-
 def _cell(row: tuple | Split) -> str:
     "A row in a cell of a Markdown table"
     return row_str(row).replace("|", "&#124;")
-

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['digest', 'fingerprint', 'CheckpointError', 'save_checkpoint', 'load_checkpoint']
+__all__ = ['digest', 'fingerprint', 'CheckpointError', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #e439fca3
 import dataclasses
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, Shaped
 
-from ..checkpoints.io import load_metadata, load_params, save_params
+from ..checkpoints.io import load_arrays, save_params
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #6c7d81f1
@@ -69,9 +69,9 @@ class CheckpointError(ValueError):
     "A checkpoint cannot be used: it is damaged, or of another run"
 
 
-def _contents(arrays: Mapping[str, Array]) -> str:
-    "A hash over all arrays and their paths"
-    text = json.dumps({path: digest(x) for path, x in arrays.items()}, sort_keys=True)
+def _hash(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> str:
+    "A hash over all arrays and their paths, and the texts beside them"
+    text = json.dumps([{path: digest(x) for path, x in arrays.items()}, texts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -91,12 +91,46 @@ def save_checkpoint(
 
     Returns:
         Path: the path written
+
+    Raises:
+        OSError: if the file cannot be written; an old one is then as it was
     """
+    # raises OSError if the file cannot be written; an old one is then as it was
     arrays = flatten(dict(trees))
-    metadata = {"run": run, "history": history, "contents": _contents(arrays)}
-    return save_params(path, arrays, {name: json.dumps(x) for name, x in metadata.items()})
+    texts = {"run": json.dumps(dict(run)), "history": json.dumps(history)}
+    return save_params(path, arrays, texts | {"hash": _hash(arrays, texts)})
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #ef2a316d
+_ADVICE = "delete it to begin again, or give another path"
+
+
+def read_checkpoint(
+    path: str | Path,  # a file by `save_checkpoint`
+) -> tuple[dict[str, np.ndarray], dict[str, str], list[dict[str, float]]]:
+    """Arrays by path, fingerprint and history of a checkpoint, once its hash is right
+
+    Args:
+        path: a file by `save_checkpoint`
+
+    Raises:
+        CheckpointError: if the file cannot be read, or is damaged
+    """
+    # raises CheckpointError if the file cannot be read, or is damaged
+    try:
+        arrays, metadata = load_arrays(path)
+        texts = {name: metadata[name] for name in ("run", "history")}
+        whole = metadata["hash"] == _hash(arrays, texts)
+    except KeyError as e:
+        raise CheckpointError(
+            f"{path} is no checkpoint of this version, it has no {e}: {_ADVICE}"
+        ) from e
+    except (ValueError, OSError) as e:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({e}): {_ADVICE}") from e
+    if not whole:
+        raise CheckpointError(f"checkpoint {path} was damaged after it was written: {_ADVICE}")
+    return arrays, json.loads(texts["run"]), json.loads(texts["history"])
+
+
 def load_checkpoint(
     path: str | Path,  # a file by `save_checkpoint`
     like: Mapping[str, PyTree],  # trees with the structure of those that were saved
@@ -116,20 +150,20 @@ def load_checkpoint(
         CheckpointError: if the file cannot be read, is damaged, or is of another run
     """
     # raises CheckpointError if the file cannot be read, is damaged, or is of another run
-    advice = "delete it to begin again, or give another path"
-    try:
-        arrays, metadata = load_params(path, flat=True), load_metadata(path)
-        metadata = {name: json.loads(metadata[name]) for name in ("run", "history", "contents")}
-    except KeyError as e:
-        raise CheckpointError(f"{path} is no checkpoint, it has no {e}: give another path") from e
-    except (ValueError, OSError) as e:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({e}): {advice}") from e
-    old, history = metadata["run"], metadata["history"]
+    arrays, old, history = read_checkpoint(path)
     if differ := [name for name in {**run, **old} if run.get(name) != old.get(name)]:
         lines = [f"  - {name}: {old.get(name)} in the file, {run.get(name)} now" for name in differ]
         first = f"checkpoint {path} is of another run; what differs is"
-        raise CheckpointError("\n".join([first, *lines[:10], advice]))
-    if metadata["contents"] != _contents(arrays):
-        raise CheckpointError(f"checkpoint {path} was damaged after it was written: {advice}")
-    trees = jax.tree.map(jnp.array, unflatten(arrays, like=dict(like)))
-    return trees, history
+        raise CheckpointError("\n".join([first, *lines[:10], _ADVICE]))
+    try:
+        trees = unflatten(arrays, like=dict(like))
+    except ValueError as e:
+        raise CheckpointError(f"checkpoint {path} has other arrays ({e}): {_ADVICE}") from e
+    for p, x in flatten(dict(like)).items():
+        if (arrays[p].shape, arrays[p].dtype) != (x.shape, x.dtype):
+            saved = f"{arrays[p].dtype}{list(arrays[p].shape)}"
+            raise CheckpointError(
+                f"checkpoint {path}: {p!r} is {saved} in the file, {x.dtype}{list(x.shape)} now: "
+                f"{_ADVICE}"
+            )
+    return jax.tree.map(jnp.array, trees), history

@@ -26,6 +26,8 @@ from jaxtyping import UInt8
 
 from ..matching.weights import key_entropy
 from .data import SOURCES, find_split
+from .hub import extra
+from .shards import check_columns, check_labels
 
 # %% ../../nbs/zoo/08_stream.ipynb #8aaa23a0
 def centre_box(
@@ -95,7 +97,8 @@ def read_image(
     Returns:
         UInt8[np.ndarray, "size size channels"]
     """
-    from PIL import Image
+    with extra():
+        from PIL import Image
 
     with Image.open(io.BytesIO(encoded), formats=("PNG", "WEBP", "JPEG")) as image:
         box = centre_box(*image.size) if rng is None else random_box(rng, *image.size)
@@ -144,19 +147,20 @@ def open_stream(
         path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 
     Raises:
-        ValueError: if the data set or the split is unknown, its files cannot be read, or lack a
-            column
+        ValueError: if the data set or the split is unknown, its files cannot be read, are not all
+            there, or lack a column
         DataNotFoundError: if the data are neither in a folder nor to be had from the hub
     """
-    # raises ValueError if the data set or the split is unknown, its files cannot be read, or lack
-    #   a column
+    # raises ValueError if the data set or the split is unknown, its files cannot be read, are not
+    #   all there, or lack a column
     # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     dataset, source, place = find_split(name, split, path=path, streaming=True)
     known, features = SOURCES[name], dataset.features
-    if features is not None and not {known.image, known.label} <= set(features):
-        raise ValueError(
-            f"{place}: columns {known.image} and {known.label} wanted, but found {sorted(features)}"
-        )
+    if features is not None:
+        try:
+            check_columns(features, known.image, known.label)
+        except ValueError as e:
+            raise ValueError(f"{place}: {e}") from e
     dataset = dataset.select_columns([known.image, known.label]).with_format("arrow")
     return ImageStream(name, dataset, known.image, known.label, size, len(known.mean), source)
 
@@ -202,7 +206,7 @@ def _batches(
             encoded, labels = zip(*batch, strict=True)
             work = [pool.submit(read, data, rng=draw(next(numbers))) for data in encoded]
             images = np.stack([job.result() for job in work])
-            yield {"images": images, "labels": np.array(labels, np.int32)}
+            yield {"images": images, "labels": check_labels(labels)}
 
 # %% ../../nbs/zoo/08_stream.ipynb #70c3d1da
 def training_batches(

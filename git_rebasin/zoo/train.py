@@ -11,6 +11,7 @@ __all__ = ['PAPER_CONFIGS', 'TrainConfig', 'learning_rate_schedule', 'make_optim
            'Loop', 'train', 'CheckpointError']
 
 # %% ../../nbs/zoo/02_train.ipynb #8a2f5f29
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, PyTree, Shaped
 
-from ..progress import Callback, Progress
+from ..progress import Callback, Progress, with_progress
 from ..tree import Array, flatten
 from git_rebasin.zoo.checkpoint import (
     CheckpointError,
@@ -35,6 +36,8 @@ from git_rebasin.zoo.checkpoint import (
     save_checkpoint,
 )
 from .data import Split, epoch_order, to_float
+
+_log = logging.getLogger(__name__)
 
 _all_ = ["CheckpointError"]
 
@@ -399,6 +402,8 @@ class Loop:
                 saved, history = load_checkpoint(self.checkpoint, begin, run)
                 carry = tuple(saved[part] for part in parts)
         resumed_from, carry = len(history), replicate(carry, stepper.mesh)
+        devices = stepper.mesh.size if stepper.mesh else 1
+        _log.info("training on %d device(s) from epoch %d", devices, resumed_from + 1)
         for epoch in range(resumed_from, self.config.epochs):
             start = time.perf_counter()
             carry, metrics = run_epoch(carry, epoch)
@@ -419,6 +424,7 @@ class Loop:
         return TrainResult(carry[0], carry[2], carry[1], tuple(history), resumed_from)
 
 # %% ../../nbs/zoo/02_train.ipynb #a2121e41
+@with_progress
 def train(
     key: jax.Array,  # decides the order of examples and the augmentation, nothing else
     loss_fn: Callable,  # (params, batch) → (loss, metrics)
@@ -431,6 +437,7 @@ def train(
     checkpoint: str | Path | None = None,  # a file to write, and to resume from where it exists
     save_every: int = 1,  # epochs from one checkpoint to the next; the last has one
     eval_fn: Callable | None = None,  # (params) or (params, state) → {name: number} to record
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each epoch with its loss and metrics
 ) -> TrainResult:
     """Train a model; the same arguments give the same bits, however often it was interrupted
@@ -445,6 +452,7 @@ def train(
         checkpoint: a file to write, and to resume from where it exists
         save_every: epochs from one checkpoint to the next; the last has one
         eval_fn: (params) or (params, state) → {name: number} to record
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each epoch with its loss and metrics
 
     Raises:

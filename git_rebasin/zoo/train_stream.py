@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from ..progress import Callback
+from ..progress import Callback, with_progress
 from ..tree import Array
 from .checkpoint import fingerprint
 from .train import Loop, Stepper, TrainConfig, TrainResult, local_mesh, shard
@@ -50,6 +50,7 @@ def _streamed_epoch(carry, epoch: int, *, key, batches: Callable, stepper: Stepp
     return carry, {name: np.stack([m[name] for m in jax.device_get(done)]) for name in done[0]}
 
 
+@with_progress
 def train_stream(
     key: jax.Array,  # of the augmentation; the order of the batches has a key of its own
     loss_fn: Callable,  # as `train` takes it
@@ -64,6 +65,7 @@ def train_stream(
     checkpoint: str | Path | None = None,
     save_every: int = 1,
     eval_fn: Callable | None = None,
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,
 ) -> TrainResult:
     """Train a model on batches from the host; resumes after the last epoch that was saved
@@ -76,6 +78,7 @@ def train_stream(
         steps_per_epoch: batches that are taken of each epoch
         source: what the batches are: a checkpoint of others is refused
         state: this and the following as `train` takes them
+        progress: show a bar, in a notebook or on a terminal
     """
     mesh = local_mesh(config.batch_size)
     stepper = Stepper(loss_fn, augment, config, steps_per_epoch, mesh)

@@ -1,0 +1,45 @@
+"""What an installed package must do: `python tests/use_installed.py [compiled | plain]`.
+
+A permutation is applied, found again and undone, by the compiled parts, without them, or by
+whatever there is.
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+from git_rebasin import (
+    PermutationSpec,
+    apply_permutation,
+    random_permutation,
+    weight_matching,
+)
+from git_rebasin.matching import assignment
+from git_rebasin.symmetry import permutation
+
+SPEC = PermutationSpec.from_axes_to_perm({"in": (None, "P"), "out": ("P", None)})
+
+
+def main(parts: str | None) -> None:
+    built = [assignment._assignment is not None, permutation._gather is not None]
+    if parts is not None:
+        assert built == [parts == "compiled"] * 2, f"compiled parts: {built}"
+    rng, n = np.random.default_rng(0), 300
+    a = {
+        "in": rng.normal(size=(40, n)).astype(np.float32),
+        "out": rng.normal(size=(n, 40)).astype(np.float32),
+    }
+    perm = {g: np.asarray(p) for g, p in random_permutation(jax.random.key(0), SPEC, a).items()}
+    assert perm["P"].dtype == np.int32
+    b = apply_permutation(SPEC, perm, a)
+    np.testing.assert_array_equal(b["in"], a["in"][:, perm["P"]])
+    np.testing.assert_array_equal(b["out"], a["out"][perm["P"]])
+    match = weight_matching(jax.random.key(0), SPEC, a, b)
+    again = apply_permutation(SPEC, match.perm, b)
+    for path, leaf in a.items():
+        np.testing.assert_array_equal(again[path], leaf)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or [None])
