@@ -196,7 +196,7 @@ class Evaluation:
             if not isinstance(v, jex.Literal):
                 return env[v]
             if not (hasattr(v.val, "dtype") or _is_float(v.val)):  # in older versions of JAX
-                return np.asarray(v.val, v.aval.dtype)
+                return np.asarray(v.val, getattr(v.aval, "dtype", None))
             return self._widen(v.val)
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
