@@ -201,8 +201,9 @@ def test_a_model_of_another_library_is_written_as_it_was():
                 assert sorted(file.keys()) == sorted(weights)
             for p, w in load_params(new, flat=True).items():
                 np.testing.assert_array_equal(w, weights[p], strict=True)
-        with safe_open(save_params(new, weights), "np") as file:
-            assert file.metadata() is None and load_metadata(new) == {}
+        for given, kept in ((None, {"format": "pt"}), ({}, {})):
+            with safe_open(save_params(new, weights, metadata=given), "np") as file:
+                assert (file.metadata() or {}) == load_metadata(new) == kept
         with pytest.raises(FileNotFoundError):
             save_params(new, weights, metadata=f"{d}/none.safetensors")
 

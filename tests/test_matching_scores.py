@@ -161,8 +161,8 @@ def test_matrices_and_objectives_of_models_of_any_scale():
         for g, own in scores.groups.items():
             matrix = np.asarray(own.update(perm), np.float64)
             want = np.asarray(plain.groups[g].update(perm), np.float64)
-            scaled = np.ldexp(matrix, scores.power(g) - p - q)
-            np.testing.assert_allclose(scaled, want, rtol=1e-5, atol=1e-5)
+            plainly = np.ldexp(matrix, scores.power(g) - p - q)
+            np.testing.assert_allclose(plainly, want, rtol=1e-5, atol=1e-5)
             value, scale = (np.ldexp(x, -p - q) for x in (own.value(perm), own.scale))
             assert np.isclose(value, plain.groups[g].value(perm), rtol=1e-5)
             assert np.isclose(scale, plain.groups[g].scale, rtol=1e-5)

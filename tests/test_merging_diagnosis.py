@@ -64,6 +64,8 @@ def test_the_same_weights_are_found_in_any_order():
     assert same_weights(a, a, a).figures == {"difference": 0}
     shuffled = apply_permutation(spec, perm, a)
     assert "up to" in same_weights(a, shuffled, a).found
+    marked = [{**m, "large": np.full(3, 1e9, np.float32)} for m in (a, b)]  # the same in both
+    assert same_weights(*marked, marked[1]) is None
     assert same_weights(a, b, b) is None and same_weights(a, shuffled, shuffled) is None
 
 

@@ -153,14 +153,16 @@ def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
 def save_params(
     path: str | Path,  # the file to write, by custom with the suffix `.safetensors`
     params: PyTree,  # parameters in any container
-    metadata: Mapping[str, str] | str | Path | None = None,  # name → text, or a file that has it
+    metadata: Mapping[str, str] | str | Path | None = None,  # name → text, or a file that has it;
+    #   None: {"format": "pt"}, which other libraries ask for; {}: none
 ) -> Path:  # the path written
     """Write a tree of arrays to a safetensors file, whole or not at all
 
     Args:
         path: the file to write, by custom with the suffix `.safetensors`
         params: parameters in any container
-        metadata: name → text, or a file that has it
+        metadata: name → text, or a file that has it; None: {"format": "pt"}, which other libraries
+            ask for; {}: none
 
     Returns:
         Path: the path written
@@ -178,7 +180,8 @@ def save_params(
     # raises ValueError if the file whose metadata is wanted is not a whole safetensors file
     # raises OSError if the file cannot be written; an old one is then as it was
     arrays = _saved_arrays(params)
-    known = load_metadata(metadata) if isinstance(metadata, str | Path) else metadata or {}
+    known = {"format": "pt"} if metadata is None else metadata
+    known = load_metadata(known) if isinstance(known, str | Path) else known
     for name, text in known.items():
         if not all(isinstance(x, str) and not _NOT_TEXT.search(x) for x in (name, text)):
             raise TypeError(

@@ -277,7 +277,7 @@ def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}
-    held = as_permutation(init)
+    held = init if isinstance(init, Mapping) else as_permutation(init)
     if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in held.values()):
         check_soft(spec, held)
         return {g: jnp.asarray(w, jnp.float32) for g, w in held.items()}

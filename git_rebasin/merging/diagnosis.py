@@ -49,11 +49,13 @@ class Caution:
 
 # %% ../../nbs/merging/01_diagnosis.ipynb #8a8fb314
 def _difference(a: Flat, b: Flat) -> float:
-    "The largest difference of two weights, over the largest weight"
-    pairs = [(np.asarray(a[p]), np.asarray(b[p])) for p in a if _is_float(a[p])]
-    largest = max((float(np.max(np.abs(x), initial=0)) for x, _ in pairs), default=0.0)
-    gap = max((float(np.max(np.abs(x - y), initial=0)) for x, y in pairs), default=0.0)
-    return gap / largest if largest else gap
+    "The largest difference of two weights, over the largest weight of their array"
+
+    def one(x: np.ndarray, y: np.ndarray) -> float:
+        gap, largest = (float(np.max(np.abs(z), initial=0)) for z in (x - y, x))
+        return gap / largest if largest else gap
+
+    return max((one(np.asarray(a[p]), np.asarray(b[p])) for p in a if _is_float(a[p])), default=0.0)
 
 
 def _is_float(x: Array) -> bool:
@@ -78,7 +80,7 @@ def same_weights(
         found = f"all {len(a)} arrays of B have the values that they have in A"
         return Caution("same weights", found, remedy, {"difference": 0.0})
     if (gap := _difference(a, moved)) <= 1e-6:
-        found = f"permuted, B is A up to {gap:.1g} of its largest weight"
+        found = f"permuted, B is A up to {gap:.1g} of the largest weight of an array"
         return Caution("same weights", found, remedy, {"difference": gap})
     return None
 

@@ -12,7 +12,6 @@ __all__ = ['rebasin']
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from .diagnosis import Caution
 from .evaluation import Flat, compile_metrics, count_examples, mean_metrics, walk
 from .result import Metrics, RebasinResult, digest, model_names
 from .units import look_at_units
-from ..progress import Callback, ProgressBar
+from ..progress import Callback, with_progress
 from ..statistics.repaired import Repaired, repair
 from ..symmetry.check import deviation
 from ..symmetry.permutation import apply_permutation
@@ -238,6 +237,7 @@ def _repaired(case: Case, outcome: _Outcome, fn: Callable, batches: Sequence[Any
     return repair(fn, merged, models, batches, weights=weights, callback=case.callback)
 
 # %% ../../nbs/merging/05_one_call.ipynb #056d2ffa
+@with_progress
 def rebasin(
     fn: Callable[..., Any],  # (params, *args) → outputs, in evaluation mode; any function
     params_a: PyTree,  # model A, any tree of arrays; its units stay where they are
@@ -251,12 +251,13 @@ def rebasin(
     metrics: Callable[[PyTree, Any], Any] | None = None,  # (params, batch) → mean loss, (loss,
     #   more) or {"loss": …, …}
     spec: PermutationSpec | None = None,  # which axes move together; default: inferred
-    method: Literal["auto", "weights", "activations"] | Matcher = "auto",  # or a function (key,
-    #   spec, params_a, params_b) → `Match`; "auto": the better one at λ = ½, or weights
+    method: Literal["auto", "weights", "activations"] | Matcher = "auto",  # how to match; "auto":
+    #   what is better at λ = ½, and weights where nothing is measured; or a matcher, a function
+    #   (key, spec, params_a, params_b) → `Match`
     lam: float = 0.5,  # the share of B in the merge of two
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
     key: jax.Array | None = None,  # a JAX random key; default: key 0
-    progress: bool = False,  # whether a bar is shown, where there is no callback
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called as the parts of the work go on
 ) -> RebasinResult:  # shows itself; `merged` has the parameters
     """Match and merge trained networks, and measure what came out
@@ -273,12 +274,12 @@ def rebasin(
             of a tuple, or a batch that is like the example
         metrics: (params, batch) → mean loss, (loss, more) or {"loss": …, …}
         spec: which axes move together; default: inferred
-        method: or a function (key, spec, params_a, params_b) → `Match`; "auto": the better one at λ
-            = ½, or weights
+        method: how to match; "auto": what is better at λ = ½, and weights where nothing is
+            measured; or a matcher, a function (key, spec, params_a, params_b) → `Match`
         lam: the share of B in the merge of two
         repair: whether `repaired` is the merged network with corrected units
         key: a JAX random key; default: key 0
-        progress: whether a bar is shown, where there is no callback
+        progress: show a bar, in a notebook or on a terminal
         callback: called as the parts of the work go on
 
     Returns:
@@ -304,24 +305,23 @@ def rebasin(
     _check_options(lam, method, len(more), batches is not None, repair)
     key = jax.random.key(0) if key is None else key
     chooses = method == "auto" and metrics is not None and not more
-    with ProgressBar() if progress and callback is None else nullcontext(callback) as shown:
-        case = prepare(
-            fn,
-            (params_a, params_b, *more),
-            example=example,
-            batches=batches,
-            inputs=inputs,
-            metrics=metrics,
-            spec=spec,
-            decides=repair or chooses or method == "activations",
-            callback=shown,
-        )
-        outcome = _merge_all(case, key) if more else _merge_two(case, method, key, lam)
-        measured, curves = _measure(case, outcome)
-        cautions = _cautions(case, outcome, measured, curves)
-        repaired = _repair(case, outcome) if repair else None
-        if repaired is not None and metrics is not None:
-            measured = {**measured, "repaired": _measure_repaired(case, outcome, metrics)}
+    case = prepare(
+        fn,
+        (params_a, params_b, *more),
+        example=example,
+        batches=batches,
+        inputs=inputs,
+        metrics=metrics,
+        spec=spec,
+        decides=repair or chooses or method == "activations",
+        callback=callback,
+    )
+    outcome = _merge_all(case, key) if more else _merge_two(case, method, key, lam)
+    measured, curves = _measure(case, outcome)
+    cautions = _cautions(case, outcome, measured, curves)
+    repaired = _repair(case, outcome) if repair else None
+    if repaired is not None and metrics is not None:
+        measured = {**measured, "repaired": _measure_repaired(case, outcome, metrics)}
     return RebasinResult(
         merged=unflatten(outcome.merged, case.like),
         perms=outcome.perms,

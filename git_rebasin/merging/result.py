@@ -229,7 +229,7 @@ class RebasinResult:
             OSError: if a file cannot be written; an old one is then as it was
         """
         # raises OSError if a file cannot be written; an old one is then as it was
-        about = {**_provenance(self), **(metadata or {})}
+        about = {"format": "pt", **_provenance(self), **(metadata or {})}
         if permutation is not None:
             names = model_names(len(self.perms))[1:]
             tree = {n: dict(perm) for n, perm in zip(names, self.perms[1:], strict=True)}
@@ -416,7 +416,12 @@ def digest(
         total.update(array.tobytes())
     return total.hexdigest()
 
-# %% ../../nbs/merging/02_result.ipynb #197a38bd
+# %% ../../nbs/merging/02_result.ipynb #e46e7e4e
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    "Metrics with six digits"
+    return {name: float(f"{x:.6g}") for name, x in metrics.items()}
+
+
 def _provenance(result: RebasinResult) -> dict[str, str]:
     "What is written beside a merged model"
     from git_rebasin import __version__
@@ -427,7 +432,7 @@ def _provenance(result: RebasinResult) -> dict[str, str]:
         "models": json.dumps(
             dict(zip(model_names(len(result.perms)), result.digests, strict=True))
         ),
-        "metrics": json.dumps({name: dict(own) for name, own in result.metrics.items()}),
+        "metrics": json.dumps({name: _rounded(own) for name, own in result.metrics.items()}),
         "cautions": json.dumps([str(caution) for caution in result.warnings]),
     }
     return about | ({"lambda": f"{result.lam:g}"} if len(result.perms) == 2 else {})

@@ -182,12 +182,14 @@ def _try(
         done()
         return deviation(want, moved)
 
+    old = flatten(theta)
+    other = flatten(randomised(seeds[1], spec, params, t)) if waiting else {}
+
     def responds(paths):  # to other values in some arrays
-        other = flatten(randomised(seeds[1], spec, params, t))
         tree = unflatten({p: (other if p in paths else old)[p] for p in old}, like=theta)
         return deviation(want, outputs_of(run, tree, args)) > tolerance
 
-    old, alone = flatten(theta), {group: change({group: p}) for group, p in draw.items()}
+    alone = {group: change({group: p}) for group, p in draw.items()}
     return alone, change(draw), tolerance, {g for g, paths in waiting.items() if responds(paths)}
 
 # %% ../../nbs/symmetry/07_check.ipynb #5d660f4a

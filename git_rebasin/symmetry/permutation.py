@@ -136,12 +136,15 @@ def _check_one(group: str, p: Array, shape: tuple[int, ...] | None = None) -> No
 def check_permutation(
     spec: BoundSpec,  # which axes move together
     perm: Permutation | HasPermutation,  # what shall be a permutation of it
-) -> Permutation:
+) -> Permutation:  # the permutation itself
     """Check that there is one permutation for each group of a spec, of its size
 
     Args:
         spec: which axes move together
         perm: what shall be a permutation of it
+
+    Returns:
+        Permutation: the permutation itself
 
     Raises:
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
