@@ -228,7 +228,7 @@ def weight_matching(
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
     state = "converged" if best.converged else "not converged"
-    _log.info("weight matching: %s, %s; ignored: %s", state, tried, ignored)
+    _log.info("weight matching from %s %s; tried %s; ignored %s", best.name, state, tried, ignored)
     objective = tuple(map(scores.absolute, best.values.tolist()))
     found = best.perm, objective, best.converged, scores.absolute(best.initial)
     return Match(*found, ignored=ignored, starts=tried)

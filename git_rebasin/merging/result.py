@@ -282,10 +282,11 @@ def _facts(result: RebasinResult) -> list[tuple[str, str]]:
         f"{_count(match.sweeps, 'sweep')}, objective {match.initial_objective:.4g} → {last:.4g}"
     )
     facts = [("units", _moves(result)), ("search", search)]
-    if starts := getattr(match, "starts", None):
-        facts.append(("starts", ", ".join(f"{s.name} {s.objective:.4g}" for s in starts)))
-    if ignored := getattr(match, "ignored", ()):
-        facts.append(("left out", f"{_count(len(ignored), 'array')} of running statistics"))
+    if isinstance(match, Match) and len(match.starts) > 1:
+        starts = ", ".join(f"{start.name} {start.objective:.4g}" for start in match.starts)
+        facts.append(("starts", f"{starts} (objective, the best is taken)"))
+    if match.ignored:
+        facts.append(("left out", f"{_count(len(match.ignored), 'array')}, which are no weights"))
     if result.tried:
         losses = ", ".join(f"{name} {_number(loss)}" for name, loss in result.tried.items())
         facts.append(("tried", f"{losses} (loss at λ = ½, on the data that decided)"))
