@@ -109,8 +109,8 @@ def test_shuffled_copies_are_merged_exactly():
     WIDE = (30, 30), (30, 20), (20, 10)
     rng = np.random.default_rng(0)
     heads = {p: rng.normal(size=s).astype(np.float32) for p, s in shapes.items()}
-    wide = {p: rng.normal(size=s).astype(np.float32) for p, s in zip("wuv", WIDE, strict=True)}
-    cases = itertools.product(((HEADS, heads), (SPEC, wide)), ("identity", "sequential"))
+    broad = {p: rng.normal(size=s).astype(np.float32) for p, s in zip("wuv", WIDE, strict=True)}
+    cases = itertools.product(((HEADS, heads), (SPEC, broad)), ("identity", "sequential"))
     for (spec, model), init in cases:
         shuffles = [random_permutation(jax.random.key(k), spec, model) for k in range(6)]
         copies = [model, *(apply_permutation(spec, p, model) for p in shuffles)]
