@@ -13,7 +13,7 @@ export PYTHONUTF8 = 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs notebooks export bench lint pre-commit hooks clean
+.PHONY: help setup demo test oldest plain docs notebooks export bench lint pre-commit hooks clean
 
 help: ## list the targets
 	@echo 'make TARGET [PYTHON=python3.12] [WORKERS=2]'
@@ -31,6 +31,14 @@ demo: $(INSTALLED) ## train two networks, match and merge them: a table, a figur
 
 test: $(INSTALLED) ## check everything that must hold (STEPS="lint tests": these only)
 	@$(PY) -m tools.check --workers $(WORKERS) $(STEPS)
+
+oldest: ## the core's tests, with the oldest versions of JAX and all others that settings.ini allows
+	@$(PYTHON) tools/oldest.py .venv/$(PYTHON_VERSION)-oldest
+
+plain: ## the demo after a plain install, without any extra
+	@$(PYTHON) -m venv --clear .venv/$(PYTHON_VERSION)-plain
+	@.venv/$(PYTHON_VERSION)-plain/bin/pip install --quiet .
+	@.venv/$(PYTHON_VERSION)-plain/bin/git-rebasin demo --out demo/plain
 
 docs: $(INSTALLED) ## build the site into _docs/ (with quarto where it is installed, else with smalldocs)
 	@$(PY) -m tools.docs

@@ -85,6 +85,7 @@ class BuildPython(build_py):
 
 
 cfg = read_settings()
+experiments = cfg["experiments_requirements"].split()
 stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")  # one build for all versions of Python
 lib = cfg["lib_path"]
 
@@ -111,7 +112,10 @@ setuptools.setup(
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable_abi else {},
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={
+        "experiments": experiments,
+        "dev": [*experiments, *cfg["dev_requirements"].split()],
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{lib}={lib}._modidx:d"],

@@ -115,7 +115,7 @@ def noises_of(b: dict, noises: Sequence[float], seed: int) -> Iterator[tuple[flo
 
 def recovered(spec: PermutationSpec, planted: dict, perm: dict) -> bool:
     """Whether a match undoes what was planted, in every group."""
-    left = compose_permutations(perm, planted, spec)
+    left = compose_permutations(spec, perm, planted)
     return all(np.array_equal(p, np.arange(len(p))) for p in left.values())
 
 

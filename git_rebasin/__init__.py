@@ -5,6 +5,8 @@ The public API: everything that most people need is here; the modules have the r
 
 __version__ = "0.1.0"
 
+import logging
+
 from git_rebasin.matching.activations import activation_matching
 from git_rebasin.statistics.batch_stats import reset_batch_stats
 from git_rebasin.symmetry.check import check_permutation_spec
@@ -14,6 +16,8 @@ from git_rebasin.interpolation import interpolate, loss_barrier
 from git_rebasin.checkpoints.io import load_params, save_params
 from git_rebasin.matching.match import Match
 from git_rebasin.matching.merge import merge_many
+from git_rebasin.merging.one_call import rebasin
+from git_rebasin.merging.result import RebasinResult
 from git_rebasin.symmetry.permutation import (
     apply_permutation,
     identity_permutation,
@@ -28,10 +32,13 @@ from git_rebasin.matching.straight_through import straight_through_matching
 from git_rebasin.tree import lerp
 from git_rebasin.matching.weights import weight_matching
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless it is asked for
+
 __all__ = [
     "Match",
     "PermutationSpec",
     "PermutationSpecError",
+    "RebasinResult",
     "activation_matching",
     "apply_permutation",
     "check_permutation_spec",
@@ -48,6 +55,7 @@ __all__ = [
     "plot_match",
     "plot_spec",
     "random_permutation",
+    "rebasin",
     "repair",
     "reset_batch_stats",
     "save_params",

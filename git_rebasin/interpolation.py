@@ -119,7 +119,7 @@ def _is_scalar(x: Any) -> bool:
 def _named(value: Any) -> dict[str, Any]:
     "Metrics by name: a dict of them; or a loss, alone or with more, whose scalars are metrics too"
     first, *more = value if isinstance(value, tuple) and value else (value,)
-    metrics = dict(first) if isinstance(first, Mapping) else {"loss": first}
+    metrics: dict[str, Any] = dict(first) if isinstance(first, Mapping) else {"loss": first}
     for name, x in metrics.items():
         if not _is_scalar(x):
             what = f"shape {x.shape} and dtype {x.dtype}" if is_array(x) else f"the value {x!r}"

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'jit_arrays', 'put_arrays', 'eval_arrays',
-           'trace_arrays', 'inner_jaxpr', 'scan_counts', 'scan_fixed_point', 'is_narrow', 'Evaluation',
-           'keep_containers', 'evaluate']
+__all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
+           'eval_arrays', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
+           'scan_fixed_point', 'is_narrow', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -47,14 +49,15 @@ class Rest:
         given = iter(arrays)
         return self.treedef.unflatten(next(given) if x is _HOLE else x for x in self.leaves)
 
+    @functools.cached_property
     def _key(self) -> tuple:
         return self.treedef, tuple(map(_identity, self.leaves))
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Rest) and self._key() == other._key()
+        return isinstance(other, Rest) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._key)
 
 
 def _identity(leaf: Any) -> Any:
@@ -69,14 +72,29 @@ def _identity(leaf: Any) -> Any:
 def split_arrays(
     tree: PyTree,  # any tree, with or without arrays
 ) -> tuple[list, Rest]:
-    """The arrays of a tree, and the rest of it
+    """The arrays of a tree, of numpy or JAX, and the rest of it
 
     Args:
         tree: any tree, with or without arrays
     """
     leaves, treedef = jax.tree.flatten(tree)
     rest = Rest(treedef, tuple(_HOLE if is_array(x) else x for x in leaves))
-    return [x for x in leaves if is_array(x)], rest
+    return [as_array(x) for x in leaves if is_array(x)], rest
+
+
+def as_array(
+    leaf: Any,  # what has a shape and a dtype
+) -> Any:  # an array of JAX or numpy, or a `jax.ShapeDtypeStruct`
+    """The leaf as it is, or read, if it is read lazily, as variables of Keras and files are
+
+    Args:
+        leaf: what has a shape and a dtype
+
+    Returns:
+        Any: an array of JAX or numpy, or a `jax.ShapeDtypeStruct`
+    """
+    known = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    return leaf if known else np.asarray(leaf)
 
 # %% ../nbs/01_jaxprs.ipynb #aa10c0d8
 Out = TypeVar("Out")
@@ -101,14 +119,21 @@ def jit_arrays(
     @functools.wraps(fn)
     def call(*args: Any) -> Out:
         arrays, rest = split_arrays(args)
-        return compiled(rest, list(map(_jax_or_numpy, arrays)))
+        return compiled(rest, arrays)
 
     return call
 
 
-def _jax_or_numpy(leaf: Any) -> Array:
-    "An array as JAX takes it; what is read lazily is read"
-    return leaf if isinstance(leaf, (jax.Array, np.ndarray)) else np.asarray(leaf)
+def read_arrays(
+    tree: PyTree,  # a model, or several
+) -> PyTree:
+    """The tree with arrays of JAX or numpy where its leaves are read lazily
+
+    Args:
+        tree: a model, or several
+    """
+    arrays, rest = split_arrays(tree)
+    return rest.join(arrays)
 
 
 def put_arrays(
@@ -120,7 +145,7 @@ def put_arrays(
         tree: a model, or several
     """
     arrays, rest = split_arrays(tree)
-    return rest.join(jax.device_put(list(map(_jax_or_numpy, arrays))))
+    return rest.join(jax.device_put(arrays))
 
 
 def eval_arrays(
@@ -166,6 +191,13 @@ def trace_arrays(
 
     return jax.make_jaxpr(flat)(*arrays), arrays
 
+
+def double_precision() -> AbstractContextManager[None]:
+    "Within, JAX keeps arrays in float64 that are given so"
+    if not hasattr(jax, "enable_x64"):  # JAX before 0.8
+        return import_module("jax.experimental").enable_x64()
+    return jax.enable_x64(True)
+
 # %% ../nbs/01_jaxprs.ipynb #b492e60b
 CALLS = frozenset(
     "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
@@ -192,6 +224,17 @@ def inner_jaxpr(
         return None
     jaxpr, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
     return (jaxpr, consts) if len(jaxpr.invars) == len(eqn.invars) else None
+
+
+def jaxprs_within(
+    eqn: jex.JaxprEqn,
+) -> Iterator[jex.Jaxpr]:
+    "All jaxprs among the parameters of an equation"
+    for value in eqn.params.values():
+        for each in value if isinstance(value, list | tuple) else (value,):
+            jaxpr = getattr(each, "jaxpr", each)  # of one that is closed
+            if isinstance(jaxpr, jex.Jaxpr):
+                yield jaxpr
 
 
 def scan_counts(
@@ -249,7 +292,7 @@ def is_narrow(
         return False  # it is entered
     if eqn.primitive.name in ("bitcast_convert_type", "nextafter", "reduce_precision"):
         return True
-    return next(iter(jex.jaxprs_in_params(eqn.params)), None) is not None
+    return next(jaxprs_within(eqn), None) is not None
 
 # %% ../nbs/01_jaxprs.ipynb #89af2e5c
 def _is_float(x) -> bool:
@@ -261,7 +304,7 @@ class Evaluation:
 
     def __init__(
         self,
-        wide: bool = False,  # all floats in float64; needs `jax.enable_x64(True)` around it
+        wide: bool = False,  # all floats in float64; needs `double_precision()` around it
         wanted: Collection[tuple[int, ...]] = (),  # paths of values to keep
         edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, the
         #   iteration of each scan around it, the outermost first) → what takes the value's place
@@ -290,7 +333,11 @@ class Evaluation:
         env, values = {}, {}
 
         def read(v):
-            return self._widen(v.val) if isinstance(v, jex.Literal) else env[v]
+            if not isinstance(v, jex.Literal):
+                return env[v]
+            if not (hasattr(v.val, "dtype") or _is_float(v.val)):  # in older versions of JAX
+                return np.asarray(v.val, getattr(v.aval, "dtype", None))
+            return self._widen(v.val)
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
         for v, x in zip(jaxpr.invars, args, strict=True):

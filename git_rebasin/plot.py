@@ -71,32 +71,31 @@ def plot_interpolation(
         Figure: the figure, with a panel for each metric
 
     Raises:
-        ValueError: if there is no curve, or `axes` are not as many as the metrics
+        ValueError: if there is no curve, the curves share no metric, or `axes` are not as many as
+            the metrics
         KeyError: if a curve lacks one of the `metrics`
 
     References:
         Git Re-Basin (arXiv 2209.04836), Figure 2
     """
-    # raises ValueError if there is no curve, or `axes` are not as many as the metrics
+    # raises ValueError if there is no curve, the curves share no metric, or `axes` are not as many
+    #   as the metrics
     # raises KeyError if a curve lacks one of the `metrics`
     import matplotlib.pyplot as plt
 
-    curves = {"loss": curves} if isinstance(curves, Interpolation) else dict(curves)
-    if not curves:
-        raise ValueError("there is no curve to draw: give at least one")
-    if metrics is None:
-        shared = [
-            m
-            for m in next(iter(curves.values())).metrics
-            if all(m in c.metrics for c in curves.values())
-        ]
-        metrics = sorted(
-            shared, key=lambda m: m != "loss"
-        )  # the loss first, the others as they come
+    curves = {"loss": curves} if isinstance(curves, Interpolation) else curves
+    if not isinstance(curves, Mapping) or not curves:
+        raise ValueError("there is no curve to draw: give one, or several by name, as a dict")
+    metrics = _shared(curves) if metrics is None else metrics
     if axes is None:
         size = (4.2 * len(metrics), 3.2)
         made = plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)
         axes = list(made[1][0])
+    if len(axes) != len(metrics):
+        raise ValueError(
+            f"{len(metrics)} metrics ({', '.join(metrics)}) are to be drawn in {len(axes)} panels: "
+            "give one for each, or choose among the metrics with `metrics`"
+        )
     for ax, metric in zip(axes, metrics, strict=True):
         for k, (name, curve) in enumerate(curves.items()):
             text = label.format(name=name) if len(curves) > 1 or label != "{name}" else None
@@ -117,6 +116,16 @@ def plot_interpolation(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _shared(curves: Mapping[str, Interpolation]) -> list[str]:
+    "The metrics that all curves have: the loss first, the others as they come"
+    own = {name: list(curve.metrics) for name, curve in curves.items()}
+    first = next(iter(own.values()))
+    shared = [m for m in first if all(m in metrics for metrics in own.values())]
+    if not shared:
+        raise ValueError(f"the curves share no metric: they have {own}")
+    return sorted(shared, key=lambda m: m != "loss")
 
 
 def _legend_below(figure: Figure, ax: Axes) -> None:
@@ -156,10 +165,15 @@ def plot_match(
 
     Returns:
         Figure: the objective and the moves; below, three panels for each group with similarities
+
+    Raises:
+        ValueError: if `similarity` names a group that the match lacks, or is of other units
     """
+    # raises ValueError if `similarity` names a group that the match lacks, or is of other units
     import matplotlib.pyplot as plt
 
     known = similarity or getattr(match, "similarity", None) or {}
+    _check_similarity(known, match)
     drawable = [g for g, p in match.perm.items() if g in known and p.ndim == 1 and p.size > 1]
     drawn, count = drawable[:max_groups], len(match.perm)
     heights = [max(2.6, 0.9 + 0.2 * count), *([2.9 * len(drawn)] if drawn else [])]
@@ -175,6 +189,20 @@ def plot_match(
         if left := count - len(drawn):
             parts[1].suptitle(f"groups without similarities here: {left}", fontsize="small")
     return figure
+
+
+def _check_similarity(known: Mapping[str, Float[Array, "_n _n"]], match: Match) -> None:
+    "Similarities are of the groups of a match, of all pairs of their units"
+    for group, own in known.items():
+        if group not in match.perm:
+            groups = ", ".join(match.perm)
+            raise ValueError(f"`similarity` has group {group!r}, but the match has {groups}")
+        n = match.perm[group].size
+        if own.shape[-2:] != (n, n):
+            raise ValueError(
+                f"the similarity of group {group!r} has shape {own.shape}, but the match has {n} "
+                f"units there: give one of shape ({n}, {n}), units of A first"
+            )
 
 
 def _draw_objective(ax: Axes, match: Match) -> None:
@@ -195,7 +223,7 @@ def _draw_moves(ax: Axes, match: Match) -> None:
     "For each group, which share of its units has another place than before"
     moved = {g: int(np.sum(p != np.arange(p.shape[-1]))) for g, p in match.perm.items()}
     sizes = {g: p.size for g, p in match.perm.items()}
-    shares = [moved[g] / sizes[g] for g in moved]
+    shares = [moved[g] / max(sizes[g], 1) for g in moved]
     ax.barh(range(len(moved)), shares, color=COLORS["matched"], height=0.7)
     labels = [f"{g}: {k} of {sizes[g]}" for g, k in moved.items()]
     ax.set_yticks(range(len(moved)), labels, fontsize=8 if len(moved) <= 12 else 6)

@@ -92,7 +92,7 @@ def flatten(
                 f"and {leaf.shape}: rename one of them, so that a path names one array "
                 f"({' and '.join(map(jax.tree_util.keystr, both))})"
             )
-        flat[path] = leaf
+        flat[path] = np.asarray(leaf) if isinstance(leaf.dtype, str) else leaf  # as Keras has it
     return flat
 
 
@@ -152,13 +152,15 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def unflatten(
     flat: Mapping[str, Any],  # path → array, or what else is to stand there
-    like: PyTree = None,  # a tree with the same paths, whose containers are used
+    like: PyTree = None,  # a tree with the same paths, whose containers are used; numbers in it
+    #   that `flat` names too are replaced by numbers of their types
 ) -> PyTree:  # a new tree, of nested dicts unless `like` is given
     """A tree from paths and arrays; the opposite of `flatten`
 
     Args:
         flat: path → array, or what else is to stand there
-        like: a tree with the same paths, whose containers are used
+        like: a tree with the same paths, whose containers are used; numbers in it that `flat` names
+            too are replaced by numbers of their types
 
     Returns:
         PyTree: a new tree, of nested dicts unless `like` is given
@@ -173,20 +175,26 @@ def unflatten(
     if like is None:
         return _nested(flat)
     leaves, treedef = _with_keys(like), jax.tree.structure(like)
-    paths = [path_str(keys) if is_array(leaf) else None for keys, leaf in leaves]
+    named = [(path_str(keys), leaf) for keys, leaf in leaves]
+    paths = [p if is_array(x) or (_is_number(x) and p in flat) else None for p, x in named]
     late = isinstance(like, Mapping) and any(leaf is like for _, leaf in leaves)
     known = {path for path in paths if path is not None}
     if late or len(known) + paths.count(None) < len(paths):
         known = set(flatten(like))  # which refuses two leaves of one path
     for path in sorted(set(flat) ^ known):
         place = "the paths given" if path in flat else "`like`"
-        raise ValueError(
-            f"{path!r} is only in {place}: `flat` and `like` must name the same arrays"
-        )
+        raise ValueError(f"{path!r} is only in {place}: both must name the same arrays")
     if late:
         return dict(flat)
-    new = [leaf if p is None else flat[p] for p, (_, leaf) in zip(paths, leaves, strict=True)]
-    return jax.tree_util.tree_unflatten(treedef, new)
+    old = [leaf for _, leaf in named]
+    new = [x if p is None else flat[p] for p, x in zip(paths, old, strict=True)]
+    return treedef.unflatten(
+        type(x)(y) if _is_number(x) else y for x, y in zip(old, new, strict=True)
+    )
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, (int, float, complex)) and not is_array(leaf)
 
 # %% ../nbs/00_tree.ipynb #aa10c0d4
 def pair_leaves(
@@ -216,11 +224,7 @@ def pair_leaves(
 
 def _opened(tree: PyTree) -> tuple[list, Any]:
     "Leaves and structure of a tree, with dicts for the mappings that JAX does not know"
-    try:
-        leaves, treedef = jax.tree.flatten(tree)
-    except ValueError:
-        _with_keys(tree)  # raises an error that names the keys
-        raise
+    leaves, treedef = [leaf for _, leaf in _with_keys(tree)], jax.tree.structure(tree)
     if any(isinstance(x, Mapping) for x in leaves):
         return _opened(treedef.unflatten(dict(x) if isinstance(x, Mapping) else x for x in leaves))
     return leaves, treedef
@@ -254,6 +258,8 @@ def _differing_leaves(a: Any, b: Any) -> str | None:
         number = isinstance(a, (float, complex)) or isinstance(b, (float, complex))
         differ = f"is the number {a!r} in A and {b!r} in B: a parameter has to be an array"
         return differ if number and a != b else None
+    if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
+        return "has a shape and no values: give arrays"
     if tuple(a.shape) != tuple(b.shape):
         return f"has shape {a.shape} in A and {b.shape} in B: the widths must agree"
     less = _level(a) < _level(b)

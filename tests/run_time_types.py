@@ -11,7 +11,7 @@ import pytest
 from beartype import BeartypeConf, beartype
 
 CHECKED = ["architectures", "checkpoints", "inference", "interpolation", "jaxprs", "matching"]
-CHECKED += ["progress", "statistics", "symmetry", "tree"]
+CHECKED += ["merging", "progress", "statistics", "symmetry", "tree"]
 
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float too, says PEP 484
 with_shapes = jaxtyping.jaxtyped

@@ -1,5 +1,6 @@
 """Files that were damaged, processes that were killed, disks that are full."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,9 +13,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors
 
 from git_rebasin.checkpoints.files import replacing, write_atomic
-from git_rebasin.checkpoints.io import load_metadata, load_params, save_params
+from git_rebasin.checkpoints.io import load_arrays, load_metadata, load_params, save_params
 
 
 def with_header(text, data=b""):
@@ -73,7 +75,9 @@ def test_a_damaged_file_is_named(tmp_path, name):
     file.write_bytes(DAMAGED[name])
     for read in (load_params, load_metadata):
         tracemalloc.start()
-        with pytest.raises(ValueError, match=r"m\.safetensors is not a whole safetensors file .*: "):
+        with pytest.raises(
+            ValueError, match=r"m\.safetensors is not a whole safetensors file .*: "
+        ):
             read(file)
         assert tracemalloc.get_traced_memory()[1] < 2e7
         tracemalloc.stop()
@@ -89,9 +93,7 @@ def test_unusual_files_that_are_whole(tmp_path):
     file.write_bytes(table(bytes(2), a=(0, 2, [4], "F4")))
     with pytest.raises(ValueError, match=r"m\.safetensors: 'a' has the dtype F4, which numpy lack"):
         load_params(file)
-    file.write_bytes(
-        table(b"ab", **{"a": (0, 1, [1], "U8"), "a/b": (1, 2, [1], "U8")})
-    )
+    file.write_bytes(table(b"ab", **{"a": (0, 1, [1], "U8"), "a/b": (1, 2, [1], "U8")}))
     with pytest.raises(ValueError, match=r"m\.safetensors: .*'a/b'.*or load it with flat=True"):
         load_params(file)
     assert load_params(file, flat=True).keys() == {"a", "a/b"}
@@ -112,6 +114,30 @@ def test_every_cut_and_a_flipped_bit_in_every_byte_of_the_table(tmp_path):
                 read(file)  # names, and the like of two dtypes of one size, may have changed
             except ValueError as e:
                 assert str(file) in str(e)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_is_read_is_of_one_moment(tmp_path, monkeypatch, before):
+    file, checked = tmp_path / "m.safetensors", safetensors.safe_open
+    models = [{"w": np.full(k + 2, k)} for k in range(3)]
+    moments = iter(models[1:])
+
+    def replaced_meanwhile(*args):
+        "Another process writes the file, just before or after it is checked"
+        new = next(moments, None)
+        if before and new:
+            save_params(file, new, {"k": str(len(new["w"]))})
+        with checked(*args) as found:
+            pass
+        if not before and new:
+            save_params(file, new, {"k": str(len(new["w"]))})
+        return contextlib.nullcontext(found)
+
+    save_params(file, models[0], {"k": "2"})
+    monkeypatch.setattr(safetensors, "safe_open", replaced_meanwhile)
+    arrays, metadata = load_arrays(file)
+    np.testing.assert_array_equal(arrays["w"], models[2]["w"], strict=True)
+    assert metadata == {"k": "4"} == load_metadata(file)
 
 
 RUN = """
@@ -187,7 +213,9 @@ def test_a_full_disk(tmp_path):
     before, limit = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
-        with pytest.raises(OSError, match=r"m\.safetensors was not written \(File too large\), and"):
+        with pytest.raises(
+            OSError, match=r"m\.safetensors was not written \(File too large\), and"
+        ):
             save_params(file, {"w": np.ones(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -73,6 +73,34 @@ def test_numbers_keys_and_containers_as_they_are_read_again():
         assert save_params(f"{d}/m.safetensors", w).read_bytes() == first
 
 
+# %% io-test-like
+def test_a_model_comes_back_as_what_it_was():
+    def network(width, rate):
+        "A layer, an activation and a dropout"
+        linear = eqx.nn.Linear(2, width, key=jax.random.key(width))
+        return eqx.nn.Sequential([linear, eqx.nn.Lambda(jax.nn.relu), eqx.nn.Dropout(rate)])
+
+
+    with tempfile.TemporaryDirectory() as d:
+        model = eqx.nn.inference_mode(network(3, 0.3))
+        saved = save_params(f"{d}/m.safetensors", model)
+        other = jax.tree.map(lambda x: x + 1 if eqx.is_array(x) else x, network(3, 0.5))
+        back = load_params(saved, like=other)
+        assert jax.tree.structure(back) == jax.tree.structure(model)
+        for x, y in zip(jax.tree.leaves(back), jax.tree.leaves(model), strict=True):
+            assert np.array_equal(x, y) if eqx.is_array(y) else x == y and type(x) is type(y)
+        np.testing.assert_array_equal(back(jnp.ones(2)), model(jnp.ones(2)))
+        for tree, words in (
+            (network(4, 0.3), r"m.safetensors: 'layers/0/weight' has the shape \(3, 2\), and \(4, 2\)"),
+            ({"w": np.ones(1)}, "m.safetensors: 'layers/0/bias' is only in"),
+            ({"layers": [0.5]}, "m.safetensors: 'layers/0/bias' is only in"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                load_params(saved, like=tree)
+        with pytest.raises(ValueError, match="give `flat` or `like`"):
+            load_params(saved, flat=True, like=other)
+
+
 # %% io-test-refuse
 def test_what_would_be_lost_is_refused_before_it_is_written():
     w, deleted = np.ones(3, np.float32), jnp.ones(3)
@@ -81,9 +109,9 @@ def test_what_would_be_lost_is_refused_before_it_is_written():
         (None, "there are no arrays"),
         (jax.nn.relu, "there are no arrays"),
         ("m.safetensors", "there are no arrays"),
-        (object(), "the tree is a object, which is no array: leave it out, or register its class"),
-        ({"a": w, "m": {"k": {1, 2}}}, "'m/k' is a set, which is no array"),
-        ({"a": w, "b": b"x"}, "'b' is a bytes, which is no array"),
+        (object(), "the tree is no array but of the type object: leave it out, or register its class"),
+        ({"a": w, "m": {"k": {1, 2}}}, "'m/k' is no array but of the type set"),
+        ({"a": w, "b": b"x"}, "'b' is no array but of the type bytes"),
         ({"a": w, "a/b": w}, "'a/b' lies below 'a', an array: rename one of them"),
         ({"a": 1.0, "a/b": w}, "'a/b' lies below 'a'"),
         ({"a/b": 1.0, "a": {"b": w}}, "two leaves have the path 'a/b'"),
@@ -173,8 +201,9 @@ def test_a_model_of_another_library_is_written_as_it_was():
                 assert sorted(file.keys()) == sorted(weights)
             for p, w in load_params(new, flat=True).items():
                 np.testing.assert_array_equal(w, weights[p], strict=True)
-        with safe_open(save_params(new, weights), "np") as file:
-            assert file.metadata() is None and load_metadata(new) == {}
+        for given, kept in ((None, {"format": "pt"}), ({}, {})):
+            with safe_open(save_params(new, weights, metadata=given), "np") as file:
+                assert (file.metadata() or {}) == load_metadata(new) == kept
         with pytest.raises(FileNotFoundError):
             save_params(new, weights, metadata=f"{d}/none.safetensors")
 
@@ -198,6 +227,7 @@ def test_a_set_is_read_whole_or_refused():
         ({one: b, two: a}, names, "name different arrays"),
         ({one: a}, {"x.a": f"../{one}"}, "'x.a' is said to be in '../"),
         ({one: a}, {"x.a": 1}, "'x.a' is said to be in 1"),
+        ({one: a}, {"x.a": ""}, "'x.a' is said to be in ''"),
         ({one: a}, {}, "names no arrays, in `weight_map`"),
         ({one: a}, [], "names no arrays, in `weight_map`"),
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pytest
 
 from git_rebasin import apply_permutation, lerp, load_params
 from git_rebasin.symmetry.builders import mlp_permutation_spec
@@ -48,6 +49,7 @@ def test_the_same_seed_gives_the_same_table_and_files_that_agree_with_it(tmp_pat
 
 
 def test_a_missing_data_set_is_an_error_with_a_remedy_and_no_traceback(tmp_path):
+    pytest.importorskip("datasets")  # without it, that is the error
     result = demo(tmp_path, "--data", "fashion_mnist")
     assert result.returncode == 1 and result.stdout == ""
     assert "git-rebasin: error: the train split of fashion_mnist was not found" in result.stderr

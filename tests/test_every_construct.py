@@ -55,7 +55,7 @@ def models(seed):
     rng = np.random.default_rng(seed)
     a, other = ({p: rng.normal(size=s) for p, s in SHAPES.items()} for _ in range(2))
     plant = random_permutation(jax.random.key(seed), SPEC)
-    return a, other, apply_permutation(SPEC, plant, a), invert_permutation(plant, SPEC)
+    return a, other, apply_permutation(SPEC, plant, a), invert_permutation(SPEC, plant)
 
 
 @pytest.mark.parametrize("init", ["identity", "greedy"])

@@ -188,6 +188,7 @@ SOURCES = {
     "loss_barrier": "Git Re-Basin (arXiv 2209.04836), §2",
     "merge_many": "Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3",
     "plot_interpolation": "Git Re-Basin (arXiv 2209.04836), Figure 2",
+    "rebasin": "Git Re-Basin (arXiv 2209.04836), §2",
     "repair": "REPAIR, arXiv 2211.08403, §4",
     "reset_batch_stats": "arXiv 2211.08403, §2",
     "sinkhorn_matching": "arXiv 2212.12042",

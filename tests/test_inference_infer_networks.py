@@ -27,6 +27,7 @@ from git_rebasin.symmetry.builders import (
     vgg16_permutation_spec,
 )
 from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.permutation import apply_permutation, invert_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec
 from git_rebasin.tree import flatten
@@ -105,7 +106,7 @@ def test_units_beside_constants_and_once_more_without():
 def test_the_function_does_not_change(name):
     net, spec = inferred(name)
     assert spec.groups
-    with jax.enable_x64(True):
+    with double_precision():
         fn, args, moved = jax.jit(net.fn), in_double(net.args), set()
         for seed in range(3):
             params = with_noise(net.params, seed)
@@ -321,7 +322,7 @@ def test_weight_matching_recovers_a_planted_permutation(name):
     other = apply_permutation(spec, planted, net.params)
     match = weight_matching(jax.random.key(0), spec, net.params, other, init="greedy")
     assert match.converged
-    undone = invert_permutation(planted, spec)
+    undone = invert_permutation(spec, planted)
     for group, perm in match.perm.items():
         np.testing.assert_array_equal(perm, undone[group], err_msg=group)
     back = flatten(apply_permutation(spec, match.perm, other))

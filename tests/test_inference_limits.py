@@ -13,6 +13,7 @@ from scipy.linalg import block_diag
 from git_rebasin.inference.axes import Limit, atoms, find, unify
 from git_rebasin.inference.infer import infer_limits, infer_permutation_spec, trace_symmetry
 from git_rebasin.inference.trace import Axis, Trace, Value, constant, run
+from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.scaling import find_scalings
 
 
@@ -78,7 +79,7 @@ def limits_of(fn, *shapes):
         of_atoms = {a: draw(a.limit, a.size, rng) for a in dict.fromkeys(every)}
         xs = [0.3 * rng.normal(size=s) for s in shapes]
         xs = [abs(x) for x in xs] if seed % 2 else xs  # for logarithms and roots
-        with jax.enable_x64(True):
+        with double_precision():
             ys = map(jnp.asarray, map(moved, xs, ins, itertools.repeat(of_atoms)))
             want, got = jax.tree.leaves(fn(*map(jnp.asarray, xs))), jax.tree.leaves(fn(*ys))
         for w, g, axes in zip(want, got, outs, strict=True):

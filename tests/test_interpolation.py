@@ -79,42 +79,6 @@ def test_a_loss_with_more_is_a_loss_and_its_scalars():
     np.testing.assert_allclose(both["worse"], plain["worse"], rtol=1e-5)
 
 
-# %% cc30c0d2
-def test_the_text_of_a_curve_says_what_it_holds():
-    curve_ = Interpolation(
-        np.linspace(0, 1, 3), {"loss": np.array([1, 3, 2.0]), "accuracy": np.array([0.5, 0.25, 1])}
-    )
-    assert repr(curve_) == (
-        "Interpolation(3 λ: loss 1 at A, 3 at λ = ½, 2 at B, barrier 1.5; "
-        "accuracy 0.5 at A, 0.25 at λ = ½, 1 at B)"
-    )
-    broken = Interpolation(np.linspace(0, 1, 3), {"loss": np.array([1, np.nan, 2])})
-    assert repr(broken) == "Interpolation(3 λ: loss 1 at A, nan at λ = ½, 2 at B, not finite at 1 λ)"
-    assert repr(Interpolation(np.zeros(1), {"loss": np.ones(1)})) == "Interpolation(1 λ: loss [1.])"
-
-
-# %% cc30c0d3
-def test_what_is_not_finite_is_shown_and_said():
-    import logging
-
-    records = []
-    handler = logging.Handler()
-    handler.emit = records.append
-    logger = logging.getLogger("git_rebasin.interpolation")
-    logger.addHandler(handler)
-    hole = interpolate(
-        lambda p, b: jnp.where(p["b"] < 0.2, jnp.nan, p["b"]), A, B, [(X, Y)], lambdas=[0, 0.25, 0.5, 1]
-    )
-    logger.removeHandler(handler)
-    assert np.isnan(hole["loss"]).tolist() == [False, False, True, True]
-    assert [r.getMessage() for r in records] == [
-        "metric 'loss' is NaN or infinite at 2 of 4 λ, the first of them 0.5"
-    ]
-    assert np.isnan(loss_barrier(hole)) and np.isnan(loss_barrier([np.inf, 1.0, 1.0]))
-    with pytest.raises(KeyError, match="no metric 'error' on this curve: it has loss"):
-        loss_barrier(hole, "error")
-
-
 # %% cc30c0d4
 def test_float64_models_and_trees_that_hold_more_than_arrays():
     doubles = [jax.tree.map(np.float64, m) | {"f": jnp.square, "p": 0.5, "none": None} for m in (A, B)]
@@ -184,3 +148,39 @@ def test_the_barrier_is_the_papers_definition():
     for bad in ([1.0], np.ones((2, 2))):
         with pytest.raises(ValueError, match="one value each"):
             loss_barrier(bad)
+
+
+# %% cc30c0d2
+def test_the_text_of_a_curve_says_what_it_holds():
+    curve_ = Interpolation(
+        np.linspace(0, 1, 3), {"loss": np.array([1, 3, 2.0]), "accuracy": np.array([0.5, 0.25, 1])}
+    )
+    assert repr(curve_) == (
+        "Interpolation(3 λ: loss 1 at A, 3 at λ = ½, 2 at B, barrier 1.5; "
+        "accuracy 0.5 at A, 0.25 at λ = ½, 1 at B)"
+    )
+    broken = Interpolation(np.linspace(0, 1, 3), {"loss": np.array([1, np.nan, 2])})
+    assert repr(broken) == "Interpolation(3 λ: loss 1 at A, nan at λ = ½, 2 at B, not finite at 1 λ)"
+    assert repr(Interpolation(np.zeros(1), {"loss": np.ones(1)})) == "Interpolation(1 λ: loss [1.])"
+
+
+# %% cc30c0d3
+def test_what_is_not_finite_is_shown_and_said():
+    import logging
+
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger(interpolate.__module__)
+    logger.addHandler(handler)
+    hole = interpolate(
+        lambda p, b: jnp.where(p["b"] < 0.2, jnp.nan, p["b"]), A, B, [(X, Y)], lambdas=[0, 0.25, 0.5, 1]
+    )
+    logger.removeHandler(handler)
+    assert np.isnan(hole["loss"]).tolist() == [False, False, True, True]
+    assert [r.getMessage() for r in records] == [
+        "metric 'loss' is NaN or infinite at 2 of 4 λ, the first of them 0.5"
+    ]
+    assert np.isnan(loss_barrier(hole)) and np.isnan(loss_barrier([np.inf, 1.0, 1.0]))
+    with pytest.raises(KeyError, match="no metric 'error' on this curve: it has loss"):
+        loss_barrier(hole, "error")

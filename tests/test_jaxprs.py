@@ -9,6 +9,7 @@ from jax import lax
 
 from git_rebasin.jaxprs import (
     Evaluation,
+    double_precision,
     eval_arrays,
     evaluate,
     jit_arrays,
@@ -134,7 +135,7 @@ def test_double_precision_reaches_behind_every_cast():
 
 
     closed, inputs = trace_arrays(casting, p, x)
-    with jax.enable_x64(True):
+    with double_precision():
         outs, _ = jax.jit(Evaluation(wide=True).run, static_argnums=0)(
             closed.jaxpr, closed.consts, inputs
         )

@@ -51,7 +51,7 @@ def misled(seed):
     for path, w in b.items():
         noise = rng.normal(size=w.shape)
         b[path] = w * np.exp(noise) if path in STATISTICS else w + 0.3 * noise
-    return a, b, invert_permutation(plant)["P"]
+    return a, b, invert_permutation(SPEC, plant)["P"]
 
 
 # %% ca6196a3
@@ -105,9 +105,9 @@ def test_statistics_mislead_and_are_left_out():
         np.testing.assert_allclose(
             wrong.objective[-1], inner(a, apply_permutation(SPEC, wrong.perm, b)), rtol=1e-6
         )
-        similar = unit_similarity(SPEC, a, b, right.perm)["P"]
+        similar = unit_similarity(SPEC, right.perm, a, b)["P"]
         assert (similar.argmax(1) == back).all()
-        assert (unit_similarity(SPEC, a, b, right.perm, ignore=())["P"].argmax(1) != back).any()
+        assert (unit_similarity(SPEC, right.perm, a, b, ignore=())["P"].argmax(1) != back).any()
 
 
 # %% a42f3d7a
@@ -138,6 +138,8 @@ def test_patterns_name_leaves():
     ]
     for ignore, include, want in every:
         assert ignored_leaves(bound, ignore, include) == want
+    both = [*running_statistics(SPEC.rows), "bn/weight"]
+    assert ignored_leaves(bound, both) == ("bn/weight", *STATISTICS)
     odd = PermutationSpec({"w[0]": ("P",), "w0": ("P",), "v": ("P",)}).bind(
         {p: np.ones(2) for p in ("w[0]", "w0", "v")}
     )
@@ -174,5 +176,5 @@ def test_a_group_that_is_only_in_ignored_leaves_gets_them_back():
     said = " ".join(r.getMessage() for r in records)
     assert "group 'Q' is in ignored leaves only" in said and "'whiten/running_mean'" in said
     assert "2 of 8 leaves do not count" in said
-    for group, back in invert_permutation(plant).items():
+    for group, back in invert_permutation(spec, plant).items():
         np.testing.assert_array_equal(match.perm[group], back)

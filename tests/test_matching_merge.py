@@ -109,8 +109,8 @@ def test_shuffled_copies_are_merged_exactly():
     WIDE = (30, 30), (30, 20), (20, 10)
     rng = np.random.default_rng(0)
     heads = {p: rng.normal(size=s).astype(np.float32) for p, s in shapes.items()}
-    broad = {p: rng.normal(size=s).astype(np.float32) for p, s in zip("wuv", WIDE, strict=True)}
-    cases = itertools.product(((HEADS, heads), (SPEC, broad)), ("identity", "sequential"))
+    pair = {p: rng.normal(size=s).astype(np.float32) for p, s in zip("wuv", WIDE, strict=True)}
+    cases = itertools.product(((HEADS, heads), (SPEC, pair)), ("identity", "sequential"))
     for (spec, model), init in cases:
         shuffles = [random_permutation(jax.random.key(k), spec, model) for k in range(6)]
         copies = [model, *(apply_permutation(spec, p, model) for p in shuffles)]
@@ -201,7 +201,7 @@ def test_given_orders_are_where_it_starts_and_what_is_merged():
     first = merge_many(jax.random.key(0), SPEC, models)
     again = merge_many(jax.random.key(1), SPEC, models, init=first.perms)
     assert again.sweeps == 1 and again.objective[-1] == pytest.approx(first.objective[-1], rel=1e-6)
-    fixed = merge_in_order(SPEC, models, first.perms)
+    fixed = merge_in_order(SPEC, first.perms, models)
     assert fixed.sweeps == 0 and fixed.initial_objective == pytest.approx(first.objective[-1], rel=1e-6)
     for p, q, r in zip(first.perms, again.perms, fixed.perms, strict=True):
         assert same_permutation(p, q) and same_permutation(p, r)
@@ -243,6 +243,6 @@ def test_running_statistics_are_averaged_and_do_not_count():
     np.testing.assert_allclose(every.objective[-1], pairs(every.perms, models, rows), rtol=1e-6)
     assert not same_permutation(every.perms[1], got.perms[1]) and every.ignored == ()
     for how, total in (({}, weights), ({"ignore": ()}, models), ({"include": ["*"]}, models)):
-        fixed = merge_in_order(rows, models, got.perms, **how)
+        fixed = merge_in_order(rows, got.perms, models, **how)
         spec = SPEC if total is weights else rows
         np.testing.assert_allclose(fixed.initial_objective, pairs(got.perms, total, spec), rtol=1e-6)

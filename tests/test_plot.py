@@ -37,8 +37,17 @@ def test_a_panel_per_metric_and_a_line_per_curve():
     ]
     one = plot_interpolation(CURVE, metrics=["accuracy"])
     assert len(one.axes) == 1 and legend(one) == []
-    with pytest.raises(ValueError, match="no curve"):
-        plot_interpolation({})
+    other = Interpolation(LAM, {"error": LAM})
+    for curves, more, why in (
+        ({}, {}, "no curve"),
+        ([CURVE], {}, "several by name, as a dict"),
+        ({"a": CURVE, "b": other}, {}, "share no metric: they have .*'b': ..error"),
+        (CURVE, {"axes": one.axes}, "2 metrics .loss, accuracy. are to be drawn in 1 panels"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            plot_interpolation(curves, **more)
+    with pytest.raises(KeyError, match="no metric 'x' on this curve: it has"):
+        plot_interpolation(CURVE, metrics=["x"])
     plt.close("all")
 
 
@@ -80,6 +89,19 @@ def test_similarities_are_drawn_before_and_after():
     fig_ = plot_match(match_, similarity=scores_, max_groups=1)
     assert len(fig_.axes) == 5 and "P: 1 of 2" in fig_.axes[2].get_title()
     np.testing.assert_allclose(fig_.axes[2].lines[1].get_xdata(), [0.7, 0.1])
+    plt.close("all")
+
+
+# %% ee50c0d1
+def test_similarities_of_other_units_are_refused():
+    match_ = Match({"P": np.arange(3), "none": np.arange(0)}, (1.0,), True, 0.0)
+    for similarity_, why in (
+        ({"Q": np.eye(3)}, "has group 'Q', but the match has P, none"),
+        ({"P": np.eye(4)}, r"of group 'P' has shape \(4, 4\), but the match has 3 units there"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            plot_match(match_, similarity=similarity_)
+    assert len(plot_match(match_).axes) == 2
     plt.close("all")
 
 

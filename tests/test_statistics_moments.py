@@ -65,27 +65,6 @@ def test_which_axes_are_samples_is_said():
     np.testing.assert_allclose(m.var, z.var((0, 2)), rtol=1e-5)
 
 
-# %% bb20c0d2
-def test_values_of_every_kind_are_summed_in_float32_at_least():
-    z = draw(0, 5000, 2, mean=3.0)
-    for dtype in (np.float16, jnp.bfloat16, np.int8, bool):
-        narrow = (10 * z).astype(dtype)
-        m, wide = moments(narrow), narrow.astype(np.float64)
-        assert m.mean.dtype == m.scatter.dtype == jnp.float32
-        np.testing.assert_allclose(m.mean, wide.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(m.var, wide.var(0), rtol=1e-4)
-    c = (z + 1j * draw(1, 5000, 2)).astype(np.complex64)
-    halves = moments(c[:3000]).merge(moments(c[3000:]))
-    for m in (moments(c), halves):
-        np.testing.assert_allclose(m.mean, c.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(m.var, c.var(0), rtol=1e-4)  # of the modulus, as numpy's
-        np.testing.assert_allclose(m.squares, (abs(c) ** 2).sum(0), rtol=1e-4)
-        assert m.scatter.dtype in (np.float32, np.float64) and not np.any(m.constant)
-    cross = CrossMoments.of(c[:3000], c[:3000, ::-1]).merge(CrossMoments.of(c[3000:], c[3000:, ::-1]))
-    np.testing.assert_allclose(cross.inner, (c.conj().T @ c[:, ::-1]).real, rtol=1e-4)
-    np.testing.assert_allclose(np.diag(cross.correlation[:, ::-1]), 1, rtol=1e-5)
-
-
 # %% 676dd617
 def test_cross_moments_are_those_of_all_samples():
     cross = jax.jit(CrossMoments.of)
@@ -107,6 +86,27 @@ def test_cross_moments_are_those_of_all_samples():
             expected = np.nan_to_num([np.corrcoef(x.T, y.T)[:5, 5:] for x, y in pairs])
         np.testing.assert_allclose(total.correlation, expected, atol=5e-6)
         assert abs(total.correlation[0, 3, 0] - 1) < 1e-6 and not np.any(total.correlation[1, :, 1])
+
+
+# %% bb20c0d2
+def test_values_of_every_kind_are_summed_in_float32_at_least():
+    z = draw(0, 5000, 2, mean=3.0)
+    for dtype in (np.float16, jnp.bfloat16, np.int8, bool):
+        narrow = (10 * z).astype(dtype)
+        m, wide = moments(narrow), narrow.astype(np.float64)
+        assert m.mean.dtype == m.scatter.dtype == jnp.float32
+        np.testing.assert_allclose(m.mean, wide.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(m.var, wide.var(0), rtol=1e-4)
+    c = (z + 1j * draw(1, 5000, 2)).astype(np.complex64)
+    halves = moments(c[:3000]).merge(moments(c[3000:]))
+    for m in (moments(c), halves):
+        np.testing.assert_allclose(m.mean, c.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(m.var, c.var(0), rtol=1e-4)  # of the modulus, as numpy's
+        np.testing.assert_allclose(m.squares, (abs(c) ** 2).sum(0), rtol=1e-4)
+        assert m.scatter.dtype in (np.float32, np.float64) and not np.any(m.constant)
+    cross = CrossMoments.of(c[:3000], c[:3000, ::-1]).merge(CrossMoments.of(c[3000:], c[3000:, ::-1]))
+    np.testing.assert_allclose(cross.inner, (c.conj().T @ c[:, ::-1]).real, rtol=1e-4)
+    np.testing.assert_allclose(np.diag(cross.correlation[:, ::-1]), 1, rtol=1e-5)
 
 
 # %% c3298178
@@ -146,7 +146,9 @@ def test_a_batch_that_would_spoil_all_is_refused_by_its_number():
             merge_batches(step, [good, bad, good])
         if "overflow" in why:  # products of two models are in a unit of their own
             scaled = merge_batches(both, [bad])["z"]
-            np.testing.assert_allclose(scaled.b.var, 1e50 * merge_batches(step, [good])["z"].var, rtol=1e-5)
+            np.testing.assert_allclose(
+                scaled.b.var, 1e50 * merge_batches(step, [good])["z"].var, rtol=1e-5
+            )
         else:
             with pytest.raises(ValueError, match="the value 'z' of model B " + why):
                 merge_batches(both, iter([good, bad, good]))

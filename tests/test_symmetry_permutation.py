@@ -20,6 +20,7 @@ import optax
 import pytest
 from flax import nnx
 
+from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
 from git_rebasin.tree import flatten
 
@@ -125,22 +126,21 @@ def test_the_group_laws():
     params = draw()
     one = identity_permutation(SPEC, params)
     p, q, r = (random_permutation(jax.random.key(i), SPEC, params) for i in range(3))
-    same(compose_permutations(p, one), p)
-    same(compose_permutations(one, p), p)
-    same(compose_permutations(p, invert_permutation(p)), one)
-    same(compose_permutations(invert_permutation(p), p), one)
+    same(compose_permutations(SPEC, p, one), p)
+    same(compose_permutations(SPEC, one, p), p)
+    same(compose_permutations(SPEC, p, invert_permutation(SPEC, p)), one)
+    same(compose_permutations(SPEC, invert_permutation(SPEC, p), p), one)
     same(
-        compose_permutations(compose_permutations(p, q), r),
-        compose_permutations(p, compose_permutations(q, r)),
+        compose_permutations(SPEC, compose_permutations(SPEC, p, q), r),
+        compose_permutations(SPEC, p, compose_permutations(SPEC, q, r)),
     )
-    left = apply_permutation(SPEC, compose_permutations(p, q), params)
+    left = apply_permutation(SPEC, compose_permutations(SPEC, p, q), params)
     right = apply_permutation(SPEC, p, apply_permutation(SPEC, q, params))
     assert all(np.array_equal(left[p], right[p]) for p in params)
-    back = apply_permutation(SPEC, invert_permutation(p), apply_permutation(SPEC, p, params))
+    back = apply_permutation(SPEC, invert_permutation(SPEC, p), apply_permutation(SPEC, p, params))
     assert all(np.array_equal(back[p], params[p]) for p in params)
-    assert np.any(
-        np.asarray(compose_permutations(p, q)["Q"]) != np.asarray(compose_permutations(q, p)["Q"])
-    )
+    one, other = compose_permutations(SPEC, p, q), compose_permutations(SPEC, q, p)
+    assert np.any(np.asarray(one["Q"]) != np.asarray(other["Q"]))
 
 
 # %% ca71fe5d
@@ -213,25 +213,30 @@ def test_the_group_laws_hold_for_every_construct():
     params, one = draw_all(0), identity_permutation(ALL)
     for seed in range(5):
         p, q, r = (random_permutation(jax.random.key(3 * seed + i), ALL) for i in range(3))
-        both = compose_permutations(p, q, ALL)
+        both = compose_permutations(ALL, p, q)
         assert equal(
-            compose_permutations(both, r, ALL),
-            compose_permutations(p, compose_permutations(q, r, ALL), ALL),
+            compose_permutations(ALL, both, r),
+            compose_permutations(ALL, p, compose_permutations(ALL, q, r)),
         )
-        assert equal(compose_permutations(p, one, ALL), p) and equal(
-            compose_permutations(one, p, ALL), p
+        assert equal(compose_permutations(ALL, p, one), p) and equal(
+            compose_permutations(ALL, one, p), p
         )
-        inverse = invert_permutation(p, ALL)
-        assert equal(compose_permutations(p, inverse, ALL), one)
-        assert equal(compose_permutations(inverse, p, ALL), one)
+        inverse = invert_permutation(ALL, p)
+        assert equal(compose_permutations(ALL, p, inverse), one)
+        assert equal(compose_permutations(ALL, inverse, p), one)
         left = apply_permutation(ALL, both, params)
         right = apply_permutation(ALL, p, apply_permutation(ALL, q, params))
         assert equal(left, right) and not equal(left, params)
         jitted = jax.jit(lambda p, x: apply_permutation(ALL, p, x))(p, params)
         eager = apply_permutation(ALL, p, jax.tree.map(jnp.asarray, params))
         assert equal(jitted, eager)
-    with pytest.raises(PermutationSpecError, match="pass the spec"):
-        invert_permutation(random_permutation(jax.random.key(0), ALL))
+    heads = random_permutation(jax.random.key(0), ALL)
+    with pytest.raises(PermutationSpecError, match="'Q' is within 'H', which the permutation lacks"):
+        invert_permutation(ALL, {"Q": heads["Q"]})
+    with pytest.raises(PermutationSpecError, match="'Q' has shape .* it must be"):
+        invert_permutation(ALL, {**heads, "Q": heads["Q"][0]})
+    with pytest.raises(PermutationSpecError, match="'Q' has shape .4,., but in the spec it is within"):
+        invert_permutation(PermutationSpec(EVERYTHING), {**heads, "Q": heads["Q"][0]})
 
 
 # %% 06c12fc7
@@ -256,7 +261,7 @@ def test_the_function_is_kept_for_every_construct():
         return d @ w["in"].T, jnp.tanh(j).sum((1, 2)), rec.sum((1, 2)), deep.sum(1)
 
 
-    with jax.enable_x64(True):
+    with double_precision():
         x, params = np.random.default_rng(1).normal(size=(7, 2)), draw_all(2)
         want = everything(params, x)
         for seed in range(5):
@@ -290,6 +295,12 @@ def test_what_is_not_a_permutation_is_refused():
     with pytest.raises(PermutationSpecError, match="not bound"):
         identity_permutation(SPEC)
     with pytest.raises(PermutationSpecError, match="one of the two"):
-        compose_permutations(good, {"P": good["P"]})
+        compose_permutations(SPEC, good, {"P": good["P"]})
+    with pytest.raises(PermutationSpecError, match="'P' holds 0 more than once"):
+        invert_permutation(SPEC, {"P": np.array([0, 0, 1])})
+    with pytest.raises(PermutationSpecError, match="'Q' holds 7, outside"):
+        compose_permutations(SPEC, good, good | {"Q": np.array([0, 1, 2, 3, 4, 7])})
+    with pytest.raises(PermutationSpecError, match="unknown group 'R': the spec has P, Q"):
+        invert_permutation(SPEC, {"R": np.arange(3)})
     with pytest.raises(PermutationSpecError, match="5 units in one and 4 in the other"):
-        compose_permutations(good, good | {"P": np.arange(4)})
+        compose_permutations(SPEC, good, good | {"P": np.arange(4)})

@@ -145,3 +145,24 @@ def test_what_cannot_be_found_or_applied_is_refused():
 
     with pytest.raises(ValueError, match="machine epsilon is 1e-07"):
         find_scalings(SPEC, bits, a, X)
+
+
+# %% c4ec0008
+def test_groups_without_units_have_no_factors_and_outputs_that_ignore_all_are_refused():
+    rows = {"w": (None, "P"), "v": ("P", "Q"), "u": ("Q", None)}
+    weights = {"w": np.ones((3, 4)), "v": np.ones((4, 0)), "u": np.ones((0, 2))}
+    inputs = np.random.default_rng(0).normal(size=(8, 3))
+
+
+    def seen(p, x):
+        return jax.nn.relu(x @ p["w"]), jax.nn.relu(x @ p["w"]) @ p["v"] @ p["u"]
+
+
+    scalings = find_scalings(PermutationSpec(rows), seen, weights, inputs)
+    assert scalings.shapes == {} and apply_scaling(scalings, {}, weights)["w"] is weights["w"]
+    for fn, x in ((lambda p, x: x * 1.0, inputs), (seen, inputs[:0])):
+        with pytest.raises(ValueError, match="no output depends on the arrays of P"):
+            find_scalings(PermutationSpec(rows), fn, weights, x)
+    for trials in (0, True, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="trials is .*: give at least one trial"):
+            find_scalings(PermutationSpec(rows), seen, weights, inputs, trials=trials)

@@ -38,6 +38,23 @@ def test_leaves_that_are_not_arrays_are_kept_and_not_listed():
     tree = {"w": np.ones(2), "activation": jax.nn.relu, "name": "x"}
     assert list(flatten(tree)) == ["w"]
     assert unflatten({"w": np.zeros(2)}, like=tree)["activation"] is jax.nn.relu
+    tree |= {"rate": 0.5, "on": False}  # numbers are kept, or replaced where they are given
+    assert unflatten({"w": np.zeros(2)}, like=tree)["rate"] == 0.5
+    back = unflatten({"w": np.zeros(2), "rate": np.array(0.25), "on": np.array(True)}, like=tree)
+    assert back["on"] is True and type(back["rate"]) is float and back["rate"] == 0.25
+
+
+# %% aa10c0e0
+def test_variables_whose_dtype_is_text_are_read():
+    class Variable:  # as Keras has them
+        shape, dtype = (2,), "float32"
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array([1, 2], np.float32)
+
+
+    (w,) = flatten([Variable()]).values()
+    assert type(w) is np.ndarray and w.dtype == np.float32 and w.tolist() == [1, 2]
 
 
 # %% 0a510d6a
@@ -106,6 +123,60 @@ def test_straight_lines():
     np.testing.assert_array_equal(lerp(a, b, 0.0)["v"], a["v"])
     np.testing.assert_array_equal(lerp(a, b, 1.0)["v"], b["v"])
     np.testing.assert_allclose(jax.jit(lerp)(a, b, 0.25)["v"], 0.75 * a["v"] + 0.25 * b["v"], rtol=1e-6)
+
+
+# %% efe63e14
+def test_norms():
+    tree = {"u": jnp.array([3.0, 0.0]), "v": np.array([[4.0]]), "n": jnp.array([7])}
+    assert norm(tree) == 5.0 and leaf_norms(tree) == {"u": 3.0, "v": 4.0}
+    assert (
+        inner(tree, {"u": jnp.array([2.0, 1.0]), "v": np.array([[-1.0]]), "n": jnp.array([1])}) == 2.0
+    )
+    many = {"w": jnp.full(2**20 + 1, 0.1, jnp.float32)}
+    exact = (2**20 + 1) * float(np.float32(0.1)) ** 2
+    np.testing.assert_allclose(inner(many, many), exact, rtol=1e-12)
+    # a complex number is a vector of two
+    z, w = {"z": np.array([3 + 4j, 1j])}, {"z": jnp.array([1 + 1j, 2.0])}
+    assert norm(z) == 26**0.5 and leaf_norms(z) == {"z": 26**0.5} and inner(z, w) == inner(w, z) == 7.0
+    for dtype in (np.float16, jnp.bfloat16, jnp.float8_e4m3fn):  # 200² is beyond float16
+        assert norm({"w": np.full(4, 200).astype(dtype)}) == 2 * float(np.float32(dtype(200)))
+    with pytest.raises(KeyError, match="'n' is in the first tree only"):
+        inner(tree, {"u": tree["u"], "v": tree["v"]})
+    with pytest.raises(KeyError, match="'more' is in the second tree only"):
+        inner(tree, tree | {"more": np.ones(1)})
+    with pytest.raises(ValueError, match=r"'v' has shape \(1, 1\) in the first tree and \(1,\)"):
+        inner(tree, tree | {"v": np.ones(1)})
+
+
+# %% fd469608
+def test_slerp_keeps_the_length_and_the_ends():
+    ka, kb = jax.random.split(jax.random.key(0))
+    a = {"u": jax.random.normal(ka, (40,)), "v": jax.random.normal(kb, (3, 5))}
+    b = jax.tree.map(lambda x: jnp.flip(x) * 1.0, a)
+    for lam in (0.0, 0.2, 0.5, 1.0):
+        np.testing.assert_allclose(norm(slerp(a, b, lam)), norm(a), rtol=1e-5)
+    np.testing.assert_allclose(slerp(a, b, 0.0)["u"], a["u"], atol=1e-6)
+    np.testing.assert_allclose(slerp(a, b, 1.0)["u"], b["u"], atol=1e-6)
+    # against the textbook formula in float64
+    va, vb = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(np.float64) for t in (a, b)
+    )
+    w = np.arccos(va @ vb / np.linalg.norm(va) / np.linalg.norm(vb))
+    want = (np.sin(0.7 * w) * va + np.sin(0.3 * w) * vb) / np.sin(w)
+    got = np.concatenate([np.ravel(x) for x in jax.tree.leaves(slerp(a, b, 0.3))])
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+
+
+# %% 4f8a7481
+def test_slerp_of_equal_opposite_and_zero_vectors_is_finite():
+    a = {"w": jnp.array([1.0, 2.0, -3.0])}
+    zero = jax.tree.map(jnp.zeros_like, a)
+    np.testing.assert_allclose(slerp(a, a, 0.3)["w"], a["w"], rtol=1e-6)
+    np.testing.assert_allclose(slerp(a, lerp(zero, a, 3.0), 0.5)["w"], 2 * a["w"], rtol=1e-6)
+    np.testing.assert_allclose(slerp(a, lerp(zero, a, -1.0), 0.25)["w"], 0.5 * a["w"], rtol=1e-6)
+    np.testing.assert_allclose(slerp(zero, a, 0.25)["w"], 0.25 * a["w"], rtol=1e-6)
+    nearly = {"w": a["w"] * jnp.array([1.0, 1.0, 1.0 + 1e-3])}
+    np.testing.assert_allclose(slerp(a, nearly, 0.5)["w"], lerp(a, nearly, 0.5)["w"], rtol=1e-5)
 
 
 # %% aa10c0da
@@ -198,6 +269,8 @@ def test_what_is_no_line_is_refused():
                 path(a, b, 0.5)
     with pytest.raises(ValueError, match="'bias' is an array in A and 3.0 in B"):
         lerp(a, a | {"bias": 3.0}, 0.5)
+    with pytest.raises(ValueError, match="'bias' has a shape and no values"):
+        lerp(jax.eval_shape(lambda: a), a, 0.5)
     with pytest.raises(ValueError, match="'n' has dtype int64 in A and float64 in B"):
         lerp({"n": np.ones(1, int)}, {"n": np.ones(1)}, 0.5)
     assert lerp({"n": np.ones(1)}, {"n": np.full(1, 3)}, 0.5)["n"] == 2.0
@@ -226,60 +299,6 @@ def test_what_is_no_line_is_refused():
 
     mid = lerp({"model": File({"w": np.zeros(2)})}, {"model": File({"w": np.ones(2)})}, 0.5)
     assert mid["model"]["w"].tolist() == [0.5, 0.5]
-
-
-# %% efe63e14
-def test_norms():
-    tree = {"u": jnp.array([3.0, 0.0]), "v": np.array([[4.0]]), "n": jnp.array([7])}
-    assert norm(tree) == 5.0 and leaf_norms(tree) == {"u": 3.0, "v": 4.0}
-    assert (
-        inner(tree, {"u": jnp.array([2.0, 1.0]), "v": np.array([[-1.0]]), "n": jnp.array([1])}) == 2.0
-    )
-    many = {"w": jnp.full(2**20 + 1, 0.1, jnp.float32)}
-    exact = (2**20 + 1) * float(np.float32(0.1)) ** 2
-    np.testing.assert_allclose(inner(many, many), exact, rtol=1e-12)
-    # a complex number is a vector of two
-    z, w = {"z": np.array([3 + 4j, 1j])}, {"z": jnp.array([1 + 1j, 2.0])}
-    assert norm(z) == 26**0.5 and leaf_norms(z) == {"z": 26**0.5} and inner(z, w) == inner(w, z) == 7.0
-    for dtype in (np.float16, jnp.bfloat16, jnp.float8_e4m3fn):  # 200² is beyond float16
-        assert norm({"w": np.full(4, 200).astype(dtype)}) == 2 * float(np.float32(dtype(200)))
-    with pytest.raises(KeyError, match="'n' is in the first tree only"):
-        inner(tree, {"u": tree["u"], "v": tree["v"]})
-    with pytest.raises(KeyError, match="'more' is in the second tree only"):
-        inner(tree, tree | {"more": np.ones(1)})
-    with pytest.raises(ValueError, match=r"'v' has shape \(1, 1\) in the first tree and \(1,\)"):
-        inner(tree, tree | {"v": np.ones(1)})
-
-
-# %% fd469608
-def test_slerp_keeps_the_length_and_the_ends():
-    ka, kb = jax.random.split(jax.random.key(0))
-    a = {"u": jax.random.normal(ka, (40,)), "v": jax.random.normal(kb, (3, 5))}
-    b = jax.tree.map(lambda x: jnp.flip(x) * 1.0, a)
-    for lam in (0.0, 0.2, 0.5, 1.0):
-        np.testing.assert_allclose(norm(slerp(a, b, lam)), norm(a), rtol=1e-5)
-    np.testing.assert_allclose(slerp(a, b, 0.0)["u"], a["u"], atol=1e-6)
-    np.testing.assert_allclose(slerp(a, b, 1.0)["u"], b["u"], atol=1e-6)
-    # against the textbook formula in float64
-    va, vb = (
-        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]).astype(np.float64) for t in (a, b)
-    )
-    w = np.arccos(va @ vb / np.linalg.norm(va) / np.linalg.norm(vb))
-    want = (np.sin(0.7 * w) * va + np.sin(0.3 * w) * vb) / np.sin(w)
-    got = np.concatenate([np.ravel(x) for x in jax.tree.leaves(slerp(a, b, 0.3))])
-    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
-
-
-# %% 4f8a7481
-def test_slerp_of_equal_opposite_and_zero_vectors_is_finite():
-    a = {"w": jnp.array([1.0, 2.0, -3.0])}
-    zero = jax.tree.map(jnp.zeros_like, a)
-    np.testing.assert_allclose(slerp(a, a, 0.3)["w"], a["w"], rtol=1e-6)
-    np.testing.assert_allclose(slerp(a, lerp(zero, a, 3.0), 0.5)["w"], 2 * a["w"], rtol=1e-6)
-    np.testing.assert_allclose(slerp(a, lerp(zero, a, -1.0), 0.25)["w"], 0.5 * a["w"], rtol=1e-6)
-    np.testing.assert_allclose(slerp(zero, a, 0.25)["w"], 0.25 * a["w"], rtol=1e-6)
-    nearly = {"w": a["w"] * jnp.array([1.0, 1.0, 1.0 + 1e-3])}
-    np.testing.assert_allclose(slerp(a, nearly, 0.5)["w"], lerp(a, nearly, 0.5)["w"], rtol=1e-5)
 
 
 # %% aa10c0dd

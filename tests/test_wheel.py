@@ -4,6 +4,7 @@ It works with its compiled parts, and without them.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,17 @@ PACKAGE = "git_rebasin"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Path:
-    """The folder of what `setup.py` puts into a wheel, but for the compiled parts."""
+def built(tmp_path_factory) -> Path:
+    """What `setup.py` makes of the package: what a wheel holds, and what it requires."""
     built = tmp_path_factory.mktemp("built")
     run(sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", built,
         "build_py", "--build-lib", built / "lib")  # fmt: skip
+    return built
+
+
+@pytest.fixture(scope="module")
+def library(built) -> Path:
+    """The folder of what `setup.py` puts into a wheel, but for the compiled parts."""
     return built / "lib"
 
 
@@ -63,3 +70,17 @@ def test_a_wheel_is_used_with_and_without_its_compiled_parts(library, parts, tmp
     environment = {k: v for k, v in os.environ.items() if k != "GIT_REBASIN_ASSIGNMENT"}
     run(sys.executable, ROOT / "tests" / "use_installed.py", parts,
         env=environment | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+
+
+def test_a_plain_install_brings_what_the_demo_needs_and_no_more(built):
+    (file,) = built.glob("*.egg-info/requires.txt")
+    plain, *extras = file.read_text(encoding="utf-8").split("[")
+    required = {name: names(lines) for name, lines in (e.split("]", 1) for e in extras)}
+    core = {"jax", "numpy", "scipy", "safetensors", "jaxtyping"}
+    assert names(plain) == core | {"matplotlib", "optax", "tqdm"}
+    assert required["experiments"] == {"flax", "datasets", "pillow"} < required["dev"]
+
+
+def names(lines: str) -> set[str]:
+    """The packages that some lines require."""
+    return {re.split(r"[^\w-]", line)[0] for line in lines.split()}

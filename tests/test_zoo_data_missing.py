@@ -1,5 +1,6 @@
 """Data sets that are absent, damaged or in odd places, with no network and no home folder."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,10 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import git_rebasin.zoo
-from git_rebasin.zoo import data
+from git_rebasin.zoo import data, hub
 
-DIGITS = Path(git_rebasin.zoo.__file__).parent / "data_files/digits"
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 
@@ -57,6 +56,14 @@ def test_the_folder_lacks_it(tmp_path):
     assert "is not a folder that can be read" in text
 
 
+def test_shipped_digits_are_those_that_their_description_gives():
+    text = (Path(data.__file__).parent / "data_files/digits.md").read_text(encoding="utf-8")
+    for name in ("train", "test"):
+        split = data.digits(name)
+        content = split.images.tobytes() + split.labels.astype(np.uint8).tobytes()
+        assert f"| {name} | {len(split):,} | `{hashlib.sha256(content).hexdigest()}` |" in text
+
+
 def test_shipped_digits_need_neither_home_nor_network():
     done = run("print(digits('test'))")
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -64,26 +71,40 @@ def test_shipped_digits_need_neither_home_nor_network():
 
 
 def test_a_given_path_is_the_only_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_from_hub", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(data, "from_hub", lambda *_: pytest.fail("the hub was asked"))
     with pytest.raises(data.DataNotFoundError, match="holds no folder digits/"):
         data.digits(path=tmp_path)
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shipped = data.digits("test")
+    names = list(shipped.classes)
+    write(tmp_path / "digits", "image", "label", shipped.images[..., 0], shipped.labels, names)
+    before = settings()
     split = data.digits("test", path=tmp_path)
-    assert len(split) == 360 and split.source == "digits, a local folder"
+    assert settings() == before
+    assert np.array_equal(split.images, shipped.images) and split.classes == shipped.classes
+    assert np.array_equal(split.labels, shipped.labels) and split.source == "digits, a local folder"
+    monkeypatch.setenv("GIT_REBASIN_DATA", str(tmp_path))
+    assert data.digits("test").source == "digits, a local folder"
+    assert data.digits("train").source == "digits, shipped with the package"
+
+
+def settings():
+    "What the packages that read data sets have for all who use them"
+    bars, level = datasets.utils.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    return bars, level, datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    shutil.copytree(DIGITS, tmp_path / "digits")
-    file = tmp_path / "digits/digits/train-00000-of-00001.parquet"
-    file.write_bytes(file.read_bytes()[:1000])
+    write(tmp_path / "digits", "image", "label", np.zeros((4, 8, 8), np.uint8), [0, 1, 2, 3])
+    file = tmp_path / "digits/test-00000-of-00002.parquet"
+    file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(ValueError, match=rf"cannot read {file.parent}.*fetch digits again"):
-        data.digits(path=tmp_path)
+        data.digits("test", path=tmp_path)
 
 
-def write(folder, column, label, images, labels, names):
+def write(folder, column, label, images, labels, names=("a", "b", "c", "d")):
     "Parquet files in the hub's layout, in two parts"
     folder.mkdir(parents=True)
-    classes = datasets.ClassLabel(names=names)
+    classes = datasets.ClassLabel(names=list(names))
     features = datasets.Features({column: datasets.Image(), label: classes})
     columns = {column: [Image.fromarray(x) for x in images], label: labels}
     table = datasets.Dataset.from_dict(columns, features=features)
@@ -95,7 +116,7 @@ def test_colours_and_parts(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
     labels = [3, 0, 1, 2, 2, 1, 3]
     folder = tmp_path / "cifar100/cifar100"
-    write(folder, "img", "fine_label", images, labels, ["a", "b", "c", "d"])
+    write(folder, "img", "fine_label", images, labels)
     split = data.cifar100("test", path=tmp_path)
     assert np.array_equal(split.images, images) and split.labels.tolist() == labels
     assert split.classes == ("a", "b", "c", "d") and len(split.mean) == len(split.std) == 3
@@ -148,7 +169,7 @@ def test_from_the_hub(tmp_path, monkeypatch):
         return datasets.Dataset.from_dict(columns, features=features)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(data, "_hub_reachable", lambda: True)
+    monkeypatch.setattr(hub, "hub_reachable", lambda: True)
     split = data.mnist("test")
     assert asked == [("ylecun/mnist", "test")] and split.source == "ylecun/mnist, the hub"
     assert np.array_equal(split.images[..., 0], images) and split.classes == ("0", "1", "2")

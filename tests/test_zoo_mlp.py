@@ -25,6 +25,27 @@ def test_apply_takes_bytes_and_floats():
     np.testing.assert_allclose(mlp_apply(params, images), floats, rtol=1e-5, atol=1e-6)
 
 
+# %% b7c1d20e
+def test_parameters_and_logits_are_those_of_flax_to_the_bit():
+    from flax import linen as nn
+
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Dense(24)(x))
+            x = nn.relu(nn.Dense(16)(x))
+            return nn.Dense(3)(x)
+
+
+    key, pixels = jax.random.key(7), digits("test").images / np.float32(255)
+    params = init_mlp(key, (8, 8, 1), features=(24, 16), num_classes=3)
+    theirs = Network().init(key, pixels.reshape(-1, 64))
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, theirs["params"]))
+    logits = jax.jit(Network().apply)(theirs, pixels.reshape(-1, 64))
+    np.testing.assert_array_equal(jax.jit(mlp_apply)(params, pixels), logits)
+
+
 # %% 91b7c5e0
 def test_written_networks_compute_what_they_say():
     points = np.linspace(-2, 2, 9, dtype=np.float32)[:, None]

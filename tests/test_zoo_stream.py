@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from git_rebasin.zoo import data
+from git_rebasin.zoo import data, hub
 from git_rebasin.zoo.data import digits
 from git_rebasin.zoo.stream import (
     ImageStream,
@@ -162,7 +162,7 @@ def test_a_gated_data_set_says_how_to_log_in():
     with (
         patch.dict(os.environ),
         patch.object(datasets, "load_dataset", gated),
-        patch.object(data, "_hub_reachable", lambda: True),
+        patch.object(hub, "hub_reachable", lambda: True),
         pytest.raises(data.DataNotFoundError) as e,
     ):
         os.environ.pop("GIT_REBASIN_DATA", None)

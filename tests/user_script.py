@@ -13,4 +13,7 @@ match = gr.weight_matching(jax.random.key(0), spec, params_a, params_b)
 aligned_b = gr.apply_permutation(spec, match.perm, params_b)
 units: int = sum(len(perm) for perm in match.perm.values())
 merged = gr.lerp(params_a, aligned_b, 0.5)
+result: gr.RebasinResult = gr.rebasin(mlp_apply, params_a, params_b, example=images)
+cautions: list[str] = [str(caution) for caution in result.warnings]
+print(result, cautions, mlp_apply(result.merged, images).shape)
 print(match, f"{units} units", mlp_apply(merged, images).shape)

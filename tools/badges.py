@@ -29,9 +29,10 @@ def badge(path: Path, settings: AttrDict) -> NbCell:
     return mk_cell(text, "markdown", id=BADGE)
 
 
-def install(settings: AttrDict) -> NbCell:
-    """A cell for Colab only, where the folder /content is."""
-    text = f"#| hide\n#| eval: false\n! [ -e /content ] && pip install -Uqq {settings.lib_name}"
+def install(path: Path, settings: AttrDict) -> NbCell:
+    """A cell for Colab only, where the folder /content is; the front page needs no extra."""
+    extra = f'"{settings.lib_name}[experiments]"' if path.parts[0] in FOLDERS else settings.lib_name
+    text = f"#| hide\n#| eval: false\n! [ -e /content ] && pip install -Uqq {extra}"
     return mk_cell(text, "code", id=INSTALL)
 
 
@@ -39,7 +40,7 @@ def write(path: Path, root: Path) -> None:
     """Put the two cells under the title of the notebook, in place of those that are there."""
     with project.project(root) as settings:
         relative = path.resolve().relative_to(settings.nbs_path.resolve())
-        ours = [badge(relative, settings), install(settings)] if has_badge(relative) else []
+        ours = [make(relative, settings) for make in (badge, install) if has_badge(relative)]
     nb = read_nb(path)
     others = [cell for cell in nb.cells if cell.id not in (BADGE, INSTALL)]
     nb.cells = others[:1] + ours + others[1:]

@@ -34,6 +34,7 @@ from execnb.shell import CaptureShell
 from fastcore.basics import AttrDict
 
 from tools import project
+from tools.badges import INSTALL
 from tools.clean import clean
 
 TOLERANCE = 1e-3
@@ -76,8 +77,12 @@ def only_tests(cell: NbCell) -> bool:
 
 
 def code_hash(nb: AttrDict) -> str:
-    """A hash of all code in the notebook, the cells that only some machines can run included."""
-    code = "\0".join(cell.source for cell in nb.cells if project.is_code(cell))
+    """A hash of the notebook's code, the cells that only some machines can run included.
+
+    The cell for Colab is not of the notebook: `tools.badges` writes it, and it runs nowhere else.
+    """
+    cells = [cell for cell in nb.cells if project.is_code(cell) and cell.id != INSTALL]
+    code = "\0".join(cell.source for cell in cells)
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 

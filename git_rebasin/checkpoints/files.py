@@ -21,21 +21,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # Windows, which lets nobody remove a file that is open
-    flock = None
-
 # %% ../../nbs/checkpoints/00_files.ipynb #files-temporary
 _log = logging.getLogger(__name__)
+_WINDOWS = os.name == "nt"  # which has no such locks, and lets nobody remove a file that is open
 
 
 def _hold(file: BinaryIO, wait: bool) -> bool:
     "Lock an open file until it is closed; False where another process holds it, or nothing locks"
+    if _WINDOWS:
+        return True
+    import fcntl
+
     try:
-        return flock is None or flock(file, LOCK_EX if wait else LOCK_EX | LOCK_NB) is None
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
+    return True
 
 
 def _open_temporary(target: Path, mode: int) -> BinaryIO:
@@ -55,7 +56,7 @@ def _remove_abandoned(target: Path) -> None:
     with contextlib.suppress(OSError):
         for left in [path for path in target.parent.iterdir() if name.fullmatch(path.name)]:
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-                if flock is None or _hold(stack.enter_context(open(left, "r+b")), wait=False):
+                if _WINDOWS or _hold(stack.enter_context(open(left, "r+b")), wait=False):
                     left.unlink()
                     _log.info("removed %s, which a process left that was killed", left)
 
@@ -91,7 +92,7 @@ def _take_place(file: BinaryIO, target: Path, old: os.stat_result | None) -> Non
         with contextlib.suppress(OSError, AttributeError):
             os.chown(file.name, old.st_uid, old.st_gid)
         os.chmod(file.name, stat.S_IMODE(old.st_mode))
-    if flock is None:
+    if _WINDOWS:
         file.close()
     os.replace(file.name, target)
 
@@ -198,9 +199,14 @@ def read_json(
     """
     # raises ValueError if the file holds no JSON object, a name twice, or a NaN
     # raises OSError if the file cannot be read
-    data, hooks = Path(path).read_bytes(), {"parse_float": _number, "parse_constant": _number}
+    data = Path(path).read_bytes()
     try:
-        found = json.loads(data, object_pairs_hook=refuse_duplicates, **hooks)
+        found = json.loads(
+            data,
+            object_pairs_hook=refuse_duplicates,
+            parse_float=_number,
+            parse_constant=_number,
+        )
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}, no object")
     except (ValueError, RecursionError) as e:

@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['save_params', 'load_params', 'load_metadata']
+__all__ = ['save_params', 'load_arrays', 'load_params', 'load_metadata']
 
 # %% ../../nbs/checkpoints/01_io.ipynb #52475940
+import contextlib
 import json
 import logging
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +78,10 @@ def _saved_array(path: str, leaf: Any) -> np.ndarray:
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-leaves
 def _is_setting(leaf: Any) -> bool:
-    "Whether a leaf is text or a function, which has a name, unlike an object that can be called"
+    "Whether a leaf is text, a function by its name, or a mark, as Equinox's of what is shared"
     named = hasattr(leaf, "__name__") or isinstance(leaf, partial)
-    return isinstance(leaf, str) or (callable(leaf) and named)
+    mark = type(leaf).__bases__ == (object,) and getattr(leaf, "__dict__", None) == {}
+    return isinstance(leaf, str) or (callable(leaf) and named) or (mark and not callable(leaf))
 
 
 def _other_leaves(tree: PyTree) -> dict[str, list[Any]]:  # several where paths are the same
@@ -113,8 +116,8 @@ def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
                 continue
             if not isinstance(leaf, int | float | complex):
                 raise TypeError(
-                    f"{repr(path) if path else 'the tree'} is a {type(leaf).__name__}, which is "
-                    "no array: leave it out, or register its class with "
+                    f"{repr(path) if path else 'the tree'} is no array but of the type "
+                    f"{type(leaf).__name__}: leave it out, or register its class with "
                     "jax.tree_util.register_dataclass if it holds arrays"
                 )
             if path in arrays:
@@ -131,7 +134,8 @@ def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
 # %% ../../nbs/checkpoints/01_io.ipynb #io-save
 def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     "The table of a safetensors file, with its length before it"
-    table, end = ({"__metadata__": dict(metadata)} if metadata else {}), 0
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for path, x in arrays.items():
         begin, end = end, end + x.nbytes
         code = _DTYPE_CODES[x.dtype.name]
@@ -149,14 +153,16 @@ def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
 def save_params(
     path: str | Path,  # the file to write, by custom with the suffix `.safetensors`
     params: PyTree,  # parameters in any container
-    metadata: Mapping[str, str] | str | Path | None = None,  # name → text, or a file that has it
+    metadata: Mapping[str, str] | str | Path | None = None,  # name → text, or a file that has it;
+    #   None: {"format": "pt"}, which other libraries ask for; {}: none
 ) -> Path:  # the path written
     """Write a tree of arrays to a safetensors file, whole or not at all
 
     Args:
         path: the file to write, by custom with the suffix `.safetensors`
         params: parameters in any container
-        metadata: name → text, or a file that has it
+        metadata: name → text, or a file that has it; None: {"format": "pt"}, which other libraries
+            ask for; {}: none
 
     Returns:
         Path: the path written
@@ -174,7 +180,8 @@ def save_params(
     # raises ValueError if the file whose metadata is wanted is not a whole safetensors file
     # raises OSError if the file cannot be written; an old one is then as it was
     arrays = _saved_arrays(params)
-    known = load_metadata(metadata) if isinstance(metadata, str | Path) else metadata or {}
+    known = {"format": "pt"} if metadata is None else metadata
+    known = load_metadata(known) if isinstance(known, str | Path) else known
     for name, text in known.items():
         if not all(isinstance(x, str) and not _NOT_TEXT.search(x) for x in (name, text)):
             raise TypeError(
@@ -186,33 +193,50 @@ def save_params(
     with replacing(path) as file:
         file.write(_header(arrays, known))
         for x in arrays.values():
-            file.write(x.reshape(-1).view(np.uint8))
+            file.write(x.reshape(-1).view(np.uint8).data)
     return Path(path)
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-read
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:  # by name; where the data begin
-    "The table of a safetensors file, once it fits its size"
+def _open(path: Path) -> BinaryIO:
+    "Open a safetensors file, once its table fits its size"
     from safetensors import SafetensorError, safe_open
 
+    while True:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb"))
+            try:
+                with safe_open(path, "np"):  # which refuses what is damaged, without reading it
+                    pass
+            except SafetensorError as e:
+                raise _damaged(path, e) from e
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not replaced meanwhile
+                stack.pop_all()
+                return file
+
+
+def _damaged(path: Path, e: Exception) -> ValueError:
+    text = f"{path} is not a whole safetensors file ({e}): write it or fetch it again"
+    return ValueError(text)
+
+
+def _read_table(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str]]:
+    "The entries of an open file by their names, and its metadata; reads up to where data begin"
+    size = int.from_bytes(file.read(8), "little")
     try:
-        with safe_open(path, "np"):  # which refuses what is damaged, without reading it
-            pass
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            return json.loads(file.read(size), object_pairs_hook=refuse_duplicates), 8 + size
-    except (SafetensorError, ValueError) as e:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({e}): write it or fetch it again"
-        ) from e
+        table = json.loads(file.read(size), object_pairs_hook=refuse_duplicates)
+    except ValueError as e:
+        raise _damaged(Path(file.name), e) from e
+    metadata = table.pop("__metadata__", None) or {}
+    return dict(sorted(table.items())), metadata
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    "The arrays of one safetensors file by their names"
-    header, start = _read_header(path)
-    header.pop("__metadata__", None)
+def _read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    "The arrays of one safetensors file by their names, and its metadata"
     arrays = {}
-    with open(path, "rb") as file:
-        for name, entry in sorted(header.items()):
+    with _open(path) as file:
+        table, metadata = _read_table(file)
+        start = file.tell()
+        for name, entry in table.items():
             if entry["dtype"] not in _DTYPES:
                 raise ValueError(
                     f"{path}: {name!r} has the dtype {entry['dtype']}, which numpy lacks: convert "
@@ -221,7 +245,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             file.seek(start + entry["data_offsets"][0])
             dtype, shape = jnp.dtype(_DTYPES[entry["dtype"]]), entry["shape"]
             arrays[name] = np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
-    return arrays
+    return arrays, metadata
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-set
 _INDEX = ".safetensors.index.json"
@@ -255,7 +279,7 @@ def _files(path: Path) -> dict[Path, set[str] | None]:
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{path} names no arrays, in `weight_map`: fetch it again")
     for name, file in names.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise ValueError(f"{path}: {name!r} is said to be in {file!r}, no file beside it")
         files.setdefault(path.with_name(file), set()).add(name)
     if missing := [file.name for file in files if not file.is_file()]:
@@ -266,11 +290,34 @@ def _files(path: Path) -> dict[Path, set[str] | None]:
     return {**files}
 
 
-def _read_set(files: Mapping[Path, set[str] | None]) -> dict[str, np.ndarray]:
-    "The arrays of all files; an error if they are not those that the index names"
-    arrays = {}
-    for file, names in files.items():
-        found = _read_arrays(file)
+def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    "The metadata that all files of a set have"
+    first, *rest = several
+    return {name: text for name, text in first.items() if all(x.get(name) == text for x in rest)}
+
+
+def load_arrays(
+    path: str | Path,  # a safetensors file of any library, the index of several, or their folder
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:  # name → array; metadata
+    """Read the arrays and the metadata of a file, or of a set of files
+
+    Args:
+        path: a safetensors file of any library, the index of several, or their folder
+
+    Returns:
+        tuple[dict[str, np.ndarray], dict[str, str]]: name → array; metadata
+
+    Raises:
+        ValueError: if a file is not a whole safetensors file, or has a dtype that numpy lacks
+        ValueError: if a set is not whole, or a folder holds more than one
+        OSError: if a file cannot be read
+    """
+    # raises ValueError if a file is not a whole safetensors file, or has a dtype that numpy lacks
+    # raises ValueError if a set is not whole, or a folder holds more than one
+    # raises OSError if a file cannot be read
+    arrays, metadata = {}, []
+    for file, names in _files(Path(path)).items():
+        found, text = _read_file(file)
         if names is not None and (wrong := sorted(names ^ found.keys())):
             where = "the index only" if wrong[0] in names else "the file only"
             raise ValueError(
@@ -278,38 +325,64 @@ def _read_set(files: Mapping[Path, set[str] | None]) -> dict[str, np.ndarray]:
                 "all files again"
             )
         arrays |= found
-    return dict(sorted(arrays.items()))
+        metadata.append(text)
+    return dict(sorted(arrays.items())), _common(metadata)
 
 # %% ../../nbs/checkpoints/01_io.ipynb #io-load
+def _fill(
+    arrays: Mapping[str, np.ndarray],  # by path
+    like: PyTree,  # with the same paths and shapes
+) -> PyTree:
+    "A tree like another, with arrays and numbers of a file"
+    others = _other_leaves(like).items()
+    numbers = {p for p, leaves in others if isinstance(leaves[0], int | float | complex)}
+    for p, x in flatten(like).items():
+        if p in arrays and arrays[p].shape != x.shape:
+            raise ValueError(f"{p!r} has the shape {arrays[p].shape}, and {x.shape} in `like`")
+    tree = unflatten({p: x for p, x in arrays.items() if p not in numbers}, like)
+
+    def number(keys, leaf):
+        path = path_str(keys)
+        return type(leaf)(arrays[path].item()) if path in numbers & arrays.keys() else leaf
+
+    return jax.tree_util.tree_map_with_path(number, tree)
+
+
 def load_params(
     path: str | Path,  # a safetensors file of any library, the index of several, or their folder
     *,
     flat: bool = False,  # give `{path: array}` rather than nested dicts
-) -> PyTree[np.ndarray]:  # nested dicts of numpy arrays, in the dtypes of the file
+    like: PyTree | None = None,  # a tree whose containers and settings to use, as a model's
+) -> PyTree:  # numpy arrays in the dtypes of the file, in nested dicts or as in `like`
     """Read a tree of arrays from a safetensors file, or from a set of them
 
     Args:
         path: a safetensors file of any library, the index of several, or their folder
         flat: give `{path: array}` rather than nested dicts
+        like: a tree whose containers and settings to use, as a model's
 
     Returns:
-        PyTree[np.ndarray]: nested dicts of numpy arrays, in the dtypes of the file
+        PyTree: numpy arrays in the dtypes of the file, in nested dicts or as in `like`
 
     Raises:
         ValueError: if a file is not a whole safetensors file, or has a dtype that numpy lacks
         ValueError: if a set is not whole, or a folder holds more than one
         ValueError: if one name lies below another, so that they do not nest, unless `flat`
+        ValueError: if `like` has other paths or shapes, or `flat` is given as well
         OSError: if a file cannot be read
     """
     # raises ValueError if a file is not a whole safetensors file, or has a dtype that numpy lacks
     # raises ValueError if a set is not whole, or a folder holds more than one
     # raises ValueError if one name lies below another, so that they do not nest, unless `flat`
+    # raises ValueError if `like` has other paths or shapes, or `flat` is given as well
     # raises OSError if a file cannot be read
-    arrays = _read_set(_files(Path(path)))
+    if flat and like is not None:
+        raise ValueError("a flat dict is like no tree: give `flat` or `like`")
+    arrays, _ = load_arrays(path)
     if flat:
         return arrays
     try:
-        return unflatten(arrays)
+        return unflatten(arrays) if like is None else _fill(arrays, like)
     except ValueError as e:
         raise ValueError(f"{path}: {e}, or load it with flat=True") from e
 
@@ -331,6 +404,8 @@ def load_metadata(
     """
     # raises ValueError if a file is not a whole safetensors file, or a set is not whole
     # raises OSError if a file cannot be read
-    found = [_read_header(file)[0].get("__metadata__") or {} for file in _files(Path(path))]
-    first, rest = found[0], found[1:]
-    return {name: text for name, text in first.items() if all(x.get(name) == text for x in rest)}
+    several = []
+    for name in _files(Path(path)):
+        with _open(name) as file:
+            several.append(_read_table(file)[1])
+    return _common(several)

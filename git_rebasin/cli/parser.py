@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COMMANDS', 'seed_argument', 'make_parser', 'main']
+__all__ = ['COMMANDS', 'EXPLAINED', 'seed_argument', 'make_parser', 'main']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,10 +49,16 @@ def make_parser() -> argparse.ArgumentParser:
         module = import_module(f"git_rebasin.cli.{name}")
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)
+        told = "log what is decided on the way"
+        command.add_argument("-v", "--verbose", action="store_true", help=told)
         command.set_defaults(run=module.run)
     return parser
 
 # %% ../../nbs/cli/00_parser.ipynb #da3f47af
+# what the package raises with a remedy
+EXPLAINED = (ValueError, OSError, ArithmeticError, ModuleNotFoundError)
+
+
 def main(
     argv: Sequence[str] | None = None,  # arguments; default: those of the process
 ) -> int:  # exit code
@@ -64,9 +71,12 @@ def main(
         int: exit code
     """
     args = make_parser().parse_args(argv)
+    if args.verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("git_rebasin").setLevel(logging.INFO)
     try:
         args.run(args)
-    except (ValueError, OSError, ArithmeticError) as e:  # which the package raises with a remedy
+    except EXPLAINED as e:
         print(f"git-rebasin: error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

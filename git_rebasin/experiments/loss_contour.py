@@ -23,11 +23,11 @@ from jaxtyping import Float, PyTree
 
 from .compare import match_activations
 from git_rebasin.experiments.networks import (
-    ARCHITECTURES,
     DIGITS_MLP,
     MNIST_MLP,
     MNIST_MLPS,
     NetworkConfig,
+    architecture,
     pair_problem,
     train_pair,
 )
@@ -339,19 +339,19 @@ def symmetry_table() -> dict[str, Symmetries]:
     "The networks of the paper's Table 1, and those of its experiments"
 
     def shapes(name: str, **options: Any) -> dict[str, tuple[int, ...]]:
-        init = partial(ARCHITECTURES[name].init, **options)
+        init = partial(architecture(name).init, **options)
         tree = jax.eval_shape(init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
     def bound(name: str, **options: Any) -> BoundSpec:
         layers = (3,) if name == "mlp" else ()
-        return ARCHITECTURES[name].spec(*layers).bind_shapes(shapes(name, **options))
+        return architecture(name).spec(*layers).bind_shapes(shapes(name, **options))
 
     wide = {"Dense_0/bias": (4096,), "Dense_1/bias": (4096,), "Dense_0/kernel": (512, 4096)}
     wide |= {"Dense_1/kernel": (4096, 4096), "Dense_2/kernel": (4096, 10)}
     specs = {
         "MLP, 3 × 512": bound("mlp"),
-        "VGG16": ARCHITECTURES["vgg16"].spec().bind_shapes(shapes("vgg16") | wide),
+        "VGG16": architecture("vgg16").spec().bind_shapes(shapes("vgg16") | wide),
         "VGG16, dense layers of 512": bound("vgg16"),
         "ResNet20": bound("resnet20"),
         "ResNet20, 32 × as wide": bound("resnet20", width_multiplier=32),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'ARCHITECTURES', 'NetworkConfig', 'Architecture', 'network_spec',
+__all__ = ['MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'NetworkConfig', 'Architecture', 'architecture', 'network_spec',
            'init_network', 'network_fn', 'load_splits', 'training_loss', 'params_and_state', 'with_state',
            'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair', 'train_both',
            'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Float, PyTree
 
 from .compare import Effort, Way, compare_ways, ways_to_match
@@ -32,9 +31,10 @@ from .runner import Context
 from ..symmetry import builders
 from ..symmetry.spec import PermutationSpec
 from ..tree import Array
-from ..zoo import mlp, resnet, vgg
+from ..zoo import mlp
 from ..zoo.augment import augment_images
 from ..zoo.data import Split, load
+from ..zoo.hub import extra
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
@@ -43,7 +43,7 @@ class NetworkConfig:
     """A network, its data, and how it is trained
 
     Attributes:
-        network: one of `ARCHITECTURES`
+        network: a name that `architecture` knows
         data: name of a data set
         training: how each network is trained
         size: units of an MLP's layers; else a multiplier
@@ -52,7 +52,7 @@ class NetworkConfig:
         augment: crops, mirrors and turns, as the paper's on CIFAR
     """
 
-    network: str  # one of `ARCHITECTURES`
+    network: str  # a name that `architecture` knows
     data: str  # name of a data set
     training: TrainConfig  # how each network is trained
     size: tuple[int, ...] | float = (512, 512, 512)  # units of an MLP's layers; else a multiplier
@@ -82,33 +82,51 @@ class Architecture:
     loss: Callable | None = None  # (params, state, batch) → …, where BatchNorm has state
 
 
-ARCHITECTURES = {
-    "mlp": Architecture(mlp.init_mlp, mlp.mlp_apply, builders.mlp_permutation_spec),
-    "vgg11": Architecture(vgg.init_vgg11, vgg.vgg11_apply, builders.vgg11_permutation_spec),
-    "vgg16": Architecture(vgg.init_vgg16, vgg.vgg16_apply, builders.vgg16_permutation_spec),
-    "resnet20": Architecture(
-        resnet.init_resnet20, resnet.resnet20_apply, builders.resnet20_permutation_spec
-    ),
-    "resnet50": Architecture(
+@cache  # one object for each name, by whose functions the compiled ones are known
+def architecture(
+    name: str,  # "mlp", "vgg11", "vgg16", "resnet20", "resnet50" or "resnet5"
+) -> Architecture:
+    """What is known of a network by its name; all but the MLP are made with flax
+
+    Args:
+        name: "mlp", "vgg11", "vgg16", "resnet20", "resnet50" or "resnet5"
+
+    Raises:
+        KeyError: if the name is unknown
+        ModuleNotFoundError: if flax is needed, and not installed
+    """
+    # raises KeyError if the name is unknown
+    # raises ModuleNotFoundError if flax is needed, and not installed
+    if name == "mlp":
+        return Architecture(mlp.init_mlp, mlp.mlp_apply, builders.mlp_permutation_spec)
+    from git_rebasin.zoo import resnet, vgg
+
+    resnet50 = Architecture(
         resnet.init_resnet50,
         resnet.resnet50_apply,
         builders.resnet50_permutation_spec,
         resnet.resnet50_loss,
-    ),
-    "resnet5": Architecture(  # the same with a single block, to try things with
-        partial(resnet.init_resnet50, blocks=(1,)),
-        resnet.resnet50_apply,
-        partial(builders.resnet50_permutation_spec, (1,)),
-        resnet.resnet50_loss,
-    ),
-}
+    )
+    tiny = {  # the same with a single block, to try things with
+        "init": partial(resnet.init_resnet50, blocks=(1,)),
+        "spec": partial(builders.resnet50_permutation_spec, (1,)),
+    }
+    return {
+        "vgg11": Architecture(vgg.init_vgg11, vgg.vgg11_apply, builders.vgg11_permutation_spec),
+        "vgg16": Architecture(vgg.init_vgg16, vgg.vgg16_apply, builders.vgg16_permutation_spec),
+        "resnet20": Architecture(
+            resnet.init_resnet20, resnet.resnet20_apply, builders.resnet20_permutation_spec
+        ),
+        "resnet50": resnet50,
+        "resnet5": dataclasses.replace(resnet50, **tiny),
+    }[name]
 
 
 def network_spec(
     config: NetworkConfig,
 ) -> PermutationSpec:
     "The spec of a network, from its builder"
-    spec = ARCHITECTURES[config.network].spec
+    spec = architecture(config.network).spec
     return spec(len(config.size)) if isinstance(config.size, tuple) else spec()
 
 
@@ -125,7 +143,7 @@ def init_network(
         input_shape: of an image
     """
     size = {"features" if config.network == "mlp" else "width_multiplier": config.size}
-    init = ARCHITECTURES[config.network].init
+    init = architecture(config.network).init
     return init(key, input_shape, num_classes=num_classes, **size)
 
 
@@ -137,7 +155,7 @@ def network_fn(
     Returns:
         Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
     """
-    return _image_fn(ARCHITECTURES[config.network].apply)
+    return _image_fn(architecture(config.network).apply)
 
 
 @cache  # one object for all networks of an architecture, so that it is compiled once
@@ -165,6 +183,8 @@ def load_splits(
 # %% ../../nbs/experiments/04_networks.ipynb #3ad625a9
 def _convolve(next_fun, args, kwargs, context):
     "Flax's `nn.Conv` with zero padding, as one matrix product over patches"
+    from flax import linen as nn
+
     conv = context.module
     if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)
@@ -187,6 +207,8 @@ def _convolve(next_fun, args, kwargs, context):
 @cache  # one object here too: `train` compiles an epoch for each loss
 def _by_products(apply: Callable) -> Callable:
     "What a network computes, with its convolutions as products"
+    with extra():
+        from flax import linen as nn
 
     def products(params: PyTree, images: Any) -> Any:
         with nn.intercept_methods(_convolve):
@@ -203,9 +225,9 @@ def training_loss(
     Returns:
         Callable: as `train` takes it, with state or without
     """
-    if (loss := ARCHITECTURES[config.network].loss) is not None:
+    if (loss := architecture(config.network).loss) is not None:
         return loss
-    apply = ARCHITECTURES[config.network].apply
+    apply = architecture(config.network).apply
     products = config.network != "mlp" and jax.default_backend() == "cpu"
     return classifier_loss(_by_products(apply) if products else apply)
 
@@ -219,7 +241,7 @@ def params_and_state(
     Args:
         variables: of a network
     """
-    if ARCHITECTURES[config.network].loss is None:
+    if architecture(config.network).loss is None:
         return variables, None
     return variables["params"], variables["batch_stats"]
 

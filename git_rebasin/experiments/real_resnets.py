@@ -279,7 +279,7 @@ def compare_merges(
             if not kept.exists():
                 repaired = merge_and_repair(problem, match.perm, images)
                 write_record(kept, {"way": name, "seconds": round(seconds, 2), "mended": repaired})
-        rows.append(read_record(kept))
+        rows.append(read_record(kept, needs=("way", "mended")))
         reset = rows[-1]["mended"]["reset"]
         context.stage("match and merge").report(len(rows), len(ways), **reset)
     return {

@@ -30,6 +30,14 @@ Record = Mapping[str, Any]  # what JSON can hold
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
+def _version(package: str) -> str | None:
+    "The version of a package; None where it is not installed"
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _processor() -> str:
     "The processor's name, as the system tells it"
     try:
@@ -64,7 +72,7 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
     """
     return {
         "versions": {"python": platform.python_version()}
-        | {p: metadata.version(p) for p in _PACKAGES},
+        | {package: v for package in _PACKAGES if (v := _version(package))},
         "device": f"{jax.local_device_count()} × {jax.devices()[0].device_kind}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))

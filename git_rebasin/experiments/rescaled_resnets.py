@@ -167,7 +167,7 @@ def compare_lines(
         if not kept.exists():
             b = permuted if moved else problem.params_b
             write_record(kept, {"b": name} | _row(config, problem, b, images, key, lam))
-        rows.append(read_record(kept))
+        rows.append(read_record(kept, needs=("b", "line")))
         middle = {m: values[config.points // 2] for m, values in rows[-1]["line"].items()}
         context.stage(name).report(len(rows), len(LINES), **middle)
     return {"lambdas": np.linspace(0, 1, config.points).tolist(), "rows": rows}

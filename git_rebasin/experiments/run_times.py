@@ -58,7 +58,7 @@ class Timing:
     """An architecture, and what is timed on it
 
     Attributes:
-        network: one of `ARCHITECTURES`
+        network: a name that `architecture` knows
         size: units of an MLP's layers; else a multiplier of the width
         data: name of a data set
         matchers: as in `ways_to_match`; ResNet50 has the first only
@@ -68,7 +68,7 @@ class Timing:
         repeats: pairs of networks, and calls of each matcher after the first
     """
 
-    network: str  # one of `ARCHITECTURES`
+    network: str  # a name that `architecture` knows
     size: tuple[int, ...] | float  # units of an MLP's layers; else a multiplier of the width
     data: str = "cifar10"  # name of a data set
     matchers: tuple[str, ...] = MATCHERS  # as in `ways_to_match`; ResNet50 has the first only

@@ -14,6 +14,7 @@ __all__ = ['VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -27,6 +28,8 @@ from .records import Record, provenance, read_record, write_record
 from ..progress import Callback, Progress, with_progress
 from ..tables import markdown_table
 from ..zoo.checkpoint import fingerprint
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/experiments/01_runner.ipynb #8be68b98
 VERDICTS = ("reproduced", "partly", "not")
@@ -340,6 +343,7 @@ class Experiment(Generic[C]):
         file, head = self._place(out, preset, family, seed)
         if file.exists():
             _record_of(file, head, config)
+            _log.info("%s is there already", file)
             return file
         names = [family] if family else []
         elsewhere = getattr(config, "checkpoints", None)  # below `out`: another experiment's

@@ -9,6 +9,8 @@ from __future__ import annotations
 __all__ = ['trace_symmetry', 'infer_permutation_spec', 'infer_limits']
 
 # %% ../../nbs/inference/09_infer.ipynb #ec23f14e
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +34,8 @@ from ..progress import Callback, with_progress
 from ..symmetry.check import check_permutation_spec
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, flatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/inference/09_infer.ipynb #07f9734b
 def _used(jaxpr) -> set:
@@ -111,12 +115,14 @@ def trace_symmetry(
     Returns:
         tuple[BoundSpec, Trace, Naming]: not verified; the trace; the names of atoms
     """
-    (closed, arrays), flat = trace_arrays(fn, params, *args), flatten(params)
+    closed, arrays = trace_arrays(fn, params, *args)
+    flat = dict(zip(flatten(params), arrays, strict=False))
     others = arrays[len(flat) :]
     followed = _follow(closed, flat, others, unroll=0)
     if followed[1].stacks:
         other = _follow(closed, flat, others, unroll=_UNROLLED)
         if other[0].log10_symmetries > followed[0].log10_symmetries + 1e-6:
+            _log.info("scans are followed iteration by iteration, which leaves more free")
             return other
     return followed
 
@@ -156,7 +162,7 @@ def infer_permutation_spec(
     Raises:
         PermutationSpecError: if `verify`, and permuting the units of a group changes the outputs
         ValueError: if `verify`, and an array has a shape and no values, or the outputs are no
-            arrays or not finite at random weights
+            arrays, not finite at random weights, or the same whatever the arrays hold
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
@@ -164,7 +170,7 @@ def infer_permutation_spec(
     # raises PermutationSpecError if `verify`, and permuting the units of a group changes the
     #   outputs
     # raises ValueError if `verify`, and an array has a shape and no values, or the outputs are no
-    #   arrays or not finite at random weights
+    #   arrays, not finite at random weights, or the same whatever the arrays hold
     abstract = [p for p, leaf in flatten(params).items() if isinstance(leaf, jax.ShapeDtypeStruct)]
     if verify and (
         abstract or any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args))
@@ -174,9 +180,21 @@ def infer_permutation_spec(
             "or verify=False to leave the spec untried"
         )
     spec, _, _ = trace_symmetry(fn, params, args)
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("inferred %d groups in %d arrays; fixed: %s", *_account(spec))
     if verify and spec.groups:
         check_permutation_spec(spec, fn, params, *args, callback=callback)
     return spec
+
+
+def _account(spec: BoundSpec) -> tuple[int, int, str]:
+    "How many groups there are, in how many arrays, and which reasons fix how many axes"
+    rows = (spec.reasons or {}).values()
+    why = Counter(str(reason).partition(" (")[0] for reasons in rows for reason in reasons)
+    del why["None"], why["one entry"]
+    fixed = "; ".join(f"{count} × {reason}" for reason, count in why.most_common(5))
+    others = f"; {len(why) - 5} reasons more" if len(why) > 5 else ""
+    return len(spec.groups), len(spec.axes_to_perm), f"{fixed}{others}" or "nothing"
 
 # %% ../../nbs/inference/09_infer.ipynb #5de1a0c2
 def infer_limits(

@@ -21,7 +21,7 @@ import numpy as np
 from jax.extend import source_info_util
 
 from .axes import Axis, Limit, Reason, concat, restrict, unify
-from ..jaxprs import inner_jaxpr
+from ..jaxprs import inner_jaxpr, jaxprs_within
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _runs(array: np.ndarray, k: int) -> list[int]:
 
 def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     "The value of an equation whose inputs are all known"
-    inner = inner_jaxpr(eqn) or next(iter(jex.jaxprs_in_params(eqn.params)), None)
+    inner = inner_jaxpr(eqn) or next(jaxprs_within(eqn), None)
     random = eqn.primitive.name.startswith("random_")
     if inner or random or eqn.effects or any(v.const is None for v in inputs):
         return None

@@ -10,6 +10,7 @@ __all__ = ['Counterpart', 'relate_groups', 'ActivationMatch', 'activation_matchi
 
 # %% ../../nbs/matching/07_activations.ipynb #579e3ed7
 import functools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -30,6 +31,8 @@ from ..symmetry.blocks import Block
 from ..symmetry.permutation import identity_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/07_activations.ipynb #7a41a367
 def _numbering(block: Block) -> list[tuple]:
@@ -395,6 +398,8 @@ def activation_matching(
     values = _choose(spec.groups, scores, taps, names, layer_inputs(taps, params_a, first))
     _check_scored(spec, values, taps, relation)
     del first
+    scoring = {name for used in values.values() for name in used}
+    _log.info("activation matching: %d groups by %d values", len(spec.groups), len(scoring))
     models = put_arrays((params_a, params_b))
     each = functools.partial(_batch_moments(taps, relation, values), *models)
     moments = merge_batches(

@@ -10,15 +10,19 @@ __all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment', 'Rep
 
 # %% ../../nbs/matching/00_assignment.ipynb #15c5615f
 import importlib
+import logging
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 
 def _compiled() -> ModuleType | None:
@@ -96,7 +100,14 @@ def _solver(backend: str | None):
     solvers = {"c": _solve_c, "scipy": _solve_scipy}
     if name not in solvers:
         raise ValueError(f"there is no assignment backend {name!r}: use 'c' or 'scipy'")
+    _tell(name)
     return solvers[name]
+
+
+@cache  # once in a process
+def _tell(name: str) -> None:
+    compiled = "the compiled solver" if name == "c" else "scipy, which is slower"
+    _log.info("assignments are solved by %s", compiled)
 
 # %% ../../nbs/matching/00_assignment.ipynb #83863f45
 def _check_shape(scores: np.ndarray, square: bool) -> None:

@@ -11,6 +11,7 @@ __all__ = ['Batch', 'State', 'Candidate', 'Optimizer', 'Learned', 'compile_step'
 
 # %% ../../nbs/matching/05_descent.ipynb #6d1a50c4
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -24,6 +25,8 @@ from ..arguments import check_share, check_steps
 from ..progress import Callback, Progress
 from ..statistics.moments import require_batches
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/05_descent.ipynb #6d1a50c7
 @runtime_checkable
@@ -290,4 +293,7 @@ def iterate(
             break
     if best is not None and len(values) % eval_every != 0:
         best.consider(state, len(values))
+    if values:
+        ends = values[0], values[-1]
+        _log.info("%s: %d steps, %s from %.6g to %.6g", stage, len(values), what, *ends)
     return state, tuple(values)

@@ -33,6 +33,7 @@ from .solve import group_trees, layouts
 from .weights import weight_matching
 from ..progress import Callback, with_progress, within
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     identity_permutation,
 )
@@ -265,7 +266,8 @@ def frank_wolfe_matching(
     params_a: PyTree,  # model A, any tree of arrays; it stays
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
-    init: Permutation | Literal["uniform", "identity"] = "uniform",  # B's permutation at the start
+    init: Permutation | HasPermutation | Literal["uniform", "identity"] = "uniform",  # B's
+    #   permutation at the start
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation at the end of the ascent
@@ -407,7 +409,7 @@ def frank_wolfe_merge(
         merged = merge_many(key, bound, models, **how)
         done = done and merged.converged
     else:
-        merged = merge_in_order(bound, models, perms, ignore=ignored)
+        merged = merge_in_order(bound, perms, models, ignore=ignored)
     start, *values = ascent.absolute(ascent.values)
     values += merged.objective[-1:] or [merged.initial_objective]
     fields = merged.perms, merged.params, tuple(values), done, start

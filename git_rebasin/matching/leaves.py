@@ -236,7 +236,8 @@ def ready(leaf: Leaf) -> Array:
 # %% ../../nbs/matching/03_leaves.ipynb #c0a1e002
 def complex_paths(*models: Mapping[str, Leaf]) -> set[str]:
     "The leaves that are complex in some model"
-    return {path for flat in models for path, leaf in flat.items() if leaf.dtype.kind == "c"}
+    pairs = (pair for flat in models for pair in flat.items())
+    return {path for path, leaf in pairs if jnp.issubdtype(leaf.dtype, jnp.complexfloating)}
 
 
 def as_parts(w: Array) -> Array:

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from ..symmetry.permutation import Permutation
-from ..symmetry.spec import BoundSpec, PermutationSpec
+from ..symmetry.permutation import HasPermutation, Permutation, as_permutation
+from ..symmetry.spec import BoundSpec, PermutationSpec, as_spec
 from ..tree import Array, Leaf, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
@@ -86,8 +86,14 @@ class Match:
         moved, units = _moved(self.perm)
         return (
             f"{type(self).__name__}({_progress(self)}, {moved} of {units} units moved in "
-            f"{len(self.perm)} groups{_choices(self)})"
+            f"{len(self.perm)} groups{self._choices()})"
         )
+
+    def _choices(self) -> str:
+        "Which of several starts was the best, and how many leaves did not count"
+        tried = len(self.starts)
+        kept = f", best of {tried} starts: {self.starts[0].name}" if tried > 1 else ""
+        return kept + _left_out(self.ignored)
 
 
 def _frozen(perm: Permutation) -> Mapping[str, Int[np.ndarray, "*_within _n"]]:
@@ -112,11 +118,9 @@ def _progress(match: Match | Merged) -> str:
     return f"{state} after {match.sweeps} sweeps, objective {first:.6g} → {last:.6g}"
 
 
-def _choices(match: Match | Merged) -> str:
-    "Which of several starts was the best, and how many leaves did not count"
-    starts = match.starts if isinstance(match, Match) else ()
-    kept = f", best of {len(starts)} starts: {starts[0].name}" if len(starts) > 1 else ""
-    return kept + (f", {len(match.ignored)} leaves ignored" if match.ignored else "")
+def _left_out(ignored: tuple[str, ...]) -> str:
+    "How many leaves did not count"
+    return f", {len(ignored)} leaves ignored" if ignored else ""
 
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
@@ -156,7 +160,7 @@ class Merged:
         moved, units = (sum(n) for n in zip(*map(_moved, self.perms), strict=True))
         return (
             f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved"
-            f"{_choices(self)})"
+            f"{_left_out(self.ignored)})"
         )
 
 # %% ../../nbs/matching/01_match.ipynb #61d3d153
@@ -176,14 +180,14 @@ class Alignment:
     @classmethod
     def of(
         cls,
-        perm: Permutation,  # group → for each place of A, its unit of B
+        perm: Permutation | HasPermutation,  # group → for each place of A, its unit of B
     ) -> Alignment:
         """The alignment in which every unit has a partner
 
         Args:
             perm: group → for each place of A, its unit of B
         """
-        rows = {g: np.asarray(p) for g, p in perm.items()}
+        rows = {g: np.asarray(p) for g, p in as_permutation(perm).items()}
         places = {g: np.broadcast_to(np.arange(p.shape[-1]), p.shape) for g, p in rows.items()}
         pairs = {g: np.stack([places[g], p], axis=-1) for g, p in rows.items()}
         return cls(pairs, {g: (p.shape[-1], p.shape[-1]) for g, p in rows.items()})
@@ -273,9 +277,12 @@ def bind_models(
     Raises:
         PermutationSpecError: if the spec does not fit the models
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
+        TypeError: if the spec is no spec
     """
     # raises PermutationSpecError if the spec does not fit the models
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
+    # raises TypeError if the spec is no spec
+    as_spec(spec, "(key, spec, params_a, params_b)")
     a, b = flatten(params_a), flatten(params_b)
     bound = spec.bind_shapes({path: tuple(w.shape) for path, w in a.items()})
     for path in bound.shapes:

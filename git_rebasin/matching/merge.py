@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['Model', 'load_model', 'merge_many', 'merge_in_order']
 
 # %% ../../nbs/matching/11_merge.ipynb #e122c11c
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,23 +21,28 @@ from jaxtyping import PyTree
 
 from ..arguments import check_steps
 from ..checkpoints.io import load_params
+from ..jaxprs import as_array
 from .ignored import ignored_leaves
 from .leaves import FIT, as_parts, in_units_of_one, norm, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     apply_permutation,
     check_permutation,
     compose_permutations,
     identity_permutation,
     invert_permutation,
+    permutation_of,
     permute_block,
     same_permutation,
 )
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
+from ..symmetry.spec import PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Leaf, flatten, inner, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/11_merge.ipynb #e3506c5b
 Model = PyTree | str | Path | Callable[[], PyTree]  # a tree, or where to get one
@@ -70,13 +76,13 @@ class _Sum:
         self.ignored = ignored_leaves(self.spec, ignore, include)
         self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
-        self.kept = {p: np.array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.kept = {p: as_array(w) for p, w in flat.items() if not _is_inexact(w)}
+        self.of_jax = {p for p, w in flat.items() if isinstance(w, jax.Array)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
         del first, flat
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
         for i, perm in enumerate(perms or ()):
-            check_permutation(self.spec, perm)
-            self.perms[i] = perm
+            self.perms[i] = check_permutation(self.spec, perm)
         dtypes, shapes = flatten(self.like), self.spec.shapes.items()
         self.total: dict[str, np.ndarray] = {
             p: np.zeros(shape, complex if dtypes[p].dtype.kind == "c" else float)
@@ -99,7 +105,7 @@ class _Sum:
                 raise ModelError(f"models[{i}] lacks {path!r}, which the first one has")
             self.rest[path] += np.asarray(flat[path]).item()
         for path in flat.keys() & (self.total.keys() | self.rest.keys()):
-            if flat[path].dtype.kind == "c" != flatten(self.like)[path].dtype.kind:
+            if np.dtype(flat[path].dtype).kind == "c" != flatten(self.like)[path].dtype.kind:
                 raise ModelError(
                     f"models[{i}] has complex weights in {path!r}, where the first model has "
                     f"{flatten(self.like)[path].dtype}: give the first one complex weights too"
@@ -157,12 +163,13 @@ class _Sum:
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
-        back = invert_permutation(self.perms[0], self.spec)
-        moved = (compose_permutations(back, p, self.spec) for p in self.perms)
+        back = invert_permutation(self.spec, self.perms[0])
+        moved = (compose_permutations(self.spec, back, p) for p in self.perms)
         perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
         total = apply_permutation(self.spec, back, self.total) | self.rest
         dtypes = flatten(self.like)
         mean = {p: np.asarray(w / len(perms), dtypes[p].dtype) for p, w in total.items()}
+        mean |= {p: jnp.asarray(w) for p, w in mean.items() if p in self.of_jax}
         return perms, unflatten(mean | self.kept, self.like)
 
 
@@ -197,8 +204,9 @@ def merge_many(
     spec: PermutationSpec,  # which axes move together
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     *,
-    init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
-    #   permutation at the start; "sequential": matched to the mean of the models before it
+    init: Literal["identity", "sequential"] | Sequence[Permutation | HasPermutation] = "identity",
+    #   each model's permutation at the start; "sequential": matched to the mean of the models
+    #   before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
     ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
     #   `weight_matching` takes them; None: running statistics
@@ -239,6 +247,7 @@ def merge_many(
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there are fewer than two models, `max_sweeps` is not whole or < 1, `init`
     #   is unknown or not one permutation for each model, or a pattern fits no leaf
+    as_spec(spec, "(key, spec, models)")
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     check_steps("sweep", max_sweeps=max_sweeps)
@@ -259,12 +268,14 @@ def merge_many(
         if callback is not None:
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
+    state, rounds = "converged" if converged else "not converged", len(objective)
+    _log.info("merging %d models: %s after %d rounds", len(models), state, rounds)
     perms, mean = running.merged()
     evidence = tuple(objective), converged, initial
     return Merged(perms, mean, *evidence, ignored=running.ignored)
 
 
-def _starts(init, count: int) -> Sequence[Permutation] | None:
+def _starts(init, count: int) -> Sequence[Permutation | HasPermutation] | None:
     "The permutations that are given to start from"
     if isinstance(init, str):
         if init not in ("identity", "sequential"):
@@ -277,8 +288,8 @@ def _starts(init, count: int) -> Sequence[Permutation] | None:
 # %% ../../nbs/matching/11_merge.ipynb #620ab597
 def merge_in_order(
     spec: PermutationSpec,  # which axes move together
+    perms: Sequence[Permutation | HasPermutation],  # one for each model
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
-    perms: Sequence[Permutation],  # one for each
     *,
     ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count in the
     #   objective, as `weight_matching` takes them; None: running statistics
@@ -288,8 +299,8 @@ def merge_in_order(
 
     Args:
         spec: which axes move together
+        perms: one for each model
         models: two or more trees, files, or functions that give a tree
-        perms: one for each
         ignore: paths or patterns of leaves that do not count in the objective, as `weight_matching`
             takes them; None: running statistics
         include: paths or patterns of leaves that count all the same
@@ -307,6 +318,8 @@ def merge_in_order(
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there is not one permutation for each model, or a pattern fits no leaf
+    for perm in perms:
+        permutation_of(spec, perm, "(spec, perms, models)")
     running = _Sum(spec, models, _starts(perms, len(models)), ignore, include)
     for i in range(len(models)):
         running.begin(i)

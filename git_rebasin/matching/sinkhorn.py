@@ -46,7 +46,13 @@ from git_rebasin.matching.soft import (
     soften,
 )
 from ..progress import Callback, with_progress
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    as_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten, is_array
 
@@ -166,7 +172,7 @@ def sinkhorn_matching(
     optimizer: Optimizer,  # of the logits, such as `optax.adam(0.1)`
     batches: Iterable[Any] | None = None,  # taken in turn; None: `loss_fn` gets None
     max_steps: int = 200,  # steps of the optimizer
-    init: Permutation | Soft | None = None,  # where to start: another matcher's permutation, or
+    init: Permutation | HasPermutation | Soft | None = None,  # where to start: another match, or
     #   logits, such as the similarities of activation matching; None: all logits zero
     confidence: float = 0.5,  # of a permutation to start from: the share of its unit in a position
     temperature: float = 1.0,  # τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
@@ -189,8 +195,8 @@ def sinkhorn_matching(
         optimizer: of the logits, such as `optax.adam(0.1)`
         batches: taken in turn; None: `loss_fn` gets None
         max_steps: steps of the optimizer
-        init: where to start: another matcher's permutation, or logits, such as the similarities of
-            activation matching; None: all logits zero
+        init: where to start: another match, or logits, such as the similarities of activation
+            matching; None: all logits zero
         confidence: of a permutation to start from: the share of its unit in a position
         temperature: τ of Sinkhorn's algorithm: the smaller, the nearer to a permutation
         iterations: of Sinkhorn's algorithm: how often rows and columns are normalised
@@ -271,8 +277,9 @@ def _start(spec: BoundSpec, init, confidence: float, temperature: float) -> dict
     "The logits that learning starts from"
     if init is None:
         return {g: jnp.zeros(shape) for g, shape in soft_shapes(spec).items()}
-    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in init.values()):
-        check_soft(spec, init)
-        return {g: jnp.asarray(w, jnp.float32) for g, w in init.items()}
-    logits = confident_logits(spec, init, confidence=confidence, temperature=temperature)
+    held = init if isinstance(init, Mapping) else as_permutation(init)
+    if all(np.issubdtype(np.asarray(w).dtype, np.floating) for w in held.values()):
+        check_soft(spec, held)
+        return {g: jnp.asarray(w, jnp.float32) for g, w in held.items()}
+    logits = confident_logits(spec, held, confidence=confidence, temperature=temperature)
     return jax.tree.map(jnp.asarray, logits)

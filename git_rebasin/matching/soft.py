@@ -25,7 +25,7 @@ from .leaves import wide
 from .solve import group_trees, layouts, solve
 from ..symmetry.actions import act
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, check_permutation
+from ..symmetry.permutation import HasPermutation, Permutation, check_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, PermutationSpecError
 from ..tree import Array
 
@@ -63,7 +63,7 @@ def uniform(
 
 def soften(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation,  # for each group, the unit that each position takes
 ) -> dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]:  # of zeros and ones
     """The matrices of a permutation
 
@@ -74,10 +74,10 @@ def soften(
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _rows _rows"]]: of zeros and ones
     """
-    check_permutation(spec, perm)
-    perm, soft, places = {g: np.asarray(p) for g, p in perm.items()}, {}, layouts(spec)
+    checked = check_permutation(spec, perm)
+    units, soft, places = {g: np.asarray(p) for g, p in checked.items()}, {}, layouts(spec)
     for g, shape in soft_shapes(spec).items():
-        origins = places[g].origins(perm, g)
+        origins = places[g].origins(units, g)
         soft[g] = np.eye(shape[-1], dtype=np.float32)[origins].reshape(shape)
     return soft
 
@@ -334,7 +334,7 @@ def check_confidence(confidence: float) -> None:
 
 def confident_logits(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation,  # for each group, the unit that each position takes
     *,
     confidence: float = 0.9,  # the share that a position takes of that unit; others get the rest
     temperature: float = 1.0,  # the τ that they will be used at

@@ -36,7 +36,12 @@ from .scores import GroupScores, Scores
 from .terms import shifted
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback, with_progress
-from ..symmetry.permutation import Permutation, apply_permutation, same_permutation
+from git_rebasin.symmetry.permutation import (
+    HasPermutation,
+    Permutation,
+    apply_permutation,
+    same_permutation,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
@@ -273,7 +278,7 @@ class StraightThroughMatch(Match):
         state = "converged" if self.converged else "not converged"
         return (
             f"StraightThroughMatch({state} after {self.steps} steps, the best permutation is that "
-            f"of step {self.best_step}: loss {self.best_loss:.6g})"
+            f"of step {self.best_step}: loss {self.best_loss:.6g}{self._choices()})"
         )
 
 # %% ../../nbs/matching/08_straight_through.ipynb #508aa3f0
@@ -290,8 +295,8 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # where weight matching,
-    #   whose permutation is the first, starts
+    init: Permutation | HasPermutation | Literal["auto", "greedy", "identity"] = "auto",  # where
+    #   weight matching, whose permutation is the first, starts
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken

@@ -27,12 +27,16 @@ from .solve import group_trees, solve_tree
 from .terms import Term
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
+    HasPermutation,
     Permutation,
     check_permutation,
     identity_permutation,
+    permutation_of,
     same_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/matching/06_weights.ipynb #8937ba3c
 def sweep_order(
@@ -153,8 +157,6 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
-_log = logging.getLogger(__name__)
-
 AUTO = ("identity", "greedy")  # what `init="auto"` tries, in this order
 
 
@@ -166,9 +168,10 @@ def weight_matching(
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # B's permutation at the
-    #   start; "greedy": one group after the other, by the weights that it shares with those
-    #   before; "auto": the better of "identity" and "greedy", each of at most `max_sweeps`
+    init: Permutation | HasPermutation | Literal["auto", "greedy", "identity"] = "auto",  # B's
+    #   permutation at the start; "greedy": one group after the other, by the weights that it
+    #   shares with those before; "auto": the better of "identity" and "greedy", each of at most
+    #   `max_sweeps`
     ignore: Sequence[str] | None = None,  # paths or patterns (fnmatch) of leaves that do not count;
     #   None: running statistics, found by their names; (): none
     include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
@@ -225,8 +228,8 @@ def weight_matching(
         ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
-    if others:
-        _log.info("the best of the starts is the first: %s", tried)
+    state = "converged" if best.converged else "not converged"
+    _log.info("weight matching from %s %s; tried %s; ignored %s", best.name, state, tried, ignored)
     objective = tuple(map(scores.absolute, best.values.tolist()))
     found = best.perm, objective, best.converged, scores.absolute(best.initial)
     return Match(*found, ignored=ignored, starts=tried)
@@ -241,7 +244,7 @@ def _starts(spec: BoundSpec, init) -> dict[str, dict[str, np.ndarray]]:
                 f"init is {init!r}: give 'auto', 'greedy', 'identity' or a permutation"
             )
         return {name: identity_permutation(spec) for name in names}
-    check_permutation(spec, init)
+    init = check_permutation(spec, init)
     return {"given": {g: np.array(init[g], dtype=np.int32) for g in spec.groups}}
 
 
@@ -319,9 +322,9 @@ def _best_first(ends: list[_End], rounding: float) -> list[_End]:
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(
     spec: PermutationSpec,  # which axes move together
+    perm: Permutation | HasPermutation,  # where the groups of B are, such as a match
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
-    perm: Permutation,  # where the groups of B are, such as `Match.perm`
     *,
     ignore: Sequence[str] | None = None,  # leaves that do not count, as in `weight_matching`
     include: Sequence[str] = (),  # leaves that count all the same
@@ -330,17 +333,19 @@ def unit_similarity(
 
     Args:
         spec: which axes move together
+        perm: where the groups of B are, such as a match
         params_a: model A
         params_b: model B
-        perm: where the groups of B are, such as `Match.perm`
         ignore: leaves that do not count, as in `weight_matching`
         include: leaves that count all the same
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _n _n"]]: group → units of A by units of B
     """
+    perm = permutation_of(spec, perm, "(spec, perm, params_a, params_b)")
     bound, a, b = bind_models(spec, params_a, params_b)
-    own, ignored = identity_permutation(bound), ignored_leaves(bound, ignore, include)
+    perm, own = check_permutation(bound, perm), identity_permutation(bound)
+    ignored = ignored_leaves(bound, ignore, include)
     between = Scores(bound, a, b, ignored=ignored)
     squares = [Scores(bound, model, model, ignored=ignored) for model in (a, b)]
     cosines = {}

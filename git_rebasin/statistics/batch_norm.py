@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Place', 'find_places', 'find_batch_stats']
+__all__ = ['Place', 'NoBatchNormError', 'find_places', 'find_batch_stats']
 
 # %% ../../nbs/statistics/01_batch_norm.ipynb #d4c4056b
 from collections import Counter
@@ -284,6 +284,10 @@ class _Search:
         divisors = (self.divisors.get(mean), self.divisors.get(variance))
         return Place(mean, variance, value, (leaves[mean], leaves[variance]), axes, divisors)
 
+# %% ../../nbs/statistics/01_batch_norm.ipynb #b7a1c0d2
+class NoBatchNormError(ValueError):
+    "A function in which no value is normalised by stored statistics"
+
 # %% ../../nbs/statistics/01_batch_norm.ipynb #23e92fb0
 def find_places(
     fn: Callable[[PyTree, Any], Any],  # (variables, batch) → outputs, in evaluation mode
@@ -300,11 +304,12 @@ def find_places(
         batch: a batch of inputs
 
     Raises:
-        ValueError: if no BatchNorm is recognised, or `stats` names a path that `variables` lacks
+        NoBatchNormError: if no BatchNorm is recognised
+        ValueError: if `stats` names a path that `variables` lacks
         ValueError: if a mean and its variance are not combined with one value, or normalise several
     """
-    # raises ValueError if no BatchNorm is recognised, or `stats` names a path that `variables`
-    #   lacks
+    # raises NoBatchNormError if no BatchNorm is recognised
+    # raises ValueError if `stats` names a path that `variables` lacks
     # raises ValueError if a mean and its variance are not combined with one value, or normalise
     #   several
     closed, arrays = trace_arrays(fn, variables, batch)
@@ -322,7 +327,7 @@ def find_places(
     search = _Search(stats)
     search.follow(closed.jaxpr, seen)
     if not search.pairs:
-        raise ValueError(
+        raise NoBatchNormError(
             "no BatchNorm was found: no value has a leaf of the variables subtracted from it and "
             "is multiplied by 1/√(v + ε) of another leaf v. Give the function in evaluation mode "
             "(`train=False`), with its statistics among the variables, or name them: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['reset_batch_stats', 'with_batch_stats']
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #58b963b5
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from ..progress import Callback, with_progress, within
 from .batch_norm import Place, find_places
 from .moments import Moments, merge_batches
 from ..tree import Array, flatten, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/02_batch_stats.ipynb #2ba67c98
 class _Run:
@@ -172,8 +175,8 @@ def reset_batch_stats(
         arXiv 1803.05407, §3.2
     """
     # raises ValueError if `passes` < 1, or `passes` > 1 and `batches` can be read only once
-    # raises ValueError if there is no batch, or one, which is named by its number, has fewer than two
-    #   samples or gives values that are NaN, infinite or beyond float32
+    # raises ValueError if there is no batch, or one, which is named by its number, has fewer than
+    #   two samples or gives values that are NaN, infinite or beyond float32
     # raises ValueError if no BatchNorm is recognised, `stats` names a path that `variables`
     #   lacks, or statistics depend on themselves
     if passes < 1 or (passes > 1 and iter(batches) is batches):
@@ -197,6 +200,7 @@ def _one_pass(fn, stats, own: bool, variables: PyTree, batches: Iterable, callba
         return moments
 
     moments = merge_batches(step, batches, describe=_whose, least=2, callback=callback)
+    _log.info("means and variances of %d normalisations", len(moments))
     flat = dict(flatten(variables))
     for (mean, variance), m in moments.items():
         for path, new in ((mean, m.mean), (variance, m.var)):
@@ -215,8 +219,8 @@ def _like(path: str, leaf: Array, new: Array) -> Array:
         cast = np.asarray(new).astype(leaf.dtype)
     if not np.all(np.isfinite(cast)):
         raise ValueError(
-            f"the new {path!r} is as large as {np.max(np.abs(new)):.3g}, which is beyond its dtype, "
-            f"{leaf.dtype}: keep statistics in float32"
+            f"the new {path!r} is as large as {np.max(np.abs(new)):.3g}, which is beyond its "
+            f"dtype, {leaf.dtype}: keep statistics in float32"
         )
     return jnp.asarray(cast) if isinstance(leaf, jax.Array) else cast
 

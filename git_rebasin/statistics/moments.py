@@ -12,6 +12,7 @@ __all__ = ['Batch', 'Name', 'Moments', 'CrossMoments', 'require_batches', 'merge
 # %% ../../nbs/statistics/00_moments.ipynb #d2fcb868
 import functools
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
@@ -30,6 +31,8 @@ from ..progress import Callback, Progress, with_progress
 from .scales import outer, squares, times_power, unit_power
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/00_moments.ipynb #d4233bb4
 @functools.partial(
@@ -123,17 +126,13 @@ class Moments:
         own = _plain(self)
         return own.var <= squares(4 * np.finfo(np.float32).eps * own.mean)
 
-    def fault(
-        self,
-        least: int = 1,  # how many samples there have to be
-    ) -> str | None:
-        """Why the moments of a batch cannot be used; None if they can
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values, if anything: they are not finite, or their squares are not
 
-        Args:
-            least: how many samples there have to be
+        Returns:
+            str | None
         """
-        if self.count < least:
-            return f"has {self.count} samples, where at least {least} are needed,"
         for x, what in (
             (self.mean, "is NaN or infinite"),
             (self.scatter, "has squares that overflow"),
@@ -171,13 +170,13 @@ def _centred_moments(
 
 def _plain(moments: M) -> M:
     "The same moments, in units of 1"
-    one = moments.a if isinstance(moments, CrossMoments) else moments
+    one = moments if isinstance(moments, Moments) else moments.a
     return moments if one.power is None else _wide(moments)
 
 
 def _wide(moments: M) -> M:
     "The same moments in float64, on the host, in units of 1"
-    if isinstance(moments, CrossMoments):
+    if not isinstance(moments, Moments):
         a, b = (0 if m.power is None else np.asarray(m.power) for m in (moments.a, moments.b))
         cross = np.asarray(moments.cross, np.float64)
         if np.any(a) or np.any(b):
@@ -247,16 +246,23 @@ class CrossMoments:
         """
         return self.cross.shape
 
-    def fault(
-        self,
-        least: int = 1,  # how many samples there have to be
-    ) -> str | None:
-        """Why the moments of a batch cannot be used, and whose; None if they can
+    @property
+    def count(self) -> int:
+        """How many samples
 
-        Args:
-            least: how many samples there have to be
+        Returns:
+            int
         """
-        of = ((name, m.fault(least)) for name, m in (("A", self.a), ("B", self.b)))
+        return self.a.count
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the values of a model, if anything
+
+        Returns:
+            str | None
+        """
+        of = ((name, m.fault) for name, m in (("A", self.a), ("B", self.b)))
         return next((f"of model {name} {why}" for name, why in of if why), None)
 
     @property
@@ -340,8 +346,8 @@ def merge_batches(
             of other names or shapes than before; it is named with the batch
     """
     # raises ValueError if there is no batch
-    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few samples,
-    #   or of other names or shapes than before; it is named with the batch
+    # raises ValueError if what a batch gives is NaN, infinite or beyond float32, of too few
+    #   samples, or of other names or shapes than before; it is named with the batch
     total: dict[Name, M] = {}
     steps = len(batches) if isinstance(batches, Sized) else None
     for count, batch in enumerate(require_batches(batches), 1):
@@ -351,6 +357,7 @@ def merge_batches(
             total[name] = total[name].merge(own) if name in total else _wide(own)
         if callback is not None:
             callback(Progress(stage, count, steps))
+    _log.info("%s: %d batches, %d values", stage, count, len(total))
     return total
 
 
@@ -359,10 +366,15 @@ def _check_batch(
 ) -> None:
     "Refuse what a batch must not add to the moments of those before it"
     for name, own in moments.items():
-        if why := own.fault(least):
+        if own.count < least:
             raise ValueError(
-                f"{describe(name)} {why} in batch {number}, counted from 0: look for inputs and "
-                "weights that are not finite or too large, or leave this batch out"
+                f"{describe(name)} has {own.count} samples, where at least {least} are needed, in "
+                f"batch {number}, counted from 0: give larger batches, or leave this one out"
+            )
+        if own.fault:
+            raise ValueError(
+                f"{describe(name)} {own.fault} in batch {number}, counted from 0: look for inputs "
+                "and weights that are not finite or too large, or leave this batch out"
             )
         was = total.get(name) if total else own
         before = None if was is None else was.units

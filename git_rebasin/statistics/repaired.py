@@ -9,12 +9,12 @@ from __future__ import annotations
 __all__ = ['correction', 'Corrected', 'correctable', 'Repaired', 'repair']
 
 # %% ../../nbs/statistics/03_repaired.ipynb #d9290df7
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Inexact, PyTree
@@ -25,6 +25,8 @@ from ..progress import Callback, with_progress, within
 from .moments import Moments, merge_batches, unit_axes
 from ..symmetry.entries import row_rank
 from ..tree import Array, flatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/statistics/03_repaired.ipynb #0822a699
 def correction(
@@ -42,15 +44,10 @@ def correction(
     Returns:
         dict[str, Inexact[Array, "*units"]]: {"scale", "shift"}
     """
-    now = jnp.sqrt(jnp.asarray(moments.var, jnp.float32))
+    now = jnp.sqrt(jnp.asarray(moments.var))
     dead = jnp.asarray(moments.constant) | (now == 0)  # or it varies by less than float32 can hold
     scale = jnp.where(dead, 1, std / jnp.where(dead, 1, now))
-    return {"scale": scale, "shift": mean - scale * _single(moments.mean)}
-
-
-def _single(x: Any) -> jax.Array:
-    "An array in single precision, complex if it is"
-    return jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
+    return {"scale": scale, "shift": mean - scale * jnp.asarray(moments.mean)}
 
 # %% ../../nbs/statistics/03_repaired.ipynb #b5e9c9ca
 @dataclass(frozen=True, eq=False, repr=False)
@@ -276,11 +273,11 @@ def repair(
     """
     # raises ValueError if `weights` are not one for each model with the sum 1, or `passes` < 1
     # raises ValueError if the models and the merged one differ in paths or shapes
-    # raises ValueError if `batches` is empty or can be read only once, or a batch, which is named by
-    #   its number, has fewer than two samples or gives values that are NaN, infinite or beyond
+    # raises ValueError if `batches` is empty or can be read only once, or a batch, which is named
+    #   by its number, has fewer than two samples or gives values that are NaN, infinite or beyond
     #   float32
-    # raises ValueError if no product of `fn` carries a group, a value holds no floats, or `fn` computes other values for
-    #   later batches
+    # raises ValueError if no product of `fn` carries a group, a value holds no floats, or `fn`
+    #   computes other values for later batches
     # raises KeyError if `names` holds a name that `taps` lacks
     weights = _checked(merged, models, weights, batches, passes)
     first = next(iter(batches))
@@ -310,7 +307,9 @@ def repair(
     for k in range(1, passes):
         moments = measure(f"pass {k}", merged, correct(moments))
     corrected = {"params": merged, "corrections": correct(moments)}
-    return Repaired(network, corrected, goals, moments)
+    repaired = Repaired(network, corrected, goals, moments)
+    _log.info("repair: %s", repaired)
+    return repaired
 
 # %% ../../nbs/statistics/03_repaired.ipynb #eefdb00a
 def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]:
@@ -322,7 +321,7 @@ def _goal(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Array]
             f"with the weights {list(weights)} a unit would get a deviation below 0: give weights "
             "that are not negative"
         )
-    return {"mean": _single(mean), "std": _single(std)}
+    return {"mean": jnp.asarray(mean), "std": jnp.asarray(std)}
 
 
 def _checked(merged, models, weights, batches, passes) -> list[float]:

@@ -14,8 +14,9 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
+from ..jaxprs import as_array
 from .blocks import Block
-from .spec import BoundSpec, PermutationSpec
+from .spec import BoundSpec, PermutationSpec, as_spec
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/symmetry/05_actions.ipynb #ac7e5b05
@@ -62,10 +63,14 @@ def act(
     Raises:
         PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
         PermutationSpecError: if the action does not fit the spec
+        TypeError: if the spec is no spec
     """
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises PermutationSpecError if the action does not fit the spec
+    # raises TypeError if the spec is no spec
+    as_spec(spec, "(spec, what happens, params)")
     bound, flat = spec.bind(params, partial=partial), flatten(params)
+    flat |= {path: as_array(flat[path]) for path in bound.shapes}
     new, named = dict(flat), {path: flat[path] for path in bound.shapes}
     for block, view in action.views(bound, named):
         leaf = new[block.path]  # from the second block on a copy, which may be written to

@@ -6,20 +6,30 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['check_permutation_spec']
+__all__ = ['SpecCheck', 'check_permutation_spec']
 
 # %% ../../nbs/symmetry/07_check.ipynb #837e3ef6
 import itertools
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import Evaluation, is_narrow, trace_arrays
+from ..arguments import check_steps
+from git_rebasin.jaxprs import (
+    Evaluation,
+    double_precision,
+    is_narrow,
+    jaxprs_within,
+    read_arrays,
+    split_arrays,
+    trace_arrays,
+)
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     Permutation,
@@ -27,8 +37,10 @@ from git_rebasin.symmetry.permutation import (
     identity_permutation,
     random_permutation,
 )
-from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Array, flatten, is_array, unflatten
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/symmetry/07_check.ipynb #b3b38658
 def is_float(x) -> bool:
@@ -59,7 +71,7 @@ def in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, floa
         return Evaluation(wide=True).run(closed.jaxpr, closed.consts, arrays)[0]
 
     def run(*args):
-        return compute(*(x for x in jax.tree.leaves(args) if is_array(x)))
+        return compute(*split_arrays(args)[0])
 
     return run, _coarsest_eps(closed.jaxpr)
 
@@ -72,8 +84,7 @@ def _coarsest_eps(jaxpr) -> float:
             dtypes = [getattr(v.aval, "dtype", np.int32) for v in (*eqn.invars, *eqn.outvars)]
             epsilons += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
         else:
-            inner = jex.jaxprs_in_params(eqn.params)
-            epsilons += [_coarsest_eps(getattr(j, "jaxpr", j)) for j in inner]
+            epsilons += map(_coarsest_eps, jaxprs_within(eqn))
     return max(epsilons)
 
 
@@ -111,10 +122,10 @@ def deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
 
 # %% ../../nbs/symmetry/07_check.ipynb #93274d19
 def _restless(drawn: Permutation) -> dict[str, np.ndarray]:
-    "The permutation, with any group that it leaves in place rolled by one"
+    "The permutation, with every row of a group that it leaves in place rolled by one"
     perm = {g: np.asarray(p) for g, p in drawn.items()}
-    still = {g: np.all(p == np.arange(p.shape[-1])) for g, p in perm.items()}
-    return {g: np.roll(p, 1, axis=-1) if still[g] else p for g, p in perm.items()}
+    still = {g: np.all(p == np.arange(p.shape[-1]), -1, keepdims=True) for g, p in perm.items()}
+    return {g: np.where(still[g], np.roll(p, 1, axis=-1), p) for g, p in perm.items()}
 
 
 _NOISE = (0.3, 10.0)  # noise of constant leaves, over their size: larger in odd trials
@@ -148,9 +159,17 @@ def rounding(
 
 # %% ../../nbs/symmetry/07_check.ipynb #97e69097
 def _try(
-    run: Callable, spec: BoundSpec, params: PyTree, args: tuple, eps: float, key, t: int, done
+    run: Callable,
+    spec: BoundSpec,
+    params: PyTree,
+    args: tuple,
+    eps: float,
+    key,
+    t: int,
+    waiting: Mapping[str, Collection[str]],
+    done: Callable[[], None],
 ):
-    "One trial: the change by each group, by all together, and what rounding explains"
+    "One trial: changes by each group and by all together, what rounding explains, who responds"
     key = jax.random.fold_in(key, t)
     seeds = np.asarray(jax.random.randint(key, (2,), 0, 2**31 - 1)).tolist()
     theta = randomised(seeds[0], spec, params, t)
@@ -163,10 +182,35 @@ def _try(
         done()
         return deviation(want, moved)
 
+    old = flatten(theta)
+    other = flatten(randomised(seeds[1], spec, params, t)) if waiting else {}
+
+    def responds(paths):  # to other values in some arrays
+        tree = unflatten({p: (other if p in paths else old)[p] for p in old}, like=theta)
+        return deviation(want, outputs_of(run, tree, args)) > tolerance
+
     alone = {group: change({group: p}) for group, p in draw.items()}
-    return alone, change(draw), tolerance
+    return alone, change(draw), tolerance, {g for g, paths in waiting.items() if responds(paths)}
 
 # %% ../../nbs/symmetry/07_check.ipynb #5d660f4a
+class SpecCheck(dict[str, float]):
+    "Group → the largest relative change of an output; and of which groups nothing is proven"
+
+    def __init__(
+        self,
+        changes: Mapping[str, float],  # of groups that were proven
+        unproven: Mapping[str, str],  # group → why nothing is proven of it
+    ):
+        super().__init__(changes)
+        self.unproven = dict(unproven)
+
+    def __repr__(self) -> str:
+        if not self.unproven:
+            return super().__repr__()
+        why = "; ".join(f"{g}: {reason}" for g, reason in self.unproven.items())
+        return f"{super().__repr__()}, nothing is proven of {len(self.unproven)} groups ({why})"
+
+
 @with_progress
 def check_permutation_spec(
     spec: PermutationSpec,  # the spec to try
@@ -177,7 +221,7 @@ def check_permutation_spec(
     trials: int = 2,  # random weights, and random permutations of them
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each permutation that was tried
-) -> dict[str, float]:  # group → largest relative change of an output; all of it rounding
+) -> SpecCheck:  # group → largest relative change of an output; all of it rounding
     """Check that a spec leaves a function unchanged, at random weights and by random permutations
 
     Args:
@@ -191,34 +235,66 @@ def check_permutation_spec(
         callback: called after each permutation that was tried
 
     Returns:
-        dict[str, float]: group → largest relative change of an output; all of it rounding
+        SpecCheck: group → largest relative change of an output; all of it rounding
 
     Raises:
         PermutationSpecError: if permuting one group, which is named, or all of them changes an
             output
         PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
-        ValueError: if `fn` returns no array, or one that is not finite at random weights
+        ValueError: if `fn` returns no array, or one that is not finite at random weights, or
+            outputs that are the same whatever the arrays of all groups hold; or if `trials` < 1
+        TypeError: if `spec` is no spec
     """
     # raises PermutationSpecError if permuting one group, which is named, or all of them changes
     #   an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
-    # raises ValueError if `fn` returns no array, or one that is not finite at random weights
+    # raises ValueError if `fn` returns no array, or one that is not finite at random weights, or
+    #   outputs that are the same whatever the arrays of all groups hold; or if `trials` < 1
+    # raises TypeError if `spec` is no spec
+    as_spec(spec, "check_permutation_spec(spec, fn, params, *args)")
+    check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
-    spec, worst = spec.bind(params), {}
+    params = read_arrays(params)
+    bound, worst = spec.bind(params), {}
+    moving = _arrays_of(bound)
+    waiting = moving
     run, eps = in_double(fn, params, args)
-    steps, count = trials * (len(spec.groups) + 1), itertools.count(1)
+    steps, count = trials * (len(bound.groups) + 1), itertools.count(1)
 
     def done() -> None:
         if callback is not None:
             callback(Progress("spec check", next(count), steps))
 
-    with jax.enable_x64(True):
+    with double_precision():
         args = as_double(args)
         for t in range(trials):
-            alone, together, tolerance = _try(run, spec, params, args, eps, key, t, done)
+            alone, together, tolerance, seen = _try(
+                run, bound, params, args, eps, key, t, waiting, done
+            )
             _raise_if_changed(alone, together, tolerance)
             worst = {group: max(d, worst.get(group, 0.0)) for group, d in alone.items()}
-    return worst
+            waiting = {g: paths for g, paths in waiting.items() if g not in seen}
+    if moving and len(waiting) == len(moving):
+        raise ValueError(
+            "nothing is proven: the outputs are the same whatever the arrays of "
+            f"{', '.join(moving)} hold. Give inputs that reach them, at least one example, and "
+            "outputs that depend on them."
+        )
+    why = {g: "it has fewer than two units, or no entry" for g in worst if g not in moving}
+    why |= dict.fromkeys(waiting, "the outputs are the same whatever its arrays hold")
+    _log.info("spec check: %d groups, %d trials, nothing changed", len(worst) - len(why), trials)
+    return SpecCheck({g: change for g, change in worst.items() if g not in why}, why)
+
+
+def _arrays_of(spec: BoundSpec) -> dict[str, set[str]]:
+    "Group → the arrays that carry it, of those groups that can move an entry"
+    moving = {g for g, shape in spec.perm_shapes.items() if shape[-1] > 1}
+    arrays: dict[str, set[str]] = {}
+    for block in spec.blocks:
+        if math.prod(block.shape):
+            for group in moving.intersection(block.labels):
+                arrays.setdefault(group, set()).add(block.path)
+    return arrays
 
 
 def _raise_if_changed(worst: dict[str, float], together: float, tolerance: float) -> None:

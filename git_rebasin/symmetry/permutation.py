@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Permutation', 'permute_block', 'Permute', 'apply_permutation', 'same_permutation', 'identity_permutation',
-           'random_permutation', 'invert_permutation', 'compose_permutations']
+__all__ = ['Permutation', 'HasPermutation', 'as_permutation', 'permutation_of', 'permute_block', 'Permute', 'apply_permutation',
+           'same_permutation', 'identity_permutation', 'random_permutation', 'invert_permutation',
+           'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
 import importlib
@@ -15,7 +16,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import overload
+from typing import Protocol, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from jaxtyping import Int, PyTree
 
 from .actions import act
 from .blocks import Block
-from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Array
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #69cbc992
@@ -42,15 +43,73 @@ _gather = _compiled("git_rebasin.symmetry._gather")
 # %% ../../nbs/symmetry/06_permutation.ipynb #ba91d918
 Permutation = Mapping[str, Int[Array, "*_within _n"]]  # group → for each position, its unit
 
+
+@runtime_checkable
+class HasPermutation(Protocol):
+    "What holds a permutation, such as a match"
+
+    @property
+    def perm(self) -> Permutation: ...
+
+
+def as_permutation(
+    perm: Permutation | HasPermutation,  # itself, or what holds it
+) -> Permutation:
+    """The permutation, whichever way it is given
+
+    Args:
+        perm: itself, or what holds it
+
+    Raises:
+        TypeError: if it is neither a mapping nor holds one
+    """
+    # raises TypeError if it is neither a mapping nor holds one
+    held = perm if isinstance(perm, Mapping) else getattr(perm, "perm", None)
+    if not isinstance(held, Mapping):
+        raise TypeError(
+            f"a {type(perm).__name__} is no permutation, and holds none: give a mapping from "
+            "groups to integer arrays, or a match. Arguments go in the order (key, spec, perm, "
+            "params)."
+        )
+    return held
+
+
+def permutation_of(
+    spec: PermutationSpec,  # which axes move together
+    perm: Permutation | HasPermutation,  # a permutation of it
+    order: str,  # the order of the arguments, for the error
+) -> Permutation:
+    """The permutation, and surely not a spec or a tree that was given in its place
+
+    Args:
+        spec: which axes move together
+        perm: a permutation of it
+        order: the order of the arguments, for the error
+
+    Raises:
+        TypeError: if `spec` is no spec, or `perm` no permutation
+    """
+    # raises TypeError if `spec` is no spec, or `perm` no permutation
+    as_spec(spec, order)
+    held = as_permutation(perm)
+    for group, p in held.items():
+        if isinstance(p, Mapping) or (group not in spec.groups and group in spec.axes_to_perm):
+            raise TypeError(
+                f"the permutation holds {group!r}, which is a part of a tree and no group: "
+                f"arguments go in the order {order}"
+            )
+    return held
+
 # %% ../../nbs/symmetry/06_permutation.ipynb #c713c6ce
-def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
-    "One group's indices are a permutation of its units, or one in each row"
+def _check_one(group: str, p: Array, shape: tuple[int, ...] | None = None) -> None:
+    "One group's indices are a permutation of its units, or one in each row; None: of any number"
     if not (hasattr(p, "shape") and jnp.issubdtype(p.dtype, jnp.integer)):
         raise PermutationSpecError(
             f"the permutation of group {group!r} must be an integer array, not {p!r}"
         )
-    n = shape[-1]
-    if p.shape != shape:
+    shape = p.shape if shape is None else shape
+    n = shape[-1] if shape else 0
+    if p.shape != shape or not shape:
         family = f" in each of {shape[:-1]} places" if len(shape) > 1 else ""
         raise PermutationSpecError(
             f"the permutation of group {group!r} has shape {p.shape}, but the group has {n} "
@@ -76,24 +135,30 @@ def _check_one(group: str, p: Array, shape: tuple[int, ...]) -> None:
 
 def check_permutation(
     spec: BoundSpec,  # which axes move together
-    perm: Permutation,  # what shall be a permutation of it
-) -> None:
+    perm: Permutation | HasPermutation,  # what shall be a permutation of it
+) -> Permutation:  # the permutation itself
     """Check that there is one permutation for each group of a spec, of its size
 
     Args:
         spec: which axes move together
         perm: what shall be a permutation of it
 
+    Returns:
+        Permutation: the permutation itself
+
     Raises:
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
             each of a group's units once
+        TypeError: if `spec` is no spec, or `perm` no permutation
     """
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
+    # raises TypeError if `spec` is no spec, or `perm` no permutation
+    perm = permutation_of(spec, perm, "check_permutation(spec, perm)")
     for group in perm:
         if group not in spec.groups:
             raise PermutationSpecError(
-                f"unknown group {group!r}: the spec has {', '.join(spec.groups)}"
+                f"unknown group {group!r}: the spec has {', '.join(spec.groups) or 'none'}"
             )
     for group, shape in spec.perm_shapes.items():
         if group not in perm:
@@ -102,6 +167,7 @@ def check_permutation(
                 "identity_permutation(spec), which leaves all as they are"
             )
         _check_one(group, perm[group], shape)
+    return perm
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #056b7424
 def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -202,20 +268,22 @@ class Permute:
         perm: for each group, the unit that each position takes
     """
 
-    perm: Permutation  # for each group, the unit that each position takes
+    perm: Permutation | HasPermutation  # for each group, the unit that each position takes
 
     def views(self, spec: BoundSpec, leaves: Mapping[str, Array]) -> Iterator[tuple[Block, Array]]:
         "Every block, reordered"
-        absent = self.perm.keys() - spec.groups.keys()  # a part of a tree lacks some of the groups
+        perm = as_permutation(self.perm)
+        absent = perm.keys() - spec.groups.keys()  # a part of a tree lacks some of the groups
         absent = absent and absent & spec.perm_to_axes.keys()
-        check_permutation(spec, {g: p for g, p in self.perm.items() if g not in absent})
+        check_permutation(spec, {g: p for g, p in perm.items() if g not in absent})
         for block in spec.blocks:
-            yield block, permute_block(block, leaves[block.path], self.perm)
+            yield block, permute_block(block, leaves[block.path], perm)
 
 
 def apply_permutation(
     spec: PermutationSpec,  # which axes move together
-    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
+    perm: Permutation | HasPermutation,  # group → the unit that each position takes, of shape
+    #   (*within, n); or what holds that, such as a match
     params: PyTree,  # parameters, or anything with their paths and shapes; never changed
     *,
     partial: bool = False,  # accept a tree that lacks some of the spec's arrays
@@ -224,7 +292,8 @@ def apply_permutation(
 
     Args:
         spec: which axes move together
-        perm: group → the unit that each position takes, of shape (*within, n)
+        perm: group → the unit that each position takes, of shape (*within, n); or what holds that,
+            such as a match
         params: parameters, or anything with their paths and shapes; never changed
         partial: accept a tree that lacks some of the spec's arrays
 
@@ -235,6 +304,7 @@ def apply_permutation(
         PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
         PermutationSpecError: if `perm` lacks a group, has one that the spec lacks, or does not hold
             each of a group's units once
+        TypeError: if `spec` is no spec, or `perm` no permutation
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
@@ -242,12 +312,14 @@ def apply_permutation(
     # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
     # raises PermutationSpecError if `perm` lacks a group, has one that the spec lacks, or does
     #   not hold each of a group's units once
+    # raises TypeError if `spec` is no spec, or `perm` no permutation
+    perm = permutation_of(spec, perm, "apply_permutation(spec, perm, params)")
     return act(spec, Permute(perm), params, partial=partial)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #925606f7
 def same_permutation(
-    p: Permutation,  # of some groups
-    q: Permutation,  # of these and perhaps others
+    p: Permutation | HasPermutation,  # of some groups
+    q: Permutation | HasPermutation,  # of these and perhaps others
 ) -> bool:
     """Whether two permutations agree in all groups of the first
 
@@ -255,7 +327,8 @@ def same_permutation(
         p: of some groups
         q: of these and perhaps others
     """
-    return all(np.array_equal(w, q[g]) for g, w in p.items())
+    p, q = as_permutation(p), as_permutation(q)
+    return all(g in q and np.array_equal(w, q[g]) for g, w in p.items())
 
 
 def identity_permutation(
@@ -276,6 +349,7 @@ def identity_permutation(
     """
     # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
     #   fit
+    as_spec(spec, "identity_permutation(spec, params)")
     return {
         g: np.array(np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape))
         for g, shape in _perm_shapes(spec, params).items()
@@ -302,6 +376,7 @@ def random_permutation(
     """
     # raises PermutationSpecError if the spec is unbound and there are no `params`, or they do not
     #   fit
+    as_spec(spec, "random_permutation(key, spec, params)")
 
     def draw(key, shape):
         rows = jnp.broadcast_to(jnp.arange(shape[-1]), shape)
@@ -312,24 +387,29 @@ def random_permutation(
 
 
 def invert_permutation(
-    perm: Permutation,  # group → the unit that each position takes, of shape (*within, n)
-    spec: PermutationSpec | None = None,  # what is within what; needed where families are
+    spec: PermutationSpec,  # what is within what; bound or not
+    perm: Permutation | HasPermutation,  # group → the unit that each position takes, of shape
+    #   (*within, n); or what holds that, such as a match
 ) -> dict[str, Int[Array, "*_within _n"]]:  # for each group, the position that each unit went to
     """Invert a permutation: what it moves, the inverse moves back
 
     Args:
-        perm: group → the unit that each position takes, of shape (*within, n)
-        spec: what is within what; needed where families are
+        spec: what is within what; bound or not
+        perm: group → the unit that each position takes, of shape (*within, n); or what holds that,
+            such as a match
 
     Returns:
         dict[str, Int[Array, "*_within _n"]]: for each group, the position that each unit went to
 
     Raises:
-        PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
-            there is no spec
+        PermutationSpecError: if `perm` has a group that the spec lacks, lacks one that a family is
+            within, or does not hold each of a group's units once
+        TypeError: if `spec` is no spec, or `perm` no permutation
     """
-    # raises PermutationSpecError if a permutation has other axes than in the spec, or is a
-    #   family's and there is no spec
+    # raises PermutationSpecError if `perm` has a group that the spec lacks, lacks one that a family
+    #   is within, or does not hold each of a group's units once
+    # raises TypeError if `spec` is no spec, or `perm` no permutation
+    perm = permutation_of(spec, perm, "invert_permutation(spec, perm)")
     families, inverse = _families(spec, perm), {}
     for g in sorted(perm, key=lambda g: len(families[g])):
         p = perm[g]
@@ -339,39 +419,43 @@ def invert_permutation(
 
 
 def compose_permutations(
-    p: Permutation,  # applied second
-    q: Permutation,  # applied first
-    spec: PermutationSpec | None = None,  # what is within what; needed where families are
+    spec: PermutationSpec,  # what is within what; bound or not
+    p: Permutation | HasPermutation,  # applied second
+    q: Permutation | HasPermutation,  # applied first
 ) -> dict[str, Int[Array, "*_within _n"]]:  # p ∘ q
     """One permutation that does what `q` and then `p` do
 
     Args:
+        spec: what is within what; bound or not
         p: applied second
         q: applied first
-        spec: what is within what; needed where families are
 
     Returns:
         dict[str, Int[Array, "*_within _n"]]: p ∘ q
 
     Raises:
         PermutationSpecError: if the two differ in their groups, or in the sizes of one
-        PermutationSpecError: if a permutation has other axes than in the spec, or is a family's and
-            there is no spec
+        PermutationSpecError: if one has a group that the spec lacks, lacks one that a family is
+            within, or does not hold each of a group's units once
+        TypeError: if `spec` is no spec, or one of the others no permutation
     """
     # raises PermutationSpecError if the two differ in their groups, or in the sizes of one
-    # raises PermutationSpecError if a permutation has other axes than in the spec, or is a
-    #   family's and there is no spec
+    # raises PermutationSpecError if one has a group that the spec lacks, lacks one that a family is
+    #   within, or does not hold each of a group's units once
+    # raises TypeError if `spec` is no spec, or one of the others no permutation
+    p, q = (permutation_of(spec, x, "compose_permutations(spec, p, q)") for x in (p, q))
+    families = _families(spec, p)
     for g in sorted(set(p) ^ set(q)):
         raise PermutationSpecError(
             f"group {g!r} is in one of the two permutations only: give both the same groups"
         )
+    _families(spec, q)
     for g in p:
         if p[g].shape != q[g].shape:
             raise PermutationSpecError(
                 f"group {g!r} has {p[g].shape[-1]} units in one and {q[g].shape[-1]} in the other "
                 f"(shapes {p[g].shape} and {q[g].shape})"
             )
-    families = _families(spec, p)
     rows = {g: _reindex(q[g], g, families, p) for g in q}
     return {g: take_units(w, p[g], w.ndim - 1, tuple(range(w.ndim - 1))) for g, w in rows.items()}
 
@@ -386,20 +470,26 @@ def _perm_shapes(spec: PermutationSpec, params: PyTree) -> Mapping[str, tuple[in
     )
 
 
-def _families(spec: PermutationSpec | None, perm: Permutation) -> dict[str, tuple[str, ...]]:
-    "For each group, the axes that it is within"
-    known = {} if spec is None else spec.families
+def _families(spec: PermutationSpec, perm: Permutation) -> dict[str, tuple[str, ...]]:
+    "For each group of a permutation, which is looked at, the axes that it is within"
     for g, p in perm.items():
-        if p.ndim != 1 + len(known.get(g, ())):
-            remedy = (
-                "it is a family, so pass the spec, which has its parents"
-                if spec is None
-                else f"but in the spec it is within {known.get(g, ())}"
-            )
+        if g not in spec.groups:
             raise PermutationSpecError(
-                f"the permutation of group {g!r} has shape {p.shape}: {remedy}"
+                f"unknown group {g!r}: the spec has {', '.join(spec.groups) or 'none'}"
             )
-    return {g: known.get(g, ()) for g in perm}
+        _check_one(g, p, spec.perm_shapes[g] if isinstance(spec, BoundSpec) else None)
+        parents = spec.families.get(g, ())
+        if p.ndim != 1 + len(parents):
+            raise PermutationSpecError(
+                f"the permutation of group {g!r} has shape {p.shape}, but in the spec it is within "
+                f"{parents}: it needs {1 + len(parents)} axes"
+            )
+        for parent in parents:
+            if parent in spec.groups and parent not in perm:
+                raise PermutationSpecError(
+                    f"group {g!r} is within {parent!r}, which the permutation lacks: give both"
+                )
+    return {g: spec.families.get(g, ()) for g in perm}
 
 
 def _reindex(

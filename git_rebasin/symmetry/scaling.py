@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree
 
+from ..arguments import check_steps
+from ..jaxprs import double_precision
 from .actions import act
 from .blocks import Block
 from git_rebasin.symmetry.check import (
@@ -34,7 +36,7 @@ from git_rebasin.symmetry.check import (
     rounding,
 )
 from .permutation import along_axes
-from .spec import BoundSpec, PermutationSpec, PermutationSpecError
+from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tables import markdown_table
 from ..tree import Array, flatten, unflatten
 
@@ -84,16 +86,22 @@ class Scalings:
         return markdown_table(heads, _table_rows(self), text=(0, 2, 3))
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #99fd27b2
-def carriers(spec: BoundSpec, group: str) -> list[tuple[int, int]]:
-    "Where a group is: the number of a block of the spec, and an axis of the block's view"
-    return [(i, k) for i, block in enumerate(spec.blocks) for k in block.axes_of(group)]
+def carriers(spec: BoundSpec) -> dict[str, list[tuple[int, int]]]:
+    "Where each group is: the number of a block of the spec, and an axis of the block's view"
+    where: dict[str, list[tuple[int, int]]] = {group: [] for group in spec.groups}
+    for i, block in enumerate(spec.blocks):
+        for k, group in enumerate(block.labels):
+            if group is not None:
+                where[group].append((i, k))
+    return where
 
 
 def _table_rows(scalings: Scalings) -> Iterator[tuple[str, ...]]:
     "For each rescaling its group, the units, what it multiplies, and what it divides"
+    where = carriers(scalings.spec)
     for group, rows in scalings.exponents.items():
         units = " × ".join(map(str, scalings.spec.perm_shapes[group]))
-        paths = [scalings.spec.blocks[i].path for i, _ in carriers(scalings.spec, group)]
+        paths = [scalings.spec.blocks[i].path for i, _ in where[group]]
         for row in rows:
             cells = [_powers(paths, (sign * row).tolist()) for sign in (1, -1)]
             yield group, units, *cells
@@ -138,10 +146,12 @@ def _column(products: Mapping[str, np.ndarray], block, axis: int) -> np.ndarray:
     return sums.transpose(np.argsort(np.argsort(keep)).tolist()).ravel()
 
 
-def _equations(spec: BoundSpec, group: str, products: Sequence[Mapping]) -> np.ndarray:
+def _equations(
+    spec: BoundSpec, group: str, where: Sequence[tuple[int, int]], products: Sequence[Mapping]
+) -> np.ndarray:
     "A row for each unit and loss, a column for each axis that carries the group"
     columns, rows = [], len(products) * math.prod(spec.perm_shapes[group])
-    for i, axis in carriers(spec, group):
+    for i, axis in where:
         block = spec.blocks[i]
         own = [_column(p, block, axis) for p in products if block.path in p]
         columns.append(np.concatenate(own) if own else np.zeros(rows))  # integers have no gradient
@@ -216,13 +226,17 @@ def find_scalings(
     Raises:
         PermutationSpecError: if the rescalings that follow from the gradients change an output
         PermutationSpecError: if the tree does not fit the spec, as in `PermutationSpec.bind`
-        ValueError: if `fn` returns no floats, is not finite at random weights, or cannot be
-            computed in float64
+        ValueError: if `fn` returns no floats, none that depends on the arrays, is not finite at
+            random weights, or cannot be computed in float64; or if `trials` < 1
+        TypeError: if `spec` is no spec
     """
     # raises PermutationSpecError if the rescalings that follow from the gradients change an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `PermutationSpec.bind`
-    # raises ValueError if `fn` returns no floats, is not finite at random weights, or cannot be
-    #   computed in float64
+    # raises ValueError if `fn` returns no floats, none that depends on the arrays, is not finite at
+    #   random weights, or cannot be computed in float64; or if `trials` < 1
+    # raises TypeError if `spec` is no spec
+    as_spec(spec, "find_scalings(spec, fn, params, *args)")
+    check_steps("trial", trials=trials)
     bound, key = spec.bind(params), jax.random.key(0) if key is None else key
     run, eps = in_double(fn, params, args)
     if eps > 1e-12:
@@ -231,22 +245,28 @@ def find_scalings(
             "that rescalings cannot be distinguished from rounding: give the function in float32"
         )
     seeds = np.asarray(jax.random.randint(key, (trials + 1,), 0, 2**31 - 1)).tolist()
-    with jax.enable_x64(True):
-        args, equations = as_double(args), {g: [] for g in bound.groups}
+    with double_precision():
+        args, where = as_double(args), carriers(bound)
+        equations = {g: [] for g, shape in bound.perm_shapes.items() if math.prod(shape)}
         for t, seed in enumerate(seeds[:-1]):
             draw = _products(run, randomised(seed, bound, params, t), args, seed)
-            products = [draw() for _ in range(_draws(bound, trials))]
+            products = [draw() for _ in range(_draws(bound, where, trials))]
             for group, matrices in equations.items():
-                matrices.append(_normalised(_equations(bound, group, products)))
+                matrices.append(_normalised(_equations(bound, group, where[group], products)))
+        if equations and not any(np.any(m) for own in equations.values() for m in own):
+            raise ValueError(
+                f"no output depends on the arrays of {', '.join(equations)}, so that nothing is "
+                "known of their sizes: give inputs that reach them, at least one example"
+            )
         rows = {g: _null_space(np.concatenate(matrices)) for g, matrices in equations.items()}
         scalings = Scalings(bound, {g: row for g, row in rows.items() if len(row)})
         _try(scalings, run, eps, params, args, seeds[-1])
     return scalings
 
 
-def _draws(spec: BoundSpec, trials: int) -> int:
+def _draws(spec: BoundSpec, where: Mapping[str, Sequence], trials: int) -> int:
     "How many random losses give twice as many equations as there are unknowns"
-    each = ((len(carriers(spec, g)), math.prod(s)) for g, s in spec.perm_shapes.items())
+    each = ((len(where[g]), math.prod(s)) for g, s in spec.perm_shapes.items() if math.prod(s))
     return max((4, *(-(-2 * unknowns // (trials * units)) for unknowns, units in each)))
 
 
@@ -323,8 +343,9 @@ def apply_scaling(
 def _logs_of_blocks(scalings: Scalings, factors: Factors) -> dict[int, list]:
     "Block → the axes that are scaled, each with the logarithms of what multiplies it"
     logs: dict[int, list] = {}
+    where = carriers(scalings.spec)
     for group, rows in scalings.exponents.items():
-        for (i, axis), exponents in zip(carriers(scalings.spec, group), rows.T, strict=True):
+        for (i, axis), exponents in zip(where[group], rows.T, strict=True):
             if exponents.any():
                 total = sum(int(e) * factors[group][k] for k, e in enumerate(exponents) if e)
                 logs.setdefault(i, []).append((axis, total))

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['declarations', 'outer_axes', 'solve_sizes', 'check_blocks']
+__all__ = ['declarations', 'outer_axes', 'as_shape', 'solve_sizes', 'check_blocks']
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #4b639f7b
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -29,10 +30,12 @@ from git_rebasin.symmetry.entries import (
     Row,
     Sizes,
     Split,
+    as_size,
     atoms_of,
     learn,
     measure,
     row_str,
+    short_row,
     size_key,
     unsplit_rows,
 )
@@ -105,6 +108,46 @@ def outer_axes(
                 f"and others: no array has more than {_MAX_AXES}"
             )
     return {family: outer[family] for family in within}
+
+# %% ../../nbs/symmetry/02_sizes.ipynb #51ce0007
+_MAX_ENTRIES = 2**48  # of an array
+
+
+def as_shape(
+    rows: Mapping[str, Row],  # path → what its axes consist of
+    path: str,  # one of them
+    shape: tuple[int, ...],  # its shape
+) -> tuple[int, ...]:
+    """The shape of one of a spec's arrays: of as many sizes as its row has entries
+
+    Args:
+        rows: path → what its axes consist of
+        path: one of them
+        shape: its shape
+
+    Raises:
+        PermutationSpecError: if there is no such row, or it has another number of entries, or
+            something is no size
+    """
+    # raises PermutationSpecError if there is no such row, or it has another number of entries, or
+    #   something is no size
+    if path not in rows:
+        raise PermutationSpecError(
+            f"unknown path {path!r}: there is a shape for it, {shape}, and no row in the spec"
+        )
+    one = next(unsplit_rows(rows[path]))
+    if len(one) != len(shape):
+        raise PermutationSpecError(
+            f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short_row(one)}, but the "
+            f"array has {len(shape)}, of shape {shape}. Give one entry per axis, None for a fixed "
+            "axis."
+        )
+    sizes = tuple(as_size(n, "size of axis {} of {!r}", k, path) for k, n in enumerate(shape))
+    if math.prod(sizes) > _MAX_ENTRIES:
+        raise PermutationSpecError(
+            f"an array of shape {shape}, as at {path!r}, is larger than any memory: correct it"
+        )
+    return sizes
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #5fffc701
 def solve_sizes(
@@ -307,13 +350,13 @@ def _segments(entry: Entry) -> list[tuple[Atom, ...]]:
         return [(entry,)]
     joined: dict = {}
     for atoms in itertools.chain.from_iterable(map(_segments, entry.terms)):
-        parts = [k for k, atom in enumerate(atoms) if isinstance(atom, Part)]
+        parts = {k: atom for k, atom in enumerate(atoms) if isinstance(atom, Part)}
         key = (
             tuple(Group(a.name) if isinstance(a, Part) else a for a in atoms) if parts else object()
         )
         if key in joined:
-            k = parts[0]
-            whole = Part(atoms[k].name, atoms[k].size + joined[key][k].size)
+            k, part = next(iter(parts.items()))
+            whole = Part(part.name, part.size + joined[key][k].size)
             atoms = (*atoms[:k], whole, *atoms[k + 1 :])
         joined[key] = atoms
     return list(joined.values())

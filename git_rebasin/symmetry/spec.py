@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PermutationSpec', 'BoundSpec']
+__all__ = ['PermutationSpec', 'BoundSpec', 'as_spec']
 
 # %% ../../nbs/symmetry/04_spec.ipynb #7598a69a
 import difflib
@@ -27,7 +27,6 @@ from git_rebasin.symmetry.entries import (
     Sizes,
     Split,
     as_row,
-    as_size,
     atoms_of,
     count_parts,
     row_rank,
@@ -36,7 +35,7 @@ from git_rebasin.symmetry.entries import (
     unsplit_rows,
 )
 from .report import Report, report
-from .sizes import check_blocks, declarations, outer_axes, solve_sizes
+from .sizes import as_shape, check_blocks, declarations, outer_axes, solve_sizes
 from .text import SpecText
 from ..tables import markdown_table
 from ..tree import flatten
@@ -72,30 +71,6 @@ def _check_paths(
                 "Is it a tree of another model? Remove the row from the spec, or add the array to "
                 "the tree."
             )
-
-
-def _as_shape(rows: Mapping[str, Row], path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    "The shape of one of the spec's arrays, with as many axes as its row has entries"
-    if path not in rows:
-        raise PermutationSpecError(
-            f"unknown path {path!r}: there is a shape for it, {shape}, and no row in the spec"
-        )
-    one = next(unsplit_rows(rows[path]))
-    if len(one) != len(shape):
-        raise PermutationSpecError(
-            f"wrong rank at {path!r}: the spec gives {len(one)} axes, {short_row(one)}, but the "
-            f"array has {len(shape)}, of shape {shape}. Give one entry per axis, None for a fixed "
-            "axis."
-        )
-    sizes = tuple(as_size(n, "size of axis {} of {!r}", k, path) for k, n in enumerate(shape))
-    if math.prod(sizes) > _MAX_ENTRIES:
-        raise PermutationSpecError(
-            f"an array of shape {shape}, as at {path!r}, is larger than any memory: correct it"
-        )
-    return sizes
-
-
-_MAX_ENTRIES = 2**48  # of an array
 
 # %% ../../nbs/symmetry/04_spec.ipynb #4f423579
 @dataclass(frozen=True, eq=False, repr=False)
@@ -309,7 +284,7 @@ class BoundSpec(PermutationSpec):
 
     def __post_init__(self):
         super().__post_init__()
-        shapes = {path: _as_shape(self.rows, path, shape) for path, shape in self.shapes.items()}
+        shapes = {path: as_shape(self.rows, path, shape) for path, shape in self.shapes.items()}
         object.__setattr__(self, "shapes", MappingProxyType(shapes))
         check_blocks(self.rows, shapes, self._sizes, self.families)
 
@@ -431,6 +406,27 @@ class BoundSpec(PermutationSpec):
         )
         return markdown_table(("array", "shape", "axes"), cells, text=range(3))
 
+# %% ../../nbs/symmetry/04_spec.ipynb #04ec0001
+def as_spec(
+    spec: PermutationSpec,  # what was given as one
+    order: str,  # the order of the arguments, for the error
+) -> PermutationSpec:
+    """The spec itself, and surely not what was given in its place
+
+    Args:
+        spec: what was given as one
+        order: the order of the arguments, for the error
+
+    Raises:
+        TypeError: if it is no spec
+    """
+    # raises TypeError if it is no spec
+    if isinstance(spec, PermutationSpec):
+        return spec
+    raise TypeError(
+        f"a {type(spec).__name__} stands where the spec belongs: arguments go in the order {order}"
+    )
+
 # %% ../../nbs/symmetry/04_spec.ipynb #2267f1b2
 _MAX_PARTS = 4096  # of one array
 
@@ -448,10 +444,13 @@ def _rows(table: Mapping[str, tuple | Split]) -> dict[str, Row]:
 def _row(path: str, row: tuple | Split) -> Row:
     "Check that a row of the table is a tuple of entries, and write it in full"
     if isinstance(row, Mapping) or not isinstance(path, str):
-        inner = f"'{path}/{next(iter(row), '…')}'" if isinstance(row, Mapping) else repr(str(path))
+        steps, inner = [*path] if isinstance(path, tuple) else [path], row
+        while isinstance(inner, Mapping) and inner:
+            step, inner = next(iter(inner.items()))
+            steps.append(step)
         raise PermutationSpecError(
-            f"the table is nested at {path!r}, or has a key that is no text: write paths, with a "
-            f"slash between their steps, such as {inner}"
+            f"the table is nested at {path!r}, or this key is no text: write it flat, with the "
+            f"path of each array, here {'/'.join(map(str, steps))!r}, whatever the tree's keys are"
         )
     try:
         full = as_row(row)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, Shaped
 
-from ..checkpoints.io import load_metadata, load_params, save_params
+from ..checkpoints.io import load_arrays, save_params
 from ..tree import Array, flatten, unflatten
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #6c7d81f1
@@ -117,7 +117,7 @@ def read_checkpoint(
     """
     # raises CheckpointError if the file cannot be read, or is damaged
     try:
-        arrays, metadata = load_params(path, flat=True), load_metadata(path)
+        arrays, metadata = load_arrays(path)
         texts = {name: metadata[name] for name in ("run", "history")}
         whole = metadata["hash"] == _hash(arrays, texts)
     except KeyError as e:

@@ -10,10 +10,8 @@ __all__ = ['SOURCES', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'digits',
            'find_split', 'load', 'to_float', 'epoch_order', 'batches']
 
 # %% ../../nbs/zoo/00_data.ipynb #ad13a578
-import io
+import logging
 import os
-import socket
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,16 +20,18 @@ from importlib import resources
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Int32, PyTree, Shaped, UInt8
 
+from ..checkpoints.io import load_params
 from ..tree import Array
-from .shards import check_columns, check_labels, whole_split
+from .hub import LabelledImages, as_dataset, from_files, from_hub, read_columns
+from .shards import whole_split
+
+_log = logging.getLogger(__name__)
 
 # %% ../../nbs/zoo/00_data.ipynb #9b6d21cc
 @dataclass(frozen=True)
@@ -131,132 +131,19 @@ class Split:
         """
         return {"images": self.images, "labels": self.labels}
 
-# %% ../../nbs/zoo/00_data.ipynb #4533fe71
-@contextmanager
-def _quiet(
-    offline: bool,  # also keep the hub's client off the network
-) -> Iterator[None]:
-    "Run with the bars and logs of `datasets` and the hub's client off, then put back what was set"
-    import datasets.config
-    import huggingface_hub.constants
-
-    both = datasets, huggingface_hub
-    bars = [m.utils for m in both if not m.utils.are_progress_bars_disabled()]
-    logs = [(m.logging, m.logging.get_verbosity()) for m in both]
-    settings = datasets.config.__dict__, huggingface_hub.constants.__dict__
-    flags = [names["HF_HUB_OFFLINE"] for names in settings]
-    try:
-        for module in bars:
-            module.disable_progress_bars()
-        for module, _ in logs:
-            module.set_verbosity_error()
-        for names, flag in zip(settings, flags, strict=True):
-            names["HF_HUB_OFFLINE"] = flag or offline
-        yield
-    finally:
-        for module in bars:
-            module.enable_progress_bars()
-        for module, level in logs:
-            module.set_verbosity(level)
-        for names, flag in zip(settings, flags, strict=True):
-            names["HF_HUB_OFFLINE"] = flag
-
-# %% ../../nbs/zoo/00_data.ipynb #cd059d53
-def _hub_reachable(
-    seconds: float = 5.0,  # how long to wait for an answer
-) -> bool:  # True also behind a proxy, where a direct connection decides nothing
-    "Whether the hub's address answers"
-    from huggingface_hub import constants
-
-    if getproxies().keys() & {"http", "https", "all"}:
-        return True
-    url = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection((url.hostname, url.port or 443), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
-
-
-def _from_hub(
-    hub: str,  # name on the hub
-    split: str,  # as the hub calls it
-    **options: Any,  # of `load_dataset`
-) -> Any:  # a `datasets.Dataset`, or with `streaming=True` a `datasets.IterableDataset`
-    "A split from the hub, or from the cache of its client"
-    from datasets import load_dataset
-
-    reachable = _hub_reachable()
-    with _quiet(offline=not reachable):
-        try:
-            return load_dataset(hub, split=split, **options)
-        except Exception as e:
-            text = "" if reachable else "the network or the hub cannot be reached, and "
-            raise OSError(f"{text}{type(e).__name__}: {e}") from e
-
-# %% ../../nbs/zoo/00_data.ipynb #32d09739
-def _from_files(
-    files: Sequence[Path],  # parquet files, in the order of their names
-) -> Any:  # a `datasets.IterableDataset`
-    "A split from local parquet files, by way of a cache folder that is deleted again"
-    from datasets import load_dataset
-
-    with _quiet(offline=True), tempfile.TemporaryDirectory() as cache:
-        names, options = {"part": [str(f) for f in files]}, {"streaming": True, "cache_dir": cache}
-        return load_dataset("parquet", data_files=names, split="part", **options)
-
-# %% ../../nbs/zoo/00_data.ipynb #14d56077
-def _decode(
-    encoded: Sequence[bytes],  # images of one size, as PNG, WebP or JPEG
-) -> UInt8[np.ndarray, "n h w c"]:  # their pixels; c is 1 for gray, else 3
-    "Decode images into one array"
-    from PIL import Image
-
-    open_image = partial(Image.open, formats=("PNG", "WEBP", "JPEG"))
-    with open_image(io.BytesIO(encoded[0])) as image:
-        size, mode, pixels = image.size, "L" if image.mode == "L" else "RGB", []
-    for i, data in enumerate(encoded):
-        with open_image(io.BytesIO(data)) as image:
-            if image.size != size:
-                raise ValueError(f"image {i} is {image.size} pixels, the first {size}: resize them")
-            pixels.append((image if image.mode == mode else image.convert(mode)).tobytes())
-    return np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), size[1], size[0], -1)
-
-
-def _read(
-    dataset: Any,  # from `datasets`, streamed or not
-    source: Source,  # which columns to read
-) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"], tuple[str, ...]]:  # …, classes
-    "Read the images, the labels and the names of the classes into memory"
-    with _quiet(offline=True):
-        check_columns(dataset.features, source.image, source.label)
-        names, images, labels = getattr(dataset.features[source.label], "names", None), [], []
-        for table in dataset.with_format("arrow").iter(batch_size=10_000):
-            images.append(_decode(table[source.image].combine_chunks().field("bytes").to_pylist()))
-            labels.append(check_labels(table[source.label].to_pylist(), names))
-    if not labels:
-        raise ValueError("the split is empty")
-    labels = np.concatenate(labels)
-    return np.concatenate(images), labels, tuple(names or map(str, range(labels.max() + 1)))
-
 # %% ../../nbs/zoo/00_data.ipynb #39999891
 class DataNotFoundError(FileNotFoundError):
     "A data set is in none of the places where it is looked for"
 
 
 def _folders(
-    name: str,  # of the data set
     path: str | Path | None,  # as given to `load`
-) -> Iterator[tuple[str, str, Path]]:  # how `source` calls it, how errors call it, the folder
+) -> Iterator[tuple[str, Path]]:  # how errors call it, the folder
     "The local folders to look in, in order"
     if path is not None:
-        yield "a local folder", f"path={str(path)!r}", Path(path)
-        return
-    if env := os.environ.get("GIT_REBASIN_DATA"):
-        yield "a local folder", f"GIT_REBASIN_DATA={env!r}", Path(env).expanduser()
-    if SOURCES[name].hub is None:
-        shipped = Path(str(resources.files("git_rebasin.zoo"))) / "data_files"
-        yield "shipped with the package", "the package", shipped
+        yield f"path={str(path)!r}", Path(path)
+    elif env := os.environ.get("GIT_REBASIN_DATA"):
+        yield f"GIT_REBASIN_DATA={env!r}", Path(env).expanduser()
 
 
 def _find(
@@ -271,6 +158,30 @@ def _find(
         return [], f"holds no folder {name}/"
     files = whole_split((root / name).rglob(f"{split}*.parquet"), split)
     return files, f"has no {split}*.parquet anywhere below {name}/"
+
+
+def _local_files(
+    name: str,  # the data set
+    split: str,  # "train" or "test"
+    path: str | Path | None,  # as given to `load`
+) -> tuple[list[Path], str, list[str]]:  # parquet files, how errors call them, what has none
+    "The files of a split in the first local folder that has some"
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r} of {name}: choose 'train' or 'test'")
+    tried = []
+    for label, root in _folders(path):
+        files, problem = _find(root, name, _on_hub(name, split))
+        if files:
+            return files, f"{label}: cannot read {files[0].parent}", tried
+        tried.append(f"{label} {problem}")
+    return [], "", tried
+
+
+def _on_hub(name: str, split: str) -> str:
+    "What the hub calls a split"
+    return SOURCES[name].test if split == "test" else split
 
 # %% ../../nbs/zoo/00_data.ipynb #16c801d6
 def _how_to_get(name: str, split: str, tried: Sequence[str]) -> str:
@@ -289,6 +200,20 @@ def _how_to_get(name: str, split: str, tried: Sequence[str]) -> str:
 
 
 _GATED = "accept its terms on its page there, then log in with `hf auth login`, or set HF_TOKEN."
+
+# %% ../../nbs/zoo/00_data.ipynb #e5a1b004
+_SHIPPED = "{}, shipped with the package"
+
+
+def _shipped(
+    name: str,  # of a data set that comes with the package
+    split: str,  # "train" or "test"
+) -> LabelledImages:
+    "Images, labels and the names of the classes"
+    folder = Path(str(resources.files("git_rebasin.zoo"))) / "data_files"
+    arrays = load_params(folder / f"{name}.safetensors")[split]
+    labels = arrays["labels"].astype(np.int32)
+    return arrays["images"], labels, tuple(map(str, range(labels.max() + 1)))
 
 # %% ../../nbs/zoo/00_data.ipynb #ccbf6f90
 def find_split(
@@ -313,31 +238,29 @@ def find_split(
         ValueError: if the data set or the split is unknown, or its files cannot be read or are not
             all there
         DataNotFoundError: if the data are neither in a folder nor to be had from the hub
+        ModuleNotFoundError: if `datasets` is not installed
     """
     # raises ValueError if the data set or the split is unknown, or its files cannot be read or are
     #   not all there
     # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
-    if name not in SOURCES:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r} of {name}: choose 'train' or 'test'")
-    tried, known = [], SOURCES[name]
-    split = known.test if split == "test" else split
-    for origin, label, root in _folders(name, path):
-        files, problem = _find(root, name, split)
-        if files:
-            place = f"{label}: cannot read {files[0].parent}"
-            with _explained(name, place):
-                return _from_files(files), f"{known.hub or name}, {origin}", place
-        tried.append(f"{label} {problem}")
-    if path is None and (hub := known.hub):
+    # raises ModuleNotFoundError if `datasets` is not installed
+    files, place, tried = _local_files(name, split, path)
+    known, at_hub = SOURCES[name], _on_hub(name, split)
+    hub = known.hub
+    if files:
+        with _explained(name, place):
+            return from_files(files), f"{hub or name}, a local folder", place
+    if path is None and hub is None:
+        shipped = as_dataset(known.image, known.label, *_shipped(name, split))
+        return shipped, _SHIPPED.format(name), "the package"
+    if path is None:
         tried = tried or ["GIT_REBASIN_DATA is not set"]
         try:
-            place = f"cannot read {hub} of the hub"
-            return _from_hub(hub, split, **options), f"{hub}, the hub", place
+            dataset = from_hub(str(hub), at_hub, **options)
+            return dataset, f"{hub}, the hub", f"cannot read {hub} of the hub"
         except OSError as e:
             tried.append(f"the hub's {hub}: {e}")
-    raise DataNotFoundError(_how_to_get(name, split, tried))
+    raise DataNotFoundError(_how_to_get(name, at_hub, tried))
 
 
 @contextmanager
@@ -345,6 +268,8 @@ def _explained(name: str, place: str) -> Iterator[None]:
     "Name the files that an error is about"
     try:
         yield
+    except ModuleNotFoundError:
+        raise
     except Exception as e:
         raise ValueError(f"{place} ({e}): fetch {name} again") from e
 
@@ -369,15 +294,23 @@ def load(
         ValueError: if the data set or the split is unknown, does not fit in memory, or cannot be
             read
         DataNotFoundError: if the data are neither in a folder nor to be had from the hub
+        ModuleNotFoundError: if `datasets` is needed, and not installed
     """
     # raises ValueError if the data set or the split is unknown, does not fit in memory, or cannot
     #   be read
     # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
+    # raises ModuleNotFoundError if `datasets` is needed, and not installed
     if name in SOURCES and not SOURCES[name].in_memory:
         raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
-    (dataset, source, place), known = find_split(name, split, path=path), SOURCES[name]
-    with _explained(name, place):
-        arrays = _read(dataset, known)
+    files, _, _ = _local_files(name, split, path)
+    known = SOURCES[name]
+    if known.hub is None and path is None and not files:
+        arrays, source = _shipped(name, split), _SHIPPED.format(name)
+    else:
+        dataset, source, place = find_split(name, split, path=path)
+        with _explained(name, place):
+            arrays = read_columns(dataset, known.image, known.label)
+    _log.info("%s, %s: %d images from %s", name, split, len(arrays[1]), source)
     return Split(name, split, *arrays, known.mean, known.std, source)
 
 # %% ../../nbs/zoo/00_data.ipynb #c781f58f

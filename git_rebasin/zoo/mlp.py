@@ -6,46 +6,23 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MLP', 'init_mlp', 'mlp_params', 'mlp_apply']
+__all__ = ['init_mlp', 'mlp_params', 'mlp_apply']
 
 # %% ../../nbs/zoo/01_mlp.ipynb #8e486f99
+import hashlib
 import math
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 from jaxtyping import Float, PyTree, Shaped
 
 from ..tree import Array
 from .data import to_float
-
-# %% ../../nbs/zoo/01_mlp.ipynb #0808d5e1
-class MLP(nn.Module):
-    """Multilayer perceptron with ReLU
-
-    Attributes:
-        features: width of each hidden layer
-        num_classes: number of logits
-
-    References:
-        Git Re-Basin (arXiv 2209.04836), appendix
-    """
-
-    features: Sequence[int] = (512, 512, 512)  # width of each hidden layer
-    num_classes: int = 10  # number of logits
-
-    @nn.compact
-    def __call__(
-        self,
-        images: Float[Array, "n ..."],  # a batch of images, of any shape
-    ) -> Float[Array, "n classes"]:  # logits
-        x = images.reshape(len(images), -1)
-        for width in self.features:
-            x = nn.relu(nn.Dense(width)(x))
-        return nn.Dense(self.num_classes)(x)
 
 # %% ../../nbs/zoo/01_mlp.ipynb #0b2d695e
 def init_mlp(
@@ -55,7 +32,7 @@ def init_mlp(
     features: Sequence[int] = (512, 512, 512),  # width of each hidden layer
     num_classes: int = 10,  # number of logits
 ) -> dict[str, Any]:  # {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
-    """Parameters of an `MLP`, freshly drawn
+    """Parameters of an MLP, freshly drawn
 
     Args:
         key: a random key
@@ -65,21 +42,29 @@ def init_mlp(
 
     Returns:
         dict[str, Any]: {"Dense_0": {"kernel": (inputs, width), "bias": (width,)}, …}
+
+    References:
+        Git Re-Basin (arXiv 2209.04836), appendix
     """
-    images = jnp.zeros((1, math.prod(input_shape)))
-    return _init(tuple(features), num_classes)(key, images)["params"]
+    return _draw(key, (math.prod(input_shape), *features, num_classes))
 
 
-@cache  # compiled once for all networks of one size
-def _init(features: tuple[int, ...], num_classes: int) -> Callable:
-    return jax.jit(MLP(features, num_classes).init)
+@partial(jax.jit, static_argnames="sizes")  # compiled once for all networks of one size
+def _draw(key, sizes: tuple[int, ...]) -> dict[str, Any]:
+    "Parameters between layers of these sizes"
+    draw, layers = jax.nn.initializers.lecun_normal(), {}
+    for i, shape in enumerate(pairwise(sizes)):
+        digest = hashlib.sha1(f"Dense_{i}\1".encode()).digest()  # flax's way from name to key
+        own = jax.random.fold_in(key, np.uint32(int.from_bytes(digest[:4], "big")))
+        layers[f"Dense_{i}"] = {"kernel": draw(own, shape), "bias": jnp.zeros(shape[1])}
+    return layers
 
 # %% ../../nbs/zoo/01_mlp.ipynb #e07b6a13
 def mlp_params(
     kernels: Sequence[Any],  # of each layer: (inputs, width)
     biases: Sequence[Any] | None = None,  # of each layer: (width,); None: zeros
 ) -> dict[str, Any]:  # as `init_mlp` makes them
-    """Parameters of an `MLP`, written down, in float32
+    """Parameters of an MLP, written down, in float32
 
     Args:
         kernels: of each layer: (inputs, width)
@@ -111,6 +96,8 @@ def mlp_apply(
     Returns:
         Float[Array, "n classes"]: logits
     """
-    widths = [params[f"Dense_{i}"]["kernel"].shape[-1] for i in range(len(params))]
-    network = MLP(tuple(widths[:-1]), widths[-1])
-    return nn.apply(MLP.__call__, network)({"params": params}, to_float(images))
+    x = to_float(images).reshape(len(images), -1)
+    for i in range(len(params)):
+        layer = params[f"Dense_{i}"]
+        x = (jax.nn.relu(x) if i else x) @ layer["kernel"] + layer["bias"][None]
+    return x

@@ -16,12 +16,15 @@ from typing import Any
 
 import jax
 import optax
-from flax import linen as nn
 from jaxtyping import Float, PyTree, Shaped
 
 from ..tree import Array, flatten, unflatten
 from .data import to_float
+from .hub import extra
 from .vgg import fresh_variables, scaled_width
+
+with extra():
+    from flax import linen as nn
 
 # %% ../../nbs/zoo/05_resnet.ipynb #d78c6632
 class _Shortcut(nn.Module):

@@ -26,6 +26,7 @@ from jaxtyping import UInt8
 
 from ..matching.weights import key_entropy
 from .data import SOURCES, find_split
+from .hub import extra
 from .shards import check_columns, check_labels
 
 # %% ../../nbs/zoo/08_stream.ipynb #8aaa23a0
@@ -96,7 +97,8 @@ def read_image(
     Returns:
         UInt8[np.ndarray, "size size channels"]
     """
-    from PIL import Image
+    with extra():
+        from PIL import Image
 
     with Image.open(io.BytesIO(encoded), formats=("PNG", "WEBP", "JPEG")) as image:
         box = centre_box(*image.size) if rng is None else random_box(rng, *image.size)

@@ -11,6 +11,7 @@ __all__ = ['PAPER_CONFIGS', 'TrainConfig', 'learning_rate_schedule', 'make_optim
            'Loop', 'train', 'CheckpointError']
 
 # %% ../../nbs/zoo/02_train.ipynb #8a2f5f29
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ from git_rebasin.zoo.checkpoint import (
     save_checkpoint,
 )
 from .data import Split, epoch_order, to_float
+
+_log = logging.getLogger(__name__)
 
 _all_ = ["CheckpointError"]
 
@@ -399,6 +402,8 @@ class Loop:
                 saved, history = load_checkpoint(self.checkpoint, begin, run)
                 carry = tuple(saved[part] for part in parts)
         resumed_from, carry = len(history), replicate(carry, stepper.mesh)
+        devices = stepper.mesh.size if stepper.mesh else 1
+        _log.info("training on %d device(s) from epoch %d", devices, resumed_from + 1)
         for epoch in range(resumed_from, self.config.epochs):
             start = time.perf_counter()
             carry, metrics = run_epoch(carry, epoch)

@@ -16,11 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Float, PyTree, Shaped
 
 from ..tree import Array, flatten, unflatten
 from .data import to_float
+from .hub import extra
+
+with extra():
+    from flax import linen as nn
 
 # %% ../../nbs/zoo/04_vgg.ipynb #d077e78d
 class VGG16(nn.Module):

@@ -1,0 +1,1 @@
+"""Two models or more in, one model out, with what a reader must know of it."""
