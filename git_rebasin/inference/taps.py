@@ -9,8 +9,9 @@ from __future__ import annotations
 __all__ = ['Taps', 'find_taps']
 
 # %% ../../nbs/inference/10_taps.ipynb #2ecb7e07
+import functools
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,3 +168,37 @@ def find_taps(
     for group, places in table.perm_to_axes.items():
         groups[group] = tuple(dict.fromkeys(name for name, _ in places))
     return Taps(fn, table, groups, paths, spec)
+
+# %% ../../nbs/inference/10_taps.ipynb #ff60c0d1
+_READS = frozenset(["dot_general", "conv_general_dilated", "while", "cond"])  # or may do so inside
+
+
+def follow_reads(
+    jaxpr, given: list[frozenset], path: tuple, names: Mapping, read: set
+) -> list[frozenset]:
+    "Add to `read` the names of values that are read; which values the outputs are made of"
+    known = dict(zip(jaxpr.invars, given, strict=True))
+    for k, eqn in enumerate(jaxpr.eqns):
+        ins = _sources(known, eqn.invars)
+        here = (*path, k)
+        if (inner := inner_jaxpr(eqn)) is not None:
+            outs = follow_reads(inner[0], ins, here, names, read)
+        elif eqn.primitive.name == "scan":
+            body = eqn.params["jaxpr"].jaxpr
+            iteration = functools.partial(follow_reads, body, path=here, names=names, read=read)
+            outs = scan_fixed_point(eqn, ins, iteration, operator.or_)
+        else:
+            every = frozenset().union(*ins)
+            if eqn.primitive.name in _READS:
+                read |= every
+                every = frozenset()
+            outs = [every] * len(eqn.outvars)
+        outs = [names.get((*here, -1 - i), out) for i, out in enumerate(outs)]
+        known |= zip(eqn.outvars, outs, strict=True)
+    return _sources(known, jaxpr.outvars)
+
+
+def _sources(known: Mapping, variables: Iterable) -> list[frozenset]:
+    "For each variable the names of values in `known`; none for literals and constants"
+    none = frozenset()
+    return [none if isinstance(v, jex.Literal) else known.get(v, none) for v in variables]

@@ -402,13 +402,8 @@ def activation_matching(
     _log.info("activation matching: %d groups by %d values", len(spec.groups), len(scoring))
     models = put_arrays((params_a, params_b))
     each = functools.partial(_batch_moments(taps, relation, values), *models)
-    moments = merge_batches(
-        each,
-        batches,
-        stage="activation matching",
-        describe=lambda name: f"the value {name[1]!r}",
-        callback=callback,
-    )
+    told = {"stage": "activation matching", "describe": lambda name: f"the value {name[1]!r}"}
+    moments = merge_batches(each, batches, **told, callback=callback)
     return _best_match(spec, _group_scores(spec, moments, similarity), values, keep_similarity)
 
 

@@ -14,19 +14,17 @@ import functools
 import itertools
 import logging
 import math
-import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Inexact, Int, PyTree, Shaped
 
-from ..inference.taps import Taps
-from ..jaxprs import inner_jaxpr, jit_arrays, scan_fixed_point, trace_arrays
+from ..inference.taps import Taps, follow_reads
+from ..jaxprs import jit_arrays, trace_arrays
 from ..progress import Callback, Progress, with_progress
 from .scales import outer, squares, times_power, unit_power
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
@@ -408,42 +406,8 @@ def layer_inputs(
     closed, arrays = trace_arrays(taps.fn, params, *args)
     names = {path: frozenset([name]) for name, path in taps.paths.items()}
     read: set[str] = set()
-    _follow(closed.jaxpr, [frozenset()] * len(arrays), (), names, read)
+    follow_reads(closed.jaxpr, [frozenset()] * len(arrays), (), names, read)
     return tuple(name for name in taps.paths if name in read)
-
-# %% ../../nbs/statistics/00_moments.ipynb #ca6c63c4
-_READS = frozenset(["dot_general", "conv_general_dilated", "while", "cond"])  # or may do so inside
-
-
-def _follow(
-    jaxpr, given: list[frozenset], path: tuple, names: Mapping, read: set
-) -> list[frozenset]:
-    "Add to `read` the names of values that are read; which values the outputs are made of"
-    known = dict(zip(jaxpr.invars, given, strict=True))
-    for k, eqn in enumerate(jaxpr.eqns):
-        ins = _sources(known, eqn.invars)
-        here = (*path, k)
-        if (inner := inner_jaxpr(eqn)) is not None:
-            outs = _follow(inner[0], ins, here, names, read)
-        elif eqn.primitive.name == "scan":
-            body = eqn.params["jaxpr"].jaxpr
-            iteration = functools.partial(_follow, body, path=here, names=names, read=read)
-            outs = scan_fixed_point(eqn, ins, iteration, operator.or_)
-        else:
-            every = frozenset().union(*ins)
-            if eqn.primitive.name in _READS:
-                read |= every
-                every = frozenset()
-            outs = [every] * len(eqn.outvars)
-        outs = [names.get((*here, -1 - i), out) for i, out in enumerate(outs)]
-        known |= zip(eqn.outvars, outs, strict=True)
-    return _sources(known, jaxpr.outvars)
-
-
-def _sources(known: Mapping, variables: Iterable) -> list[frozenset]:
-    "For each variable the names of values in `known`; none for literals and constants"
-    none = frozenset()
-    return [none if isinstance(v, jex.Literal) else known.get(v, none) for v in variables]
 
 # %% ../../nbs/statistics/00_moments.ipynb #f0425df5
 def unit_axes(
