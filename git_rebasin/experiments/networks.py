@@ -101,24 +101,16 @@ def architecture(
         return Architecture(mlp.init_mlp, mlp.mlp_apply, builders.mlp_permutation_spec)
     from git_rebasin.zoo import resnet, vgg
 
-    resnet50 = Architecture(
-        resnet.init_resnet50,
-        resnet.resnet50_apply,
-        builders.resnet50_permutation_spec,
-        resnet.resnet50_loss,
-    )
-    tiny = {  # the same with a single block, to try things with
-        "init": partial(resnet.init_resnet50, blocks=(1,)),
-        "spec": partial(builders.resnet50_permutation_spec, (1,)),
-    }
+    init, spec = resnet.init_resnet50, builders.resnet50_permutation_spec
+    resnet20 = resnet.init_resnet20, resnet.resnet20_apply, builders.resnet20_permutation_spec
+    resnet50 = Architecture(init, resnet.resnet50_apply, spec, resnet.resnet50_loss)
+    one_block = {"init": partial(init, blocks=(1,)), "spec": partial(spec, (1,))}  # to try things
     return {
         "vgg11": Architecture(vgg.init_vgg11, vgg.vgg11_apply, builders.vgg11_permutation_spec),
         "vgg16": Architecture(vgg.init_vgg16, vgg.vgg16_apply, builders.vgg16_permutation_spec),
-        "resnet20": Architecture(
-            resnet.init_resnet20, resnet.resnet20_apply, builders.resnet20_permutation_spec
-        ),
+        "resnet20": Architecture(*resnet20),
         "resnet50": resnet50,
-        "resnet5": dataclasses.replace(resnet50, **tiny),
+        "resnet5": dataclasses.replace(resnet50, **one_block),
     }[name]
 
 
