@@ -189,9 +189,9 @@ def test_merges_do_not_depend_on_the_scale():
 def test_similarities_do_not_depend_on_the_scale():
     a, b = draw(0), draw(1)
     perm = identity_permutation(SPEC, a)
-    want = unit_similarity(SPEC, a, b, perm)
+    want = unit_similarity(SPEC, perm, a, b)
     for p, q in ((-76, -76), (70, 80), (-90, 90)):
-        got = unit_similarity(SPEC, times(a, p), times(b, q), perm)
+        got = unit_similarity(SPEC, perm, times(a, p), times(b, q))
         for group, cosines in want.items():
             np.testing.assert_allclose(got[group], cosines, rtol=1e-5, atol=1e-7)
 
@@ -354,7 +354,7 @@ def test_complex_weights_are_matched_by_the_real_part_of_their_inner_product():
     value = scalar_product(a, apply_permutation(SPEC, hard.perm, b))
     assert hard.objective[-1] == pytest.approx(float(value), rel=1e-5)
     cosines, want = (
-        unit_similarity(s, *models, hard.perm) for s, models in ((SPEC, (a, b)), (spec, parts))
+        unit_similarity(s, hard.perm, *models) for s, models in ((SPEC, (a, b)), (spec, parts))
     )
     for group in want:
         np.testing.assert_allclose(cosines[group], want[group], atol=1e-5)
@@ -486,7 +486,7 @@ def test_groups_without_units(case):
     for merge in (gr.merge_many, frank_wolfe_merge):
         merged = merge(KEY, spec, [a, b, a])
         assert {p: w.shape for p, w in merged.params.items()} == shapes
-    cosines = unit_similarity(spec, a, b, found[0].perm)
+    cosines = unit_similarity(spec, found[0].perm, a, b)
     assert {g: c.shape for g, c in cosines.items()} == soft.soft_shapes(bound)
     mixed = soft.soft_permutation(bound, soft.uniform(bound))
     assert {g: np.shape(m) for g, m in mixed.items()} == soft.soft_shapes(bound)
