@@ -226,7 +226,7 @@ def test_gradients_are_those_of_finite_differences():
     weight, z = normal(1, 5, 5), normal(0, 5, 5)
 
 
-    def wide(z, temperature, iterations):
+    def exact(z, temperature, iterations):
         "The same in float64, of numpy"
         p = np.exp(z.astype(np.float64) / temperature)
         for _ in range(iterations):
@@ -240,7 +240,7 @@ def test_gradients_are_those_of_finite_differences():
         for at in itertools.product(range(5), repeat=2):
             step = np.zeros((5, 5))
             step[at] = 1e-5
-            change = wide(z + step, temperature, iterations) - wide(z - step, temperature, iterations)
+            change = exact(z + step, temperature, iterations) - exact(z - step, temperature, iterations)
             np.testing.assert_allclose(got[at], change / 2e-5, atol=2e-4)
     far = jax.grad(lambda z: sinkhorn(z, 1e-3, 50)[0, 0])(100 * weight)
     assert np.all(np.isfinite(far))

@@ -23,8 +23,8 @@ from jaxtyping import Float, Inexact, PyTree
 from ..inference.taps import Taps, find_taps
 from ..jaxprs import eval_arrays, jit_arrays, put_arrays
 from .match import Match, bind_models
-from .scores import Contraction
 from .solve import Layout, layouts, solve, value
+from .terms import Contraction
 from ..progress import Callback, with_progress
 from ..statistics.moments import CrossMoments, layer_inputs, merge_batches
 from ..symmetry.blocks import Block

@@ -293,6 +293,7 @@ def iterate(
             break
     if best is not None and len(values) % eval_every != 0:
         best.consider(state, len(values))
-    ends = values[0], values[-1]
-    _log.info("%s: %d steps, %s from %.6g to %.6g", stage, len(values), what, *ends)
+    if values:
+        ends = values[0], values[-1]
+        _log.info("%s: %d steps, %s from %.6g to %.6g", stage, len(values), what, *ends)
     return state, tuple(values)

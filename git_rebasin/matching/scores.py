@@ -6,266 +6,30 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Contraction', 'Term', 'shifted', 'GroupScores', 'Scores']
+__all__ = ['GroupScores', 'Scores']
 
 # %% ../../nbs/matching/04_scores.ipynb #7850e2b9
-import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from git_rebasin.matching.leaves import (
-    FIT,
     STRETCH,
-    Leaves,
     dot,
     in_units_of_one,
     open_models,
     ready,
-    scaled,
-    wide,
     with_parts,
 )
 from .solve import Layout, layouts
+from .terms import Contraction, Size, Term, common_unit, on_device, shifted
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, permute_block, take_units
+from ..symmetry.permutation import Permutation, permute_block
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, Leaf
-
-# %% ../../nbs/matching/04_scores.ipynb #c0a1e011
-class Size(NamedTuple):
-    """How large the views of a block are in two models
-
-    Attributes:
-        bound: of their inner product, in units of 2^(a + b)
-        a: the power of two of A's norm
-        b: of B's
-        narrow: whether both leaves are held in float32, or in less
-    """
-
-    bound: float  # of their inner product, in units of 2^(a + b)
-    a: int  # the power of two of A's norm
-    b: int  # of B's
-    narrow: bool  # whether both leaves are held in float32, or in less
-
-    @classmethod
-    def of(cls, block: Block, models: tuple[Leaves, Leaves]) -> Size:
-        "The size of a block; a leaf that is beyond float32 is read in float64 from now on"
-        (one, a), (two, b) = (model.norm(block) for model in models)
-        narrow = block.path not in models[0].wide and block.path not in models[1].wide
-        return cls(one * two, a, b, narrow)
-
-    @property
-    def fits(self) -> bool:
-        """Whether products of the views are safe in float32 as they are
-
-        Returns:
-            bool
-        """
-        return self.narrow and max(abs(self.a), abs(self.b), abs(self.a + self.b)) < FIT
-
-    def energy(self, unit: int) -> float:
-        "An upper bound of what the block can add to the objective, in units of 2^unit"
-        return math.ldexp(self.bound, self.a + self.b - unit)
-
-    def shift(self, power: int) -> tuple[int, int]:
-        "Powers of two that bring the views of A and B to where their products are in a unit"
-        return -self.a, self.a - power if self.bound else -self.b
-
-
-def common_unit(sizes: Iterable[Size], safe: int = FIT) -> int:
-    "A power of two for sums over blocks: 0 if the largest summand is safe without, else its own"
-    largest = max((size.a + size.b for size in sizes if size.bound), default=0)
-    return 0 if abs(largest) < safe else largest
-
-# %% ../../nbs/matching/04_scores.ipynb #2960853a
-@dataclass(frozen=True)
-class Contraction:
-    """The contraction of two views of a block to scores: batch × rows × rows, everything else summed
-
-    Attributes:
-        batch: axes that both views share: fixed axes that a family is within
-        rows: axes that number the units: parents that may move, then the group's own
-        ndim: how many axes a view has
-        rest: axes that are summed over
-        last: whether the rows are last, so that nothing has to be copied
-        order: batch, rest, rows if so; else batch, rows, rest
-    """
-
-    batch: tuple[int, ...]  # axes that both views share: fixed axes that a family is within
-    rows: tuple[int, ...]  # axes that number the units: parents that may move, then the group's own
-    ndim: int  # how many axes a view has
-
-    rest: tuple[int, ...] = field(init=False)  # axes that are summed over
-    last: bool = field(init=False)  # whether the rows are last, so that nothing has to be copied
-    order: tuple[int, ...] = field(init=False)  # batch, rest, rows if so; else batch, rows, rest
-
-    def __post_init__(self):
-        batch, rows, every = self.batch, self.rows, range(self.ndim)
-        rest = tuple(k for k in every if k not in batch and k not in rows)
-        object.__setattr__(self, "rest", rest)
-        last = rows == tuple(every)[self.ndim - len(rows) :]
-        object.__setattr__(self, "last", last)
-        order = (*batch, *rest, *rows) if last else (*batch, *rows, *rest)
-        object.__setattr__(self, "order", order)
-
-    def arrange(self, view):
-        "A view of three axes, in that order"
-        shape = view.shape
-        n = math.prod([shape[k] for k in self.rows])
-        b = math.prod([shape[k] for k in self.batch])
-        m = math.prod([shape[k] for k in self.rest])
-        return view.transpose(self.order).reshape((b, m, n) if self.last else (b, n, m))
-
-    def scores(self, a, b):
-        "Scores of all pairs of rows, from two views"
-        a, b = self.arrange(a), self.arrange(b)
-        left, right = (a.mT, b) if self.last else (a, b.mT)
-        if isinstance(a, np.ndarray):
-            return np.matmul(left, right)
-        f32 = jnp.float32
-        return jnp.matmul(left, right, precision="highest", preferred_element_type=f32)
-
-
-_contraction = functools.cache(Contraction)  # a network has few different ones
-
-
-class Term:
-    "The product of one axis of one block, summed into the scores of its group"
-
-    def __init__(
-        self,
-        block: Block,
-        axis: int,
-        models: tuple[Leaves, Leaves],
-        size: Size,  # of the block
-        unit: int,  # objectives are in units of this power of two
-    ):
-        self.block, self.axis, self.models, self.size = block, axis, models, size
-        # An upper bound of what it can add to the objective:
-        self.energy = size.energy(unit)
-        # Powers of two that the views of A and of B are multiplied by; None: nothing is done:
-        self.shift: tuple[int, int] | None = None
-        parents = block.parents[axis]
-        moving = tuple(h for h in parents if block.labels[h] is not None)
-        fixed = tuple(h for h in parents if h not in moving)
-        rest = [k for k, label in enumerate(block.labels) if label and k not in (*parents, axis)]
-        # Another axis that moves within the same parents: known only for where these are now.
-        self.paired = any(h in moving for k in rest for h in block.parents[k])
-        batch, rows = ((*fixed, *moving), (axis,)) if self.paired else (fixed, (*moving, axis))
-        self.contraction = _contraction(batch, rows, len(block.labels))
-        near = (*rest, *(moving if self.paired else ()))
-        self.neighbours = {k: label for k in near if (label := block.labels[k]) is not None}
-        self.units = sum(block.shape[k] for k in self.neighbours)
-        self.elements = math.prod(block.shape)
-        # How many units that moved can be taken out of the product alone:
-        simple = len(self.neighbours) == 1 and not any(block.parents)
-        self.on_device = any(model.on_device(block.path) for model in models)
-        most = self.units // 8 if self.on_device else self.units
-        self.most = most if simple else 0
-        self.seen: dict[str, np.ndarray] | None = None  # the neighbours as the matrix has them
-
-    def leaves(self) -> tuple[Array, Array]:
-        "The leaves of the two models, read now if they are read lazily"
-        a, b = self.models
-        return a[self.block.path], b[self.block.path]
-
-    def moved(self, perm: Permutation) -> int | None:
-        "How many of its neighbours' units moved since it was last added; None: never added"
-        if self.seen is None:
-            return None
-        changed = (g for g in self.seen if self.seen[g] is not perm[g])
-        return sum(int(np.count_nonzero(self.seen[g] != perm[g])) for g in changed)
-
-    def full(self, perm: Permutation):
-        "The views of the two models, B's neighbours where they are now"
-        return self.views(*self.leaves(), perm)
-
-    def views(self, a, b, perm: Permutation):
-        "The same of any two leaves"
-        skip = (self.axis,) if self.paired else (*self.contraction.rows, *self.contraction.batch)
-        return shifted(self.block.of(a), permute_block(self.block, b, perm, skip), self.shift)
-
-    def change(self, perm: Permutation):
-        "The views of the units that moved: A's, and the difference of B's"
-        ((k, group),) = self.neighbours.items()
-        moved = np.flatnonzero(self.before[group] != perm[group])
-        views = _change(self.block, k, *self.leaves(), self.shuffle(perm, moved))
-        return shifted(*views, self.shift)
-
-    def shuffle(self, perm: Permutation, places):
-        "Some places of the neighbour, their units now, and their units as the matrix has them"
-        ((_, group),) = self.neighbours.items()
-        return places, np.asarray(perm[group])[places], self.before[group][places]
-
-    @property
-    def before(self) -> dict[str, np.ndarray]:
-        """The neighbours as the matrix has them
-
-        Returns:
-            dict[str, np.ndarray]
-        """
-        if self.seen is None:
-            raise RuntimeError(f"the term of {self.block.path!r} is not in the matrix yet")
-        return self.seen
-
-    def note(self, perm: Permutation) -> None:
-        "The matrix has the term now, with the neighbours where they are"
-        self.seen = {group: np.asarray(perm[group]) for group in self.neighbours.values()}
-
-    def job(self, perm: Permutation) -> tuple[Contraction, np.ndarray, np.ndarray]:
-        "The product to compute on the host: of the whole term, or of its change"
-        a, b = self.full(perm) if self.seen is None else self.change(perm)
-        return self.contraction, np.asarray(a), np.asarray(b)
-
-
-def _change(block: Block, k: int, a, b, shuffle):
-    "The views of some places of axis k: A's, and the difference of B's units there"
-    places, new, old = shuffle
-    change = wide(take_units(block.of(b), new, k))
-    change -= wide(take_units(block.of(b), old, k))
-    return take_units(block.of(a), places, k), change
-
-
-def shifted(a, b, shift: tuple | None):
-    "The views of two models, each times its power of two"
-    return (a, b) if shift is None else (scaled(a, shift[0]), scaled(b, shift[1]))
-
-# %% ../../nbs/matching/04_scores.ipynb #9a3104c3
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _device_scores(contraction: Contraction, block: Block, shift: tuple | None, a, b, perm):
-    "The scores of one term, on its arrays' devices"
-    return contraction.scores(*shifted(block.of(a), permute_block(block, b, perm), shift))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _device_change(contraction, block: Block, k: int, shift: tuple | None, a, b, shuffle):
-    "By how much those scores change with the units of some places of axis k"
-    return contraction.scores(*shifted(*_change(block, k, a, b, shuffle), shift))
-
-
-def _on_device(term: Term, perm: Permutation):
-    "The scores of one term, or their change, by a function compiled once for each shape and role"
-    axes = {k: str(k) for k in term.neighbours}
-    block = replace(
-        term.block,
-        path="",
-        labels=tuple(axes.get(k) for k in range(len(term.block.labels))),
-        parents=tuple(h if k in axes else () for k, h in enumerate(term.block.parents)),
-    )
-    if term.seen is not None:
-        ((k, group),) = term.neighbours.items()
-        moved_first = np.argsort(term.before[group] == perm[group], kind="stable")
-        given = (term.shift, *term.leaves(), term.shuffle(perm, moved_first[: term.most]))
-        return np.asarray(_device_change(term.contraction, block, k, *given))
-    local = {axes[k]: jnp.asarray(perm[g]) for k, g in term.neighbours.items()}
-    return np.asarray(_device_scores(term.contraction, block, term.shift, *term.leaves(), local))
 
 # %% ../../nbs/matching/04_scores.ipynb #897ec102
 _STACK = 2**20  # entries of thin terms, of one model, that are laid end to end at most
@@ -376,7 +140,7 @@ class GroupScores:
             if t.paired:
                 self._add_paired(matrix, t, perm)
             elif t.on_device:
-                matrix = matrix + _on_device(t, perm)
+                matrix = matrix + on_device(t, perm)
         _sum_of_products(matrix, (t.job(perm) for t in terms if not (t.paired or t.on_device)))
         for t in terms:
             t.note(perm)
@@ -385,7 +149,7 @@ class GroupScores:
     def _add_paired(self, matrix: np.ndarray, term: Term, perm: Permutation) -> None:
         "Add a term that is known only where the parents are now"
         device = term.on_device
-        scores = _on_device(term, perm) if device else term.contraction.scores(*term.full(perm))
+        scores = on_device(term, perm) if device else term.contraction.scores(*term.full(perm))
         shape, place = self.layout.paired(perm)
         matrix.reshape(shape)[place] += scores.reshape(*shape[:3], self.layout.n)
 

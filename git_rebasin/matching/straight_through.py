@@ -32,7 +32,8 @@ from git_rebasin.matching.descent import (
 from .ignored import ignored_leaves
 from .leaves import as_parts, complex_paths, wide
 from .match import Match, bind_models, merged_loss
-from .scores import GroupScores, Scores, shifted
+from .scores import GroupScores, Scores
+from .terms import shifted
 from .weights import Search, key_entropy, weight_matching
 from ..progress import Callback, with_progress
 from git_rebasin.symmetry.permutation import (

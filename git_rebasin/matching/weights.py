@@ -22,8 +22,9 @@ from ..arguments import check_steps
 from .assignment import RepeatedAssignment
 from .ignored import ignored_leaves
 from .match import Match, Start, bind_models
-from .scores import Scores, Term
+from .scores import Scores
 from .solve import group_trees, solve_tree
+from .terms import Term
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     HasPermutation,

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Inexact, Int, PyTree, Shaped
 from ..inference.taps import Taps, follow_reads
 from ..jaxprs import jit_arrays, trace_arrays
 from ..progress import Callback, Progress, with_progress
+from .scales import outer, squares, times_power, unit_power
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
 from ..tree import Array
 
@@ -81,7 +82,7 @@ class Moments:
         one, two = _wide(self), _wide(other)
         count, delta = self.count + other.count, two.mean - one.mean
         mean = one.mean + delta * (other.count / count)
-        between = _squares(delta) * (self.count * other.count / count)
+        between = squares(delta) * (self.count * other.count / count)
         return Moments(count, mean, one.scatter + two.scatter + between)
 
     @property
@@ -111,7 +112,7 @@ class Moments:
             Float[Array, "*units"]
         """
         own = _plain(self)
-        return own.scatter + own.count * _squares(own.mean)
+        return own.scatter + own.count * squares(own.mean)
 
     @property
     def constant(self) -> Bool[Array, "*units"]:
@@ -121,7 +122,7 @@ class Moments:
             Bool[Array, "*units"]
         """
         own = _plain(self)
-        return own.var <= _squares(4 * np.finfo(np.float32).eps * own.mean)
+        return own.var <= squares(4 * np.finfo(np.float32).eps * own.mean)
 
     @property
     def fault(self) -> str | None:
@@ -158,35 +159,11 @@ def _centred_moments(
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     power = None
     if any_scale:
-        power = _power(z, axes)
-        z = _times(z, -jnp.expand_dims(power, axes))
+        power = unit_power(z, axes)
+        z = times_power(z, -jnp.expand_dims(power, axes))
     mean, centred = _centre(z, axes)
     count = math.prod(values.shape[k] for k in axes)
-    return Moments(count, mean, jnp.sum(_squares(centred), axes), power), centred
-
-
-def _power(z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    "For each unit the power of two of its largest value, or 0 where its squares are safe"
-    parts = (jnp.real(z), jnp.imag(z)) if jnp.iscomplexobj(z) else (z,)
-    top = functools.reduce(jnp.maximum, (jnp.max(abs(x), axes, initial=0) for x in parts))
-    power = jnp.frexp(top)[1]
-    return jnp.where((abs(power) > 30) & jnp.isfinite(top), power, 0)
-
-
-def _times(z: Array, power: Array) -> Array:
-    "Values times powers of two"
-    xp = np if isinstance(z, np.ndarray) else jnp
-    if not xp.iscomplexobj(z):
-        return xp.ldexp(z, power)
-    return xp.ldexp(xp.real(z), power) + 1j * xp.ldexp(xp.imag(z), power)
-
-
-def _squares(z: Array) -> Array:
-    "|z|², entry by entry"
-    xp = np if isinstance(z, np.ndarray | np.generic) else jnp
-    if not xp.iscomplexobj(z):
-        return xp.square(z)
-    return xp.square(xp.real(z)) + xp.square(xp.imag(z))
+    return Moments(count, mean, jnp.sum(squares(centred), axes), power), centred
 
 
 def _plain(moments: M) -> M:
@@ -206,7 +183,7 @@ def _wide(moments: M) -> M:
     pair = moments.mean, moments.scatter
     mean, scatter = (np.asarray(x, np.promote_types(x.dtype, np.float64)) for x in pair)
     if moments.power is not None and (power := np.asarray(moments.power)).any():
-        mean, scatter = _times(mean, power), _times(scatter, 2 * power)
+        mean, scatter = times_power(mean, power), times_power(scatter, 2 * power)
     return Moments(moments.count, mean, scatter)
 
 # %% ../../nbs/statistics/00_moments.ipynb #67ed860e
@@ -255,7 +232,7 @@ class CrossMoments:
         """
         one, two = _wide(self), _wide(other)
         n, m = one.a.count, two.a.count
-        between = _outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
+        between = outer(two.a.mean - one.a.mean, two.b.mean - one.b.mean) * (n * m / (n + m))
         return CrossMoments(one.a.merge(two.a), one.b.merge(two.b), one.cross + two.cross + between)
 
     @property
@@ -297,7 +274,7 @@ class CrossMoments:
             Git Re-Basin (arXiv 2209.04836), eq. 1
         """
         own = _plain(self)
-        return own.cross + own.a.count * _outer(own.a.mean, own.b.mean)
+        return own.cross + own.a.count * outer(own.a.mean, own.b.mean)
 
     @property
     def correlation(self) -> Float[np.ndarray, "*batch n m"]:
@@ -308,16 +285,8 @@ class CrossMoments:
         """
         own = _plain(self)
         scales = [np.where(m.constant, 0, m.scatter) ** 0.5 for m in (own.a, own.b)]
-        scale = _outer(*scales)
+        scale = outer(*scales)
         return np.divide(own.cross, scale, out=np.zeros(scale.shape), where=scale > 0)
-
-# %% ../../nbs/statistics/00_moments.ipynb #7f555fc5
-def _outer(a, b):
-    "All products of the units of two models; of complex ones the real part, the first conjugated"
-    xp = np if isinstance(a, np.ndarray) else jnp
-    if xp.iscomplexobj(a) or xp.iscomplexobj(b):
-        return _outer(xp.real(a), xp.real(b)) + _outer(xp.imag(a), xp.imag(b))
-    return a[..., :, None] * b[..., None, :]
 
 # %% ../../nbs/statistics/00_moments.ipynb #61f1e025
 Batch = TypeVar("Batch")
