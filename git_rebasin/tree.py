@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Array', 'Leaf', 'path_str', 'is_array', 'flatten', 'unflatten', 'lerp', 'inner', 'norm', 'leaf_norms', 'slerp']
+__all__ = ['Array', 'Leaf', 'path_str', 'is_array', 'flatten', 'unflatten', 'at_least_float32', 'lerp', 'inner', 'norm',
+           'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -280,18 +281,18 @@ def _combine(weight_a, a, weight_b, b):
     if _level(a) == 0:
         return a
     if _on_host(a, b, weight_a):
-        wide = _at_least_float32(np.dtype(a.dtype))
+        wide = at_least_float32(np.dtype(a.dtype))
         mixed = weight_a * np.asarray(a).astype(wide) + weight_b * np.asarray(b).astype(wide)
         return np.asarray(mixed, a.dtype)
     dtype = jax.dtypes.canonicalize_dtype(a.dtype)
-    wide = _at_least_float32(dtype)
+    wide = at_least_float32(dtype)
     a, weight_a, b, weight_b = (jnp.asarray(x, wide) for x in (a, weight_a, b, weight_b))
     return (weight_a * a + weight_b * b).astype(dtype)
 
 
-def _at_least_float32(dtype: np.dtype) -> np.dtype:
-    "The dtype to compute in: that of the array, or float32 where that has fewer digits"
-    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+def at_least_float32(dtype: np.dtype) -> np.dtype:
+    "The dtype to compute in: that of an array, or float32 where that has fewer digits, or none"
+    return dtype if dtype.kind in "fc" and dtype.itemsize >= 4 else np.dtype(np.float32)
 
 
 def _on_host(a: Any, *others: Any) -> bool:
@@ -421,7 +422,7 @@ def _angle(pairs: list[tuple[Any, Any]], xp: Any) -> tuple[Any, Any]:
     def wide(x):
         if xp is np:
             return _double(x)
-        return jnp.asarray(x, _at_least_float32(jax.dtypes.canonicalize_dtype(x.dtype)))
+        return jnp.asarray(x, at_least_float32(jax.dtypes.canonicalize_dtype(x.dtype)))
 
     (a, one), (b, two) = (
         _unit([wide(x) for x in leaves], xp) for leaves in zip(*pairs, strict=True)

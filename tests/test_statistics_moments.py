@@ -91,7 +91,7 @@ def test_cross_moments_are_those_of_all_samples():
 # %% bb20c0d2
 def test_values_of_every_kind_are_summed_in_float32_at_least():
     z = draw(0, 5000, 2, mean=3.0)
-    for dtype in (np.float16, jnp.bfloat16, np.int8, bool):
+    for dtype in (np.float16, jnp.bfloat16, jnp.float8_e4m3fn, np.int8, bool):
         narrow = (10 * z).astype(dtype)
         m, wide = moments(narrow), narrow.astype(np.float64)
         assert m.mean.dtype == m.scatter.dtype == jnp.float32

@@ -28,7 +28,7 @@ from ..jaxprs import jit_arrays, trace_arrays
 from ..progress import Callback, Progress, with_progress
 from .scales import outer, squares, times_power, unit_power
 from ..symmetry.entries import Entry, Fixed, Split, as_entry, atoms_of
-from ..tree import Array
+from ..tree import Array, at_least_float32
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _centred_moments(
 ) -> tuple[Moments, Array]:
     "The moments of values over some axes, and the values less their mean, in the moments' unit"
     z = jnp.asarray(values)
-    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    z = z.astype(at_least_float32(z.dtype))
     power = None
     if any_scale:
         power = unit_power(z, axes)

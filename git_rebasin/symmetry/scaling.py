@@ -38,7 +38,7 @@ from git_rebasin.symmetry.check import (
 from .permutation import along_axes
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tables import markdown_table
-from ..tree import Array, flatten, unflatten
+from ..tree import Array, at_least_float32, flatten, unflatten
 
 # %% ../../nbs/symmetry/08_scaling.ipynb #9cdb0083
 Factors = Mapping[str, Float[Array, "_rescalings *_within _n"]]  # group → logarithms of its factors
@@ -313,7 +313,7 @@ class Scale:
             leaf = leaves[block.path]
             numpy = all(isinstance(x, np.ndarray) for x in (leaf, *(x for _, x in logs)))
             xp = np if numpy else jnp
-            view = xp.asarray(block.of(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
+            view = xp.asarray(block.of(leaf), at_least_float32(np.dtype(leaf.dtype)))
             total = sum(_along(block, axis, xp.asarray(x, view.dtype)) for axis, x in logs)
             yield block, (view * xp.exp(total)).astype(leaf.dtype)
 
