@@ -5,6 +5,7 @@ from git_rebasin.matching.match import (
     Match,
     Merged,
     ModelError,
+    Start,
     bind_models,
     merged_loss,
 )
@@ -67,7 +68,13 @@ def test_a_match_cannot_be_changed():
         match.converged = False
     assert "converged after 2 sweeps, objective 0.5 → 2, 0 of 3 units moved in 1 groups" in repr(match)
     family = Match({"H": np.array([1, 0]), "Q": np.array([[0, 1, 2], [0, 2, 1]])}, (2.0,), True, 0.5)
-    assert "4 of 8 units moved in 2 groups" in repr(family)
+    assert "4 of 8 units moved in 2 groups)" in repr(family)
+    assert family.ignored == family.starts == ()
+    starts = Start("greedy", 2.0, 2, True), Start("identity", 1.0, 3, True)
+    chosen = Match(start, (1.0, 2.0), True, 0.5, ignored=("mean", "var"), starts=starts)
+    assert repr(chosen).endswith("in 1 groups, best of 2 starts: greedy, 2 leaves ignored)")
+    alone = Match(start, (1.0, 2.0), True, 0.5, starts=starts[:1])
+    assert repr(alone).endswith("in 1 groups)")
 
 
 # %% 9f77b1f8
@@ -84,6 +91,7 @@ def test_a_merge_cannot_be_changed_and_keeps_the_mean():
     assert repr(merged) == (
         "Merged(2 models, not converged after 2 sweeps, objective 0.5 → 2, 2 of 6 units moved)"
     )
+    assert "moved, 1 leaves ignored)" in repr(dataclasses.replace(merged, ignored=("mean",)))
 
 
 # %% 484baec7

@@ -11,7 +11,7 @@ __all__ = ['best_step', 'FrankWolfeMatch', 'frank_wolfe_matching', 'FrankWolfeMe
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #c7f27db3
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,20 +21,21 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from .descent import check_steps, iterate
+from .ignored import ignored_leaves
 from .leaves import dot
 from .match import Match, Merged, bind_models
 from .merge import merge_in_order, merge_many
+from .scores import Scores
 from .soft import harden, mixed_axes, soft_block, soften, uniform
 from .solve import group_trees, layouts
 from .weights import weight_matching
 from ..progress import Callback
 from git_rebasin.symmetry.permutation import (
     Permutation,
-    apply_permutation,
     identity_permutation,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
-from ..tree import Array, inner, norm
+from ..tree import Array, norm
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #e9eda589
 def _moved(block, models: Mapping[str, Array], soft: Mapping[str, Array]):
@@ -121,9 +122,13 @@ def _unstack(tree: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.nd
 class _Ascent:
     "The walk from one soft permutation per model to a vertex; the first model stays"
 
-    def __init__(self, spec: BoundSpec, models: Sequence[Mapping[str, Array]]):
+    def __init__(
+        self, spec: BoundSpec, models: Sequence[Mapping[str, Array]], ignored: Collection[str] = ()
+    ):
+        models = [{p: w for p, w in model.items() if p not in ignored} for model in models]
         self.spec, self.moving, self.models = spec, len(models) - 1, _stack(models)
-        factors = max((len(mixed_axes(block)) for block in spec.blocks), default=0)
+        self.blocks = tuple(block for block in spec.blocks if block.path not in ignored)
+        factors = max((len(mixed_axes(block)) for block in self.blocks), default=0)
         degree = factors if self.moving == 1 else 2 * factors  # both of a pair move
         self.steps = np.arange(1, degree, dtype=np.float32) / max(degree - 1, 1)
         norms = np.array([norm(model) for model in models])
@@ -138,7 +143,7 @@ class _Ascent:
 
     def look(self, soft: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "Note objective and gap; the matrices of the best vertex"
-        slope, products = _gradient(self.spec.blocks, self.models, soft)
+        slope, products = _gradient(self.blocks, self.models, soft)
         best = _stack([soften(self.spec, perm) for perm in self.vertices(slope)])
         gap = sum(dot(np.asarray(slope[g]), best[g] - soft[g]) for g in best)
         self.values.append(float(_total(products)))
@@ -147,7 +152,7 @@ class _Ascent:
 
     def step(self, soft: Mapping, vertex: Mapping) -> dict[str, np.ndarray]:
         "As far towards a vertex as is best"
-        products = _along(self.spec.blocks, self.models, soft, vertex, self.steps)
+        products = _along(self.blocks, self.models, soft, vertex, self.steps)
         far = best_step(self.values[-1], self.gaps[-1], self.steps, _total(products))
         return {g: np.float32(1 - far) * p + np.float32(far) * vertex[g] for g, p in soft.items()}
 
@@ -190,7 +195,7 @@ def _make_hard(ascent: _Ascent) -> list[dict[str, np.ndarray]]:
     if not all(np.all((p == 0) | (p == 1)) for p in soft.values()):
         trees = group_trees(layouts(spec)).values()
         for i, tree in itertools.product(range(ascent.moving), trees):
-            slope, _ = _gradient(spec.blocks, ascent.models, soft)
+            slope, _ = _gradient(ascent.blocks, ascent.models, soft)
             vertex = soften(spec, ascent.vertices(slope)[i])
             for g in tree:
                 soft[g] = soft[g].copy()
@@ -228,6 +233,9 @@ def frank_wolfe_matching(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a duality gap of this share of ‖A‖ ‖B‖
     polish: bool = True,  # end with weight matching, from the permutation at the end of the ascent
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
     callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMatch:  # its `objective`: at each step, then of the permutation as it is polished
     """Match two models by their weights, all groups at once
@@ -241,6 +249,9 @@ def frank_wolfe_matching(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a duality gap of this share of ‖A‖ ‖B‖
         polish: end with weight matching, from the permutation at the end of the ascent
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
         callback: called with the objective after each step
 
     Returns:
@@ -249,7 +260,8 @@ def frank_wolfe_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if `max_steps` < 1, or `init` is a word that is not known
+        ValueError: if `max_steps` < 1, `init` is a word that is not known, or a pattern fits no
+            leaf
         FloatingPointError: if the weights are too large for float32
 
     References:
@@ -258,21 +270,24 @@ def frank_wolfe_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_steps` < 1, or `init` is a word that is not known
+    # raises ValueError if `max_steps` < 1, `init` is a word that is not known, or a pattern fits
+    #   no leaf
     # raises FloatingPointError if the weights are too large for float32
     bound, a, b = bind_models(spec, params_a, params_b)
     check_steps(max_steps=max_steps)
-    ascent = _Ascent(bound, [a, b])
+    ignored = ignored_leaves(bound, ignore, include)
+    ascent = _Ascent(bound, [a, b], ignored)
     done = ascent.walk(_stack([_start(bound, init)]), max_steps, tolerance, callback)
     (perm,) = _make_hard(ascent)
     first, *values = ascent.values
     if polish:
-        match = weight_matching(key, bound, a, b, init=perm)
+        match = weight_matching(key, bound, a, b, init=perm, ignore=ignored)
         perm, done = match.perm, done and match.converged
         values += match.objective
     else:
-        values.append(inner(a, apply_permutation(bound, perm, b)))
-    return FrankWolfeMatch(perm, tuple(values), done, first, tuple(ascent.gaps))
+        values.append(Scores(bound, a, b, ignored=ignored).objective(perm))
+    evidence = tuple(values), done, first, tuple(ascent.gaps)
+    return FrankWolfeMatch(perm, *evidence, ignored=ignored)
 
 # %% ../../nbs/matching/12_frank_wolfe.ipynb #f9d435b2
 @dataclass(frozen=True, eq=False, repr=False)
@@ -295,6 +310,9 @@ def frank_wolfe_merge(
     max_steps: int = 100,  # stop after so many steps, converged or not
     tolerance: float = 1e-6,  # stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
     polish: bool = True,  # end with `merge_many`, from the permutations at the end of the ascent
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
     callback: Callback | None = None,  # called with the objective after each step
 ) -> FrankWolfeMerge:  # its `objective`: at each step, then of the permutations
     """Merge models that are matched all at once, cycle-consistently
@@ -307,6 +325,9 @@ def frank_wolfe_merge(
         max_steps: stop after so many steps, converged or not
         tolerance: stop at a gap of this share of Σ ‖θᵢ‖ ‖θⱼ‖
         polish: end with `merge_many`, from the permutations at the end of the ascent
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
         callback: called with the objective after each step
 
     Returns:
@@ -315,7 +336,8 @@ def frank_wolfe_merge(
     Raises:
         PermutationSpecError: if the spec does not fit the models
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+        ValueError: if there are fewer than two models, `max_steps` < 1, `init` is unknown, or a
+            pattern fits no leaf
         FloatingPointError: if the weights are too large for float32
 
     References:
@@ -323,22 +345,24 @@ def frank_wolfe_merge(
     """
     # raises PermutationSpecError if the spec does not fit the models
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there are fewer than two models, `max_steps` < 1, or `init` is unknown
+    # raises ValueError if there are fewer than two models, `max_steps` < 1, `init` is unknown, or
+    #   a pattern fits no leaf
     # raises FloatingPointError if the weights are too large for float32
     if len(models) < 2:
         raise ValueError(f"there are {len(models)} models: a merge needs two or more")
     check_steps(max_steps=max_steps)
     bound, first, _ = bind_models(spec, models[0], models[1])
     flat = [first, *(bind_models(spec, first, m)[2] for m in models[1:])]
-    ascent, starts = _Ascent(bound, flat), [_start(bound, init)] * (len(models) - 1)
+    ignored = ignored_leaves(bound, ignore, include)
+    ascent, starts = _Ascent(bound, flat, ignored), [_start(bound, init)] * (len(models) - 1)
     done = ascent.walk(_stack(starts), max_steps, tolerance, callback)
     perms = [identity_permutation(bound), *_make_hard(ascent)]
     if polish:
-        merged = merge_many(key, bound, models, init=perms)
+        merged = merge_many(key, bound, models, init=perms, ignore=ignored)
         done = done and merged.converged
     else:
-        merged = merge_in_order(bound, models, perms)
+        merged = merge_in_order(bound, models, perms, ignore=ignored)
     start, *values = ascent.values
     values += merged.objective[-1:] or [merged.initial_objective]
     fields = merged.perms, merged.params, tuple(values), done, start
-    return FrankWolfeMerge(*fields, tuple(ascent.gaps))
+    return FrankWolfeMerge(*fields, tuple(ascent.gaps), ignored=ignored)

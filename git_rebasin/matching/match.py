@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Match', 'Merged', 'Alignment', 'ModelError', 'bind_models', 'merged_loss']
+__all__ = ['Start', 'Match', 'Merged', 'Alignment', 'ModelError', 'bind_models', 'merged_loss']
 
 # %% ../../nbs/matching/01_match.ipynb #aa43a7d3
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +24,22 @@ from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, Leaf, flatten, lerp, unflatten
 
 # %% ../../nbs/matching/01_match.ipynb #bf804b35
+class Start(NamedTuple):
+    """Where a search was started from, and what came of it
+
+    Attributes:
+        name: "identity", "greedy", or "given" for a permutation of the caller's
+        objective: at the end of the search
+        sweeps: how many it took
+        converged: whether a whole sweep changed nothing
+    """
+
+    name: str  # "identity", "greedy", or "given" for a permutation of the caller's
+    objective: float  # at the end of the search
+    sweeps: int  # how many it took
+    converged: bool  # whether a whole sweep changed nothing
+
+
 @dataclass(frozen=True, eq=False)
 class Match:
     """A permutation of model B, with the evidence for it
@@ -33,12 +49,16 @@ class Match:
         objective: the matcher's objective after each sweep; larger is better
         converged: whether a whole sweep changed nothing
         initial_objective: the objective before the first sweep
+        ignored: leaves not in the objective
+        starts: those tried, the best first
     """
 
     perm: Mapping[str, Int[np.ndarray, "*_within _n"]]  # group → for each place, its unit of B
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
     converged: bool  # whether a whole sweep changed nothing
     initial_objective: float  # the objective before the first sweep
+    ignored: tuple[str, ...] = field(default=(), kw_only=True)  # leaves not in the objective
+    starts: tuple[Start, ...] = field(default=(), kw_only=True)  # those tried, the best first
 
     def __post_init__(self):
         object.__setattr__(self, "perm", _frozen(self.perm))
@@ -66,7 +86,7 @@ class Match:
         moved, units = _moved(self.perm)
         return (
             f"{type(self).__name__}({_progress(self)}, {moved} of {units} units moved in "
-            f"{len(self.perm)} groups)"
+            f"{len(self.perm)} groups{_choices(self)})"
         )
 
 
@@ -91,6 +111,13 @@ def _progress(match: Match | Merged) -> str:
     last = match.objective[-1] if match.objective else first
     return f"{state} after {match.sweeps} sweeps, objective {first:.6g} → {last:.6g}"
 
+
+def _choices(match: Match | Merged) -> str:
+    "Which of several starts was the best, and how many leaves did not count"
+    starts = match.starts if isinstance(match, Match) else ()
+    kept = f", best of {len(starts)} starts: {starts[0].name}" if len(starts) > 1 else ""
+    return kept + (f", {len(match.ignored)} leaves ignored" if match.ignored else "")
+
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
 class Merged:
@@ -102,6 +129,7 @@ class Merged:
         objective: the matcher's objective after each sweep; larger is better
         converged: whether a whole sweep changed nothing
         initial_objective: the objective before the first sweep
+        ignored: leaves not in the objective
     """
 
     perms: tuple[Mapping[str, Int[np.ndarray, "*_within _n"]], ...]  # each model's permutation
@@ -109,6 +137,7 @@ class Merged:
     objective: tuple[float, ...]  # the matcher's objective after each sweep; larger is better
     converged: bool  # whether a whole sweep changed nothing
     initial_objective: float  # the objective before the first sweep
+    ignored: tuple[str, ...] = field(default=(), kw_only=True)  # leaves not in the objective
 
     def __post_init__(self):
         object.__setattr__(self, "perms", tuple(_frozen(perm) for perm in self.perms))
@@ -126,7 +155,8 @@ class Merged:
     def __repr__(self) -> str:
         moved, units = (sum(n) for n in zip(*map(_moved, self.perms), strict=True))
         return (
-            f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved)"
+            f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved"
+            f"{_choices(self)})"
         )
 
 # %% ../../nbs/matching/01_match.ipynb #61d3d153

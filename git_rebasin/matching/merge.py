@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..checkpoints.io import load_params
+from .ignored import ignored_leaves
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress
@@ -61,9 +62,11 @@ def load_model(
 class _Sum:
     "The sum of all models, each in an order of its own"
 
-    def __init__(self, spec: PermutationSpec, models: Sequence[Model], perms=None):
+    def __init__(self, spec: PermutationSpec, models: Sequence[Model], perms, ignore, include):
         first, self.models = load_model(models[0]), models
         self.spec, self.like = spec.bind(first), jax.tree.map(_shape, first)
+        self.ignored = ignored_leaves(self.spec, ignore, include)
+        self.scored = [path for path in self.spec.shapes if path not in self.ignored]
         flat = flatten(first)
         self.kept = {p: np.array(w) for p, w in flat.items() if not _is_inexact(w)}
         self.rest = dict.fromkeys(flat.keys() - self.spec.shapes.keys() - self.kept.keys(), 0.0)
@@ -91,10 +94,15 @@ class _Sum:
             self.rest[path] += float(flat[path])
         if key is not None and i > 0:
             mean = self._mean(i)
-            self.perms[i] = weight_matching(key, self.spec, mean, flat, init="greedy").perm
+            self.perms[i] = self._match(key, mean, flat, "greedy")
         self._add(self.perms[i], flat, 1)
-        named = {path: flat[path] for path in self.spec.shapes}
-        self.squares += inner(named, named)
+        own = {path: flat[path] for path in self.scored}
+        self.squares += inner(own, own)
+
+    def _match(self, key: jax.Array, rest: Mapping, flat: Mapping, init) -> Permutation:
+        "The permutation of a model by the mean of others"
+        how = {"init": init, "ignore": self.ignored}
+        return weight_matching(key, self.spec, rest, flat, **how).perm
 
     def _mean(self, count: int) -> dict[str, np.ndarray]:
         "The mean of the models that are in the sum now"
@@ -113,14 +121,14 @@ class _Sum:
         flat, old = flatten(load_model(self.models[i])), self.perms[i]
         self._add(old, flat, -1)
         rest = self._mean(len(self.models) - 1)
-        new = weight_matching(key, self.spec, rest, flat, init=old).perm
+        new = self._match(key, rest, flat, old)
         self.perms[i] = new
         self._add(new, flat, 1)
         return not same_permutation(new, old)
 
     def objective(self) -> float:
         "The sum of the inner products of all pairs"
-        floats = {p: w for p, w in self.total.items() if p not in self.kept}
+        floats = {p: self.total[p] for p in self.scored if p not in self.kept}
         return (inner(floats, floats) - self.squares) / 2
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
@@ -152,6 +160,9 @@ def merge_many(
     init: Literal["identity", "sequential"] | Sequence[Permutation] = "identity",  # each model's
     #   permutation at the start; "sequential": matched to the mean of the models before it
     max_sweeps: int = 100,  # stop after so many rounds over all models, converged or not
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
+    #   `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
     callback: Callback | None = None,  # called after each round with its "objective"
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
     """Merge several models into one
@@ -163,6 +174,9 @@ def merge_many(
         init: each model's permutation at the start; "sequential": matched to the mean of the models
             before it
         max_sweeps: stop after so many rounds over all models, converged or not
+        ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
+            None: running statistics
+        include: paths or patterns of leaves that count all the same
         callback: called after each round with its "objective"
 
     Returns:
@@ -172,8 +186,8 @@ def merge_many(
         PermutationSpecError: if a model does not fit the spec, or `init` holds what is no
             permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown or
-            not one permutation for each model
+        ValueError: if there are fewer than two models, `max_sweeps` < 1, `init` is unknown or not
+            one permutation for each model, or a pattern fits no leaf
 
     References:
         Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
@@ -181,13 +195,13 @@ def merge_many(
     # raises PermutationSpecError if a model does not fit the spec, or `init` holds what is no
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there are fewer than two models, `max_sweeps` < 1, or `init` is unknown
-    #   or not one permutation for each model
+    # raises ValueError if there are fewer than two models, `max_sweeps` < 1, `init` is unknown
+    #   or not one permutation for each model, or a pattern fits no leaf
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
-    running = _Sum(spec, models, _starts(init, len(models)))
+    running = _Sum(spec, models, _starts(init, len(models)), ignore, include)
     first_round = isinstance(init, str) and init == "sequential"
     for i in range(len(models)):
         running.begin(i, jax.random.fold_in(key, i) if first_round else None)
@@ -205,7 +219,8 @@ def merge_many(
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
     perms, mean = running.merged()
-    return Merged(perms, mean, tuple(objective), converged, initial)
+    evidence = tuple(objective), converged, initial
+    return Merged(perms, mean, *evidence, ignored=running.ignored)
 
 
 def _starts(init, count: int) -> Sequence[Permutation] | None:
@@ -223,6 +238,10 @@ def merge_in_order(
     spec: PermutationSpec,  # which axes move together
     models: Sequence[Model],  # two or more trees, files, or functions that give a tree
     perms: Sequence[Permutation],  # one for each
+    *,
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count in the
+    #   objective, as `weight_matching` takes them; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
 ) -> Merged:  # without a search: its only objective is the initial one
     """The mean of models in given orders, all of them moved so that the first one stays
 
@@ -230,6 +249,9 @@ def merge_in_order(
         spec: which axes move together
         models: two or more trees, files, or functions that give a tree
         perms: one for each
+        ignore: paths or patterns of leaves that do not count in the objective, as `weight_matching`
+            takes them; None: running statistics
+        include: paths or patterns of leaves that count all the same
 
     Returns:
         Merged: without a search: its only objective is the initial one
@@ -238,13 +260,14 @@ def merge_in_order(
         PermutationSpecError: if a model does not fit the spec, or `perms` holds what is no
             permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there is not one permutation for each model
+        ValueError: if there is not one permutation for each model, or a pattern fits no leaf
     """
     # raises PermutationSpecError if a model does not fit the spec, or `perms` holds what is no
     #   permutation of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there is not one permutation for each model
-    running = _Sum(spec, models, _starts(perms, len(models)))
+    # raises ValueError if there is not one permutation for each model, or a pattern fits no leaf
+    running = _Sum(spec, models, _starts(perms, len(models)), ignore, include)
     for i in range(len(models)):
         running.begin(i)
-    return Merged(*running.merged(), (), True, running.objective())
+    fields = *running.merged(), (), True, running.objective()
+    return Merged(*fields, ignored=running.ignored)

@@ -331,16 +331,19 @@ class Scores:
         budget: float
         | None = None,  # bytes of scores and of lazily read leaves kept between
         #   visits; None: all, or the `default_budget` if leaves are read lazily
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
                 own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.flat.items()})
-        self.blocks = spec.blocks
+        self.blocks = [block for block in spec.blocks if block.path not in ignored]
+        self.bound = 0.0  # of the objective, whatever the permutation
         terms: dict[str, list[Term]] = {g: [] for g in spec.groups}
         for block in self.blocks:
             leaves = (ready(model[block.path]) for model in (self.a, self.b))
             energy = math.prod(norm(block.of(leaf)) for leaf in leaves)
+            self.bound += energy
             for axis, group in enumerate(block.labels):
                 covered = any(axis in parents for parents in block.parents)  # by what is within it
                 if group is not None and not covered:

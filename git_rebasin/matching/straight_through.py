@@ -11,7 +11,7 @@ __all__ = ['MovingScores', 'Projection', 'StraightThroughMatch', 'straight_throu
 # %% ../../nbs/matching/08_straight_through.ipynb #1e9f0ee5
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +29,7 @@ from git_rebasin.matching.descent import (
     iterate,
     require_batches,
 )
+from .ignored import ignored_leaves
 from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores
 from .weights import Search, key_entropy, weight_matching
@@ -46,8 +47,9 @@ class MovingScores(Scores):
         spec: BoundSpec,  # which axes move together
         a: Mapping[str, Array],  # what model A is at first, by path
         b: Mapping[str, Array],  # model B
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
-        super().__init__(spec, a, b, compiled=True)
+        super().__init__(spec, a, b, compiled=True, ignored=ignored)
         self._matrices = jax.jit(functools.partial(_all_matrices, self.groups))
 
     def renew(
@@ -108,8 +110,9 @@ class Projection(Search):
         a: Mapping[str, Array],  # what θ̃ is at first, by path
         b: Mapping[str, Array],  # model B
         perm: Mapping[str, Int[np.ndarray, "*_within _n"]],  # where to start
+        ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
-        self.moving = MovingScores(spec, a, b)
+        self.moving = MovingScores(spec, a, b, ignored)
         super().__init__(spec, self.moving, dict(perm))
 
     def project(
@@ -271,11 +274,15 @@ def straight_through_matching(
     loss_fn: Callable[[PyTree, Any], Any],  # (params, batch) → mean loss, or (mean loss, more)
     batches: Iterable[Any],  # any pytrees, all of the same shapes: one for each step
     optimizer: Optimizer,  # what moves θ̃, such as `optax.adam(1e-3)`
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start
+    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # where weight matching,
+    #   whose permutation is the first, starts
     max_steps: int | None = None,  # stop after so many batches
     patience: int | None = None,  # stop, converged, when so many steps brought nothing new
     lam: float = 0.5,  # λ: where between A and the permuted B the loss is taken
     eval_batches: Sequence[Any] | None = None,  # to compare permutations on; None: a step's own
+    ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count
+    #   where permutations are scored by weights; None: running statistics
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
     callback: Callback | None = None,  # called with the loss of each step
 ) -> StraightThroughMatch:  # with the best permutation, which need not be the last one
     """Match two models by descent on the loss between them
@@ -288,11 +295,14 @@ def straight_through_matching(
         loss_fn: (params, batch) → mean loss, or (mean loss, more)
         batches: any pytrees, all of the same shapes: one for each step
         optimizer: what moves θ̃, such as `optax.adam(1e-3)`
-        init: B's permutation at the start
+        init: where weight matching, whose permutation is the first, starts
         max_steps: stop after so many batches
         patience: stop, converged, when so many steps brought nothing new
         lam: λ: where between A and the permuted B the loss is taken
         eval_batches: to compare permutations on; None: a step's own
+        ignore: paths or patterns of leaves that do not count where permutations are scored by
+            weights; None: running statistics
+        include: paths or patterns of leaves that count all the same
         callback: called with the loss of each step
 
     Returns:
@@ -301,8 +311,8 @@ def straight_through_matching(
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if there is no batch, a number of steps is below one, or `init` is a word that
-            is not known
+        ValueError: if there is no batch, a number of steps is below one, `init` is a word that is
+            not known, or a pattern fits no leaf
         FloatingPointError: if the loss, or what is projected, becomes NaN or infinite
 
     References:
@@ -311,13 +321,14 @@ def straight_through_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if there is no batch, a number of steps is below one, or `init` is a word
-    #   that is not known
+    # raises ValueError if there is no batch, a number of steps is below one, `init` is a word that
+    #   is not known, or a pattern fits no leaf
     # raises FloatingPointError if the loss, or what is projected, becomes NaN or infinite
     check_steps(max_steps=max_steps, patience=patience)
     bound, a, b = bind_models(spec, params_a, params_b)
-    start = weight_matching(key, spec, params_a, params_b, init=init)
-    search, entropy = Projection(bound, a, b, start.perm), key_entropy(key)
+    ignored = ignored_leaves(bound, ignore, include)
+    start = weight_matching(key, spec, params_a, params_b, init=init, ignore=ignored)
+    search, entropy = Projection(bound, a, b, start.perm, ignored), key_entropy(key)
     whole = flatten(params_a), flatten(params_b)  # with what the spec does not name
     descent = _Descent(bound, *whole, merged_loss(loss_fn, params_a), lam, optimizer)
     best = _best(descent, eval_batches)
@@ -342,4 +353,10 @@ def straight_through_matching(
     )
     converged, objective = best.unchanged == patience, tuple(-x for x in losses)
     fields = best.value.perm, objective, converged, objective[0]
-    return StraightThroughMatch(*fields, best_step=best.step - 1, best_loss=best.loss)
+    return StraightThroughMatch(
+        *fields,
+        best_step=best.step - 1,
+        best_loss=best.loss,
+        ignored=ignored,
+        starts=start.starts,
+    )

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
+__all__ = ['AUTO', 'sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
 
 # %% ../../nbs/matching/06_weights.ipynb #ed59729f
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -17,7 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from .assignment import RepeatedAssignment
-from .match import Match, bind_models
+from .ignored import ignored_leaves
+from .match import Match, Start, bind_models
 from .scores import Scores, Term
 from .solve import group_trees, solve_tree
 from ..progress import Callback, Progress
@@ -64,7 +67,7 @@ def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
     return np.random.default_rng([*entropy, sweep]).permutation(n)
 
 # %% ../../nbs/matching/06_weights.ipynb #988c3957
-_PROGRESS = 2 * np.finfo(np.float32).eps  # of the upper bound of a group's scores
+_PROGRESS = 2 * float(np.finfo(np.float32).eps)  # of the upper bound of a group's scores
 
 
 class Search:
@@ -148,6 +151,11 @@ def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]])
     return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
+_log = logging.getLogger(__name__)
+
+AUTO = ("identity", "greedy")  # what `init="auto"` tries, in this order
+
+
 def weight_matching(
     key: jax.Array,  # a JAX random key: the order in which the groups are visited
     spec: PermutationSpec,  # which axes move together
@@ -155,12 +163,16 @@ def weight_matching(
     params_b: PyTree,  # model B, with the same paths and shapes; it moves; neither is changed
     *,
     max_sweeps: int = 100,  # stop after so many sweeps over all groups, converged or not
-    init: Permutation | Literal["greedy", "identity"] = "identity",  # B's permutation at the start;
-    #   "greedy": one group after the other, by the weights that it shares with those before
+    init: Permutation | Literal["auto", "greedy", "identity"] = "auto",  # B's permutation at the
+    #   start; "greedy": one group after the other, by the weights that it shares with those
+    #   before; "auto": the better of "identity" and "greedy", each of at most `max_sweeps`
+    ignore: Sequence[str] | None = None,  # paths or patterns (fnmatch) of leaves that do not count;
+    #   None: running statistics, found by their names; (): none
+    include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
     budget: float | None = None,  # bytes kept of lazily read models and of their scores;
     #   None: a twentieth of both models, or all where nothing is read lazily
     callback: Callback | None = None,  # called after each sweep with its "objective"
-) -> Match:  # `Match.perm` is the permutation of B
+) -> Match:  # `Match.perm` is the permutation of B, `Match.starts` the starts that were tried
     """Match two models by the inner product of their weights
 
     Args:
@@ -170,18 +182,23 @@ def weight_matching(
         params_b: model B, with the same paths and shapes; it moves; neither is changed
         max_sweeps: stop after so many sweeps over all groups, converged or not
         init: B's permutation at the start; "greedy": one group after the other, by the weights that
-            it shares with those before
+            it shares with those before; "auto": the better of "identity" and "greedy", each of at
+            most `max_sweeps`
+        ignore: paths or patterns (fnmatch) of leaves that do not count; None: running statistics,
+            found by their names; (): none
+        include: paths or patterns of leaves that count all the same
         budget: bytes kept of lazily read models and of their scores; None: a twentieth of both
             models, or all where nothing is read lazily
         callback: called after each sweep with its "objective"
 
     Returns:
-        Match: `Match.perm` is the permutation of B
+        Match: `Match.perm` is the permutation of B, `Match.starts` the starts that were tried
 
     Raises:
         PermutationSpecError: if the spec does not fit the models, or `init` is no permutation of it
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
-        ValueError: if `max_sweeps` < 1, or `init` is a word that is not known
+        ValueError: if `max_sweeps` < 1, `init` is a word that is not known, or a pattern fits no
+            leaf
 
     References:
         Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
@@ -189,42 +206,105 @@ def weight_matching(
     # raises PermutationSpecError if the spec does not fit the models, or `init` is no permutation
     #   of it
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
-    # raises ValueError if `max_sweeps` < 1, or `init` is a word that is not known
+    # raises ValueError if `max_sweeps` < 1, `init` is a word that is not known, or a pattern fits
+    #   no leaf
     if max_sweeps < 1:
         raise ValueError(f"max_sweeps is {max_sweeps}: give at least one sweep")
     spec, a, b = bind_models(spec, params_a, params_b)
-    search = Search(spec, Scores(spec, a, b, budget=budget), _start(spec, init))
-    gains, converged, entropy = [], False, key_entropy(key)
+    starts = _starts(spec, init)
+    ignored = ignored_leaves(spec, ignore, include)
+    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[_End]()
+    for name, start in starts.items():
+        if any(end.objective >= (1 - _PROGRESS) * scores.bound for end in ends):
+            break  # no permutation is better
+        search = Search(spec, scores, start)
+        ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
+    best, *others = _best_first(ends, _PROGRESS * scores.bound)
+    tried = tuple(Start(e.name, e.objective, e.sweeps, e.converged) for e in (best, *others))
+    if others:
+        _log.info("the best of the starts is the first: %s", tried)
+    found = best.perm, best.values, best.converged, best.initial
+    return Match(*found, ignored=ignored, starts=tried)
+
+# %% ../../nbs/matching/06_weights.ipynb #868d1a98
+def _starts(spec: BoundSpec, init) -> dict[str, dict[str, np.ndarray]]:
+    "The starts to try: the permutation that each begins at"
+    if isinstance(init, str):
+        names = AUTO if init == "auto" else (init,)
+        if init not in ("auto", "greedy", "identity"):
+            raise ValueError(
+                f"init is {init!r}: give 'auto', 'greedy', 'identity' or a permutation"
+            )
+        return {name: identity_permutation(spec) for name in names}
+    check_permutation(spec, init)
+    return {"given": {g: np.array(init[g], dtype=np.int32) for g in spec.groups}}
+
+
+@dataclass(frozen=True)
+class _End:
+    "Where the search from a start has ended"
+
+    name: str  # of the start
+    perm: Permutation
+    converged: bool
+    objective: float  # at the end
+    gains: list[float]  # of each sweep
+    initial: float  # the objective before the first
+
+    @property
+    def sweeps(self) -> int:
+        return len(self.gains)
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        "The objective after each sweep: at the end, less what was gained since"
+        return tuple(self.objective - np.cumsum([0.0, *self.gains[:0:-1]])[::-1])
+
+
+def _run(
+    search: Search,  # at its start
+    name: str,
+    entropy: list[int],  # what the random order of the visits is made of
+    max_sweeps: int,
+    ends: Sequence[_End],  # of other starts
+    callback: Callback | None,
+) -> _End:
+    "Search from one start, until nothing changes or the end of another start is reached"
+    for own in search.scores.groups.values():
+        own.matrix = None  # built for other starts: forgotten, so that each is as if it were alone
+    gains, converged = [], False
+    initial = ends[0].initial if ends else None
+    stage = "weight matching" + ("" if name == "given" else f" from {name}")
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
         if callback is not None:
             values = {"objective": search.scores.objective(search.perm)}
-            callback(Progress("weight matching", len(gains), max_sweeps, values))
+            callback(Progress(stage, len(gains), max_sweeps, values))
 
-    initial = None
-    if init == "greedy":
-        initial = search.scores.objective(None)
+    if name == "greedy":
+        initial = search.scores.objective(None) if initial is None else initial
         search.greedy()
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
+        for end in ends:
+            if end.converged and same_permutation(end.perm, search.perm):
+                return replace(end, name=name, gains=gains)
         steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
-    # Computed afresh at the end; before that, less what was gained since.
     final = search.scores.objective(search.perm)
-    first, *objective = final - np.cumsum([0.0, *gains[::-1]])[::-1]
-    return Match(search.perm, tuple(objective), converged, first if initial is None else initial)
+    initial = final - sum(reversed(gains)) if initial is None else initial
+    return _End(name, search.perm, converged, final, gains, initial)
 
-# %% ../../nbs/matching/06_weights.ipynb #868d1a98
-def _start(spec: BoundSpec, init) -> dict[str, np.ndarray]:
-    "The permutation that a search starts from"
-    if isinstance(init, str):
-        if init not in ("greedy", "identity"):
-            raise ValueError(f"init is {init!r}: give 'greedy', 'identity' or a permutation")
-        return identity_permutation(spec)
-    check_permutation(spec, init)
-    return {g: np.array(init[g], dtype=np.int32) for g in spec.groups}
+
+def _best_first(ends: list[_End], rounding: float) -> list[_End]:
+    "The end with the highest objective before the others; of equals, the first"
+    best = ends[0]
+    for end in ends[1:]:
+        if end.objective > best.objective + rounding:
+            best = end
+    return [best, *(end for end in ends if end is not best)]
 
 # %% ../../nbs/matching/06_weights.ipynb #38fa0e2a
 def unit_similarity(
@@ -232,6 +312,9 @@ def unit_similarity(
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
     perm: Permutation,  # where the groups of B are, such as `Match.perm`
+    *,
+    ignore: Sequence[str] | None = None,  # leaves that do not count, as in `weight_matching`
+    include: Sequence[str] = (),  # leaves that count all the same
 ) -> dict[str, Float[np.ndarray, "*_fixed _n _n"]]:  # group → units of A by units of B
     """The cosines between the weights of units of A and of B, all groups held where they are
 
@@ -240,14 +323,16 @@ def unit_similarity(
         params_a: model A
         params_b: model B
         perm: where the groups of B are, such as `Match.perm`
+        ignore: leaves that do not count, as in `weight_matching`
+        include: leaves that count all the same
 
     Returns:
         dict[str, Float[np.ndarray, "*_fixed _n _n"]]: group → units of A by units of B
     """
     bound, a, b = bind_models(spec, params_a, params_b)
-    own = identity_permutation(bound)
-    between = Scores(bound, a, b).groups
-    squares = [Scores(bound, model, model).groups for model in (a, b)]
+    own, ignored = identity_permutation(bound), ignored_leaves(bound, ignore, include)
+    between = Scores(bound, a, b, ignored=ignored).groups
+    squares = [Scores(bound, model, model, ignored=ignored).groups for model in (a, b)]
     cosines = {}
     for g, scores in between.items():
         first, second = (
