@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, PyTree, Shaped
+from jaxtyping import Float, PyTree
 
 from ..architectures.cifar_resnet import cifar_resnet_apply, init_cifar_resnet
 from git_rebasin.experiments.networks import (
@@ -218,7 +218,9 @@ class _Products(Evaluation):
         x, kernel = x.transpose(lhs[0], *lhs[2:], lhs[1]), kernel.transpose(*space, of, to)
         x = jnp.pad(x, ((0, 0), *p["padding"], (0, 0)))
         (h, w), (r, c) = p["window_strides"], kernel.shape[:2]
-        high, wide = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], (r, c), (h, w), strict=True))
+        high, wide = (
+            (n - k) // s + 1 for n, k, s in zip(x.shape[1:3], (r, c), (h, w), strict=True)
+        )
         patches = [
             x[:, i : i + (high - 1) * h + 1 : h, j : j + (wide - 1) * w + 1 : w]
             for i in range(r)
