@@ -80,7 +80,7 @@ def seconds(function, *args, **options) -> tuple[float, object]:
 def first_matches(key, spec, bound, a: dict, b: dict) -> dict[str, dict[str, float]]:
     """The match of A with B, ours and the published one: the first call and a median of five."""
     ways = {
-        "ours": lambda: dict(weight_matching(key, spec, a, b).perm),
+        "ours": lambda: dict(weight_matching(key, spec, a, b, init="identity").perm),
         "published": lambda: published(key, bound, a, b)[0],
     }
     times = {}
@@ -99,7 +99,7 @@ def steps(key, config: dict, stream: list, spec, params_a, params_b) -> dict[str
     """Every gradient step by itself, every step and projection in turn, and the published way."""
     bound, a, b = spec.bind(params_a), flatten(params_a), flatten(params_b)
     loss = module.merged_loss(LOSS, params_a)
-    perm = dict(weight_matching(key, spec, a, b).perm)
+    perm = dict(weight_matching(key, spec, a, b, init="identity").perm)
     search = module.Projection(bound, a, b, perm)
     descent = module._Descent(bound, a, b, loss, 0.5, optax.adam(config["rate"]))
     alone = paired = descent.start
@@ -133,6 +133,7 @@ def whole_steps(key, config: dict, stream: list, spec, params_a, params_b) -> li
         loss_fn=LOSS,
         batches=stream,
         optimizer=optax.adam(config["rate"]),
+        init="identity",
         callback=lambda progress: ends.append(time.perf_counter()),
     )
     return [after - before for before, after in itertools.pairwise(ends)]

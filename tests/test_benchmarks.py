@@ -108,9 +108,9 @@ def test_the_record_of_speed(tmp_path):
     file = write_record(tmp_path / "record.json", record)
     assert read_record(file) == json.loads(json.dumps(record))
     assert {"date", "provenance", "machine", "default_start", "seconds"} <= record.keys()
-    assert len(record["runs"]) == len(lines) == 2 * 2 * 3  # kinds, keys, contenders
+    assert len(record["runs"]) == len(lines) == 2 * 2 * 4  # kinds, keys, contenders
     assert [(r["kind"], r["start"]) for r in record["summary"]] == [
-        (kind, start) for kind in "IP" for start in ("identity", "greedy")
+        (kind, start) for kind in "IP" for start in ("identity", "greedy", "auto")
     ]
     for row in record["summary"]:
         assert row["floor"] > 0 and row["over_floor"] > 0 and row["keys"] == 2
@@ -118,7 +118,7 @@ def test_the_record_of_speed(tmp_path):
         assert row["warm"]["ratio"] == row["warm"]["baseline"] / row["warm"]["ours"]
     assert all(row["objective"]["lowest"] == 1 for row in record["summary"] if row["kind"] == "P")
     printed = [*speed.machine_lines(record), *speed.table(record), *speed.target_lines(record)]
-    assert len(printed) == 4 + 1 + 4 + len(record["targets"])
+    assert len(printed) == 4 + 1 + 6 + len(record["targets"])
 
 
 def test_targets_compare_the_figures_with_their_bounds():
@@ -130,9 +130,12 @@ def test_targets_compare_the_figures_with_their_bounds():
         "warm": {"ratio": 16.0},
         "memory": 2.5,
         "objective": {"lowest": 1 - 1e-7},
+        "over_identity": 2.6,
     }
     met = {t["what"]: t["met"] for t in speed.targets(row)}
     assert met == {"cold": False, "warm": True, "memory": False, "objective": True}
+    slow = {t["what"]: t["met"] for t in speed.targets(row | {"start": "auto"})}
+    assert slow == met | {"over_identity": False}
 
 
 def test_a_process_of_its_own_gives_an_answer():
@@ -150,9 +153,9 @@ def test_the_record_of_recovery_and_how_it_resumes(tmp_path, monkeypatch):
 
     networks = {"8 × 2": recovery.residual(8, 2), "8 × 1": recovery.residual(8, 1)}
     first = recovery.benchmark({"8 × 2": networks["8 × 2"]}, 2, partial, ask)
-    assert len(asked) == 1 and len(first["rows"]) == 2
+    assert len(asked) == 1 and len(first["rows"]) == 3
     both = recovery.benchmark(networks, 2, partial, ask)
-    assert len(asked) == 2 and both["rows"][:2] == first["rows"]
+    assert len(asked) == 2 and both["rows"][:3] == first["rows"]
     assert all(0 <= r["recovered"] <= r["seeds"] == 2 for r in both["rows"])
     monkeypatch.setattr(recovery, "provenance", lambda: {"revision": "def"})
     recovery.benchmark(networks, 2, partial, ask)

@@ -91,6 +91,28 @@ def test_the_same_match_as_of_models_in_memory(dtype, init, budget):
     np.testing.assert_allclose(here.objective, there.objective, rtol=1e-6)
 
 
+def test_two_starts_share_what_can_be_read_once():
+    a, b = pair(0)
+    reads = {}
+    for budget in (0, None):
+        for init in ("identity", "greedy", "auto"):
+            Late.reads = 0
+            models = late(a), late(b)
+            match = weight_matching(jax.random.key(1), SPEC, *models, init=init, budget=budget)
+            reads[init] = Late.reads
+        assert len(match.starts) == 2
+        shared = 3 * len(a) * 2  # finite or not, norms, the objective at the identity
+        if budget == 0:  # the searches themselves read what they need, each for itself
+            assert reads["auto"] <= reads["identity"] + reads["greedy"] - shared
+        else:  # all is kept that was read
+            assert reads["auto"] < 1.5 * max(reads["identity"], reads["greedy"])
+        Late.reads = 0
+        aligned = weight_matching(jax.random.key(1), SPEC, late(a), late(a), budget=budget)
+        one = Late.reads
+        assert [start.name for start in aligned.starts] == ["identity"]
+        assert one <= reads["identity"]  # what cannot be bettered is not searched again
+
+
 def test_leaves_are_read_one_at_a_time():
     a, b = pair(1)
     Late.most = Late.reads = 0

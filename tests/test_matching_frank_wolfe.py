@@ -20,7 +20,8 @@ from git_rebasin.symmetry.permutation import (
     apply_permutation,
     invert_permutation,
 )
-from git_rebasin.tree import inner
+from git_rebasin.symmetry.spec import PermutationSpec
+from git_rebasin.tree import flatten, inner
 
 
 def mlp(seed, hidden=(5, 4), ends=(3, 2)):
@@ -248,3 +249,28 @@ def test_three_models_are_merged_to_where_none_can_be_improved():
     assert reached >= 4
     with pytest.raises(ValueError, match="a merge needs two or more"):
         frank_wolfe_merge(jax.random.key(0), spec1, models[:1])
+
+
+# %% b1a70002
+def test_running_statistics_do_not_count():
+    spec2, statistics = mlp_permutation_spec(2), ("norm/running_mean", "norm/running_var")
+    rows = PermutationSpec(dict(spec2.rows) | dict.fromkeys(statistics, ("P_0",)))
+    for seed in range(3):
+        weights, models, rng = [mlp(seed), mlp(seed + 50), mlp(seed + 70)], [], np.random.default_rng(7)
+        for params in weights:
+            own = {p: 1000 * rng.normal(size=5).astype(np.float32) for p in statistics}
+            models.append(flatten(params) | own)
+        key = jax.random.key(seed)
+        for polish in (True, False):
+            alone = frank_wolfe_matching(key, spec2, *weights[:2], polish=polish)
+            got = frank_wolfe_matching(key, rows, *models[:2], polish=polish)
+            assert got.ignored == statistics and alone.ignored == ()
+            np.testing.assert_allclose(got.objective, alone.objective, rtol=1e-6)
+            assert all(np.array_equal(got.perm[g], alone.perm[g]) for g in got.perm)
+            every = frank_wolfe_matching(key, rows, *models[:2], polish=polish, include=["norm/*"])
+            end = inner(models[0], apply_permutation(rows, every.perm, models[1]))
+            np.testing.assert_allclose(every.objective[-1], end, rtol=1e-5)
+            alone = frank_wolfe_merge(key, spec2, weights, polish=polish)
+            got = frank_wolfe_merge(key, rows, models, polish=polish)
+            np.testing.assert_allclose(got.objective, alone.objective, rtol=1e-5)
+            assert got.ignored == statistics and got.params.keys() == models[0].keys()

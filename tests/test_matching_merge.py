@@ -214,3 +214,35 @@ def test_given_orders_are_where_it_starts_and_what_is_merged():
         merge_many(jax.random.key(0), SPEC, models, init=first.perms[:2])
     with pytest.raises(ModelError, match="models.1. lacks 'rate'"):
         merge_many(jax.random.key(0), SPEC, [models[0], draw(1)])
+
+
+# %% b1a70001
+def test_running_statistics_are_averaged_and_do_not_count():
+    STATISTICS = ("bn/running_mean", "bn/running_var")
+    rows = PermutationSpec(dict(SPEC.rows) | dict.fromkeys(STATISTICS, ("P",)))
+    base, models = draw(0, 12, 10), []
+    for k in range(4):
+        rng = np.random.default_rng(k)
+        own = {p: w + 0.1 * rng.normal(size=w.shape).astype(np.float32) for p, w in base.items()}
+        own |= {p: 1000 * rng.normal(size=12).astype(np.float32) for p in STATISTICS}
+        shuffle = random_permutation(jax.random.key(k), rows, own)
+        models.append(apply_permutation(rows, shuffle, own))
+    weights = [{p: w for p, w in m.items() if p not in STATISTICS} for m in models]
+    for init in ("identity", "sequential"):
+        got = merge_many(jax.random.key(0), rows, models, init=init)
+        alone = merge_many(jax.random.key(0), SPEC, weights, init=init)
+        assert got.ignored == STATISTICS and alone.ignored == ()
+        assert all(same_permutation(p, q) for p, q in zip(got.perms, alone.perms, strict=True))
+        np.testing.assert_allclose(got.objective, alone.objective, rtol=1e-9)
+        moved = [apply_permutation(rows, p, m) for p, m in zip(got.perms, models, strict=True)]
+        for path in STATISTICS:
+            want = np.mean([m[path] for m in moved], 0)
+            np.testing.assert_allclose(got.params[path], want, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(got.objective[-1], pairs(got.perms, weights), rtol=1e-6)
+    every = merge_many(jax.random.key(0), rows, models, ignore=())
+    np.testing.assert_allclose(every.objective[-1], pairs(every.perms, models, rows), rtol=1e-6)
+    assert not same_permutation(every.perms[1], got.perms[1]) and every.ignored == ()
+    for how, total in (({}, weights), ({"ignore": ()}, models), ({"include": ["*"]}, models)):
+        fixed = merge_in_order(rows, models, got.perms, **how)
+        spec = SPEC if total is weights else rows
+        np.testing.assert_allclose(fixed.initial_objective, pairs(got.perms, total, spec), rtol=1e-6)

@@ -168,6 +168,26 @@ def test_a_projection_is_weight_matching():
     assert search.scores._matrices._cache_size() == 1
 
 
+# %% b1a70003
+def test_running_statistics_do_not_count():
+    STATISTICS = ("bn/running_mean", "bn/running_var")
+    rows = PermutationSpec(dict(DEEP.rows) | dict.fromkeys(STATISTICS, ("P",)))
+    rng = np.random.default_rng(0)
+    weights = [deep(0), deep(1)]
+    models = [
+        w | {p: 1000 * rng.normal(size=24).astype(np.float32) for p in STATISTICS} for w in weights
+    ]
+    runs = [
+        descend(*of, spec=spec, loss_fn=deep_loss, rate=1.0, number=10, **how)
+        for spec, of, how in ((DEEP, weights, {}), (rows, models, {}), (rows, models, {"ignore": ()}))
+    ]
+    assert [run.ignored for run in runs] == [(), STATISTICS, ()]
+    assert runs[0].losses == runs[1].losses != runs[2].losses
+    assert runs[0].starts == runs[1].starts and len(runs[1].starts) == 2
+    pinned = descend(*weights, spec=DEEP, loss_fn=deep_loss, number=1, init="identity")
+    assert [start.name for start in pinned.starts] == ["identity"]
+
+
 # %% 2ef29210
 def test_everything_is_compiled_once():
     traces = []

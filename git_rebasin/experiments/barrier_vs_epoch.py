@@ -188,7 +188,7 @@ def match_epochs(
     last, rows = problem_of(config.epochs[-1]), []
     for epoch in config.epochs:
         problem = last if epoch == config.epochs[-1] else problem_of(epoch)
-        match = weight_matching(jax.random.key(seed), *problem.models)
+        match = weight_matching(jax.random.key(seed), *problem.models, init="identity")
         row = {"epoch": epoch, "sweeps": match.sweeps, "converged": match.converged}
         as_trained = identity_permutation(problem.spec.bind(problem.params_b))
         row["naive"] = evaluate_permutation(problem, as_trained)

@@ -103,7 +103,7 @@ def merge_pair(
     """
     pair = train_pair(config.network, seed, context)
     (a, b), spec, fn = pair.params, network_spec(config.network), network_fn(config.network)
-    match = weight_matching(jax.random.key(seed), spec, a, b)
+    match = weight_matching(jax.random.key(seed), spec, a, b, init="identity")
     images = in_batches(pair.splits["train"][: config.statistics].arrays, 2500)
     splits = {s: data[: config.judged] for s, data in pair.splits.items()}
     logs = [{s: log_probabilities(fn, p, data) for s, data in splits.items()} for p in (a, b)]

@@ -109,6 +109,13 @@ def _by_activations(
     return match_activations(problem, key, problem.batches(key, n), similarity)
 
 
+def _by_weights(
+    matcher: Callable[..., Match], problem: Problem, key: jax.Array, start: Match | None, **options
+) -> Match:
+    "All leaves count, running statistics among them, as when the records were made"
+    return matcher(key, *problem.models, ignore=(), **options)
+
+
 def _straight_through(
     problem: Problem, key: jax.Array, start: Match | None, effort: Effort
 ) -> Match:
@@ -120,6 +127,8 @@ def _straight_through(
         batches=problem.batches(key, effort.straight_through),
         optimizer=optax.adam(effort.straight_through_rate),
         eval_batches=list(problem.batches(key, min(effort.batches, 5))),
+        init="identity",
+        ignore=(),
     )
 
 
@@ -150,9 +159,9 @@ def ways_to_match(
     """
     ways = {
         "none": Way(_stay, random=False),
-        "weights": Way(lambda p, key, _: weight_matching(key, *p.models)),
-        "weights, outward": Way(lambda p, key, _: weight_matching(key, *p.models, init="greedy")),
-        "Frank–Wolfe": Way(lambda p, key, _: frank_wolfe_matching(key, *p.models)),
+        "weights": Way(partial(_by_weights, weight_matching, init="identity")),
+        "weights, outward": Way(partial(_by_weights, weight_matching, init="greedy")),
+        "Frank–Wolfe": Way(partial(_by_weights, frank_wolfe_matching)),
     }
     for similarity in ("inner", "correlation"):
         match = partial(_by_activations, similarity=similarity, n=effort.batches)

@@ -147,9 +147,7 @@ def match_weights(
         variables_a: model A
         variables_b: model B
     """
-    rows = {path: row for path, row in spec.axes_to_perm.items() if path.startswith("params/")}
-    weights = ({"params": variables["params"]} for variables in (variables_a, variables_b))
-    return weight_matching(key, PermutationSpec.from_axes_to_perm(rows), *weights)
+    return weight_matching(key, spec, variables_a, variables_b, init="identity")
 
 # %% ../../nbs/experiments/imagenet_resnet50.ipynb #bc217172
 STATISTICS = ("averaged", "recomputed")

@@ -221,7 +221,7 @@ def contour_pair(
     pair = train_pair(config.network, seed, context)
     problem = pair_problem(config.network, *pair.params, pair.splits, evaluated=config.judged)
     problem = dataclasses.replace(problem, evaluated={"test": problem.evaluated["test"]})
-    match = weight_matching(jax.random.key(seed), *problem.models)
+    match = weight_matching(jax.random.key(seed), *problem.models, init="identity")
     permuted = apply_permutation(problem.spec, match.perm, problem.params_b)
     return {
         **walk_plane(config, problem, permuted, context.stage("plane")),

@@ -210,7 +210,7 @@ def _control(config: Addition, spec: BoundSpec, params: PyTree) -> dict[str, Any
     key = jax.random.key(0)
     copy = apply_permutation(spec, random_permutation(jax.random.fold_in(key, 1), spec), params)
     problem = _problem(dataclasses.replace(config, lambdas=3), spec, params, copy)
-    match = weight_matching(key, spec, params, copy)
+    match = weight_matching(key, spec, params, copy, init="identity")
     return {
         "matched": evaluate_permutation(problem, match.perm),
         "correlation": unit_correlations(problem, config.effort.batches),

@@ -60,7 +60,8 @@ def steepest_descent_matching(
             "the gradient is zero, so no direction from A is one of descent: take a loss that A "
             "does not minimise"
         )
-    return weight_matching(key, spec, jax.tree.map(lambda g: -g / size, gradient), params_b)
+    downhill = jax.tree.map(lambda g: -g / size, gradient)
+    return weight_matching(key, spec, downhill, params_b, init="identity")
 
 
 def mean_gradient(

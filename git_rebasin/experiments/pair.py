@@ -129,7 +129,9 @@ def run_pair(
     splits = {name: part[: config.judged] for name, part in trained.splits.items()}
     (a, b), spec, seconds = trained.params, network_spec(config.network), {}
     start, callback = time.perf_counter(), context.stage("match").as_stage
-    match = weight_matching(jax.random.key(seed), spec, a, b, callback=callback)
+    match = weight_matching(
+        jax.random.key(seed), spec, a, b, init="identity", callback=callback
+    )
     permuted = apply_permutation(spec, match.perm, b)
     seconds["match"] = time.perf_counter() - start
     change = output_change(network_fn(config.network), b, permuted, splits["test"].arrays)

@@ -185,7 +185,8 @@ def _straight_through(
     config: Config, problem: Problem, key: jax.Array, start: Match | None
 ) -> Match:
     how = learning(config, problem, key, config.straight_through_rate, config.steps)
-    return straight_through_matching(key, *problem.models, init=given(start).perm, **how)
+    first = given(start).perm
+    return straight_through_matching(key, *problem.models, init=first, ignore=(), **how)
 
 
 def _logits(config: Config, start: Match | None) -> Mapping[str, np.ndarray]:

@@ -158,7 +158,7 @@ def recover(
     a, keys = problem.params_a, jax.random.split(jax.random.key(seed))
     shuffled = apply_permutation(problem.spec, random_permutation(keys[0], problem.spec, a), a)
     start = time.perf_counter()
-    match = weight_matching(keys[1], problem.spec, a, shuffled)
+    match = weight_matching(keys[1], problem.spec, a, shuffled, init="identity", ignore=())
     seconds = time.perf_counter() - start
     back = flatten(apply_permutation(problem.spec, match.perm, shuffled))
     same = all(np.array_equal(w, back[path]) for path, w in flatten(a).items())

@@ -221,7 +221,7 @@ MATCHERS = {  # name → (key, spec, A, B) → match
     "single pass, distance": lambda key, *given: single_pass_matching(
         *given, similarity="distance"
     ),
-    "weights": weight_matching,
+    "weights": partial(weight_matching, init="identity"),
     "weights, outward": partial(weight_matching, init="greedy"),  # as records call it
     "Frank–Wolfe": frank_wolfe_matching,
 }

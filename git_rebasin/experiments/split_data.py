@@ -113,7 +113,7 @@ def merge_halves(
     seconds = time.perf_counter() - begin
     a, b = models["A"], models["B"]
     problem = config.problem(a, b, splits)
-    match = weight_matching(jax.random.key(seed), problem.spec, a, b)
+    match = weight_matching(jax.random.key(seed), problem.spec, a, b, init="identity")
     moved = apply_permutation(problem.spec, match.perm, b)
     ends = {"naive": b, "matched": moved}
     models |= {"plain mean": lerp(a, b, 0.5), "merged": lerp(a, moved, 0.5)}
