@@ -83,9 +83,9 @@ def norm_mlp_apply(
     while f"{i}.scale" in params:
         x = x @ params[f"{i}.kernel"]
         x = (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
-        x = jax.nn.relu(x * params[f"{i}.scale"] + params[f"{i}.bias"])
+        x = jax.nn.relu(x * params[f"{i}.scale"][None] + params[f"{i}.bias"][None])
         i += 1
-    return x @ params[f"{i}.kernel"] + params[f"{i}.bias"]
+    return x @ params[f"{i}.kernel"] + params[f"{i}.bias"][None]
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a06
 def init_norm_cnn(
@@ -133,10 +133,12 @@ def norm_cnn_apply(
         kernel, strides = params[f"{i}.kernel"], (2, 2) if i in (1, 2) else (1, 1)
         numbers = ("NHWC", "HWIO", "NHWC")
         x = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers)
-        x = (x - params[f"{i}.mean"]) * lax.rsqrt(params[f"{i}.var"] + 1e-5)
-        x = jax.nn.relu(x * params[f"{i}.scale"] + params[f"{i}.bias"])
+        scale, bias, mean, var = (
+            params[f"{i}.{leaf}"][None, None, None] for leaf in ("scale", "bias", "mean", "var")
+        )
+        x = jax.nn.relu((x - mean) * lax.rsqrt(var + 1e-5) * scale + bias)
         i += 1
-    return x.mean((1, 2)) @ params["dense.kernel"] + params["dense.bias"]
+    return x.mean((1, 2)) @ params["dense.kernel"] + params["dense.bias"][None]
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a08
 @dataclass(frozen=True)
@@ -202,9 +204,9 @@ def small_fn(
 @cache  # one object for all networks of a kind, so that it is compiled once
 def _pixels_fn(apply: Callable, data: str, pixels: str) -> Callable:
     source = SOURCES[data]
-    scales = {"normalised": (source.mean, source.std), "unit": (0.0, 1.0), "bytes": (0.0, 1 / 255)}
-    mean, std = (np.asarray(x, np.float32) for x in scales[pixels])
-    return lambda params, batch: apply(params, (to_float(batch["images"]) - mean) / std)
+    scales = {"normalised": (source.mean, source.std), "unit": (None, None)}
+    mean, std = (scales | {"bytes": (None, (1 / 255,))})[pixels]
+    return lambda params, batch: apply(params, to_float(batch["images"], mean, std))
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a0b
 class _Products(Evaluation):

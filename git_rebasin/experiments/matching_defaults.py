@@ -101,13 +101,13 @@ _NETWORKS = {
     "mlp cifar10": HeldOut("mlp", "cifar10", _train(8), (256, 256, 256), shrink=2),
     "cnn BatchNorm": _cnn(),
     "cnn BatchNorm bytes": _cnn(pixels="bytes"),
-    "resnet20 BatchNorm": _cifar("resnet20, BatchNorm", training=_train(8, 2e-3), size=20),
-    "vgg16 LayerNorm": _cifar("vgg16, LayerNorm", training=_train(6), size=1 / 4),
+    "vgg16 LayerNorm": _cifar("vgg16, LayerNorm", training=_train(8), size=1 / 8),
+    "resnet20 BatchNorm": _cifar("resnet20, BatchNorm", training=_train(6, 2e-3), size=20),
     "resnet20 LayerNorm": _cifar("resnet20, LayerNorm", training=_train(6, 2e-3), size=1.0),
 }
 _PUBLIC = {
-    "public resnet20": Defaults(None, "cifar10-resnet20", statistics=500),
-    "public resnet56": Defaults(None, "cifar10-resnet56", evaluated=500, statistics=500),
+    "public resnet20": Defaults(None, "cifar10-resnet20", evaluated=500, statistics=500),
+    "public resnet56": Defaults(None, "cifar10-resnet56", 2, 3, 500, 5, 250),
     "public transformer 1L": Defaults(None, "modadd59-transformer-1L", evaluated=2000),
     "public transformer 2L": Defaults(None, "modadd59-transformer-2L", evaluated=2000),
 }
