@@ -61,7 +61,7 @@ def left_out(
     flat = flatten(params)
     out = set() if "with statistics" in objective else set(running_statistics(flat))
     if "kernels" in objective:
-        out = {path for path, x in flat.items() if np.ndim(x) < 2}
+        out = {path for path, x in flat.items() if np.ndim(x) == 1}
     if objective == "no embeddings":
         out |= {path for path in flat if re.match("(pos_)?embed", path)}
     return frozenset(out)
