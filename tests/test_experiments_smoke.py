@@ -109,7 +109,7 @@ def check_matching_defaults(experiment, records, stages):
         }
         both = zip(reached["identity"], reached["greedy"], strict=True)
         assert np.allclose(reached["auto"], [max(pair) for pair in both])
-    assert len(experiment.findings(records)) == 7
+    assert len(experiment.findings(records)) == 8
 
 
 def check_mlp_matchers(experiment, records, stages):
