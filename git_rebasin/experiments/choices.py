@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from .compare import mean_and_spread, middle
 from .records import Record
@@ -108,13 +109,13 @@ def match_from(
         start: one of `STARTS`
         ignore: paths that do not count
     """
-    models, how, init = (spec, params_a, params_b), {"ignore": ignore}, start
+    models, init = (spec, params_a, params_b), cast(Any, start)
     if start.startswith("random"):
         number = int(start.removeprefix("random"))
         init = random_permutation(jax.random.fold_in(key, number), spec.bind(params_a))
     if start == "Frank–Wolfe":
-        init = frank_wolfe_matching(key, *models, polish=False, **how).perm
-    return weight_matching(key, *models, init=init, **how)
+        init = frank_wolfe_matching(key, *models, polish=False, ignore=ignore).perm
+    return weight_matching(key, *models, init=init, ignore=ignore)
 
 # %% ../../nbs/experiments/10_choices.ipynb #8b6d0007
 SIMILARITIES = ("inner", "correlation")
@@ -280,7 +281,9 @@ def rank_correlation(
     rows = {r["line"]: r["objective"] for r in record["rows"] if r["by"] == "weights"}
     of = [record["lines"][line] for line in rows]
     losses = [middle(x.get("reset", x["as it is"])["loss"]) for x in of]
-    return float(spearmanr(list(rows.values()), losses).statistic) if len(rows) > 2 else np.nan
+    if len(rows) < 3:
+        return float("nan")
+    return float(np.corrcoef(rankdata(list(rows.values())), rankdata(losses))[0, 1])
 
 # %% ../../nbs/experiments/10_choices.ipynb #7a5c0017
 def cells(records: Sequence[Record], way: Chosen) -> list[str]:

@@ -132,7 +132,9 @@ def norm_cnn_apply(
     while f"{i}.kernel" in params:
         kernel, strides = params[f"{i}.kernel"], (2, 2) if i in (1, 2) else (1, 1)
         numbers = ("NHWC", "HWIO", "NHWC")
-        x = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers)
+        x = lax.conv_general_dilated(
+            jnp.asarray(x), jnp.asarray(kernel), strides, "SAME", dimension_numbers=numbers
+        )
         scale, bias, mean, var = (
             params[f"{i}.{leaf}"][None, None, None] for leaf in ("scale", "bias", "mean", "var")
         )
@@ -291,9 +293,15 @@ def train_small(
     shape, classes = data.images.shape[1:], len(data.classes)
     params = network.init(jax.random.fold_in(key, 0), shape, config.size, classes)
     file = context.folder and checkpoint_file(context.folder, seed)
-    loss, options = _loss_of(_training_fn(config)), {"callback": context.as_stage}
-    order = jax.random.fold_in(key, 1)
-    result = train(order, loss, params, data, config.training, checkpoint=file, **options)
+    result = train(
+        jax.random.fold_in(key, 1),
+        _loss_of(_training_fn(config)),
+        params,
+        data,
+        config.training,
+        checkpoint=file,
+        callback=context.as_stage,
+    )
     if not network.batch_norm:
         return result
     images = in_batches(data[:2000].arrays, 500)

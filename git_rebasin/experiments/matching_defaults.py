@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'FINAL', 'DEFAULT', 'CLAIMS', 'EXPERIMENT', 'Defaults', 'Case', 'load_case', 'ways_of', 'try_way', 'walk',
-           'compare_defaults', 'format_defaults', 'findings', 'format_test']
+           'compare_defaults', 'format_defaults', 'Claim', 'findings', 'format_test']
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0004
 import time
@@ -241,17 +241,16 @@ def try_way(
     """
     (by, how), problem = way, case.problem
     spec, a, b = problem.models
-    if by != "activations":
-        a, b, out = scaled(by, a), scaled(by, b), sorted(left_out(by, a))
+    a, b, out = scaled(by, a), scaled(by, b), sorted(left_out(by, a))
     begin = time.perf_counter()
     if by == "activations":
-        match = match_activations(problem, key, problem.batches(key, config.batches), how)
+        similarity = "inner" if how == "inner" else "correlation"
+        match = match_activations(problem, key, problem.batches(key, config.batches), similarity)
     else:
         match = match_from(how, key, spec, a, b, out)
     seconds = round(time.perf_counter() - begin, 4)
     row = {"by": by, "how": how, "objective": (match.initial_objective, *match.objective)[-1]}
-    starts = getattr(match, "starts", ())
-    sweeps = sum(start.sweeps for start in starts) if starts else match.sweeps
+    sweeps = sum(start.sweeps for start in match.starts) or match.sweeps
     return match.perm, row | {"sweeps": sweeps, "seconds": seconds}
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0011
@@ -301,7 +300,10 @@ def compare_defaults(
     """
     case = load_case(config, seed, context)
     problem, stage, ways = case.problem, context.stage("match and walk"), ways_of(case)
-    lines, rows, tested, number = [], [], {}, {}
+    lines: list[Record] = []
+    rows: list[Record] = []
+    tested: dict[int, Record] = {}
+    number: dict[bytes, int] = {}
 
     def line(perm: Permutation) -> int:
         "The number of its line, which is walked once"
@@ -312,7 +314,7 @@ def compare_defaults(
         return number[which]
 
     stay = identity_permutation(problem.spec.bind(problem.params_b))
-    perms = {line(stay): stay}  # number 0: no matching
+    perms: dict[int, Permutation] = {line(stay): stay}  # number 0: no matching
     for start in STARTS:  # no time is to be the first call's
         try_way(case, config, ("weights", start), jax.random.key(seed))
     for k in range(config.keys):
@@ -329,7 +331,8 @@ def compare_defaults(
                 tested[n] = walk(case.test, perms[n], case.images, [0.5])
     ends = {s: [e[s] for e in p.ends] for s, p in (("validation", problem), ("test", case.test))}
     found = {"lambdas": list(problem.lambdas), "ends": ends, "rows": rows, "lines": lines}
-    return found | {"test": {str(n): of for n, of in tested.items()}} | case.facts()
+    on_test = {str(n): of for n, of in tested.items()}
+    return {**found, "test": on_test, **case.facts()}
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0017
 def format_defaults(
@@ -356,45 +359,60 @@ def format_defaults(
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0019
 DEFAULT = ("weights", "auto")
-CLAIMS: Mapping[str, tuple[str, Chosen, Chosen, bool]] = {
-    # claim → the paper's choice, two ways, and whether the lines are those with new statistics
-    "Weight matching is better without running statistics in its objective": (
-        "nothing on running statistics",
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one way is better than another
+
+    Attributes:
+        paper: its choice
+        after: with new statistics, where there are any
+    """
+
+    text: str
+    paper: str  # its choice
+    one: Chosen
+    other: Chosen
+    after: bool = True  # with new statistics, where there are any
+
+
+_NOTHING = "nothing on running statistics"
+_START = "The better objective of identity and greedy is a better start than"
+CLAIMS = (
+    Claim(
+        "Weight matching is better without running statistics in its objective",
+        _NOTHING,
         DEFAULT,
         ("with statistics", "auto"),
-        True,
     ),
-    "So it is before the midpoint gets new statistics": (
-        "nothing on running statistics",
+    Claim(
+        "So it is before the midpoint gets new statistics",
+        _NOTHING,
         DEFAULT,
         ("with statistics", "auto"),
-        False,
+        after=False,
     ),
-    "The better objective of identity and greedy is a better start than the identity": (
+    Claim(
+        f"{_START} the identity",
         "the identity (Algorithm 1)",
         DEFAULT,
         ("weights", "identity"),
-        True,
     ),
-    "The better objective of identity and greedy is a better start than greedy": (
-        "nothing on this start",
-        DEFAULT,
-        ("weights", "greedy"),
-        True,
-    ),
-    "Where Frank–Wolfe ends is a better start than the better of identity and greedy": (
+    Claim(f"{_START} greedy", "nothing on this start", DEFAULT, ("weights", "greedy")),
+    Claim(
+        "Where Frank–Wolfe ends is a better start than the better of identity and greedy",
         "nothing on this start",
         ("weights", "Frank–Wolfe"),
         DEFAULT,
-        True,
     ),
-    "Activations are better matched by correlation than by inner products": (
+    Claim(
+        "Activations are better matched by correlation than by inner products",
         "inner products (eq. 1)",
         ("activations", "correlation"),
         ("activations", "inner"),
-        True,
     ),
-}
+)
 
 
 def _others(records: Sequence[Record]) -> Finding:
@@ -420,10 +438,10 @@ def findings(
         records: of all pairs
     """
     found = []
-    for claim, (paper, *how) in CLAIMS.items():
-        of = contrast(records, *how)
+    for claim in CLAIMS:
+        of = contrast(records, claim.one, claim.other, claim.after)
         right = verdict(of.better and of.clear, of.better)
-        found.append(Finding(claim, "beyond the paper", paper, str(of), right))
+        found.append(Finding(claim.text, "beyond the paper", claim.paper, str(of), right))
     ranks = [x for x in map(rank_correlation, records) if not np.isnan(x)]
     rank = float(np.median(ranks)) if ranks else 0.0
     guide = Finding(
