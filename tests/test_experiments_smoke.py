@@ -98,7 +98,7 @@ def check_weight_matching_starts(experiment, records, stages):
 def check_matching_defaults(experiment, records, stages):
     from git_rebasin.experiments.choices import tries
 
-    cnn, mlp = records  # in the order of their files' names
+    mlp, cnn = records
     assert "cnn, pair 0, train B" in stages and "mlp, pair 0, match and walk" in stages
     assert {*cnn["lines"][0]} == {"as it is", "reset"} and {*mlp["lines"][0]} == {"as it is"}
     assert len({row["by"] for row in cnn["rows"]}) == 7 and len(cnn["test"]) >= 2
