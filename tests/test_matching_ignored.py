@@ -137,6 +137,8 @@ def test_patterns_name_leaves():
     ]
     for ignore, include, want in every:
         assert ignored_leaves(bound, ignore, include) == want
+    both = [*running_statistics(SPEC.rows), "bn/weight"]
+    assert ignored_leaves(bound, both) == ("bn/weight", *STATISTICS)
     odd = PermutationSpec({"w[0]": ("P",), "w0": ("P",), "v": ("P",)}).bind(
         {p: np.ones(2) for p in ("w[0]", "w0", "v")}
     )

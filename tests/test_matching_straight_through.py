@@ -183,6 +183,7 @@ def test_running_statistics_do_not_count():
     ]
     assert [run.ignored for run in runs] == [(), STATISTICS, ()]
     assert runs[0].losses == runs[1].losses != runs[2].losses
+    assert "best of 2 starts" in repr(runs[0]) and ", 2 leaves ignored)" in repr(runs[1])
     assert runs[0].starts == runs[1].starts and len(runs[1].starts) == 2
     pinned = descend(*weights, spec=DEEP, loss_fn=deep_loss, number=1, init="identity")
     assert [start.name for start in pinned.starts] == ["identity"]

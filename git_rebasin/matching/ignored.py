@@ -87,7 +87,8 @@ def ignored_leaves(
             own = {block.path for block in spec.blocks if group in block.labels}
             out -= own
             _log.info("group %r is in ignored leaves only, so these count: %s", group, sorted(own))
-    _log.info("%d of %d leaves do not count: %s", len(out), len(paths), sorted(out))
+    if out != {*(ignore or ())}:  # more than the paths that the caller gave
+        _log.info("%d of %d leaves do not count: %s", len(out), len(paths), sorted(out))
     return tuple(path for path in paths if path in out)
 
 
@@ -95,9 +96,9 @@ def _fitting(name: str, patterns: Sequence[str], paths: Sequence[str]) -> set[st
     "The leaves that patterns fit; a pattern that is a path fits that one alone"
     if isinstance(patterns, str):
         raise ValueError(f"{name} is the text {patterns!r}: give a list, such as [{patterns!r}]")
-    fitting: set[str] = set()
+    known, fitting = {*paths}, set[str]()
     for pattern in patterns:
-        own = {pattern} & {*paths} or {path for path in paths if fnmatchcase(path, pattern)}
+        own = {pattern} & known or {path for path in paths if fnmatchcase(path, pattern)}
         if not own:
             near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.3) or paths[:3]
             raise ValueError(

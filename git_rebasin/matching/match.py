@@ -86,8 +86,14 @@ class Match:
         moved, units = _moved(self.perm)
         return (
             f"{type(self).__name__}({_progress(self)}, {moved} of {units} units moved in "
-            f"{len(self.perm)} groups{_choices(self)})"
+            f"{len(self.perm)} groups{self._choices()})"
         )
+
+    def _choices(self) -> str:
+        "Which of several starts was the best, and how many leaves did not count"
+        tried = len(self.starts)
+        kept = f", best of {tried} starts: {self.starts[0].name}" if tried > 1 else ""
+        return kept + _left_out(self.ignored)
 
 
 def _frozen(perm: Permutation) -> Mapping[str, Int[np.ndarray, "*_within _n"]]:
@@ -112,11 +118,9 @@ def _progress(match: Match | Merged) -> str:
     return f"{state} after {match.sweeps} sweeps, objective {first:.6g} → {last:.6g}"
 
 
-def _choices(match: Match | Merged) -> str:
-    "Which of several starts was the best, and how many leaves did not count"
-    starts = match.starts if isinstance(match, Match) else ()
-    kept = f", best of {len(starts)} starts: {starts[0].name}" if len(starts) > 1 else ""
-    return kept + (f", {len(match.ignored)} leaves ignored" if match.ignored else "")
+def _left_out(ignored: tuple[str, ...]) -> str:
+    "How many leaves did not count"
+    return f", {len(ignored)} leaves ignored" if ignored else ""
 
 # %% ../../nbs/matching/01_match.ipynb #37464c62
 @dataclass(frozen=True, eq=False)
@@ -156,7 +160,7 @@ class Merged:
         moved, units = (sum(n) for n in zip(*map(_moved, self.perms), strict=True))
         return (
             f"Merged({len(self.perms)} models, {_progress(self)}, {moved} of {units} units moved"
-            f"{_choices(self)})"
+            f"{_left_out(self.ignored)})"
         )
 
 # %% ../../nbs/matching/01_match.ipynb #61d3d153

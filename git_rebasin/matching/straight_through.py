@@ -258,7 +258,7 @@ class StraightThroughMatch(Match):
         state = "converged" if self.converged else "not converged"
         return (
             f"StraightThroughMatch({state} after {self.steps} steps, the best permutation is that "
-            f"of step {self.best_step}: loss {self.best_loss:.6g})"
+            f"of step {self.best_step}: loss {self.best_loss:.6g}{self._choices()})"
         )
 
 # %% ../../nbs/matching/08_straight_through.ipynb #508aa3f0

@@ -222,7 +222,7 @@ def weight_matching(
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(Start(e.name, e.objective, e.sweeps, e.converged) for e in (best, *others))
     if others:
-        _log.info("the best of the starts is the first: %s", tried)
+        _log.info("of the starts, the best is %r: %s", best.name, tried)
     found = best.perm, best.values, best.converged, best.initial
     return Match(*found, ignored=ignored, starts=tried)
 
@@ -245,7 +245,7 @@ class _End:
     "Where the search from a start has ended"
 
     name: str  # of the start
-    perm: Permutation
+    perm: dict[str, np.ndarray]
     converged: bool
     objective: float  # at the end
     gains: list[float]  # of each sweep
