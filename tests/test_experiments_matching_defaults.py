@@ -2,21 +2,8 @@
 
 
 # %% 7a5c0030
-import jax
-import numpy as np
-
-from git_rebasin.experiments.choices import OBJECTIVES, RULES, SIMILARITIES, STARTS
-from git_rebasin.experiments.held_out import HeldOut
-from git_rebasin.experiments.matching_defaults import (
-    EXPERIMENT,
-    Defaults,
-    findings,
-    format_test,
-    load_case,
-    walk,
-    ways_of,
-)
-from git_rebasin.zoo.train import TrainConfig
+from git_rebasin.experiments.choices import OBJECTIVES, SIMILARITIES, STARTS
+from git_rebasin.experiments.matching_defaults import findings, format_test
 
 
 def pair(left, seed=0):
@@ -53,18 +40,3 @@ def test_verdicts_are_of_the_pairs_on_which_a_way_is_better():
 def test_the_test_shows_few_ways_and_the_ends():
     text = format_test([pair({("weights", "auto"): 1.25, ("with statistics", "identity"): 2.5})])
     assert "| toy | 90.0 ± 0.0 | 33.3 | 40.0 | 80.0 | 50.0 | 50.0 |" in text
-
-
-# %% 7a5c0033
-def test_a_line_from_a_network_to_itself_is_flat():
-    from git_rebasin.symmetry.permutation import identity_permutation
-
-    network = HeldOut("mlp", "digits", TrainConfig(1, 50), (6,), held_out=200)
-    case = load_case(Defaults(network, evaluated=100), 0)
-    assert not case.images and case.problem.lambdas == (0.0, 0.5, 1.0)
-    assert ways_of(case)[:7] == [("weights", start) for start in STARTS]
-    stay = identity_permutation(case.problem.spec.bind(case.problem.params_a))
-    there = walk(case.problem, stay, [], [0.0, 1.0])["as it is"]
-    np.testing.assert_allclose(
-        there["loss"], [end["validation"]["loss"] for end in case.problem.ends], rtol=1e-5
-    )

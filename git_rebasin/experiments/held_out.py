@@ -23,7 +23,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, PyTree
 
-from ..architectures.cifar_resnet import cifar_resnet_apply, init_cifar_resnet
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     TrainedPair,
@@ -36,7 +35,7 @@ from .runner import Context
 from ..jaxprs import Evaluation, evaluate
 from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..tree import Array
-from ..zoo import mlp, resnet, vgg
+from ..zoo import mlp, vgg
 from ..zoo.data import SOURCES, Split, to_float
 from ..zoo.train import TrainConfig, TrainResult, train
 
@@ -181,14 +180,6 @@ SMALL = {
     "mlp, LayerNorm": Small(init_norm_mlp, norm_mlp_apply),
     "cnn, BatchNorm": Small(init_norm_cnn, norm_cnn_apply, batch_norm=True),
     "vgg16, LayerNorm": Small(_zoo(vgg.init_vgg16, "width_multiplier"), vgg.vgg16_apply),
-    "resnet20, LayerNorm": Small(
-        _zoo(resnet.init_resnet20, "width_multiplier"), resnet.resnet20_apply
-    ),
-    "resnet20, BatchNorm": Small(
-        lambda key, shape, depth, classes: init_cifar_resnet(key, int(depth), classes),
-        cifar_resnet_apply,
-        batch_norm=True,
-    ),
 }
 
 

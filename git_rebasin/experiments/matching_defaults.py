@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'FINAL', 'DEFAULT', 'CLAIMS', 'EXPERIMENT', 'Defaults', 'Case', 'load_case', 'ways_of', 'try_way', 'walk',
-           'compare_defaults', 'format_defaults', 'Claim', 'findings', 'format_test']
+__all__ = ['PRESETS', 'FINAL', 'DEFAULT', 'CLAIMS', 'EXPERIMENT', 'Defaults', 'ways_of', 'try_way', 'compare_defaults',
+           'format_defaults', 'Claim', 'findings', 'format_test']
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0004
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -19,8 +19,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
+from .cases import Case, CaseConfig, load_case, walk
 from git_rebasin.experiments.choices import (
     COSTS,
     OBJECTIVES,
@@ -40,51 +40,28 @@ from git_rebasin.experiments.choices import (
     tries,
 )
 from .compare import match_activations, mean_and_spread
-from .held_out import SMALL, HeldOut, small_fn, train_small_pair
-from .problem import Problem, in_batches, stream
+from .held_out import HeldOut
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, grouped, verdict
-from ..inference.infer import infer_permutation_spec
-from ..statistics.batch_stats import reset_batch_stats
 from git_rebasin.symmetry.permutation import (
     Permutation,
-    apply_permutation,
     identity_permutation,
 )
 from ..tables import markdown_table
-from ..tree import lerp
-from ..zoo.data import load
-from git_rebasin.zoo.public import (
-    addition_table,
-    load_public,
-    public_pair,
-    public_resnet_apply,
-    public_transformer_apply,
-)
 from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0007
 @dataclass(frozen=True)
-class Defaults:
-    """A pair of networks, and how matches of it are evaluated
+class Defaults(CaseConfig):
+    """A pair of networks, and how ways of matching it are compared
 
     Attributes:
-        network: trained here
-        public: else the kind of the public checkpoints
         keys: orders of visiting, random starts, and choices of training examples
-        lambdas: points on a line, an odd number: ½ is one of them
-        evaluated: examples of validation, and of the test
         batches: of 100 examples, for activation matching
-        statistics: training images for new statistics
     """
 
-    network: HeldOut | None = None  # trained here
-    public: str | None = None  # else the kind of the public checkpoints
     keys: int = 3  # orders of visiting, random starts, and choices of training examples
-    lambdas: int = 3  # points on a line, an odd number: ½ is one of them
-    evaluated: int = 1000  # examples of validation, and of the test
     batches: int = 20  # of 100 examples, for activation matching
-    statistics: int = 1000  # training images for new statistics
 
 
 def _train(epochs: int, rate: float = 1e-3) -> TrainConfig:
@@ -93,122 +70,29 @@ def _train(epochs: int, rate: float = 1e-3) -> TrainConfig:
 
 _cifar = partial(HeldOut, data="cifar10", shrink=2, examples=10_000)
 _cnn = partial(_cifar, "cnn, BatchNorm", training=_train(8, 2e-3), size=(32, 64, 128, 128))
+_vgg = _cifar("vgg16, LayerNorm", training=_train(8), size=1 / 8)
 _digits = partial(HeldOut, data="digits", training=TrainConfig(2, 50), held_out=200)
 _small = partial(Defaults, keys=2, evaluated=200, batches=1, statistics=200)
-_NETWORKS = {
-    "mlp mnist": HeldOut("mlp", "mnist", _train(5), (256, 256, 256)),
-    "mlp LayerNorm mnist": HeldOut("mlp, LayerNorm", "mnist", _train(5), (256, 256, 256)),
-    "mlp cifar10": HeldOut("mlp", "cifar10", _train(8), (256, 256, 256), shrink=2),
-    "cnn BatchNorm": _cnn(),
-    "cnn BatchNorm bytes": _cnn(pixels="bytes"),
-    "vgg16 LayerNorm": _cifar("vgg16, LayerNorm", training=_train(8), size=1 / 8),
-    "resnet20 BatchNorm": _cifar("resnet20, BatchNorm", training=_train(6, 2e-3), size=20),
-    "resnet20 LayerNorm": _cifar("resnet20, LayerNorm", training=_train(6, 2e-3), size=1.0),
-}
-_PUBLIC = {
-    "public resnet20": Defaults(None, "cifar10-resnet20", evaluated=500, statistics=500),
-    "public resnet56": Defaults(None, "cifar10-resnet56", 2, 3, 500, 5, 250),
-    "public transformer 1L": Defaults(None, "modadd59-transformer-1L", evaluated=2000),
-    "public transformer 2L": Defaults(None, "modadd59-transformer-2L", evaluated=2000),
-}
-
-
-def _runs(name: str, network: HeldOut) -> Runs[Defaults]:
-    "Three pairs of MLPs, on more images; two of each other network"
-    mlp = name.startswith("mlp")
-    return Runs(Defaults(network, evaluated=5000 if mlp else 1000), tuple(range(3 if mlp else 2)))
-
+_mlp, _public = partial(Defaults, evaluated=5000), partial(Defaults, None)
+_widths = (256, 256, 256)
 
 PRESETS = {
     "smoke": {
         "mlp": Runs(_small(_digits("mlp", size=(12, 12))), (0,)),
         "cnn": Runs(_small(_digits("cnn, BatchNorm", size=(6, 6), examples=500)), (0,)),
     },
-    "cpu": {name: _runs(name, network) for name, network in _NETWORKS.items()}
-    | {name: Runs(config, (0,)) for name, config in _PUBLIC.items()},
+    "cpu": {
+        "mlp mnist": Runs(_mlp(HeldOut("mlp", "mnist", _train(5), _widths))),
+        "mlp LayerNorm mnist": Runs(_mlp(HeldOut("mlp, LayerNorm", "mnist", _train(5), _widths))),
+        "mlp cifar10": Runs(_mlp(HeldOut("mlp", "cifar10", _train(8), _widths, shrink=2))),
+        "cnn BatchNorm": Runs(Defaults(_cnn()), (0, 1)),
+        "cnn BatchNorm bytes": Runs(Defaults(_cnn(pixels="bytes")), (0, 1)),
+        "vgg16 LayerNorm": Runs(Defaults(_vgg), (0,)),
+        "public resnet20": Runs(_public("cifar10-resnet20", evaluated=500, statistics=500), (0,)),
+        "public transformer 1L": Runs(_public("modadd59-transformer-1L", evaluated=2000), (0,)),
+        "public transformer 2L": Runs(_public("modadd59-transformer-2L", evaluated=2000), (0,)),
+    },
 }
-
-# %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0009
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A pair of networks, what it is matched by, and what its matches are evaluated on
-
-    Attributes:
-        problem: evaluated on "validation"
-        test: the same, evaluated on "test"
-        images: training images for new statistics; none without BatchNorm
-        facts: what the record says of the pair
-    """
-
-    problem: Problem  # evaluated on "validation"
-    test: Problem  # the same, evaluated on "test"
-    images: Sequence[Any]  # training images for new statistics; none without BatchNorm
-    facts: Callable[[], Record]  # what the record says of the pair
-
-
-def _case(
-    config: Defaults,
-    fn: Callable,
-    models: Sequence[PyTree],
-    splits: Mapping[str, Mapping[str, np.ndarray]],  # "train", "validation", "test"
-    batch_norm: bool,
-    facts: Callable[[], Record],
-) -> Case:
-    "A pair, from its networks and their data"
-    a, b = (jax.tree.map(np.asarray, params) for params in models)
-    train = splits["train"]
-    spec = infer_permutation_spec(fn, a, {n: x[:2] for n, x in train.items()}, verify=False)
-    lambdas = tuple(np.linspace(0, 1, config.lambdas).tolist())
-    images = {n: x[: config.statistics] for n, x in train.items()}
-
-    def problem(split: str) -> Problem:
-        data = {n: x[: config.evaluated] for n, x in splits[split].items()}
-        judged = {split: in_batches(data, 500)}
-        return Problem(spec, a, b, fn, stream(train, 100), judged, lambdas=lambdas)
-
-    statistics = in_batches(images, 500) if batch_norm else []
-    return Case(problem("validation"), problem("test"), statistics, facts)
-
-
-def load_case(
-    config: Defaults,
-    seed: int,  # which pair
-    context: Context = Context(),
-) -> Case:
-    """Train a pair, or read it
-
-    Args:
-        seed: which pair
-    """
-    if (network := config.network) is not None:
-        pair = train_small_pair(network, seed, context)
-        arrays = {s: split.arrays for s, split in pair.splits.items()}
-        how = SMALL[network.network].batch_norm, pair.facts
-        return _case(config, small_fn(network), pair.params, arrays, *how)
-    kind = config.public or ""
-    models = [load_public(name).params for name in public_pair(kind)]
-    facts = lambda: {"models": list(public_pair(kind))}
-    if "transformer" in kind:
-        table = addition_table()
-        halves = np.array_split(np.random.default_rng(0).permutation(len(table["labels"])), 2)
-        first, second = ({n: x[half] for n, x in table.items()} for half in halves)
-        arrays = {"train": first, "validation": first, "test": second}
-        return _case(config, _add, models, arrays, False, facts)
-    train, test = (load("cifar10", name) for name in ("train", "test"))
-    half = len(test) // 2
-    splits = {"train": train, "validation": test[:half], "test": test[half:]}
-    arrays = {s: split.arrays for s, split in splits.items()}
-    return _case(config, _classify, models, arrays, True, facts)
-
-
-def _classify(params: PyTree, batch: Mapping[str, Any]):
-    "The logits of a public ResNet"
-    return public_resnet_apply(params, batch["images"])
-
-
-def _add(params: PyTree, batch: Mapping[str, Any]):
-    "The logits of a public transformer"
-    return public_transformer_apply(params, batch["tokens"])
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c000f
 def ways_of(case: Case) -> list[tuple[str, str]]:  # (objective, start), ("activations", similarity)
@@ -252,32 +136,6 @@ def try_way(
     row = {"by": by, "how": how, "objective": (match.initial_objective, *match.objective)[-1]}
     sweeps = sum(start.sweeps for start in match.starts) or match.sweeps
     return match.perm, row | {"sweeps": sweeps, "seconds": seconds}
-
-# %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0011
-def walk(
-    problem: Problem,
-    perm: Permutation,  # of model B
-    images: Sequence[Any],  # for new statistics; none without BatchNorm
-    lambdas: Sequence[float],  # without the ends
-) -> dict[str, dict[str, list[float]]]:  # "as it is", "reset" → "loss", "accuracy" → at each λ
-    """What lies between A and the permuted B
-
-    Args:
-        perm: of model B
-        images: for new statistics; none without BatchNorm
-        lambdas: without the ends
-
-    Returns:
-        dict[str, dict[str, list[float]]]: "as it is", "reset" → "loss", "accuracy" → at each λ
-    """
-    a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
-    points = [lerp(a, b, lam) for lam in lambdas]
-    kinds = {"as it is": points}
-    if images:
-        kinds["reset"] = [reset_batch_stats(problem.fn, p, images) for p in points]
-    (split,) = problem.evaluated
-    values = {kind: [problem.evaluate(p)[split] for p in ps] for kind, ps in kinds.items()}
-    return {k: {m: [v[m] for v in vs] for m in ("loss", "accuracy")} for k, vs in values.items()}
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0012
 FINAL = {  # what is evaluated on the test too
