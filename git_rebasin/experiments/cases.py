@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['CaseConfig', 'Case', 'load_case', 'walk']
 
 # %% ../../nbs/experiments/11_cases.ipynb #9c4d0003
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,20 +111,29 @@ def load_case(
         arrays = {s: split.arrays for s, split in pair.splits.items()}
         how = SMALL[network.network].batch_norm, pair.facts
         return _case(config, small_fn(network), pair.params, arrays, *how)
-    kind = config.public or ""
-    models = [load_public(name).params for name in public_pair(kind)]
-    facts = lambda: {"models": list(public_pair(kind))}
+    return _public_case(config, config.public or "")
+
+
+def _public_case(config: CaseConfig, kind: str) -> Case:
+    "A public pair, with halves of what there is to evaluate it on"
+    names, begin = public_pair(kind), time.perf_counter()
+    models = [load_public(name).params for name in names]
+
+    def facts(source: str) -> Record:
+        seconds = {"match and walk": round(time.perf_counter() - begin, 3)}
+        return {"models": list(names), "data": source, "seconds": seconds}
+
     if "transformer" in kind:
         table = addition_table()
         halves = np.array_split(np.random.default_rng(0).permutation(len(table["labels"])), 2)
         first, second = ({n: x[half] for n, x in table.items()} for half in halves)
         arrays = {"train": first, "validation": first, "test": second}
-        return _case(config, _add, models, arrays, False, facts)
+        return _case(config, _add, models, arrays, False, lambda: facts("all sums"))
     train, test = (load("cifar10", name) for name in ("train", "test"))
     half = len(test) // 2
     splits = {"train": train, "validation": test[:half], "test": test[half:]}
     arrays = {s: split.arrays for s, split in splits.items()}
-    return _case(config, _classify, models, arrays, True, facts)
+    return _case(config, _classify, models, arrays, True, lambda: facts(train.source))
 
 
 def _classify(params: PyTree, batch: Mapping[str, Any]):
