@@ -58,7 +58,7 @@ def test_pixels_are_normalised_or_bytes():
     data = held_out_splits(digits)["train"].arrays
     params = SMALL["cnn, BatchNorm"].init(jax.random.key(0), (8, 8, 1), (4, 6, 5), 10)
     few = {"images": data["images"][:200]}
-    mean, var = {}, {}
+    var = {}
     for pixels in ("normalised", "unit", "bytes"):
         fn = small_fn(dataclasses.replace(digits, pixels=pixels))
         var[pixels] = float(np.mean(reset_batch_stats(fn, params, [few])["0.var"]))

@@ -37,7 +37,7 @@ from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..tree import Array
 from ..zoo import mlp, vgg
 from ..zoo.data import SOURCES, Split, to_float
-from ..zoo.train import TrainConfig, TrainResult, train
+from ..zoo.train import TrainResult, train
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a05
 def init_norm_mlp(
