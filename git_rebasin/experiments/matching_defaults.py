@@ -89,6 +89,9 @@ PRESETS = {
         "cnn BatchNorm bytes": Runs(Defaults(_cnn(pixels="bytes")), (0, 1)),
         "vgg16 LayerNorm": Runs(Defaults(_vgg), (0,)),
         "public resnet20": Runs(_public("cifar10-resnet20", evaluated=500, statistics=500), (0,)),
+        "public resnet56": Runs(
+            _public("cifar10-resnet56", evaluated=500, statistics=250, keys=2, batches=5), (0,)
+        ),
         "public transformer 1L": Runs(_public("modadd59-transformer-1L", evaluated=2000), (0,)),
         "public transformer 2L": Runs(_public("modadd59-transformer-2L", evaluated=2000), (0,)),
     },
