@@ -95,6 +95,23 @@ def check_weight_matching_starts(experiment, records, stages):
     assert all(t["converged"] and t["output_change"] < 1e-4 for t in records[0]["tries"])
 
 
+def check_matching_defaults(experiment, records, stages):
+    from git_rebasin.experiments.choices import tries
+
+    mlp, cnn = records
+    assert "cnn, pair 0, train B" in stages and "mlp, pair 0, match and walk" in stages
+    assert {*cnn["lines"][0]} == {"as it is", "reset"} and {*mlp["lines"][0]} == {"as it is"}
+    assert len({row["by"] for row in cnn["rows"]}) == 7 and len(cnn["test"]) >= 2
+    for record in records:
+        reached = {
+            how: [row["objective"] for row in tries(record, "weights", how)]
+            for how in ("identity", "greedy", "auto")
+        }
+        both = zip(reached["identity"], reached["greedy"], strict=True)
+        assert np.allclose(reached["auto"], [max(pair) for pair in both])
+    assert len(experiment.findings(records)) == 8
+
+
 def check_mlp_matchers(experiment, records, stages):
     from git_rebasin.experiments.mlp_matchers import WAYS
 

@@ -463,6 +463,7 @@ EXPERIMENTS = {  # name → module
     "baselines": "git_rebasin.experiments.baselines",
     "negative-results": "git_rebasin.experiments.negative_results",
     "run-times": "git_rebasin.experiments.run_times",
+    "matching-defaults": "git_rebasin.experiments.matching_defaults",
 }
 
 
