@@ -281,9 +281,8 @@ def _combine(weight_a, a, weight_b, b):
     if _level(a) == 0:
         return a
     if _on_host(a, b, weight_a):
-        wide = at_least_float32(np.dtype(a.dtype))
-        mixed = weight_a * np.asarray(a).astype(wide) + weight_b * np.asarray(b).astype(wide)
-        return np.asarray(mixed, a.dtype)
+        x, y = (np.asarray(z).astype(at_least_float32(np.dtype(a.dtype))) for z in (a, b))
+        return np.asarray(weight_a * x + weight_b * y, a.dtype)
     dtype = jax.dtypes.canonicalize_dtype(a.dtype)
     wide = at_least_float32(dtype)
     a, weight_a, b, weight_b = (jnp.asarray(x, wide) for x in (a, weight_a, b, weight_b))
