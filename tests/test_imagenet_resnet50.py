@@ -54,7 +54,7 @@ def test_imagenet_is_missed_before_anything_is_trained(tmp_path, monkeypatch, ca
     for file in (tmp_path / "data").rglob("validation*"):
         file.unlink()
     monkeypatch.setenv("GIT_REBASIN_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("git_rebasin.zoo.data._from_hub", _refuse)
+    monkeypatch.setattr("git_rebasin.zoo.data.from_hub", _refuse)
     arguments = ["experiment", "imagenet-resnet50", "--preset", "paper", "--out", str(tmp_path)]
     assert main(arguments) == 1
     error = capsys.readouterr().err

@@ -50,7 +50,11 @@ def test_a_matcher_says_in_a_line_how_it_ended(told):
     spec = gr.PermutationSpec({"in": (None, "h"), "out": ("h", None)})
     match = gr.weight_matching(key, spec, a, b)
     (line,) = told("matching.weights")
-    assert line.startswith(f"weight matching: converged after {match.sweeps} sweeps, objective ")
+    assert line == (
+        f"weight matching: converged after {match.sweeps} sweeps, objective from "
+        + ", ".join(f"{start.name} {start.objective:.6g}" for start in match.starts)
+        + "; 0 leaves ignored"
+    )
     gr.activation_matching(key, spec, a, b, fn=network, batches=[np.ones((4, 3), "f4")] * 2)
     assert told("matching.activations") == ["activation matching: 1 groups by 1 values"]
     assert told("statistics.moments") == ["activation matching: 2 batches, 1 values"]

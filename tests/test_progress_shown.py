@@ -16,7 +16,7 @@ import git_rebasin
 from git_rebasin.progress import with_progress
 
 # What makes others' callbacks, or is a part of a function with a bar.
-PARTS = {"within", "iterate", "merge_batches"}
+PARTS = {"within", "iterate", "merge_batches", "prepare", "walk"}
 LONG = {
     "activation_matching",
     "check_permutation_spec",
@@ -24,6 +24,7 @@ LONG = {
     "infer_permutation_spec",
     "interpolate",
     "merge_many",
+    "rebasin",
     "repair",
     "reset_batch_stats",
     "sinkhorn_matching",
@@ -106,7 +107,7 @@ def test_bars_are_drawn_on_a_terminal_and_taken_away():
     assert process.returncode == 0, drawn
     shown = lines(drawn)
     assert "weight matching: 0it [00:00, ?it/s]" in shown
-    assert any(line.startswith("weight matching:") and "objective=" in line for line in shown)
+    assert any(line.startswith("weight matching from ") and "objective=" in line for line in shown)
     assert any(line.startswith("interpolation:  33%") and "1/3" in line for line in shown)
     assert any(line.startswith("interpolation:   2%") and "1/50" in line for line in shown)
     assert shown[-1] == "" and "Error" not in drawn
@@ -142,7 +143,7 @@ def test_bars_are_drawn_in_a_notebook():
     shown = lines(written["stderr"])
     assert written["stdout"] == "stopped\n" and shown[-1] == ""
     assert "Warning" not in written["stderr"]
-    assert any(line.startswith("weight matching:") and "objective=" in line for line in shown)
+    assert any(line.startswith("weight matching from ") and "objective=" in line for line in shown)
     assert any(line.startswith("interpolation:   2%") and "1/50" in line for line in shown)
 
 

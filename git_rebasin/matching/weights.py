@@ -229,7 +229,9 @@ def weight_matching(
     best, *others = _best_first(ends, _PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
     state = "converged" if best.converged else "not converged"
-    _log.info("weight matching from %s %s; tried %s; ignored %s", best.name, state, tried, ignored)
+    worth = ", ".join(f"{start.name} {start.objective:.6g}" for start in tried)
+    told = state, best.sweeps, worth, len(ignored)
+    _log.info("weight matching: %s after %d sweeps, objective from %s; %d leaves ignored", *told)
     objective = tuple(map(scores.absolute, best.values.tolist()))
     found = best.perm, objective, best.converged, scores.absolute(best.initial)
     return Match(*found, ignored=ignored, starts=tried)
