@@ -205,10 +205,18 @@ class SpecCheck(dict[str, float]):
         self.unproven = dict(unproven)
 
     def __repr__(self) -> str:
+        return super().__repr__() + self._unproven()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        "In a notebook: as other dicts, a group to a line where they are many"
+        printer.pretty(dict(self))
+        printer.text(self._unproven())
+
+    def _unproven(self) -> str:
         if not self.unproven:
-            return super().__repr__()
+            return ""
         why = "; ".join(f"{g}: {reason}" for g, reason in self.unproven.items())
-        return f"{super().__repr__()}, nothing is proven of {len(self.unproven)} groups ({why})"
+        return f", nothing is proven of {len(self.unproven)} groups ({why})"
 
 
 @with_progress
