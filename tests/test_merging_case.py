@@ -24,10 +24,10 @@ def test_data_decide_where_there_are_running_statistics():
     assert case.resets and case.stats == {"mean": "var"} and [k for _, k in case.used] == [0, 1]
     assert [args[0].shape for args in case.inputs] == [(9, 6), (9, 6)] and case.inferred
     mean = np.concatenate([x for x, _ in batches[:2]]) @ models[0]["w"]
-    np.testing.assert_allclose(case.mend(models[0])["mean"], mean.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(case.reset(models[0])["mean"], mean.mean(0), rtol=1e-4, atol=1e-5)
     plain = prepare(lambda p, x: x @ p["w"], [{"w": m["w"]} for m in models], batches=batches)
     assert not plain.resets and not plain.used and len(plain.inputs) == 4
-    assert plain.mend(plain.models[0]) is plain.models[0]
+    assert plain.reset(plain.models[0]) is plain.models[0]
     with pytest.raises(ValueError, match="give metrics="):
         plain.midpoint_loss(*plain.models)
     by_name = [{"x": x} for x, _ in batches]  # nothing says what the network takes, or needs it

@@ -68,7 +68,7 @@ def test_a_line_is_the_one_of_interpolate():
     curve = walk(step, *ends, data, lambdas=5)
     want = interpolate(regression, *ends, data, lambdas=5)
     np.testing.assert_allclose(curve["loss"], want["loss"], rtol=1e-5)
-    zero = walk(step, *ends, data, lambdas=3, mend=lambda flat: {"w": 0 * flat["w"]})
+    zero = walk(step, *ends, data, lambdas=3, reset=lambda flat: {"w": 0 * flat["w"]})
     assert zero["loss"][0] == curve["loss"][0] and zero["loss"][-1] == curve["loss"][-1]
     np.testing.assert_allclose(
         zero["loss"][1], mean_metrics(step, {"w": np.zeros(3, np.float32)}, data)["loss"], rtol=1e-6

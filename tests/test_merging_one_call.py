@@ -180,11 +180,11 @@ def test_a_network_may_take_several_arguments_of_a_batch_of_any_kind():
         masked, a, b, batches=iter(data), metrics=loss, inputs=lambda batch: (batch["x"], batch["mask"])
     )
     assert set(result.tried) == {"weights", "activations"} and result.metrics["A"]["loss"] < 1e-9
-    mended = rebasin(
+    repaired = rebasin(
         masked, a, b, batches=data, metrics=loss, inputs=lambda d: (d["x"], d["mask"]), repair=True
     )
-    assert "repaired" in mended.metrics
-    out = mended.repaired.fn(mended.repaired.params, (inputs[0], np.ones_like(inputs[0])))
+    assert "repaired" in repaired.metrics
+    out = repaired.repaired.fn(repaired.repaired.params, (inputs[0], np.ones_like(inputs[0])))
     assert out.shape == (40, 5)
 
 
@@ -295,7 +295,7 @@ def test_a_repaired_network_is_given_beside_the_merged_one():
     result = rebasin(mlp, a, other, batches=batches, metrics=cross_entropy, repair=True)
     out = result.repaired.fn(result.repaired.params, inputs[0])
     assert out.shape == (40, 5) and list(result.metrics)[-1] == "repaired"
-    judged = [
+    losses = [
         -np.mean(
             np.take_along_axis(
                 np.asarray(jax.nn.log_softmax(5 * result.repaired.fn(result.repaired.params, x))),
@@ -305,7 +305,7 @@ def test_a_repaired_network_is_given_beside_the_merged_one():
         )
         for x, y in batches[2:]
     ]
-    np.testing.assert_allclose(np.mean(judged), result.metrics["repaired"]["loss"], rtol=1e-3)
+    np.testing.assert_allclose(np.mean(losses), result.metrics["repaired"]["loss"], rtol=1e-3)
 
 
 # %% 339a601d

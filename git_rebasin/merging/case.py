@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 # %% ../../nbs/merging/03_case.ipynb #9067928f
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Models to be merged, and what they are judged by
+    """Models to be merged, and the data that decide and measure
 
     Attributes:
         fn: (params, *args) → outputs, as given
@@ -87,7 +87,7 @@ class Case:
         """
         return bool(self.stats and self.inputs)
 
-    def mend(
+    def reset(
         self,
         model: Flat,  # a mean of models
     ) -> Flat:
@@ -117,7 +117,7 @@ class Case:
         # raises ValueError if there are no metrics
         if self.step is None:
             raise ValueError("nothing says how good a model is: give metrics=")
-        return mean_metrics(self.step, self.mend(lerp(one, two, 0.5)), self.used)["loss"]
+        return mean_metrics(self.step, self.reset(lerp(one, two, 0.5)), self.used)["loss"]
 
 # %% ../../nbs/merging/03_case.ipynb #fa04ee73
 def prepare(

@@ -250,11 +250,11 @@ def walk(
     batches: Sequence[Any],  # on which the points are evaluated
     *,
     lambdas: int = 11,  # how many points, both ends included
-    mend: Callable[[Flat], Flat] = lambda flat: flat,  # what is done to a mean of the two
+    reset: Callable[[Flat], Flat] = lambda flat: flat,  # what is done to a mean of the two
     stage: str = "the line",  # what is being done, for the callback
     callback: Callback | None = None,  # called after each point
 ) -> Interpolation:  # the metrics at each λ
-    """Metrics on the line between two models, each point mended
+    """Metrics on the line between two models, each mean of the two with new statistics
 
     Args:
         step: as compiled
@@ -262,7 +262,7 @@ def walk(
         params_b: model B
         batches: on which the points are evaluated
         lambdas: how many points, both ends included
-        mend: what is done to a mean of the two
+        reset: what is done to a mean of the two
         stage: what is being done, for the callback
         callback: called after each point
 
@@ -272,7 +272,7 @@ def walk(
     grid, points = np.linspace(0, 1, lambdas), []
     for k, lam in enumerate(grid.tolist()):
         ends = {0.0: params_a, 1.0: params_b}
-        model = ends[lam] if lam in ends else mend(lerp(params_a, params_b, lam))
+        model = ends[lam] if lam in ends else reset(lerp(params_a, params_b, lam))
         points.append(mean_metrics(step, model, batches))
         if callback is not None:
             callback(Progress(stage, k + 1, lambdas, points[-1]))

@@ -117,7 +117,7 @@ def _merge_two(case: Case, method: str | Matcher, key: jax.Array, lam: float) ->
     a, b = case.models
     match, name, tried, failed = _match(case, method, key)
     moved = apply_permutation(case.spec, match.perm, b)
-    naive, merged = (case.mend(lerp(a, other, lam)) for other in (b, moved))
+    naive, merged = (case.reset(lerp(a, other, lam)) for other in (b, moved))
     return _Outcome(match, name, tried, (a, moved), naive, merged, (1 - lam, lam), failed)
 
 
@@ -132,8 +132,8 @@ def _merge_all(case: Case, key: jax.Array) -> _Outcome:
     for k, model in enumerate(case.models[1:], 2):
         naive = lerp(naive, model, 1 / k)
     shares = (1 / len(moved),) * len(moved)
-    merged = case.mend(dict(flatten(found.params)))
-    return _Outcome(found, "weights", {}, moved, case.mend(naive), merged, shares, [])
+    merged = case.reset(dict(flatten(found.params)))
+    return _Outcome(found, "weights", {}, moved, case.reset(naive), merged, shares, [])
 
 # %% ../../nbs/merging/05_one_call.ipynb #a49322e0
 def _output_change(case: Case, moved: Sequence[Flat]) -> float:
@@ -199,7 +199,7 @@ def _measure(case: Case, outcome: _Outcome) -> tuple[Metrics, dict[str, Interpol
                 a,
                 other,
                 case.measured,
-                mend=case.mend,
+                reset=case.reset,
                 stage=f"{name} line",
                 callback=case.callback,
             )
@@ -225,9 +225,9 @@ def _repair(case: Case, outcome: _Outcome) -> Repaired:
 
 def _measure_repaired(case: Case, outcome: _Outcome, metrics: Callable) -> dict[str, float]:
     "The metrics of the corrected network: the function of the metrics, corrected"
-    judged = _repaired(case, outcome, metrics, case.used)
-    step = compile_metrics(judged.fn, judged.params)
-    return mean_metrics(step, flatten(judged.params), case.measured)
+    repaired = _repaired(case, outcome, metrics, case.used)
+    step = compile_metrics(repaired.fn, repaired.params)
+    return mean_metrics(step, flatten(repaired.params), case.measured)
 
 
 def _repaired(case: Case, outcome: _Outcome, fn: Callable, batches: Sequence[Any]) -> Repaired:
