@@ -2,10 +2,10 @@
 
     python tools/oldest.py DIR [OPTION OF PYTEST ...]
 
-Makes a virtual environment in DIR. In it every requirement of the package has its lowest version;
-flax and equinox, whose models some tests take, have the newest that work with those. The tests of
-the zoo, of experiments and of the command are left out, but for the demo and all that runs without
-the extra `experiments`.
+Makes a virtual environment in DIR. In it every requirement of the package has its lowest version,
+or the last patch of it where the setting names none; flax and equinox, whose models some tests
+take, have the newest that work with those. The tests of the zoo, of experiments and of the command
+are left out, but for the demo and all that runs without the extra `experiments`.
 """
 
 import configparser
@@ -24,10 +24,13 @@ OTHERS = re.compile(  # tests of the zoo, the experiments, the command and the r
 
 
 def lowest() -> list[str]:
-    """The requirements of the package, at their lowest versions."""
+    """The requirements of the package, at their lowest versions: `jax>=0.5.3` gives `jax==0.5.3`,
+    and `numpy>=2.0` gives `numpy==2.0.*`.
+    """
     settings = configparser.ConfigParser(delimiters=["="], interpolation=None)
     settings.read(os.path.join(ROOT, "settings.ini"), encoding="utf-8")
-    return [each.replace(">=", "==") for each in settings["DEFAULT"]["requirements"].split()]
+    pairs = (each.split(">=") for each in settings["DEFAULT"]["requirements"].split())
+    return [f"{name}=={least}{'.*' if least.count('.') < 2 else ''}" for name, least in pairs]
 
 
 def core_tests() -> list[str]:

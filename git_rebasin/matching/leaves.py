@@ -77,7 +77,7 @@ class Leaves:
         return own
 
     def norm(self, block: Block) -> tuple[float, int]:
-        "A block's norm, as fraction and power of two; what is beyond float32 is read in float64 then"
+        "A block's norm, as fraction and power of two; beyond float32 it is read in float64"
         path, size = block.path, norm(block.of(ready(self[block.path])))
         narrow = path in self.wide or self.on_device(path) or self.flat[path].dtype.itemsize < 8
         if narrow or (size[0] and abs(size[1]) < FIT):
