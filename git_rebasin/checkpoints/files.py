@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['replacing', 'write_atomic', 'refuse_duplicates', 'read_json']
+__all__ = ['replacing', 'write_atomic', 'first_duplicate', 'refuse_duplicates', 'read_json']
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-imports
 import contextlib
@@ -17,7 +17,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,6 +153,17 @@ def write_atomic(
     return Path(path)
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-json
+def first_duplicate(
+    names: Iterable[str],  # of a JSON object
+) -> str | None:
+    """The first name that is there twice; None if all differ
+
+    Args:
+        names: of a JSON object
+    """
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
 def refuse_duplicates(
     pairs: list[tuple[str, Any]],  # names and values of a JSON object
 ) -> dict[str, Any]:  # name → value
@@ -167,10 +179,9 @@ def refuse_duplicates(
         ValueError: if a name is there twice
     """
     # raises ValueError if a name is there twice
-    if len(found := dict(pairs)) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
-    return found
+    if (twice := first_duplicate(name for name, _ in pairs)) is not None:
+        raise ValueError(f"{twice!r} is there twice")
+    return dict(pairs)
 
 
 def _number(text: str) -> float:

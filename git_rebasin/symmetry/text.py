@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..checkpoints.files import first_duplicate
 from git_rebasin.symmetry.entries import (
     Concat,
     Coordinate,
@@ -242,14 +243,11 @@ def _load(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in data if keys.count(key) > 1)
+    if (twice := first_duplicate(key for key, _ in pairs)) is not None:
         raise PermutationSpecError(
             f"the key {twice!r} occurs more than once: keep the one that is meant"
         )
-    return data
+    return dict(pairs)
 
 
 def _no_number(name: str) -> None:
