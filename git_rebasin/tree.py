@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Array', 'Leaf', 'path_str', 'is_array', 'flatten', 'unflatten', 'at_least_float32', 'lerp', 'inner', 'norm',
-           'leaf_norms', 'slerp']
+__all__ = ['Array', 'Leaf', 'path_str', 'is_array', 'flatten', 'named_leaves', 'unflatten', 'at_least_float32', 'lerp', 'inner',
+           'norm', 'leaf_norms', 'slerp']
 
 # %% ../nbs/00_tree.ipynb #66fb036b
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -83,7 +83,7 @@ def flatten(
     """
     # raises ValueError if two leaves have the same path, or a dict has keys that JAX cannot sort
     flat: dict[str, Any] = {}
-    for path, leaf in _leaves(tree):
+    for path, leaf in named_leaves(tree):
         if not is_array(leaf):
             continue
         if path in flat:
@@ -97,7 +97,7 @@ def flatten(
     return flat
 
 
-def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
     "Every leaf with its path; those of mappings that JAX takes for leaves too"
     for keys, leaf in _with_keys(tree):
         if isinstance(leaf, Mapping):

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .files import read_json, refuse_duplicates, replacing
-from ..tree import flatten, is_array, path_str, unflatten
+from ..tree import flatten, is_array, named_leaves, unflatten
 
 # %% ../../nbs/checkpoints/01_io.ipynb #b0cc7eec
 _log = logging.getLogger(__name__)
@@ -84,18 +84,6 @@ def _is_setting(leaf: Any) -> bool:
     return isinstance(leaf, str) or (callable(leaf) and named) or (mark and not callable(leaf))
 
 
-def _other_leaves(tree: PyTree) -> dict[str, list[Any]]:  # several where paths are the same
-    "The leaves that are no arrays, by path"
-    found: dict[str, list[Any]] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        inner = leaf.items() if isinstance(leaf, Mapping) else [("", leaf)]
-        for name, value in inner:
-            if not is_array(value):
-                path = "/".join(filter(None, (path_str(keys), name)))
-                found.setdefault(path, []).append(value)
-    return found
-
-
 def _check_name(path: str, others: Mapping[str, Any]) -> None:
     "Refuse a path that a file cannot hold, or that does not nest with the others"
     if path == "__metadata__" or _NOT_TEXT.search(path):
@@ -109,20 +97,21 @@ def _check_name(path: str, others: Mapping[str, Any]) -> None:
 def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     "All that is written of a tree, by path; an error if something would be lost"
     arrays, settings = flatten(tree), []
-    for path, leaves in _other_leaves(tree).items():
-        for leaf in leaves:
-            if _is_setting(leaf):
-                settings.append(path)
-                continue
-            if not isinstance(leaf, int | float | complex):
-                raise TypeError(
-                    f"{repr(path) if path else 'the tree'} is no array but of the type "
-                    f"{type(leaf).__name__}: leave it out, or register its class with "
-                    "jax.tree_util.register_dataclass if it holds arrays"
-                )
-            if path in arrays:
-                raise ValueError(f"two leaves have the path {path!r}: rename one of them")
-            arrays[path] = leaf
+    for path, leaf in named_leaves(tree):
+        if is_array(leaf):
+            continue
+        if _is_setting(leaf):
+            settings.append(path)
+            continue
+        if not isinstance(leaf, int | float | complex):
+            raise TypeError(
+                f"{repr(path) if path else 'the tree'} is no array but of the type "
+                f"{type(leaf).__name__}: leave it out, or register its class with "
+                "jax.tree_util.register_dataclass if it holds arrays"
+            )
+        if path in arrays:
+            raise ValueError(f"two leaves have the path {path!r}: rename one of them")
+        arrays[path] = leaf
     if tree is None or (settings and not arrays):
         raise TypeError("there are no arrays in what is to be saved: give a tree of parameters")
     if settings:
@@ -334,18 +323,17 @@ def _fill(
     like: PyTree,  # with the same paths and shapes
 ) -> PyTree:
     "A tree like another, with arrays and numbers of a file"
-    others = _other_leaves(like).items()
-    numbers = {p for p, leaves in others if isinstance(leaves[0], int | float | complex)}
-    for p, x in flatten(like).items():
-        if p in arrays and arrays[p].shape != x.shape:
-            raise ValueError(f"{p!r} has the shape {arrays[p].shape}, and {x.shape} in `like`")
-    tree = unflatten({p: x for p, x in arrays.items() if p not in numbers}, like)
-
-    def number(keys, leaf):
-        path = path_str(keys)
-        return type(leaf)(arrays[path].item()) if path in numbers & arrays.keys() else leaf
-
-    return jax.tree_util.tree_map_with_path(number, tree)
+    flat: dict[str, Any] = dict(arrays)
+    for path, leaf in named_leaves(like):
+        if path not in arrays:
+            continue
+        if is_array(leaf) and arrays[path].shape != leaf.shape:
+            raise ValueError(
+                f"{path!r} has the shape {arrays[path].shape}, and {leaf.shape} in `like`"
+            )
+        if not is_array(leaf) and isinstance(leaf, int | float | complex):
+            flat[path] = arrays[path].item()
+    return unflatten(flat, like)
 
 
 def load_params(
