@@ -130,9 +130,7 @@ def _unstack(tree: Mapping[str, np.ndarray], count: int) -> list[dict[str, np.nd
 
 def _powers(models: Sequence[Mapping[str, Array]]) -> list[int]:
     "For each model a power of two that it is divided by: 0 where its products are safe in float32"
-    with np.errstate(over="ignore"):
-        sizes = [[leaves.norm(w) for w in model.values()] for model in models]
-    tops = [[power for fraction, power in own if fraction] for own in sizes]
+    tops = [leaves.powers(model.values()) for model in models]
     if len(models) > 2:  # they are added up, and so in one unit
         tops = [list(itertools.chain(*tops))] * len(models)
     largest = (max(own, default=0) for own in tops)

@@ -11,7 +11,7 @@ __all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'default_budget', 'open
 # %% ../../nbs/matching/03_leaves.ipynb #aca55028
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import jax
@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from ..arguments import check_positive
 from ..symmetry.blocks import Block
-from ..tree import Array, Leaf
+from ..tree import Array, Leaf, at_least_float32
 
 # %% ../../nbs/matching/03_leaves.ipynb #aa635d38
 class Leaves:
@@ -204,6 +204,12 @@ def norm(w: Array) -> tuple[float, int]:
     return fraction, power + more
 
 
+def powers(arrays: Iterable[Array]) -> list[int]:
+    "The powers of two of the norms of arrays, of those that are not 0"
+    with np.errstate(over="ignore"):
+        return [power for fraction, power in map(norm, arrays) if fraction]
+
+
 def _square(w: Array) -> float:
     "The sum of squares of a vector, in float32 at least"
     return float(np.dot(w, w) if isinstance(w, np.ndarray) else jnp.vdot(w, w))
@@ -211,7 +217,8 @@ def _square(w: Array) -> float:
 
 def wide(w: Array) -> Array:
     "An array in float32 at least: in fewer digits, sums overflow and small steps get lost"
-    return w if w.dtype.kind in "fc" and w.dtype.itemsize >= 4 else w.astype(np.float32)
+    dtype = at_least_float32(w.dtype)
+    return w if w.dtype == dtype else w.astype(dtype)
 
 
 def scaled(w: Array, power: int | Array) -> Array:

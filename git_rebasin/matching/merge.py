@@ -23,7 +23,7 @@ from ..arguments import check_steps
 from ..checkpoints.io import load_params
 from ..jaxprs import as_array
 from .ignored import ignored_leaves
-from .leaves import FIT, as_parts, in_units_of_one, norm, wide
+from .leaves import FIT, as_parts, in_units_of_one, norm, powers, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
@@ -83,10 +83,10 @@ class _Sum:
         self.perms: list[Permutation] = [identity_permutation(self.spec) for _ in models]
         for i, perm in enumerate(perms or ()):
             self.perms[i] = check_permutation(self.spec, perm)
-        dtypes, shapes = flatten(self.like), self.spec.shapes.items()
+        self.dtypes = {p: w.dtype for p, w in flatten(self.like).items()}
         self.total: dict[str, np.ndarray] = {
-            p: np.zeros(shape, complex if dtypes[p].dtype.kind == "c" else float)
-            for p, shape in shapes
+            p: np.zeros(shape, complex if self.dtypes[p].kind == "c" else float)
+            for p, shape in self.spec.shapes.items()
         }
         self.squares = 0.0  # Σ ‖θᵢ‖², in units of 4^power
         self.power: int | None = None  # not 0 where squares are beyond float64
@@ -105,10 +105,10 @@ class _Sum:
                 raise ModelError(f"models[{i}] lacks {path!r}, which the first one has")
             self.rest[path] += np.asarray(flat[path]).item()
         for path in flat.keys() & (self.total.keys() | self.rest.keys()):
-            if np.dtype(flat[path].dtype).kind == "c" != flatten(self.like)[path].dtype.kind:
+            if np.dtype(flat[path].dtype).kind == "c" != self.dtypes[path].kind:
                 raise ModelError(
                     f"models[{i}] has complex weights in {path!r}, where the first model has "
-                    f"{flatten(self.like)[path].dtype}: give the first one complex weights too"
+                    f"{self.dtypes[path]}: give the first one complex weights too"
                 )
         if key is not None and i > 0:
             mean = self._mean(i)
@@ -129,9 +129,7 @@ class _Sum:
         "The squared norm of a model, in the unit of squares"
         own = {p: wide(_real(w)) for p, w in flat.items() if _is_inexact(w)}
         if self.power is None:  # the first model decides
-            with np.errstate(over="ignore"):
-                sizes = [norm(w) for w in own.values()]
-            top = max((power for fraction, power in sizes if fraction), default=0)
+            top = max(powers(own.values()), default=0)
             self.power = top if abs(top) > 250 else 0
         if self.power:
             own = {p: np.ldexp(w, -self.power) for p, w in own.items()}
@@ -167,8 +165,7 @@ class _Sum:
         moved = (compose_permutations(self.spec, back, p) for p in self.perms)
         perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
         total = apply_permutation(self.spec, back, self.total) | self.rest
-        dtypes = flatten(self.like)
-        mean = {p: np.asarray(w / len(perms), dtypes[p].dtype) for p, w in total.items()}
+        mean = {p: np.asarray(w / len(perms), self.dtypes[p]) for p, w in total.items()}
         mean |= {p: jnp.asarray(w) for p, w in mean.items() if p in self.of_jax}
         return perms, unflatten(mean | self.kept, self.like)
 
