@@ -187,10 +187,9 @@ def _measure(case: Case, outcome: _Outcome) -> tuple[Metrics, dict[str, Interpol
     "The metrics of all models and, for two, the curves between them"
     if case.step is None:
         return {}, {}
-    step, curves = case.step, {}
+    step, curves, ends = case.step, {}, {}
     models = dict(zip(model_names(len(case.models)), case.models, strict=True))
     models |= {"naive": outcome.naive, "merged": outcome.merged}
-    metrics = {name: mean_metrics(step, model, case.measured) for name, model in models.items()}
     if len(case.models) == 2:
         a, b = case.models
         for name, other in (("naive", b), ("matched", outcome.moved[1])):
@@ -203,6 +202,10 @@ def _measure(case: Case, outcome: _Outcome) -> tuple[Metrics, dict[str, Interpol
                 stage=f"{name} line",
                 callback=case.callback,
             )
+        line = curves["naive"].metrics  # from A to B, which need no evaluation of their own
+        ends = {"A": {m: float(v[0]) for m, v in line.items()}}
+        ends["B"] = {m: float(v[-1]) for m, v in line.items()}
+    metrics = {n: ends.get(n) or mean_metrics(step, x, case.measured) for n, x in models.items()}
     return metrics, curves
 
 
