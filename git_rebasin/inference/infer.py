@@ -25,6 +25,7 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
     order,
     products,
     shapes,
+    sharded,
 )
 from .axes import Axis, Limit, Reason, atoms
 from .live import live_equations
