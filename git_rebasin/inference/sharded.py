@@ -21,7 +21,7 @@ from jax.extend import source_info_util
 
 from .devices import COLLECTIVES, Mesh, Spread, join, split, total
 from .trace import constant, rule, run, unknown
-from ..jaxprs import ClosedJaxpr, inner_jaxpr, jaxprs_within, scan_counts
+from ..jaxprs import ClosedJaxpr, bind, inner_jaxpr, jaxprs_within, scan_counts
 
 # %% ../../nbs/inference/15_sharded.ipynb #452e7463
 def _written_out(mesh: Mesh, jaxpr: jex.Jaxpr, consts, args: Sequence[Spread]) -> list[Spread]:
@@ -70,14 +70,7 @@ def _mapped(mesh: Mesh, fn: Callable[..., list], inputs: Sequence[Spread]) -> li
 
 def _each(mesh: Mesh, eqn, inputs: Sequence[Spread]) -> list[Spread]:
     "An equation that is about one device, on all devices"
-
-    def one(*args):
-        given = eqn.primitive.get_bind_params(eqn.params)
-        fns, params = given if isinstance(given, tuple) else ((), given)  # in older versions of JAX
-        outs = eqn.primitive.bind(*fns, *args, **params)
-        return list(outs) if eqn.primitive.multiple_results else [outs]
-
-    return _mapped(mesh, one, inputs)
+    return _mapped(mesh, lambda *args: bind(eqn, args, eqn.params), inputs)
 
 
 def _communicates(eqn) -> bool:
