@@ -21,9 +21,11 @@ from jaxtyping import PyTree
 
 from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
+    linear_algebra,
     loops,
     order,
     products,
+    reductions,
     shapes,
     sharded,
 )
