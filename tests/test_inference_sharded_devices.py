@@ -92,7 +92,7 @@ def same_as_written_out(fn, x, shape):
     pairs = zip(jax.tree.leaves(jax.jit(sharded)(x)), jex.jaxpr_as_fun(closed)(x), strict=True)
     for k, (want, got) in enumerate(pairs):
         assert want.shape == got.shape, k
-        np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-4, err_msg=f"{shape}, output {k}")
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3, err_msg=f"{shape}, output {k}")
 
 
 def check_collectives():
