@@ -25,6 +25,7 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
     linear_algebra,
     loops,
     order,
+    own_rules,
     products,
     reductions,
     shapes,
