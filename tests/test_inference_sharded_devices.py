@@ -155,11 +155,13 @@ def check_tensor_and_data_parallel():
 
 def check_one_axis_divided_among_two_mesh_axes():
     params = {"w": floats(0, 5, 8), "v": floats(2, 8, 3)}
+
+    def layer(p, x):
+        return lax.psum(jnp.sin(x @ p["w"]) @ p["v"], ("data", "model"))
+
     for names in (("data", "model"), ("model", "data")):
-        fn = over((2, 2), (P(None, names), P(names), P()), P())(
-            lambda w, v, x: lax.psum(jnp.sin(x @ w) @ v, names)
-        )
-        assert groups(lambda p, x: fn(p["w"], p["v"], x), params, floats(3, 4, 5)) == [(8,)]  # noqa: B023
+        fn = over((2, 2), ({"w": P(None, names), "v": P(names)}, P()), P())(layer)
+        assert groups(fn, params, floats(3, 4, 5)) == [(8,)], names
 
 
 def check_fully_sharded():

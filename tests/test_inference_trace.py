@@ -35,7 +35,9 @@ def test_what_has_no_rule_fixes_all_and_says_so():
 
     _, (x,), outs = follow(odd, (3, 3))
     for axis in (*x.axes, *(axis for out in outs for axis in out.axes)):
-        assert "there is no rule for 'twice': register_rule gives it one (twice at " in str(fixed_by(axis))
+        assert "there is no rule for 'twice': register_rule gives it one (twice at " in str(
+            fixed_by(axis)
+        )
         assert " in odd)" in str(fixed_by(axis)), str(fixed_by(axis))
 
 

@@ -137,9 +137,8 @@ def total(mesh: Mesh, v: Spread, names: Collection[str]) -> Spread:
     times = mesh.count(n for n in names if n not in here)
     if here:
         rest = tuple(n for n in v.names if n not in here)
-        by_hand = v.total is None
         at = tuple(v.names.index(n) for n in here)
-        v = Spread(jnp.sum(v.array, at), rest) if by_hand else v.total(here)
+        v = v.total(here) if v.total else Spread(jnp.sum(v.array, at), rest)
     return v if times == 1 else Spread(v.array * jnp.asarray(times, v.array.dtype), v.names)
 
 

@@ -30,10 +30,10 @@ ODD = tuple(
 HOMOGENEOUS = ("abs", "max", "min")
 OTHERS = tuple(
     "acos acosh and atan2 bessel_i0e ceil clamp clz cos cosh digamma eq eq_to erfc exp exp2 expm1 "
-    "floor ge gt igamma igamma_grad_a igammac is_finite le le_to lgamma log log1p logistic lt lt_to "
-    "mulhi ne nextafter not or polygamma population_count pow random_gamma_grad reduce_precision "
-    "regularized_incomplete_beta rem rsqrt shift_left shift_right_arithmetic shift_right_logical "
-    "sqrt square xor zeta".split()
+    "floor ge gt igamma igamma_grad_a igammac is_finite le le_to lgamma log log1p logistic lt "
+    "lt_to mulhi ne nextafter not or polygamma population_count pow random_gamma_grad "
+    "reduce_precision regularized_incomplete_beta rem rsqrt shift_left shift_right_arithmetic "
+    "shift_right_logical sqrt square xor zeta".split()
 )
 
 _Along = Sequence[Axis | None]  # for each input, its axis in one place; None where it is uniform

@@ -130,8 +130,8 @@ def reduce_window(trace, eqn, inputs):
 
 
 @rule(
-    *"iota_2x32_shape random_bits random_clone random_fold_in random_gamma random_seed random_split "
-    "random_unwrap random_wrap rng_bit_generator rng_uniform threefry2x32".split()
+    *"iota_2x32_shape random_bits random_clone random_fold_in random_gamma random_seed "
+    "random_split random_unwrap random_wrap rng_bit_generator rng_uniform threefry2x32".split()
 )
 def random_bits(trace, eqn, inputs):
     "Another number for each place: a mask of dropout, noise"

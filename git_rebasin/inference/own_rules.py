@@ -186,7 +186,8 @@ def axes_rule(
         raise ValueError(f"the pattern {pattern!r} makes no rule{why}")
 
     def from_names(trace: Trace, eqn: jex.JaxprEqn, inputs: list[Value]) -> list[Value]:
-        shapes = [v.aval.shape for v in eqn.outvars]
+        avals: list[Any] = [v.aval for v in eqn.outvars]
+        shapes = [aval.shape for aval in avals]
         who = f"the rule {pattern!r} for {trace.where or eqn.primitive.name}"
         ins = _named(who, "input", given, [v.shape for v in inputs])
         outs = _named(who, "output", made, shapes)

@@ -12,7 +12,7 @@ __all__ = ['dot_general', 'convolution', 'gather', 'scatter']
 from collections.abc import Sequence
 
 from .axes import Axis, Limit, product, unify
-from .trace import Trace, Value, rule, unknown
+from .trace import Trace, Value, rule
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
 @rule("dot_general", reads=False)

@@ -30,8 +30,9 @@ def _written_out(mesh: Mesh, jaxpr: jex.Jaxpr, consts, args: Sequence[Spread]) -
     env |= zip(jaxpr.invars, args, strict=True)
 
     def read(v):
+        aval: Any = v.aval
         literal = isinstance(v, jex.Literal)
-        return Spread(jnp.asarray(v.val, v.aval.dtype)) if literal else env[v]
+        return Spread(jnp.asarray(v.val, aval.dtype)) if literal else env[v]
 
     for eqn in jaxpr.eqns:
         info = eqn.source_info  # reasons are to name the lines of the program
@@ -274,9 +275,8 @@ def unsharded(
     def whole(*arrays):
         return [v.array for v in _sharded(Mesh({}), eqn, list(map(Spread, arrays)))]
 
-    return jax.make_jaxpr(whole)(
-        *(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars)
-    )
+    avals: list[Any] = [v.aval for v in eqn.invars]
+    return jax.make_jaxpr(whole)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
 
 
 @rule("shard_map", reads=False)
