@@ -11,7 +11,7 @@ __all__ = ['dot_general', 'convolution', 'gather', 'scatter']
 # %% ../../nbs/inference/05_products.ipynb #43595f20
 from collections.abc import Sequence
 
-from .axes import Axis, Limit, product, unify
+from .axes import Axis, Limit, product
 from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
@@ -95,17 +95,17 @@ def _features(
             _pair(trace, [(x, into)])
         return out
     group, inner = Axis(groups), Axis(n_in)
-    unify(x, product(group, inner), trace.where)
+    trace.unify(x, product(group, inner))
     trace.restrict(group, Limit.PERMUTATION, "a convolution with groups of features")
     if n_in != 1:
         _contract(trace, [(inner, into)])
     made = product(group, Axis(n_out // groups))
     if out is not None:
-        unify(out, made, trace.where)
+        trace.unify(out, made)
     trace.note([*still, group])
     trace.note([made])
     if into is not None and n_in != 1:
-        unify(inner, into, trace.where)
+        trace.unify(inner, into)
         trace.note([group, inner])
     elif out is not None:
         trace.note([group])

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rule', 'RULES', 'PASSING', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['Rule', 'RULES', 'PASSING', 'Value', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
@@ -20,7 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
 
-from .axes import Axis, Limit, Reason, concat, find, restrict, unify
+from git_rebasin.inference.axes import (
+    Axis,
+    Instance,
+    Limit,
+    Reason,
+    concat,
+    find,
+    restrict,
+    unify,
+)
 from .live import live_equations
 from ..jaxprs import inner_jaxpr, jaxprs_within
 
@@ -63,23 +72,6 @@ def _bits(array: np.ndarray) -> np.ndarray:
     "The bytes of an array's entries: −0 is not 0, and a NaN is itself"
     whole = np.ascontiguousarray(array).reshape(*np.shape(array), 1)
     return whole.view(np.uint8)
-
-
-@dataclass(frozen=True)
-class Instance:
-    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
-
-    Attributes:
-        parent: the axis, of the array that was sliced
-        axis: the axis that was cut
-        segment: the segment that was taken
-        child: the first axis, in that segment
-    """
-
-    parent: Axis  # the axis, of the array that was sliced
-    axis: Axis  # the axis that was cut
-    segment: Axis  # the segment that was taken
-    child: Axis  # the first axis, in that segment
 
 # %% ../../nbs/inference/01_trace.ipynb #8eae47b2
 _ACTS = {
@@ -150,11 +142,15 @@ class Trace:
         "A new axis that cannot move"
         return Axis(size, Reason(what, self.where)) if size != 1 else None
 
+    def unify(self, a: Axis, b: Axis) -> None:
+        "Make two axes move together; what a cut leaves to differ is recorded"
+        unify(a, b, self.where, self.instances)
+
     def merge(self, axes: Iterable[Axis | None]) -> Axis | None:
         "Unify axes that are combined entry by entry; uniform ones are left out"
         moving = [axis for axis in axes if axis is not None]
         for other in moving[1:]:
-            unify(moving[0], other, self.where)
+            self.unify(moving[0], other)
         return moving[0] if moving else None
 
     def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
