@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'interleave', 'turns_of', 'atoms',
-           'restrict', 'limit_of', 'fixed_by', 'Instance', 'unify', 'cut', 'divide']
+           'restrict', 'displace', 'limit_of', 'fixed_by', 'Instance', 'unify', 'cut', 'divide']
 
 # %% ../../nbs/inference/00_axes.ipynb #44ac1a36
 import enum
@@ -56,7 +56,7 @@ class Reason:
 class Axis:
     "A term: an atom, or a product, a concatenation or an interleaving of axes"
 
-    __slots__ = ("kind", "limit", "order", "parts", "reason", "same", "size")
+    __slots__ = ("kind", "limit", "order", "parts", "placed", "reason", "same", "size")
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Axis:
         self.size, self.reason, self.kind, self.parts = int(size), reason, kind, parts
         self.order = order
         self.limit = limit or (Limit.INVERTIBLE if reason is None else Limit.FIXED)
+        self.placed = True  # an atom's entries: whether they are at the same places for all
         self.same: Axis | None = None  # the term that stands for this one since they were unified
 
     @property
@@ -185,6 +186,12 @@ def restrict(axis: Axis, limit: Limit, reason: Reason) -> None:
             atom.limit, atom.reason = atom.limit.meet(limit), reason
 
 
+def displace(axis: Axis) -> None:
+    "Record that entry k of an atom is not entry k for all who hold it: nothing can be within it"
+    for atom in atoms(axis):
+        atom.placed = False
+
+
 def limit_of(axis: Axis) -> Limit:
     "The limit of an axis: the meet of its atoms' limits"
     return functools.reduce(Limit.meet, (atom.limit for atom in atoms(axis)), Limit.INVERTIBLE)
@@ -246,6 +253,8 @@ def unify(
             a, b = b, a
         if a.reason is not None:
             restrict(b, a.limit, a.reason if a.reason.where else replace(a.reason, where=where))
+        if not a.placed:
+            displace(b)
         a.same = b
     elif a.kind == b.kind == "product":
         _unify_products(factors(a), factors(b), where, log)
@@ -279,6 +288,7 @@ def _unify_products(xs: list[Axis], ys: list[Axis], where, log) -> None:
             misfit = Reason("it is divided in two ways that do not fit together", where)
             for axis in (a, b):
                 restrict(axis, Limit.FIXED, misfit)
+                displace(axis)  # the same factors may stand in another order
         else:
             unify(one, two, where, log)
         return
@@ -346,6 +356,8 @@ def divide(
         return [axis]
     if axis.kind == "atom":
         pieces = [Axis(n, axis.reason, limit=axis.limit) for n in sizes]
+        for piece in pieces:
+            piece.placed = axis.placed
         axis.same = interleave(order, pieces)
         return pieces
     if axis.kind == "product":

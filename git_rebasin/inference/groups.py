@@ -99,6 +99,8 @@ def _mirror(parent: Axis, child: Axis, log: list[Instance]) -> list[tuple[Axis, 
         parts, own = factors(parent), factors(child)
         if child.kind == "atom":
             own = [Axis(x.size, child.reason, limit=child.limit) for x in parts]
+            for copy in own:
+                copy.placed = child.placed
             child.same = product(*own)
         if [x.size for x in parts] != [y.size for y in own]:
             return None
@@ -378,7 +380,7 @@ def parents_of(
     parents: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
-        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
+        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1 and x.placed}
         for x in {id(x): x for x in block}.values():
             if not x.fixed and x.size > 1:
                 old = parents.get(id(x), once)

@@ -130,6 +130,8 @@ def _there(trace: Trace, axis: Axis, entry: Axis) -> Axis:
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
     d, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
+    if len(inputs) > 1 and all(v is eqn.invars[0] for v in eqn.invars):
+        return [_repeated(inputs[0], [len(inputs) if k == d else 1 for k in range(len(shape))])]
     pieces = [whole(v, d) for v in inputs]
     trace.apart += [x for v, x in zip(inputs, pieces, strict=True) if v.axes[d] is None]
     axes = [
@@ -173,17 +175,21 @@ def stack(trace, eqn, inputs):
 @rule("tile", reads=False)
 def tile(trace, eqn, inputs):
     "The whole axis several times over: a product with a new, slower factor"
-    (a,), reps = inputs, eqn.params["reps"]
-    pairs = zip(a.axes, reps, strict=True)
+    return [_repeated(inputs[0], eqn.params["reps"])]
+
+
+def _repeated(a: Value, times: Sequence[int]) -> Value:
+    "An array laid beside itself, along each axis so many times"
+    pairs = zip(a.axes, times, strict=True)
     axes = [x if n == 1 or x is None else product(uniform(n, a.zero), x) for x, n in pairs]
-    return [Value(eqn.outvars[0].aval.shape, tuple(axes))]
+    return Value(tuple(n * m for n, m in zip(a.shape, times, strict=True)), tuple(axes))
 
 
 @rule("pad", reads=False)
 def pad(trace, eqn, inputs):
     "New segments before and after, and fewer entries where the padding is negative"
     (a, filling), shape, axes = inputs, eqn.outvars[0].aval.shape, []
-    config = [tuple(map(int, each)) for each in eqn.params["padding_config"]]
+    config = [(int(low), int(high), int(n)) for low, high, n in eqn.params["padding_config"]]
     a = _cropped(trace, a, config)
     for k, (low, high, interior) in enumerate(config):
         axis, more = a.axes[k], max(0, low) + max(0, high)
@@ -239,6 +245,9 @@ def sliced(
     """
     shape, axes, strides = [], [], strides or (1,) * len(a.shape)
     bounds = list(zip(starts, stops, strides, strict=True))
+    if any(start >= stop for start, stop, _ in bounds):  # it has no entries, and says nothing
+        sizes = tuple(len(range(*each)) for each in bounds)
+        return Value(sizes, (None,) * len(sizes))
     for n, axis, (start, stop, stride) in zip(a.shape, a.axes, bounds, strict=True):
         shape.append(len(range(start, stop, stride)))
         axes.append(_piece(trace, axis, n, shape[-1], start, stop, stride))

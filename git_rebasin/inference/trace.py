@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rule', 'RULES', 'PASSING', 'Value', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['MOST', 'Rule', 'RULES', 'PASSING', 'Value', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
@@ -59,13 +59,13 @@ class Value:
         Returns:
             bool
         """
-        return self.const is not None and not np.any(_bits(self.const))
+        return 0 in self.shape or (self.const is not None and not np.any(_bits(self.const)))
 
     def without(self, gone: Collection[int]) -> Value:
         "The value after some of its axes have left"
         keep = [k for k in range(len(self.shape)) if k not in gone]
-        shape, axes = ([of[k] for k in keep] for of in (self.shape, self.axes))
-        return Value(tuple(shape), tuple(axes), inside=self.inside)
+        shape, axes = tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep)
+        return Value(shape, axes, inside=self.inside)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
@@ -81,13 +81,16 @@ _ACTS = {
     Limit.SCALED: "a positively homogeneous function of each entry",
 }
 
+MOST = 16  # iterations, or groups, that are followed one by one
+
 
 @dataclass
 class Trace:
     """The values, occurrences and slices of a function, recorded while its equations are followed
 
     Attributes:
-        unroll: a scan of at most so many iterations is unrolled
+        unroll: a scan of at most so many iterations is unrolled, and a convolution of at most so
+            many groups followed group by group
         apart: uniform segments: their neighbours differ
         values: by path of the equation, with the axes of the loops around first; those of `while`
             and `cond` are not kept
@@ -99,10 +102,11 @@ class Trace:
         path: of the equation at hand
         where: its primitive, and its line in the program
         wanted: which outputs of the equation at hand are needed
-        stacks: scans over an axis that may move
+        stacks: scans over an axis that may move, and convolutions of at most `MOST` groups
     """
 
-    unroll: int = 0  # a scan of at most so many iterations is unrolled
+    unroll: int = 0  # a scan of at most so many iterations is unrolled, and a convolution of at
+    #   most so many groups followed group by group
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
     apart: list[Axis] = field(default_factory=list)  # uniform segments: their neighbours differ
@@ -116,7 +120,7 @@ class Trace:
     path: tuple[int, ...] = ()  # of the equation at hand
     where: str | None = None  # its primitive, and its line in the program
     wanted: Sequence[bool] = ()  # which outputs of the equation at hand are needed
-    stacks: int = 0  # scans over an axis that may move
+    stacks: int = 0  # scans over an axis that may move, and convolutions of at most `MOST` groups
 
     def note(self, axes: Iterable[Axis | None]) -> None:
         "Record that these axes occur together"
