@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atoms', 'Forms', 'Table', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'renamed', 'parents_of',
-           'equal_segments']
+__all__ = ['Atoms', 'Forms', 'Table', 'UNREAD', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'reads', 'renamed',
+           'parents_of', 'equal_segments']
 
 # %% ../../nbs/inference/07_groups.ipynb #2e0a3ac1
 import itertools
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from git_rebasin.inference.axes import (
     Axis,
+    Reason,
     atoms,
     concat,
     factors,
@@ -92,6 +93,8 @@ def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
         return flipped and [(y, x) for x, y in flipped]
     if b.kind == "atom":
         copies = [Axis(find(p).size, b.reason, limit=b.limit) for p in a.parts]
+        for copy in copies:
+            copy.placed = b.placed
         b.same = (product if a.kind == "product" else concat)(*copies)
         b = find(b)
     if a.kind != b.kind or [find(p).size for p in a.parts] != [find(p).size for p in b.parts]:
@@ -142,6 +145,9 @@ def resolve_instances(
     return table
 
 
+UNREAD = Reason("this example does not read it: also=[…] takes inputs that do")
+
+
 def _sources(records: list[Instance]) -> tuple[list[Instance], dict[int, tuple] | None]:
     "Atom of a sliced array → its counterparts in slices; None if axes were unified meanwhile"
     sources: dict[int, tuple[Axis, list]] = {}
@@ -162,19 +168,30 @@ def _sources(records: list[Instance]) -> tuple[list[Instance], dict[int, tuple] 
 
 def _decide(trace: Trace, params, sources: Mapping[int, tuple]) -> Table | None:
     "One look at every atom; None if axes were unified, which others may depend on"
-    having = _having(blocks_of(forms_of(trace.occurrences)), sources)
-    rows, table, unified = _rows_with(params), {}, set()
+    every_block, rows = blocks_of(forms_of(trace.occurrences)), _rows_with(params)
+    having, read, table, unified = _having(every_block, sources), reads(trace), {}, set()
     for i, (atom, pairs) in sources.items():
         every, blocks = _segments(pairs), having.get(i, ())
         known = {i, *every, *(id(child) for _, child in pairs)}
         if not unified.isdisjoint(known) or any(x.same for block in blocks for x in block):
             continue  # what it is decided by has changed: in the next look
-        own, same = _own(atom, pairs, every, blocks, rows)
+        own, same = _own(atom, pairs, every, blocks, rows, read)
         for x, y in same:
             unify(x, y)
             unified |= {id(x), id(y)}
         table[i] = own
-    return None if unified else table
+    return None if unified or _unify_unsegmented(every_block, table, sources) else table
+
+
+def reads(
+    trace: Trace,
+) -> set[int] | None:  # by id; None: all of them
+    """The atoms whose entries have an effect
+
+    Returns:
+        set[int] | None: by id; None: all of them
+    """
+    return None if trace.read is None else {id(x) for axis in trace.read for x in atoms(axis)}
 
 
 def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[Atoms]]:
@@ -202,21 +219,50 @@ def _segments(pairs: list) -> set[int]:
 
 
 def _own(
-    atom: Axis, pairs: list, every: set[int], blocks: Sequence[Atoms], rows: Mapping[int, list]
+    atom: Axis,
+    pairs: list,
+    every: set[int],
+    blocks: Sequence[Atoms],
+    rows: Mapping[int, list],
+    read: set[int] | None,
 ) -> tuple[dict[int, Axis], list[tuple[Axis, Axis]]]:
     "Segment → the atom that stands for a given one there; and what has to be unified instead"
     own: dict[int, Axis] = {}
     places = [(id(s), child) for record, child in pairs for s in atoms(record.segment)]
-    several = [(own[i], x) for i, x in places if own.setdefault(i, x) is not x]
-    if several:
-        return {}, several
-    differ = len({id(child) for child in own.values()}) > 1 or own.keys() != every
+    same = [(own[i], x) for i, x in places if own.setdefault(i, x) is not x]
+    if same:
+        return {}, same
+    elsewhere, several = atom, len({id(child) for child in own.values()}) > 1
+    if own.keys() != every and not atom.fixed and not (read is None or id(atom) in read):
+        elsewhere = Axis(atom.size, UNREAD)  # in segments that nothing reads
+    differ = several or (own.keys() != every and elsewhere is atom)
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
     if not atom.fixed and differ and seen_with_one:
         cut = {id(axes): axes for i in every for axes in rows.get(i, ())}
         if all(_expressible(axes, atom, every) for axes in cut.values()):
-            return dict.fromkeys(every, atom) | own, []
+            return dict.fromkeys(every, elsewhere) | own, []
     return {}, [(atom, child) for _, child in pairs]
+
+
+def _unify_unsegmented(blocks: list[Atoms], table: Table, sources: Mapping[int, tuple]) -> bool:
+    "Unify atoms that differ by segments where a block that holds them is in none, or in several"
+    # a segment's own atom may itself be cut: then it is in all blocks of the atom it stands for
+    found = False
+    for block in blocks:
+        here, seen = {id(x) for x in block}, list(block)
+        while seen:
+            i = id(seen.pop())
+            if i not in table:
+                continue
+            hits = [table[i][s] for s in here & table[i].keys()]
+            if len(hits) == 1:
+                seen += [find(hits[0])] if find(hits[0]) is not find(sources[i][0]) else []
+                continue
+            atom, pairs = sources[i]
+            found = True
+            for _, child in pairs:
+                unify(atom, child)
+    return found
 
 
 def renamed(
@@ -243,7 +289,7 @@ def parents_of(
     parents: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
-        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
+        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1 and x.placed}
         for x in {id(x): x for x in block}.values():
             if not x.fixed and x.size > 1:
                 old = parents.get(id(x), once)
