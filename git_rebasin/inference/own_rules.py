@@ -30,7 +30,8 @@ class Registration:
 
     def __repr__(self) -> str:
         kernel = "" if self.kernel is None else f", kernel={self.kernel!r}"
-        return f"register_rule({self.primitive!r}{kernel})({self.function!r})"
+        name = getattr(self.function, "__name__", self.function)
+        return f"register_rule({self.primitive!r}{kernel})({name})"
 
     def __enter__(self) -> Registration:
         return self
