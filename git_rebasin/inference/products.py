@@ -130,10 +130,10 @@ def _group_by_group(
 ) -> Axis:
     "As if each group were a convolution of its own, beside the others"
     (x, into, out), (groups, n_in, n_out) = axes, sizes
-    of = (np.repeat(np.arange(groups), axis.size // groups) for axis in (x, out))
+    pieces = (np.repeat(np.arange(groups), axis.size // groups) for axis in (x, out))
     images, features = (
-        divide(axis, group_of, trace.where, trace.instances)
-        for axis, group_of in zip((x, out), of, strict=True)
+        divide(axis, order, trace.where, trace.instances)
+        for axis, order in zip((x, out), pieces, strict=True)
     )
     for image, of_group in zip(images, features, strict=True):
         there = into
