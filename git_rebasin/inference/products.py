@@ -130,9 +130,10 @@ def _group_by_group(
 ) -> Axis:
     "As if each group were a convolution of its own, beside the others"
     (x, into, out), (groups, n_in, n_out) = axes, sizes
+    pieces = (np.repeat(np.arange(groups), axis.size // groups) for axis in (x, out))
     images, features = (
-        divide(axis, np.repeat(np.arange(groups), axis.size // groups), trace.where, trace.instances)
-        for axis in (x, out)
+        divide(axis, order, trace.where, trace.instances)
+        for axis, order in zip((x, out), pieces, strict=True)
     )
     for image, of_group in zip(images, features, strict=True):
         there = into
