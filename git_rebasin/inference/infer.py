@@ -21,14 +21,20 @@ from jaxtyping import PyTree
 
 from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
+    experts,
+    labels,
+    lookups,
     loops,
     order,
     products,
     shapes,
+    ties,
 )
 from .axes import Axis, Limit, Reason, atoms
+from .marks import NOTHING, Marks, generic
 from .rows import Naming, name_atoms, row_of
-from .trace import Trace, Value, constant, run
+from .sorting import settle
+from .trace import Trace, Value, constant, run, spend
 from ..jaxprs import ClosedJaxpr, inner_jaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import check_permutation_spec
@@ -61,13 +67,18 @@ def _parameter(trace: Trace, leaf, used: bool) -> Value:
     axes = tuple(Axis(n, reason) if n != 1 else None for n in leaf.shape)
     if reason is None:
         trace.note(axes)
-    return Value(tuple(leaf.shape), axes)
+    return Value(tuple(leaf.shape), axes, marks=_numbers(leaf))
+
+
+def _numbers(leaf) -> Marks:
+    "What is known of the entries of an array: floats are any numbers"
+    return generic(len(leaf.shape)) if jnp.issubdtype(leaf.dtype, jnp.inexact) else NOTHING
 
 
 def _data(i: int, leaf) -> Value:
     "An array that is not of the model: it cannot move"
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
-    return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
+    return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)), marks=_numbers(leaf))
 
 # %% ../../nbs/inference/09_infer.ipynb #6f906db3
 _Shaped = Array | jax.ShapeDtypeStruct
@@ -90,9 +101,11 @@ def _follow(
     consts = [constant(trace, c, frozen=True) for c in closed.consts]
     outs = run(trace, closed.jaxpr, consts, [*values.values(), *data])
     for i, out in enumerate(outs):
+        spend(trace, out.marks)
         for k, axis in enumerate(out.axes):
             trace.fix(axis, f"output {i}, axis {k}")
     axes = {path: value.axes for path, value in values.items() if value.shape}
+    settle(trace, [axis for row in axes.values() for axis in row if axis is not None])
     naming = name_atoms(trace, axes)
     table = {path: row_of(row, naming) for path, row in axes.items()}
     reasons = {path: tuple(map(_why, row)) for path, row in axes.items()}

@@ -10,10 +10,13 @@ __all__ = ['scan', 'while_loop', 'cond']
 
 # %% ../../nbs/inference/06_loops.ipynb #d5120b53
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .axes import Axis, Limit, fixed_by
+from .labels import one_axis, with_label
+from .marks import Marks, Place, fresh, kept, moved
 from .shapes import sliced_along
-from .trace import Trace, Value, constant, rule, run, uniform
+from .trace import Trace, Value, constant, plain, rule, run, uniform
 from ..jaxprs import ClosedJaxpr, scan_counts
 
 # %% ../../nbs/inference/06_loops.ipynb #a8376fb8
@@ -37,12 +40,13 @@ def _fixed_point(
     carry: Sequence[Value],  # before the first iteration
 ) -> tuple[list[Value], list[Value]]:  # the carry, and what else an iteration gives
     "Follow an iteration until the carry has the same axes before and after it"
-    zero = [c.zero for c in carry]
+    zero, carry = [c.zero for c in carry], [plain(trace, c) for c in carry]
     carry = [Value(c.shape, c.axes) for c in carry]  # its value changes from one to the next
     while True:
         for c in carry:
             trace.note(c.axes)
         outs = body(carry)
+        outs = [plain(trace, v) if k < len(carry) else v for k, v in enumerate(outs)]
         after = [_carried(trace, *each) for each in zip(carry, outs, zero, strict=False)]
         again = any(c.axes != new.axes for c, new in zip(carry, after, strict=True))
         carry = after
@@ -64,7 +68,7 @@ def _carried(
     return Value(before.shape, tuple(axes))
 
 # %% ../../nbs/inference/06_loops.ipynb #acbd3939
-@rule("scan")
+@rule("scan", labels=True)
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
     p, (nc, nk) = eqn.params, scan_counts(eqn)
@@ -78,7 +82,7 @@ def scan(trace, eqn, inputs):
     trace.restrict(layers, Limit.PERMUTATION, "a scan treats each entry alike")
     if carry:
         trace.fix(layers, "a scan goes through it in order")
-    slices = [v.without([0]) for v in stacks]
+    slices = [_entry(trace, v, v.without([0])) for v in stacks]
     outside = trace.inside
 
     def iteration(carry):
@@ -89,7 +93,28 @@ def scan(trace, eqn, inputs):
 
     carry, outs = _fixed_point(trace, iteration, carry)
     n, first = p["length"], layers if p["length"] != 1 else None
-    return [*carry, *(Value((n, *v.shape), (first, *v.axes)) for v in outs)]
+    return [*carry, *(_stacked(v, n, first) for v in outs)]
+
+
+def _entry(trace: Trace, stack: Value, entry: Value) -> Value:
+    "What is known of one entry of a stack"
+    stack = plain(trace, stack) if stack.marks.parts or stack.marks.spoils else stack
+    marks = moved(stack.marks, kept(len(stack.shape), [0]), entry.shape)
+    entry = replace(entry, marks=replace(marks, hot=None))
+    if stack.marks.label is None:
+        return entry
+    return with_label(entry, fresh(stack.marks.label.axis, entry.shape))
+
+
+def _stacked(v: Value, n: int, first: Axis | None) -> Value:
+    "The entries of all iterations"
+    shape, long = (n, *v.shape), (0,) if n != 1 else ()
+    chosen = [
+        Place(p.axis, ("stacked", p.key), (*long, *(d + 1 for d in p.dims))) for p in v.marks.chosen
+    ]
+    label = v.marks.label and fresh(v.marks.label.axis, shape)
+    spoils = tuple(replace(v.marks, label=None).limited)
+    return Value(shape, (first, *v.axes), marks=Marks(label, spoils=spoils, chosen=tuple(chosen)))
 
 
 def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
@@ -97,19 +122,29 @@ def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
     p, collected = eqn.params, []
     iterations = range(p["length"])
     for t in reversed(iterations) if p["reverse"] else iterations:
-        slices = [sliced_along(trace, v, 0, t, t + 1).without([0]) for v in stacks]
+        parts = [(v, sliced_along(trace, v, 0, t, t + 1)) for v in stacks]
+        slices = [_entry(trace, v, part.without([0])) for v, part in parts]
         outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices])
         carry = outs[: len(carry)]
         collected.append(outs[len(carry) :])
     layers, stacked = trace.fixed(len(iterations), "a scan goes through it in order"), []
     for several in zip(*collected, strict=True):
-        pairs = zip(*(v.axes for v in several), strict=True)
-        axes = (trace.merge_linear(axes, several) for axes in pairs)
-        stacked.append(Value((len(iterations), *several[0].shape), (layers, *axes)))
+        one = _one_of(trace, several)
+        stacked.append(_stacked(one, len(iterations), layers))
     return [*carry, *stacked]
 
+
+def _one_of(trace: Trace, several: Sequence[Value]) -> Value:
+    "A value that is one of several"
+    label = None if any(v.marks.parts or v.marks.spoils for v in several) else one_axis(trace, several)
+    if label is None:
+        several = [plain(trace, v) for v in several]
+    alike = zip(*(v.axes for v in several), strict=True)
+    axes, shape = tuple(trace.merge_linear(axes, several) for axes in alike), several[0].shape
+    return Value(shape, axes, marks=Marks(label=label and fresh(label.axis, shape)))
+
 # %% ../../nbs/inference/06_loops.ipynb #28cdca2c
-@rule("while")
+@rule("while", labels=True)
 def while_loop(trace, eqn, inputs):
     "The carry to a fixed point"
     p = eqn.params
@@ -117,20 +152,17 @@ def while_loop(trace, eqn, inputs):
     of_test, of_body, carry = inputs[:nc], inputs[nc : nc + nb], inputs[nc + nb :]
 
     def iteration(carry):
-        _follow(trace, p["cond_jaxpr"], [*of_test, *carry])
+        for test in _follow(trace, p["cond_jaxpr"], [*of_test, *carry]):
+            plain(trace, test)
         return _follow(trace, p["body_jaxpr"], [*of_body, *carry])
 
     return _fixed_point(trace, iteration, carry)[0]
 
 
-@rule("cond")
+@rule("cond", labels=True)
 def cond(trace, eqn, inputs):
     "The outputs of all branches are one"
-    _, *operands = inputs
+    which, *operands = inputs
+    plain(trace, which)
     branches = [_follow(trace, b, operands) for b in eqn.params["branches"]]
-    outs = []
-    for several in zip(*branches, strict=True):
-        axes = zip(*(v.axes for v in several), strict=True)
-        merged = tuple(trace.merge_linear(a, several) for a in axes)
-        outs.append(Value(several[0].shape, merged))
-    return outs
+    return [_one_of(trace, several) for several in zip(*branches, strict=True)]

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rule', 'RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['Rule', 'RULES', 'LABELS', 'MARKS', 'Value', 'Instance', 'Trace', 'rule', 'plain', 'spend', 'apply', 'unknown',
+           'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.extend.core as jex
@@ -20,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
 
-from .axes import Axis, Limit, Reason, concat, restrict, unify
+from .axes import Axis, Limit, Reason, atoms, concat, restrict, unify
+from .marks import NOTHING, Marks
 from ..jaxprs import inner_jaxpr, jaxprs_within
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
@@ -32,12 +34,14 @@ class Value:
         axes: what each axis consists of; None where it is uniform
         const: the value itself, where it depends on no argument
         frozen: whether it comes from outside of the function
+        marks: what is known of its entries
     """
 
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
     const: np.ndarray | None = None  # the value itself, where it depends on no argument
     frozen: bool = False  # whether it comes from outside of the function
+    marks: Marks = NOTHING  # what is known of its entries
 
     @property
     def zero(self) -> bool:
@@ -95,6 +99,7 @@ class Trace:
         where: its primitive, and its line in the program
         used: variables that are read, of the jaxpr at hand
         stacks: scans over an axis that may move
+        derived: an axis that moves when another does, which one, and how
     """
 
     unroll: int = 0  # a scan of at most so many iterations is unrolled
@@ -110,6 +115,8 @@ class Trace:
     where: str | None = None  # its primitive, and its line in the program
     used: frozenset = frozenset()  # variables that are read, of the jaxpr at hand
     stacks: int = 0  # scans over an axis that may move
+    derived: list[tuple[Axis, Axis, Hashable]] = field(default_factory=list)  # an axis that moves
+    #   when another does, which one, and how
 
     def note(self, axes: Iterable[Axis | None]) -> None:
         "Record that these axes occur together"
@@ -159,22 +166,71 @@ class Trace:
 # %% ../../nbs/inference/01_trace.ipynb #8e9ac57e
 Rule = Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
+LABELS: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value] | None]] = {}
+#   rules for inputs that hold places; None: then these are numbers
+MARKS: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value], list[Value]], list[Marks]]] = {}
+#   what is known of the outputs, which are the last argument
 
 
 def rule(
     *names: str,  # of primitives
+    labels: bool = False,  # whether it takes care of inputs whose entries are places
 ) -> Callable[[Rule], Rule]:
     """Put a function into the table
 
     Args:
         *names: of primitives
+        labels: whether it takes care of inputs whose entries are places
     """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
+        if labels:
+            LABELS.update(dict.fromkeys(names, function))
         return function
 
     return register
+
+
+def plain(
+    trace: Trace,
+    value: Value,
+) -> Value:
+    "A value whose entries are numbers: if they are places of an axis, that is fixed"
+    if not value.marks.labelled:
+        return value
+    if value.const is not None:
+        return constant(trace, value.const, value.frozen)
+    spend(trace, value.marks)
+    return replace(value, marks=value.marks.bare)
+
+
+def spend(
+    trace: Trace,
+    marks: Marks,
+) -> None:
+    "Fix the axes whose places are used as numbers"
+    for axis in marks.limited:
+        trace.fix(axis, "its places are used as numbers")
+
+
+def apply(
+    trace: Trace,
+    eqn: jex.JaxprEqn,
+    inputs: list[Value],
+) -> list[Value]:
+    "The rule of an equation, and what it leaves known of the entries"
+    name = eqn.primitive.name
+    if any(v.marks.labelled for v in inputs):
+        outs = LABELS[name](trace, eqn, inputs) if name in LABELS else None
+        if outs is not None:
+            return outs
+        inputs = [plain(trace, v) for v in inputs]
+    outs = RULES.get(name, unknown)(trace, eqn, inputs)
+    if name not in MARKS:
+        return outs
+    marks = MARKS[name](trace, eqn, inputs, outs)
+    return [replace(out, marks=m) for out, m in zip(outs, marks, strict=True)]
 
 
 def unknown(
@@ -283,6 +339,23 @@ def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     outs = outs if eqn.primitive.multiple_results else [outs]
     return [constant(trace, out, any(v.frozen for v in inputs)) for out in outs]
 
+
+def _by_rule(trace: Trace, eqn, inputs: list[Value], known: list[Value]) -> list[Value] | None:
+    "A known value with axes that may move, if a rule gives them and its entries would fix them"
+    axes = [axis for out in known for axis in out.axes if axis is not None]
+    exact = [v.marks.exact or not any(v.axes) for v in inputs]
+    name, outs = eqn.primitive.name, None
+    if not any(atom.fixed for axis in axes for atom in atoms(axis)) or not all(exact):
+        return None
+    if any(v.marks.labelled for v in inputs):
+        outs = LABELS[name](trace, eqn, inputs) if name in LABELS else None
+    elif name == "iota" or (name in MARKS and any(v.marks.exact for v in inputs)):
+        outs = apply(trace, eqn, inputs)
+    return outs and [
+        replace(out, const=k.const, frozen=k.frozen, marks=replace(out.marks, exact=True))
+        for out, k in zip(outs, known, strict=True)
+    ]
+
 # %% ../../nbs/inference/01_trace.ipynb #a51f1165
 def run(
     trace: Trace,
@@ -326,7 +399,9 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
     if inner is not None:
         return run(trace, inner[0], [constant(trace, c, frozen=True) for c in inner[1]], inputs)
     if outs is None:
-        outs = RULES.get(eqn.primitive.name, unknown)(trace, eqn, inputs)
+        outs = apply(trace, eqn, inputs)
+    else:
+        outs = _by_rule(trace, eqn, inputs, outs) or outs
     for i, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
         sizes = [
             n if axis is None else axis.size for n, axis in zip(out.shape, out.axes, strict=True)
@@ -335,7 +410,10 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
             raise AssertionError(f"the rule of {eqn.primitive.name!r} gives {out} for {v.aval}")
         if out.const is not None:
             continue
-        trace.note(out.axes)
+        axes = (*out.axes, *out.marks.within())
+        trace.note(axes)
+        if out.marks.label is not None:  # its places are those of an axis that it does not show
+            trace.note((*axes, out.marks.label.axis))
         if v in trace.used and trace.keep:
             shape = (*(axis.size for axis in trace.inside), *out.shape)
             trace.values[(*trace.path, -1 - i)] = Value(shape, (*trace.inside, *out.axes))
