@@ -17,7 +17,7 @@ import numpy as np
 
 from .axes import Axis, find
 
-# %% ../../nbs/inference/11_marks.ipynb #16dda109
+# %% ../../nbs/inference/11_marks.ipynb #247faf0d
 @dataclass(frozen=True)
 class Place:
     """An array of places along an axis, and which axes of a value are those of the array
@@ -66,12 +66,12 @@ class OneHot:
     """Along one axis all entries are equal but for one; or they count what is there
 
     Attributes:
-        kind: "hot", "rest" (all but one), "sums", or "spike" (any two numbers)
+        kind: "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
         dim: along which
         key: of the places of which it is one-hot, whatever their shape
     """
 
-    kind: str  # "hot", "rest" (all but one), "sums", or "spike" (any two numbers)
+    kind: str  # "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
     dim: int  # along which
     key: Hashable  # of the places of which it is one-hot, whatever their shape
 

@@ -114,7 +114,7 @@ def part_of_place(
     once = place.once if place.once in dims else None
     return Place(place.axis, ("sliced", place.key, cuts), dims, once)
 
-# %% ../../nbs/inference/12_ties.ipynb #5344453e
+# %% ../../nbs/inference/12_ties.ipynb #a257cce9
 _FLAT = frozenset(
     "and ceil clamp clz eq eq_to floor ge gt is_finite le le_to lt lt_to ne nextafter not or "
     "population_count rem round shift_left shift_right_arithmetic shift_right_logical sign "
@@ -193,11 +193,11 @@ def _one_hot(eqn, inputs: list[Value]) -> OneHot | None:
     others = [v for v in inputs if v.marks.hot is None]
     if len(several) != 1 or any(any(axis is not None for axis in v.axes) for v in others):
         return None
-    hot, (other, *more) = several[0].marks.hot, (*others, None)
+    hot, other = several[0].marks.hot, others[0] if others else None
     turned = {"hot": "rest", "rest": "hot"}.get(hot.kind)
     if name == "convert_element_type":
         return hot
-    if more or hot.kind == "sums":
+    if len(others) > 1 or hot.kind in ("sums", "counts"):
         return None
     ones = other is not None and other.const is not None and bool(np.all(other.const == 1))
     if turned and (name == "not" or (name == "sub" and ones and inputs[1] is several[0])):
@@ -206,7 +206,7 @@ def _one_hot(eqn, inputs: list[Value]) -> OneHot | None:
         return hot
     return replace(hot, kind="spike") if name in ("add", "sub", "mul", "neg") else None
 
-# %% ../../nbs/inference/12_ties.ipynb #8b4a3964
+# %% ../../nbs/inference/12_ties.ipynb #d5f6297d
 @known("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
 def what_stays_of_a_sum(trace, eqn, inputs, outs):
     "The axes that stay"
@@ -216,7 +216,8 @@ def what_stays_of_a_sum(trace, eqn, inputs, outs):
         marks = replace(marks, distinct=marks.distinct & {-1, -2})
     if name != "reduce_sum" or marks.hot is None or marks.hot.kind not in ("hot", "sums"):
         return [replace(marks, hot=None)]
-    return [replace(marks, hot=replace(marks.hot, kind="sums"))]
+    alone = all(n == 1 for d, n in enumerate(outs[0].shape) if d != marks.hot.dim)
+    return [replace(marks, hot=replace(marks.hot, kind="counts" if alone else "sums"))]
 
 
 @known("dot_general")

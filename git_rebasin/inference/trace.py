@@ -345,10 +345,12 @@ def _by_rule(trace: Trace, eqn, inputs: list[Value], known: list[Value]) -> list
     axes = [axis for out in known for axis in out.axes if axis is not None]
     exact = [v.marks.exact or not any(v.axes) for v in inputs]
     name, outs = eqn.primitive.name, None
-    if not any(atom.fixed for axis in axes for atom in atoms(axis)) or not all(exact):
+    if not any(atom.fixed for axis in axes for atom in atoms(axis)):
         return None
     if any(v.marks.labelled for v in inputs):
         outs = LABELS[name](trace, eqn, inputs) if name in LABELS else None
+    elif not all(exact):
+        return None
     elif name == "iota" or (name in MARKS and any(v.marks.exact for v in inputs)):
         outs = apply(trace, eqn, inputs)
     return outs and [
