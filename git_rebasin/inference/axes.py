@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'restrict', 'limit_of',
-           'fixed_by', 'unify', 'cut']
+__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'restrict', 'displace',
+           'limit_of', 'fixed_by', 'unify', 'cut']
 
 # %% ../../nbs/inference/00_axes.ipynb #44ac1a36
 import enum
@@ -54,7 +54,7 @@ class Reason:
 class Axis:
     "A term: an atom, or a product or a concatenation of axes"
 
-    __slots__ = ("kind", "limit", "parts", "reason", "same", "size")
+    __slots__ = ("kind", "limit", "parts", "placed", "reason", "same", "size")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Axis:
     ):
         self.size, self.reason, self.kind, self.parts = int(size), reason, kind, parts
         self.limit = limit or (Limit.INVERTIBLE if reason is None else Limit.FIXED)
+        self.placed = True  # an atom's entries: whether they are at the same places for all
         self.same: Axis | None = None  # the term that stands for this one since they were unified
 
     @property
@@ -119,7 +120,10 @@ def product(*axes: Axis) -> Axis:
 
 def concat(*axes: Axis) -> Axis:
     "Axes laid end to end"
-    parts = [segment for axis in axes for segment in segments(axis)]
+    return _end_to_end([segment for axis in axes for segment in segments(axis)])
+
+
+def _end_to_end(parts: list[Axis]) -> Axis:
     if len(parts) < 2:
         return parts[0] if parts else Axis(0)
     return Axis(sum(p.size for p in parts), None, "concat", tuple(parts))
@@ -141,6 +145,12 @@ def restrict(axis: Axis, limit: Limit, reason: Reason) -> None:
             atom.limit, atom.reason = atom.limit.meet(limit), reason
 
 
+def displace(axis: Axis) -> None:
+    "Record that entry k of an atom is not entry k for all who hold it: nothing can be within it"
+    for atom in atoms(axis):
+        atom.placed = False
+
+
 def limit_of(axis: Axis) -> Limit:
     "The limit of an axis: the meet of its atoms' limits"
     return functools.reduce(Limit.meet, (atom.limit for atom in atoms(axis)), Limit.INVERTIBLE)
@@ -148,10 +158,12 @@ def limit_of(axis: Axis) -> Limit:
 
 def fixed_by(axis: Axis) -> Reason | None:
     "The reason, if all atoms of an axis are fixed"
-    parts = list(atoms(axis))
-    if not all(atom.fixed for atom in parts):
-        return None
-    return parts[0].reason if parts else Reason("it has no entries")
+    reason = Reason("it has no entries")
+    for k, atom in enumerate(atoms(axis)):
+        if not atom.fixed:
+            return None
+        reason = reason if k else atom.reason
+    return reason
 
 # %% ../../nbs/inference/00_axes.ipynb #455191d9
 def unify(
@@ -181,6 +193,8 @@ def unify(
             a, b = b, a
         if a.reason is not None:
             restrict(b, a.limit, a.reason if a.reason.where else replace(a.reason, where=where))
+        if not a.placed:
+            displace(b)
         a.same = b
     elif a.kind == b.kind == "product":
         _unify_products(factors(a), factors(b), where)
@@ -206,6 +220,7 @@ def _unify_products(xs: list[Axis], ys: list[Axis], where) -> None:
             for axis in (x, y, *xs, *ys):
                 misfit = Reason("it is divided in two ways that do not fit together", where)
                 restrict(axis, Limit.FIXED, misfit)
+                displace(axis)  # the same factors may stand in another order
             return
         outer = Axis(big.size // small.size)
         unify(big, product(outer, small), where)
@@ -240,6 +255,7 @@ def cut(
     axis = find(axis)
     if axis.kind == "atom":
         a, b = (Axis(m, axis.reason, limit=axis.limit) for m in (n, axis.size - n))
+        a.placed = b.placed = axis.placed
         axis.same = concat(a, b)
         return a, b
     if axis.kind == "concat":
@@ -250,7 +266,7 @@ def cut(
         if n:
             a, b = cut(rest.pop(0), n, where)
             before, rest = [*before, a], [b, *rest]
-        return concat(*before), concat(*rest)
+        return _end_to_end(before), _end_to_end(rest)
     outer, *inner = factors(axis)
     stride = axis.size // outer.size
     if n % stride:

@@ -187,8 +187,8 @@ def _looked_up(
         label = replace(label, key=("sorted", *order.key[1:]))
     return with_label(out, label)
 
-# %% ../../nbs/inference/14_lookups.ipynb #93b4dd40
-@rule("dynamic_slice", labels=True)
+# %% ../../nbs/inference/14_lookups.ipynb #bd67dcca
+@rule("dynamic_slice", reads=False, labels=True)
 def dynamic_slice(trace, eqn, inputs):
     "From places that may be computed"
     (a, *starts), sizes = inputs, eqn.params["slice_sizes"]
@@ -236,7 +236,7 @@ def _entry(a: Value, gone: Collection[int]) -> Value:
     return Value(shape, axes)
 
 
-@rule("dynamic_update_slice", labels=True)
+@rule("dynamic_update_slice", reads=False, labels=True)
 def dynamic_update_slice(trace, eqn, inputs):
     "A part of a value replaced, at a place that may be computed"
     a, new, *starts = inputs

@@ -16,7 +16,7 @@ from .labels import is_numbered
 from .marks import NUMBERED, Marks, Place, fresh, joined, kept, moved
 from .trace import Trace, Value, plain, rule
 
-# %% ../../nbs/inference/15_sorting.ipynb #cfc7ad33
+# %% ../../nbs/inference/15_sorting.ipynb #339ce479
 _TIES = "the place of its largest or least entry is asked for, and ties are decided by place"
 
 
@@ -54,7 +54,7 @@ def top_k(trace, eqn, inputs):
     "The largest entries, in order; and which they are, if anybody asks"
     (a,), shape, p = inputs, eqn.outvars[0].aval.shape, eqn.params
     d = p.get("axis", p.get("reduction_dimension", -1)) % len(shape)
-    asked = eqn.outvars[1] in trace.used
+    asked = trace.wanted[1]
     for k, axis in enumerate(a.axes):
         scaled = k != d and not asked
         trace.restrict(axis, Limit.SCALED if scaled else Limit.PERMUTATION)
