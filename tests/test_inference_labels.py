@@ -21,7 +21,7 @@ def seen(fn, *shape):
     return axis, outs[0]
 
 
-# %% 8d9a8918
+# %% da427e2a
 def test_places_that_move_stay_places():
     moves = [
         lambda i: i.T,
@@ -34,13 +34,14 @@ def test_places_that_move_stay_places():
         lambda i: jnp.where(i < 0, i + 3, i),
         lambda i: jnp.where(jax.random.bernoulli(jax.random.key(0), shape=i.shape), i, i[::1]),
         lambda i: jax.lax.rem(jnp.minimum(jnp.maximum(i, -1), 5), 3),
+        lambda i: jnp.where(jnp.arange(4)[:, None] < 2, i, -1),
     ]
     for k, fn in enumerate(moves):
         axis, out = seen(fn, 4, 2)
         assert fixed_by(axis) is None and find(out.marks.label.axis) is find(axis), k
 
 
-# %% d13de0ce
+# %% 746025d2
 def test_numbers_made_of_places_fix_their_axis_where_they_are_used():
     for fn in (lambda i: 2 * i, lambda i: (i + 1) * 1.0, lambda i: i < 2, lambda i: i == 1, jnp.sum):
         axis, _ = seen(fn, 4)
@@ -48,6 +49,12 @@ def test_numbers_made_of_places_fix_their_axis_where_they_are_used():
     for fn in (lambda i: i < 3, lambda i: i == 7, lambda i: (i + 3, i)[1]):
         axis, _ = seen(fn, 4)
         assert fixed_by(axis) is None
+    some = lambda i, other: jnp.where(jnp.arange(4) < 2, i, other)
+    for fn in (lambda i: some(i, 3) < 3, lambda i: some(i, -1) >= 0, lambda i: some(i, 3) == 3):
+        axis, out = seen(fn, 4)
+        assert fixed_by(axis) is None and out.const is None
+    axis, _ = seen(lambda i: jnp.clip(some(i, 3), 0, 2), 4)
+    assert fixed_by(axis)
 
 
 # %% 92c35c0f

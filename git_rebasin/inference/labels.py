@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['labelled', 'bare', 'with_label', 'one_axis', 'iota', 'places_that_move', 'some_places', 'places_of_another_type',
-           'places_end_to_end', 'places_side_by_side', 'places_apart', 'is_numbered', 'same_place', 'nothing_changed',
-           'within_bounds', 'one_of_several']
+__all__ = ['labelled', 'bare', 'with_label', 'one_axis', 'refreshed', 'iota', 'places_that_move', 'some_places',
+           'places_of_another_type', 'places_end_to_end', 'places_side_by_side', 'places_apart', 'is_numbered',
+           'same_place', 'nothing_changed', 'within_bounds', 'one_of_several']
 
 # %% ../../nbs/inference/13_labels.ipynb #be0afe31
 import operator
@@ -31,7 +31,7 @@ from git_rebasin.inference.marks import (
 from .ties import MOVING, STILL, moves_of, part_of_place
 from .trace import LABELS, Trace, Value, apply, constant, plain, rule
 
-# %% ../../nbs/inference/13_labels.ipynb #afc53618
+# %% ../../nbs/inference/13_labels.ipynb #74f8096e
 def labelled(
     *names: str,  # of primitives
 ) -> Callable:
@@ -72,16 +72,23 @@ def one_axis(
     Returns:
         Place | None: of the first; None: their entries are not places of one axis
     """
-    labels = [v.marks.label for v in values]
-    first = labels[0]
-    if first is None or any(x is None or x.axis.size != first.axis.size for x in labels):
+    labels = [v.marks.label for v in values if v.marks.label is not None]
+    if len(labels) < len(values) or len({label.axis.size for label in labels}) != 1:
         return None
     for other in labels[1:]:
-        if other is not None:
-            unify(first.axis, other.axis, trace.where)
-    return first
+        unify(labels[0].axis, other.axis, trace.where)
+    return replace(labels[0], stray=frozenset().union(*(label.stray for label in labels)))
 
-# %% ../../nbs/inference/13_labels.ipynb #0914480f
+
+def refreshed(
+    label: Place,
+    shape: Sequence[int],
+    once: int | None = None,
+) -> Place:
+    "Other places of the same axis"
+    return fresh(label.axis, shape, once, label.stray)
+
+# %% ../../nbs/inference/13_labels.ipynb #95373bf8
 @rule("iota")
 def iota(trace, eqn, inputs):
     "0, 1, 2, … along one axis: its places"
@@ -108,7 +115,7 @@ def _moved(value: Value, out: Value, moves) -> Value:
     "The output, with the label of the input"
     marks, last = value.marks, len(out.shape) - 1
     label = marks.label and (
-        moved_place(marks.label, moves, out.shape) or fresh(marks.label.axis, out.shape)
+        moved_place(marks.label, moves, out.shape) or refreshed(marks.label, out.shape)
     )
     still = ([len(value.shape) - 1], [last]) in [(list(a), list(b)) for a, b in moves]
     parts = tuple(_moved(replace(value, marks=m), out, moves).marks for m in marks.parts if still)
@@ -161,7 +168,7 @@ def _together(trace: Trace, eqn, inputs: list[Value], index: bool) -> list[Value
     if label is None and not index:
         return None
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
-    out = out if label is None else with_label(out, fresh(label.axis, out.shape))
+    out = out if label is None else with_label(out, refreshed(label, out.shape))
     parts = tuple(v.marks if v.marks.label else v.marks.bare for v in inputs) if index else ()
     return [replace(out, marks=replace(out.marks, parts=parts))]
 @labelled("stack")
@@ -176,9 +183,9 @@ def places_apart(trace, eqn, inputs):
     (a,), outs = inputs, apply(trace, eqn, [bare(v) for v in inputs])
     if a.marks.label is None or a.marks.parts:
         return None
-    return [with_label(out, fresh(a.marks.label.axis, out.shape)) for out in outs]
+    return [with_label(out, refreshed(a.marks.label, out.shape)) for out in outs]
 
-# %% ../../nbs/inference/13_labels.ipynb #8f83df4a
+# %% ../../nbs/inference/13_labels.ipynb #88f321c3
 def _shared(trace: Trace, a: Value, b: Value) -> None:
     "Record which axes two arrays of places step through together"
     axis = a.marks.label.axis
@@ -222,7 +229,7 @@ def _one_hot(label: Value, numbers: Value, out: Value) -> OneHot | None:
     if len(label.shape) != len(out.shape) or d in covered:
         return None
     whole = covered == every - {d}  # else the places are repeated
-    return OneHot("hot", d, counted(key) if whole else object())
+    return OneHot("hot", d, counted(key), label.marks.label) if whole else OneHot("hot", d, object())
 
 
 _COMPARED = {
@@ -242,23 +249,41 @@ def _compared(trace, eqn, inputs):
     numbers = [v for v in inputs if not v.marks.labelled and v.const is not None]
     if len(places) != 1 or len(numbers) != 1 or not numbers[0].const.size:
         return None
-    every = np.arange(places[0].marks.label.axis.size)
-    compare = _COMPARED[eqn.primitive.name]
-    found = set()
-    for number in np.unique(numbers[0].const):
-        pair = (every, number) if inputs[0] is places[0] else (number, every)
-        found |= set(np.unique(compare(*pair)).tolist())
-    if len(found) != 1:
+    label, compare, results = places[0].marks.label, _COMPARED[eqn.primitive.name], []
+    for every in (np.arange(label.axis.size), np.array([*label.stray])):
+        numbered = np.unique(numbers[0].const)[:, None]
+        pair = (every, numbered) if inputs[0] is places[0] else (numbered, every)
+        results.append(set(np.unique(compare(*pair)).tolist()))
+    if len(results[0]) != 1:
         return None
-    return [constant(trace, np.full(eqn.outvars[0].aval.shape, found.pop()))]
+    if len(results[0] | results[1]) == 1:
+        return [constant(trace, np.full(eqn.outvars[0].aval.shape, results[0].pop()))]
+    return apply(trace, eqn, [bare(v) for v in inputs])  # whether it is a place at all
 
-# %% ../../nbs/inference/13_labels.ipynb #38749892
+# %% ../../nbs/inference/13_labels.ipynb #01f27580
 def _number(value: Value) -> np.ndarray | None:
     "A known array that is not one of places"
     return None if value.marks.labelled else value.const
 
 
-@labelled("add", "sub", "mul", "max", "min", "rem")
+_ARITHMETIC = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "rem": np.fmod,
+}
+
+
+def _unchanged(label: Place, function: Callable, *numbers: np.ndarray) -> bool:
+    "Whether a function with some numbers leaves all places as they are"
+    every = np.array([*range(label.axis.size), *label.stray])
+    with np.errstate(all="ignore"):
+        return all(np.array_equal(function(every, *each), every) for each in zip(*numbers))
+
+
+@labelled(*_ARITHMETIC)
 def nothing_changed(trace, eqn, inputs):
     "0 is added, or a bound that is kept; another sum of places is fixed where it is used"
     name = eqn.primitive.name
@@ -266,18 +291,11 @@ def nothing_changed(trace, eqn, inputs):
     if len(where) != 1 or inputs[where[0]].marks.parts:
         return None
     a, other = inputs[where[0]], inputs[1 - where[0]]
-    number, size = _number(other), a.marks.label.axis.size
+    number = _number(other)
     if number is None or not number.size or any(axis is not None for axis in other.axes):
         return None
-    least, most = number.min(), number.max()
-    same = {
-        "add": least == most == 0,
-        "sub": least == most == 0 and where[0] == 0,
-        "mul": least == most == 1,
-        "max": most <= 0,
-        "min": least >= size - 1,
-        "rem": least >= size and where[0] == 0,
-    }[name]
+    first = where[0] == 0 or name not in ("sub", "rem")
+    same = first and _unchanged(a.marks.label, _ARITHMETIC[name], np.unique(number))
     if not same and (name != "add" or a.const is not None):
         return None
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
@@ -293,7 +311,8 @@ def within_bounds(trace, eqn, inputs):
     least, most = _number(low), _number(high)
     if a.marks.label is None or a.marks.parts or least is None or most is None:
         return None
-    if np.any(least > 0) or np.any(most < a.marks.label.axis.size - 1):
+    bounds = np.unique(least).max(keepdims=True), np.unique(most).min(keepdims=True)
+    if not least.size or not most.size or not _unchanged(a.marks.label, np.clip, *bounds):
         return None
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
     return [with_label(out, a.marks.label)]
@@ -309,8 +328,21 @@ def one_of_several(trace, eqn, inputs):
     marks = [v.marks for v in inputs]
     if which.marks.labelled or any(m.parts or m.spoils for m in marks):
         return None
-    label = one_axis(trace, cases)
+    places = [v for v in cases if v.marks.label is not None]
+    label = one_axis(trace, places)
     if label is None:
         return None
+    stray = {n for v in cases if v.marks.label is None for n in _none_of(v, label.axis.size)}
+    if None in stray:
+        return None
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
-    return [with_label(out, fresh(label.axis, out.shape))]
+    return [with_label(out, fresh(label.axis, out.shape, None, label.stray | stray))]
+
+
+def _none_of(value: Value, size: int) -> list[int | None]:
+    "Numbers that are not places of an axis; None if some may be"
+    number = _number(value)
+    if number is None or value.axes.count(None) < len(value.axes):
+        return [None]
+    every = np.unique(number).tolist()
+    return [None] if any(0 <= n < size for n in every) else every

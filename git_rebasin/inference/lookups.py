@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Index', 'index_of', 'meet', 'choices', 'gather', 'dynamic_slice', 'dynamic_update_slice', 'scatter']
 
-# %% ../../nbs/inference/14_lookups.ipynb #dbb667c7
+# %% ../../nbs/inference/14_lookups.ipynb #0c0bc1c2
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .axes import Axis, Limit, unify
-from .labels import is_numbered, with_label
+from .labels import is_numbered, refreshed, with_label
 from git_rebasin.inference.marks import (
     NOTHING,
     Marks,
@@ -34,7 +34,7 @@ from .shapes import dynamic_slice as slice_at_numbers
 from .shapes import dynamic_update_slice as update_at_numbers
 from .trace import Trace, Value, constant, plain, rule, spend
 
-# %% ../../nbs/inference/14_lookups.ipynb #0a1448e7
+# %% ../../nbs/inference/14_lookups.ipynb #9f41aa89
 @dataclass(frozen=True)
 class Index:
     """An array of indices, and which of its components are places
@@ -55,6 +55,7 @@ def index_of(
     axes: Sequence[Any],  # integers: that the components point into
     looked: Collection[int],  # the axes that are looked up one entry at a time
     shape: Sequence[int],  # of the array that is looked up in
+    eqn,
 ) -> Index:
     """Tell the components apart; axes of which others are places are fixed
 
@@ -70,7 +71,10 @@ def index_of(
     labels = {
         int(k): part.label
         for k, part in zip(axes, parts, strict=True)
-        if part.label is not None and k in looked and part.label.axis.size == shape[k]
+        if part.label is not None
+        and k in looked
+        and part.label.axis.size == shape[k]
+        and _no_other(part.label, eqn)
     }
     unused = [part.label for k, part in zip(axes, parts, strict=True) if k not in labels]
     if marks.spoils or any(unused):
@@ -80,6 +84,12 @@ def index_of(
     for label in labels.values():
         trace.restrict(label.axis, Limit.PERMUTATION, "it is looked up by an index")
     return Index(where, labels, dict(zip(map(int, axes), parts, strict=True)))
+
+
+def _no_other(label: Place, eqn) -> bool:
+    "Whether numbers that are no places look nothing up, and write nothing"
+    fill = "FILL_OR_DROP" in str(eqn.params.get("mode"))
+    return not label.stray or (fill and min(label.stray) >= label.axis.size)
 
 
 def meet(
@@ -129,7 +139,7 @@ def choices(
     places = [moved_place(label, moves, shape) for label in labels]
     return [place for place in places if place is not None]
 
-# %% ../../nbs/inference/14_lookups.ipynb #0170796f
+# %% ../../nbs/inference/14_lookups.ipynb #949354e5
 @rule("gather", labels=True)
 def gather(trace, eqn, inputs):
     "Embeddings, `x[i]`, `take_along_axis`"
@@ -140,7 +150,7 @@ def gather(trace, eqn, inputs):
     offsets = tuple(map(int, how.offset_dims))  # there may be integers of numpy
     looked = [k for k, n in enumerate(a.shape) if k not in batched and (sizes[k] != n or k in gone)]
     single = [k for k in looked if sizes[k] == 1]
-    index = index_of(trace, where, how.start_index_map, single, a.shape)
+    index = index_of(trace, where, how.start_index_map, single, a.shape, eqn)
     trace.mix(a, [k for k in looked if k not in index.labels], what)
     kept = [k for k in range(len(a.shape)) if k not in gone and k not in batched]
     offset = dict(zip(offsets, kept, strict=True))
@@ -175,10 +185,11 @@ def _looked_up(
     out = replace(out, marks=Marks(chosen=chosen, distinct=marks.distinct))
     if not a.marks.labelled:
         return out
-    if a.marks.label is None or a.marks.parts or not index.labels:
+    strays = any(label.stray for label in index.labels.values())
+    if a.marks.label is None or a.marks.parts or not index.labels or strays:
         spend(trace, a.marks)
         return out
-    label, moved_once = fresh(a.marks.label.axis, out.shape), dict((*x, *y) for x, y in of_index)
+    label, moved_once = refreshed(a.marks.label, out.shape), dict((*x, *y) for x, y in of_index)
     once = index.labels.get(a.marks.label.once, NOTHING.label)
     if once is not None and once.once is not None:
         label = replace(label, once=moved_once[once.once])
@@ -187,7 +198,7 @@ def _looked_up(
         label = replace(label, key=("sorted", *order.key[1:]))
     return with_label(out, label)
 
-# %% ../../nbs/inference/14_lookups.ipynb #bd67dcca
+# %% ../../nbs/inference/14_lookups.ipynb #6d50e9fa
 @rule("dynamic_slice", reads=False, labels=True)
 def dynamic_slice(trace, eqn, inputs):
     "From places that may be computed"
@@ -199,7 +210,7 @@ def dynamic_slice(trace, eqn, inputs):
     label, a_bare = a.marks.label, replace(a, marks=a.marks.bare)
     if not labels:
         (out,) = slice_at_numbers(trace, eqn, [a_bare, *numbers])
-        return [out if label is None else with_label(out, fresh(label.axis, out.shape))]
+        return [out if label is None else with_label(out, refreshed(label, out.shape))]
     _scalar_axes(trace, a, labels)
     out = _entry(a_bare, labels)
     if out.shape != tuple(sizes):
@@ -215,7 +226,7 @@ def _scalars(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> dict[in
     found = {}
     for k, (v, n) in enumerate(zip(starts, sizes, strict=True)):
         label = v.marks.label
-        if label is not None and n == 1 and label.axis.size == a.shape[k]:
+        if label is not None and n == 1 and label.axis.size == a.shape[k] and not label.stray:
             found[k] = label
     return found
 
@@ -258,7 +269,7 @@ def _has(value: Value, label: Place) -> bool:
     "Whether a value was looked up with the same places"
     return any(place.same(Place(label.axis, label.key, ())) for place in value.marks.chosen)
 
-# %% ../../nbs/inference/14_lookups.ipynb #a79c4e0e
+# %% ../../nbs/inference/14_lookups.ipynb #baefe787
 @rule("scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max", labels=True)
 def scatter(trace, eqn, inputs):
     "`x.at[i].set(…)`, `x.at[i].add(…)`, `segment_sum`"
@@ -270,7 +281,7 @@ def scatter(trace, eqn, inputs):
     written = [k for k, n in enumerate(shape) if k in gone or (
         k in window and new.shape[window[k]] != n)]
     single = [k for k in written if k in gone or new.shape[window[k]] == 1]
-    index = index_of(trace, where, how.scatter_dims_to_operand_dims, single, shape)
+    index = index_of(trace, where, how.scatter_dims_to_operand_dims, single, shape, eqn)
     written = [k for k in written if k not in index.labels]
     label = _written(trace, eqn, a, new, index)
     a, new = plain(trace, a) if label is None else a, plain(trace, new) if label is None else new
@@ -324,9 +335,9 @@ def _written(trace: Trace, eqn, a: Value, new: Value, index: Index) -> Place | N
     if eqn.primitive.name != "scatter" or label is None or new.marks.parts or len(a.shape) != 1:
         return None
     order = index.labels.get(0)
-    if order is None or order.once is None or new.shape != a.shape:
+    if order is None or order.once is None or order.stray or new.shape != a.shape:
         return None
-    return Place(label.axis, object(), (0,), 0 if label.once is not None else None)
+    return refreshed(label, a.shape, 0 if label.once is not None else None)
 
 
 def _counts(eqn, a: Value, new: Value, index: Index) -> Marks:

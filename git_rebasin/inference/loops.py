@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from .axes import Axis, Limit, fixed_by
 from .live import carried
-from .labels import one_axis, with_label
-from .marks import Marks, Place, fresh, kept, moved
+from .labels import one_axis, refreshed, with_label
+from .marks import Marks, Place, kept, moved
 from .shapes import sliced_along
 from .trace import Trace, Value, constant, plain, rule, run, uniform
 from ..jaxprs import ClosedJaxpr, scan_counts
@@ -125,7 +125,7 @@ def _entry(trace: Trace, stack: Value, entry: Value) -> Value:
     entry = replace(entry, marks=replace(marks, hot=None))
     if stack.marks.label is None:
         return entry
-    return with_label(entry, fresh(stack.marks.label.axis, entry.shape))
+    return with_label(entry, refreshed(stack.marks.label, entry.shape))
 
 
 def _stacked(v: Value, n: int, first: Axis | None) -> Value:
@@ -134,7 +134,7 @@ def _stacked(v: Value, n: int, first: Axis | None) -> Value:
     chosen = [
         Place(p.axis, ("stacked", p.key), (*long, *(d + 1 for d in p.dims))) for p in v.marks.chosen
     ]
-    label = v.marks.label and fresh(v.marks.label.axis, shape)
+    label = v.marks.label and refreshed(v.marks.label, shape)
     spoils = tuple(replace(v.marks, label=None).limited)
     return Value(shape, (first, *v.axes), marks=Marks(label, spoils=spoils, chosen=tuple(chosen)))
 
@@ -166,7 +166,7 @@ def _one_of(trace: Trace, several: Sequence[Value]) -> Value:
         several = [plain(trace, v) for v in several]
     alike = zip(*(v.axes for v in several), strict=True)
     axes, shape = tuple(trace.merge_linear(axes, several) for axes in alike), several[0].shape
-    return Value(shape, axes, marks=Marks(label=label and fresh(label.axis, shape)))
+    return Value(shape, axes, marks=Marks(label=label and refreshed(label, shape)))
 
 # %% ../../nbs/inference/06_loops.ipynb #28cdca2c
 @rule("while", reads=False, labels=True)

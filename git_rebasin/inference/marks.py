@@ -17,7 +17,7 @@ import numpy as np
 
 from .axes import Axis, find
 
-# %% ../../nbs/inference/11_marks.ipynb #247faf0d
+# %% ../../nbs/inference/11_marks.ipynb #a10f05a5
 @dataclass(frozen=True)
 class Place:
     """An array of places along an axis, and which axes of a value are those of the array
@@ -27,12 +27,14 @@ class Place:
         key: the same for arrays that hold the same places
         dims: of the value: for each axis of the array that is longer than 1
         once: one of them, along which no place comes twice
+        stray: numbers beside the places: below 0, or beyond the last
     """
 
     axis: Axis  # whose places they are
     key: Hashable  # the same for arrays that hold the same places
     dims: tuple[int, ...]  # of the value: for each axis of the array that is longer than 1
     once: int | None = None  # one of them, along which no place comes twice
+    stray: frozenset[int] = frozenset()  # numbers beside the places: below 0, or beyond the last
 
     def same(self, other: Place) -> bool:
         "Whether these are the same places, at the same axes of a value"
@@ -69,11 +71,13 @@ class OneHot:
         kind: "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
         dim: along which
         key: of the places of which it is one-hot, whatever their shape
+        place: these places
     """
 
     kind: str  # "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
     dim: int  # along which
     key: Hashable  # of the places of which it is one-hot, whatever their shape
+    place: Place | None = None  # these places
 
 # %% ../../nbs/inference/11_marks.ipynb #9e9a2cf8
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def generic(
     "The marks of an array of any numbers: they are distinct, and not 0"
     return Marks(distinct=frozenset(range(-2, rank)))
 
-# %% ../../nbs/inference/11_marks.ipynb #caa95934
+# %% ../../nbs/inference/11_marks.ipynb #b353066f
 Moves = Sequence[tuple[Sequence[int], Sequence[int]]]  # old axes, and the new ones of them
 
 
@@ -172,20 +176,21 @@ def moved_place(
     if key is None:
         key = ("reshaped", place.key, tuple(shape[d] for d in dims))
     once = to.get((-1 if place.once is None else place.once,), ())
-    return Place(place.axis, key, tuple(dims), once[0] if len(once) == 1 else None)
+    return replace(place, key=key, dims=tuple(dims), once=once[0] if len(once) == 1 else None)
 
 
 def fresh(
     axis: Axis,
     shape: Sequence[int],  # of the value
     once: int | None = None,
+    stray: frozenset[int] = frozenset(),
 ) -> Place:
     """Places that are not known to be the same as any others
 
     Args:
         shape: of the value
     """
-    return Place(axis, object(), tuple(d for d, n in enumerate(shape) if n != 1), once)
+    return Place(axis, object(), tuple(d for d, n in enumerate(shape) if n != 1), once, stray)
 
 
 def moved(
@@ -203,7 +208,8 @@ def moved(
     hot, covered = None, {d for _, new in moves for d in new}
     if marks.hot is not None and all(n == 1 or d in covered for d, n in enumerate(shape)):
         to = [new[0] for old, new in moves if list(old) == [marks.hot.dim] and len(new) == 1]
-        hot = replace(marks.hot, dim=to[0]) if to else None
+        place = marks.hot.place and moved_place(marks.hot.place, moves, shape)
+        hot = replace(marks.hot, dim=to[0], place=place) if to else None
     return Marks(
         chosen=tuple(place for place in chosen if place is not None),
         distinct=frozenset(distinct | (marks.distinct & {-1, -2})),

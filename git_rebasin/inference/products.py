@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from .axes import Axis, Limit, product, unify
 from .marks import Place
+from .ties import looked_up
 from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
@@ -28,8 +29,9 @@ def dot_general(trace, eqn, inputs):
     pair(trace, [*contracted, *batch], _both_chose(a, b, steps))
     contract(trace, contracted)
     _multiply(trace, batch)
-    trace.note((*a.without(of_a).axes, *a.marks.within(of_a)))
-    trace.note((*b.without(of_b).axes, *b.marks.within(of_b)))
+    for v, of, other, of_other in ((a, of_a, b, of_b), (b, of_b, a, of_a)):
+        if looked_up(other, of_other) is None:  # else it is not summed over, but one is chosen
+            trace.note((*v.without(of).axes, *v.marks.within(of)))
     free = a.without((*of_a, *batch_a)).axes + b.without((*of_b, *batch_b)).axes
     return [Value(eqn.outvars[0].aval.shape, (*(trace.merge(pair) for pair in batch), *free))]
 

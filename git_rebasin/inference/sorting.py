@@ -8,15 +8,15 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['index_of_extremum', 'top_k', 'sort', 'reverse', 'settle']
 
-# %% ../../nbs/inference/15_sorting.ipynb #78a58eb9
+# %% ../../nbs/inference/15_sorting.ipynb #af2b5ebd
 from dataclasses import replace
 
 from .axes import Axis, Limit, Reason, atoms, find, restrict, unify
-from .labels import is_numbered
+from .labels import is_numbered, refreshed
 from .marks import NUMBERED, Marks, Place, fresh, joined, kept, moved
 from .trace import Trace, Value, plain, rule
 
-# %% ../../nbs/inference/15_sorting.ipynb #339ce479
+# %% ../../nbs/inference/15_sorting.ipynb #511b2ffe
 _TIES = "the place of its largest or least entry is asked for, and ties are decided by place"
 
 
@@ -34,7 +34,14 @@ def _labels(
     if d not in a.marks.distinct:
         trace.fix(axis, _TIES)
         return out
-    return replace(out, marks=Marks(label=fresh(axis, out.shape, once)))
+    return replace(out, marks=replace(out.marks, label=fresh(axis, out.shape, once)))
+
+
+def _chosen(a: Value, d: int, kept_rank: bool) -> Marks:
+    "What a value was looked up with, after its entries along an axis were searched"
+    gone = {d} if kept_rank else set()
+    moves = [move for move in kept(len(a.shape), () if kept_rank else [d]) if move[0][0] not in gone]
+    return Marks(chosen=moved(a.marks, moves, a.shape).chosen)
 
 
 @rule("argmax", "argmin")
@@ -46,6 +53,7 @@ def index_of_extremum(trace, eqn, inputs):
     out = a.without((d, *others))
     if others:
         return [trace.mix(a, (d, *others), _TIES).without((d, *others))]
+    out = replace(out, marks=_chosen(a, int(d), kept_rank=False))
     return [_labels(trace, a, int(d), out, None)]
 
 
@@ -61,10 +69,10 @@ def top_k(trace, eqn, inputs):
     axes = [axis if k != d else None for k, axis in enumerate(a.axes)]
     trace.note(axes)
     axes[d] = trace.fixed(shape[d], "it is sorted")
-    out = Value(shape, tuple(axes))
+    out = Value(shape, tuple(axes), marks=_chosen(a, d, kept_rank=True))
     return [out, _labels(trace, a, d, out, d if shape[d] != 1 else None) if asked else out]
 
-# %% ../../nbs/inference/15_sorting.ipynb #57134005
+# %% ../../nbs/inference/15_sorting.ipynb #ca7e646f
 @rule("sort", labels=True)
 def sort(trace, eqn, inputs):
     "Keys, and what travels along with them"
@@ -74,7 +82,9 @@ def sort(trace, eqn, inputs):
     label = key.marks.label
     single = all(size == 1 for k, size in enumerate(shape) if k != d)
     by_place = label is not None and label.once == d and label.axis.size == shape[d]
-    if label is None or (not by_place and not single) or key.marks.parts:
+    by_place = by_place and not label.stray
+    low = label is not None and any(n < 0 for n in label.stray)
+    if label is None or low or (not by_place and not single) or key.marks.parts:
         key, label = plain(trace, key), None
     inputs = [key, *others]
     axes = [trace.merge(v.axes[k] for v in inputs) if k != d else None for k in range(len(shape))]
@@ -105,7 +115,9 @@ def _blocks(
     key = ("sorted", label.key, uid)
     axis = Axis(size, Reason("it is sorted by places", trace.where), limit=Limit.PERMUTATION)
     trace.derived.append((axis, label.axis, key))
-    return (axis, Place(label.axis, key, (d,))) if size != 1 else (None, fresh(label.axis, (1,)))
+    if size == 1:
+        return None, refreshed(label, (1,))
+    return axis, replace(label, key=key, dims=(d,), once=None)
 
 
 def _payload(v: Value, d: int, out: Value, made: Place | None) -> Value:
@@ -114,12 +126,12 @@ def _payload(v: Value, d: int, out: Value, made: Place | None) -> Value:
     if label is None or v.marks.parts:
         return Value(out.shape, out.axes, marks=Marks(spoils=tuple(v.marks.limited)))
     once = d if label.once == d else None
-    new = fresh(label.axis, out.shape, once)
+    new = refreshed(label, out.shape, once)
     if is_numbered(v) and label.dims == (d,) and made is not None and made.key != NUMBERED:
         new = Place(label.axis, ("order", *made.key[1:]), (d,), once)
     return Value(out.shape, out.axes, marks=Marks(label=new))
 
-# %% ../../nbs/inference/15_sorting.ipynb #1e04e6c9
+# %% ../../nbs/inference/15_sorting.ipynb #c0b58408
 @rule("rev", labels=True)
 def reverse(trace, eqn, inputs):
     "The last becomes the first"
@@ -136,7 +148,7 @@ def reverse(trace, eqn, inputs):
     marks = Marks(chosen=joined([chosen]), distinct=a.marks.distinct)
     label = a.marks.label
     if label is not None:
-        marks = replace(marks, label=fresh(label.axis, a.shape, label.once))
+        marks = replace(marks, label=refreshed(label, a.shape, label.once))
     marks = replace(marks, spoils=tuple(Marks(parts=a.marks.parts, spoils=a.marks.spoils).limited))
     return [Value(a.shape, tuple(axes), marks=marks)]
 

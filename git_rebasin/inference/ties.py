@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Known', 'MOVING', 'STILL', 'known', 'moves_of', 'entries_that_move', 'part', 'part_of_place', 'functions_of_entries',
-           'what_stays_of_a_sum', 'product_of_matrices', 'features_out']
+           'what_stays_of_a_sum', 'product_of_matrices', 'looked_up', 'features_out']
 
 # %% ../../nbs/inference/12_ties.ipynb #9623efa5
 import math
@@ -51,7 +51,7 @@ def known(
 
     return register
 
-# %% ../../nbs/inference/12_ties.ipynb #d18157b4
+# %% ../../nbs/inference/12_ties.ipynb #9f695e11
 MOVING = "broadcast_in_dim expand_dims reshape squeeze transpose".split()
 STILL = (
     "copy copy_p device_put optimization_barrier pvary sharding_constraint stop_gradient".split()
@@ -112,7 +112,7 @@ def part_of_place(
     cuts = tuple(tuple(int(b[d]) for b in bounds) for d in place.dims)
     dims = tuple(d for d in place.dims if after[d] != 1)
     once = place.once if place.once in dims else None
-    return Place(place.axis, ("sliced", place.key, cuts), dims, once)
+    return replace(place, key=("sliced", place.key, cuts), dims=dims, once=once)
 
 # %% ../../nbs/inference/12_ties.ipynb #a257cce9
 _FLAT = frozenset(
@@ -206,7 +206,7 @@ def _one_hot(eqn, inputs: list[Value]) -> OneHot | None:
         return hot
     return replace(hot, kind="spike") if name in ("add", "sub", "mul", "neg") else None
 
-# %% ../../nbs/inference/12_ties.ipynb #d5f6297d
+# %% ../../nbs/inference/12_ties.ipynb #d68bef17
 @known("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
 def what_stays_of_a_sum(trace, eqn, inputs, outs):
     "The axes that stay"
@@ -231,7 +231,10 @@ def product_of_matrices(trace, eqn, inputs, outs):
         free = [k for k in range(len(v.shape)) if k not in of and k not in batch]
         moves = [((k,), (i,)) for i, k in enumerate(batch)]
         moves += [((k,), (at + i,)) for i, k in enumerate(free)]
-        chosen.append([p for p in (moved_place(p, moves, outs[0].shape) for p in v.marks.chosen) if p])
+        place = looked_up(v, of)
+        places = [*v.marks.chosen, *([] if place is None else [place])]
+        there = (moved_place(p, moves, outs[0].shape) for p in places)
+        chosen.append([p for p in there if p is not None])
         hot = other.marks.hot is not None and other.marks.hot.kind == "hot"
         live = _not_zero(other, -1) or (summed > 1 and _not_zero(other, -2))
         live = live or (hot and other.marks.hot.dim in of_other)
@@ -243,6 +246,20 @@ def product_of_matrices(trace, eqn, inputs, outs):
             distinct.append(i)
     live = [n for n in (-1, -2) if _not_zero(a, n) and _not_zero(b, n)]
     return [Marks(chosen=joined(chosen), distinct=frozenset((*distinct, *live)))]
+
+
+def looked_up(
+    value: Value,
+    summed: Sequence[int],  # the axes that are summed over in a product
+) -> Place | None:
+    """The places that a product with a one-hot array looks up
+
+    Args:
+        summed: the axes that are summed over in a product
+    """
+    hot = value.marks.hot
+    one_hot = hot is not None and hot.kind == "hot" and list(summed) == [hot.dim]
+    return hot.place if hot is not None and one_hot else None
 
 
 @known("conv_general_dilated")
