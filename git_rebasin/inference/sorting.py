@@ -131,7 +131,7 @@ def _payload(v: Value, d: int, out: Value, made: Place | None) -> Value:
         new = Place(label.axis, ("order", *made.key[1:]), (d,), once)
     return Value(out.shape, out.axes, marks=Marks(label=new))
 
-# %% ../../nbs/inference/15_sorting.ipynb #c0b58408
+# %% ../../nbs/inference/15_sorting.ipynb #dd657b0d
 @rule("rev", labels=True)
 def reverse(trace, eqn, inputs):
     "The last becomes the first"
@@ -139,6 +139,7 @@ def reverse(trace, eqn, inputs):
     turned = [k for k in eqn.params["dimensions"] if a.axes[k] is not None]
     moving = [k for k in turned if find(a.axes[k]).kind == "atom" and not find(a.axes[k]).fixed]
     axes = list(trace.mix(a, [k for k in turned if k not in moving], what).axes)
+    trace.note(a.without(turned).axes)
     for k in moving:
         trace.restrict(a.axes[k], Limit.PERMUTATION, what)
         axes[k] = Axis(a.shape[k], Reason(what, trace.where), limit=Limit.PERMUTATION)
