@@ -8,16 +8,16 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['ragged_dot']
 
-# %% ../../nbs/inference/16_experts.ipynb #4a87fd3e
+# %% ../../nbs/inference/16_experts.ipynb #95d92108
 import math
 from dataclasses import replace
 
-from .axes import Axis, Limit, find, unify
+from .axes import Axis, Limit, find
 from .marks import Marks, Place, counted, joined
 from .products import contract, pair
 from .trace import Trace, Value, rule, unknown
 
-# %% ../../nbs/inference/16_experts.ipynb #0f0e3680
+# %% ../../nbs/inference/16_experts.ipynb #b47ccf54
 def _experts(trace: Trace, rows: Value, matrices: Value, counts: Value) -> Place | None:
     "The expert of each row, if rows are sorted by places, and these are counted"
     hot, axis = counts.marks.hot, counts.axes[0]
@@ -43,7 +43,7 @@ def ragged_dot(trace, eqn, inputs):
         for axis in (rows.axes[0], matrices.axes[0], counts.axes[0]):
             trace.fix(axis, what)
     elif matrices.axes[0] is not None:
-        unify(matrices.axes[0], expert.axis, trace.where)
+        trace.unify(matrices.axes[0], expert.axis)
         trace.restrict(expert.axis, Limit.PERMUTATION, "each row has an expert")
     together: list[Axis | None] = [rows.axes[0]]
     if expert is not None and any(expert.same(place) for place in rows.marks.chosen):

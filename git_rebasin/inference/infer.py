@@ -36,7 +36,7 @@ from .live import live_equations
 from .marks import NOTHING, Marks, generic
 from .rows import Naming, name_atoms, row_of
 from .sorting import settle
-from .trace import Trace, Value, constant, run, spend
+from .trace import MOST, Trace, Value, constant, run, spend
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import check_permutation_spec
@@ -72,7 +72,6 @@ def _data(i: int, leaf) -> Value:
 
 # %% ../../nbs/inference/09_infer.ipynb #6f906db3
 _Shaped = Array | jax.ShapeDtypeStruct
-_UNROLLED = 16  # a scan of at most so many iterations is also tried unrolled
 CONSTANTS = (
     "*inv_freq",
     "*freqs_cis",
@@ -110,7 +109,7 @@ def _follow(
     examples: Sequence[tuple[ClosedJaxpr, Sequence]],  # equations of a function, and their inputs
     flat: Mapping[str, _Shaped],  # the arrays of the model, which are the first inputs of each
     fixed: Sequence[str],  # paths, or patterns of paths, of constants
-    unroll: int,  # a scan of at most so many iterations is unrolled
+    unroll: int,  # scans of so many iterations, and convolutions of so many groups, one by one
 ) -> tuple[BoundSpec, Trace, Naming]:
     "Follow the equations of all examples once, and read the spec off the parameters"
     trace = Trace(unroll=unroll, read=[])
@@ -184,9 +183,9 @@ def trace_symmetry(
         examples.append((closed, others))
     spec, trace, naming = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
     if trace.stacks:
-        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
+        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
         if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
-            _log.info("scans are followed iteration by iteration, which leaves more free")
+            _log.info("scans and groups of convolutions are followed one by one, which leaves more free")
             spec, trace, naming = other
     return _with_shapes(spec, (args, *also)), trace, naming
 

@@ -10,7 +10,7 @@ __all__ = ['labelled', 'bare', 'with_label', 'one_axis', 'refreshed', 'iota', 'p
            'places_of_another_type', 'places_end_to_end', 'places_side_by_side', 'places_apart', 'is_numbered',
            'same_place', 'nothing_changed', 'within_bounds', 'one_of_several']
 
-# %% ../../nbs/inference/13_labels.ipynb #be0afe31
+# %% ../../nbs/inference/13_labels.ipynb #d20aa35c
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from .axes import Axis, Limit, Reason, find, unify
+from .axes import Axis, Limit, Reason, find
 from git_rebasin.inference.marks import (
     NUMBERED,
     Marks,
@@ -31,7 +31,7 @@ from git_rebasin.inference.marks import (
 from .ties import MOVING, STILL, moves_of, part_of_place
 from .trace import LABELS, Trace, Value, apply, constant, plain, rule
 
-# %% ../../nbs/inference/13_labels.ipynb #74f8096e
+# %% ../../nbs/inference/13_labels.ipynb #8c1b410f
 def labelled(
     *names: str,  # of primitives
 ) -> Callable:
@@ -76,7 +76,7 @@ def one_axis(
     if len(labels) < len(values) or len({label.axis.size for label in labels}) != 1:
         return None
     for other in labels[1:]:
-        unify(labels[0].axis, other.axis, trace.where)
+        trace.unify(labels[0].axis, other.axis)
     return replace(labels[0], stray=frozenset().union(*(label.stray for label in labels)))
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Index', 'index_of', 'meet', 'choices', 'gather', 'dynamic_slice', 'dynamic_update_slice', 'scatter']
 
-# %% ../../nbs/inference/14_lookups.ipynb #0c0bc1c2
+# %% ../../nbs/inference/14_lookups.ipynb #77dfe3cc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .axes import Axis, Limit, unify
+from .axes import Axis, Limit
 from .labels import is_numbered, refreshed, with_label
 from git_rebasin.inference.marks import (
     NOTHING,
@@ -34,7 +34,7 @@ from .shapes import dynamic_slice as slice_at_numbers
 from .shapes import dynamic_update_slice as update_at_numbers
 from .trace import Trace, Value, constant, plain, rule, spend
 
-# %% ../../nbs/inference/14_lookups.ipynb #9f41aa89
+# %% ../../nbs/inference/14_lookups.ipynb #0ce007e9
 @dataclass(frozen=True)
 class Index:
     """An array of indices, and which of its components are places
@@ -107,7 +107,7 @@ def meet(
     for k, label in index.labels.items():
         axis = axes[k]
         if axis is not None:
-            unify(axis, label.axis, trace.where)
+            trace.unify(axis, label.axis)
         together: list[Axis | None] = [label.axis, *batch]
         for j, other in index.labels.items():
             shown = _shown(index, j)
@@ -198,7 +198,7 @@ def _looked_up(
         label = replace(label, key=("sorted", *order.key[1:]))
     return with_label(out, label)
 
-# %% ../../nbs/inference/14_lookups.ipynb #6d50e9fa
+# %% ../../nbs/inference/14_lookups.ipynb #c62e3f78
 @rule("dynamic_slice", reads=False, labels=True)
 def dynamic_slice(trace, eqn, inputs):
     "From places that may be computed"
@@ -237,7 +237,7 @@ def _scalar_axes(trace: Trace, a: Value, labels: Mapping[int, Place]) -> None:
         trace.restrict(label.axis, Limit.PERMUTATION, "it is looked up by an index")
         trace.note([label.axis])
         if a.axes[k] is not None:
-            unify(a.axes[k], label.axis, trace.where)
+            trace.unify(a.axes[k], label.axis)
 
 
 def _entry(a: Value, gone: Collection[int]) -> Value:

@@ -8,10 +8,10 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['index_of_extremum', 'top_k', 'sort', 'reverse', 'settle']
 
-# %% ../../nbs/inference/15_sorting.ipynb #af2b5ebd
+# %% ../../nbs/inference/15_sorting.ipynb #e043b146
 from dataclasses import replace
 
-from .axes import Axis, Limit, Reason, atoms, find, restrict, unify
+from .axes import Axis, Limit, Reason, atoms, find, restrict
 from .labels import is_numbered, refreshed
 from .marks import NUMBERED, Marks, Place, fresh, joined, kept, moved
 from .trace import Trace, Value, plain, rule
@@ -153,7 +153,7 @@ def reverse(trace, eqn, inputs):
     marks = replace(marks, spoils=tuple(Marks(parts=a.marks.parts, spoils=a.marks.spoils).limited))
     return [Value(a.shape, tuple(axes), marks=marks)]
 
-# %% ../../nbs/inference/15_sorting.ipynb #ebb03aea
+# %% ../../nbs/inference/15_sorting.ipynb #acd8d341
 def settle(
     trace: Trace,
     axes: list[Axis],  # of the parameters
@@ -165,7 +165,7 @@ def settle(
     """
     made = [axis for axis, _, _ in trace.derived]
     for record in [r for r in trace.instances if _any_of(made, r.parent)]:
-        unify(record.parent, record.child)  # it has no segments of its own
+        trace.unify(record.parent, record.child)  # it has no segments of its own
         trace.instances.remove(record)
     changed = True
     while changed:
@@ -198,7 +198,7 @@ def _settle_one(trace: Trace, several: list, held: set[int]) -> bool:
     if alone and all(k == key for _, _, k in several):
         apart = [s for s in sources if find(s) is not find(first)]
         for source in apart:
-            unify(first, source)
+            trace.unify(first, source)
         if not any(atom.fixed for atom in atoms(first)):
             return bool(apart)
     reason = Reason("what is sorted by its places, or reversed, meets an order", trace.where)

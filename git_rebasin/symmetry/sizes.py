@@ -25,6 +25,7 @@ from git_rebasin.symmetry.entries import (
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     PermutationSpecError,
     Product,
@@ -68,11 +69,12 @@ def declarations(
             if (key := size_key(atom)) is None:
                 continue
             inside = getattr(atom, "within", ())
-            for table, value in ((sizes, atom.size), (within, inside or None)):
-                if value is not None and table.setdefault(key, value) != value:
+            both = ((sizes, key, atom.size), (within, atom.name, inside or None))
+            for table, of, value in both:
+                if value is not None and table.setdefault(of, value) != value:
                     raise PermutationSpecError(
                         f"{str(atom)!r} is declared twice: {value} at {path!r}, and before that "
-                        f"{table[key]}. Declare it once, or the same each time."
+                        f"{table[of]}. Declare it once, or the same each time."
                     )
     return sizes, within
 
@@ -196,9 +198,9 @@ def solve_sizes(
                 before = len(sizes)
                 if not learn(entry, n, sizes):
                     raise _disagreement(path, axis, shapes[path], entry, sizes, origin)
-                if len(sizes) > before:
-                    learnt.append(key := next(reversed(sizes)))
-                    place = f"axis {axis} of {path!r}"
+                place = f"axis {axis} of {path!r}"
+                for key in itertools.islice(reversed(sizes), len(sizes) - before):
+                    learnt.append(key)
                     origin[key] = f"{place} has {sizes[key]} units (shape {shapes[path]})"
         todo = [*dict.fromkeys(path for key in learnt for path in waiting.get(key, ()))]
     sizes = _joint_sizes(rows, shapes, sizes)
@@ -346,7 +348,7 @@ def _incomplete(atoms: list[Atom], sizes: Sizes, families: Mapping, coordinates:
         if isinstance(atom, Part) and atom.size != sizes[atom.name]:
             return (
                 f"{atom.size} units of {atom.name!r} of {sizes[atom.name]}: the parts of a group "
-                "lie end to end in one Concat"
+                "lie on one axis, in one Concat or Interleave"
             )
         if isinstance(atom, Coordinate):
             number = coordinates[atom.name]
@@ -366,7 +368,7 @@ def _segments(entry: Entry) -> list[tuple[Atom, ...]]:
     if isinstance(entry, Product):
         choices = itertools.product(*map(_segments, entry.terms))
         return [tuple(itertools.chain.from_iterable(choice)) for choice in choices]
-    if not isinstance(entry, Concat):
+    if not isinstance(entry, Concat | Interleave):
         return [(entry,)]
     joined: dict = {}
     for atoms in itertools.chain.from_iterable(map(_segments, entry.terms)):
