@@ -7,9 +7,9 @@ from git_rebasin.inference.groups import (
     blocks_of,
     equal_segments,
     forms_of,
+    own_of,
     parents_of,
     pieces,
-    own_of,
     resolve_instances,
 )
 from git_rebasin.inference.trace import Instance, Trace

@@ -19,10 +19,10 @@ from git_rebasin.inference.sorting import settle
 from git_rebasin.inference.trace import Trace, Value, run
 
 
-def follow(fn, *shapes, held=()):
+def follow(fn, *sizes, held=()):
     "The axes of the arguments, whose entries are distinct, and the outputs"
-    closed, trace = jax.make_jaxpr(fn)(*(jnp.ones(s) for s in shapes)), Trace()
-    inputs = [Value(s, tuple(map(Axis, s)), marks=generic(len(s))) for s in shapes]
+    closed, trace = jax.make_jaxpr(fn)(*(jnp.ones(s) for s in sizes)), Trace()
+    inputs = [Value(s, tuple(map(Axis, s)), marks=generic(len(s))) for s in sizes]
     outs = run(trace, closed.jaxpr, [], inputs)
     settle(trace, [inputs[i].axes[k] for i, k in held])
     return [v.axes for v in inputs], outs
@@ -67,9 +67,11 @@ def test_ranks_are_in_the_order_of_the_units():
 # %% 640bb89d
 def test_what_is_sorted_by_places_moves_with_them_or_not_at_all():
     sent = lambda x: jnp.argmax(x, 1)
+
+
     def there_and_back(x, y):
-        order = jnp.argsort(sent(x))
-        return y[order][jnp.argsort(order)]
+        places = jnp.argsort(sent(x))
+        return y[places][jnp.argsort(places)]
 
 
     ((_, e), (_, d)), (out,) = follow(there_and_back, (5, 4), (5, 3))
@@ -84,9 +86,7 @@ def test_what_is_sorted_by_places_moves_with_them_or_not_at_all():
     ):
         ((_, e), *_), _ = follow(fn, (5, 4), (5, 3))
         assert fixed_by(e), fn
-    ((_, e), (b,)), _ = follow(
-        lambda x, y: y + x[jnp.argsort(sent(x)), 0], (5, 4), (5,), held=[(1, 0)]
-    )
+    ((_, e), (b,)), _ = follow(lambda x, y: y + x[jnp.argsort(sent(x)), 0], (5, 4), (5,), held=[(1, 0)])
     assert fixed_by(e) and fixed_by(b)
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['ragged_dot']
 
-# %% ../../nbs/inference/16_experts.ipynb #95d92108
-import math
+# %% ../../nbs/inference/16_experts.ipynb #752af57f
 from dataclasses import replace
 
 from .axes import Axis, Limit, find
 from .marks import Marks, Place, counted, joined
-from .products import contract, pair
+from .products import contract
 from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/16_experts.ipynb #b47ccf54

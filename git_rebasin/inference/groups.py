@@ -153,9 +153,7 @@ def _takes_turns(axis: Axis, at: int) -> bool:
     parts = factors(axis)
     last = parts[-1]
     return (
-        at == len(parts) - 1
-        and last.kind == "concat"
-        and all(s.size == 1 for s in segments(last))
+        at == len(parts) - 1 and last.kind == "concat" and all(s.size == 1 for s in segments(last))
     )
 
 # %% ../../nbs/inference/07_groups.ipynb #175af2b3

@@ -185,7 +185,9 @@ def trace_symmetry(
     if trace.stacks:
         other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
         if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
-            _log.info("scans and groups of convolutions are followed one by one, which leaves more free")
+            _log.info(
+                "scans and groups of convolutions are followed one by one, which leaves more free"
+            )
             spec, trace, naming = other
     return _with_shapes(spec, (args, *also)), trace, naming
 

@@ -10,7 +10,7 @@ __all__ = ['labelled', 'bare', 'with_label', 'one_axis', 'refreshed', 'iota', 'p
            'places_of_another_type', 'places_end_to_end', 'places_side_by_side', 'places_apart', 'is_numbered',
            'same_place', 'nothing_changed', 'within_bounds', 'one_of_several']
 
-# %% ../../nbs/inference/13_labels.ipynb #d20aa35c
+# %% ../../nbs/inference/13_labels.ipynb #338e2abd
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ from git_rebasin.inference.marks import (
     moved_place,
 )
 from .ties import MOVING, STILL, moves_of, part_of_place
-from .trace import LABELS, Trace, Value, apply, constant, plain, rule
+from .trace import LABELS, Trace, Value, apply, constant, rule
 
 # %% ../../nbs/inference/13_labels.ipynb #8c1b410f
 def labelled(
@@ -88,7 +88,7 @@ def refreshed(
     "Other places of the same axis"
     return fresh(label.axis, shape, once, label.stray)
 
-# %% ../../nbs/inference/13_labels.ipynb #95373bf8
+# %% ../../nbs/inference/13_labels.ipynb #cd4980d3
 @rule("iota")
 def iota(trace, eqn, inputs):
     "0, 1, 2, … along one axis: its places"
@@ -167,10 +167,14 @@ def _together(trace: Trace, eqn, inputs: list[Value], index: bool) -> list[Value
     label = one_axis(trace, inputs) if same or not index else None
     if label is None and not index:
         return None
+    for k in range(len(eqn.invars[0].aval.shape) if index else 0):
+        trace.merge(v.axes[k] for v in inputs)  # the components of an index go together
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
     out = out if label is None else with_label(out, refreshed(label, out.shape))
     parts = tuple(v.marks if v.marks.label else v.marks.bare for v in inputs) if index else ()
     return [replace(out, marks=replace(out.marks, parts=parts))]
+
+
 @labelled("stack")
 def places_side_by_side(trace, eqn, inputs):
     "Places of one axis, and at the end of an array an index of several"
@@ -185,7 +189,7 @@ def places_apart(trace, eqn, inputs):
         return None
     return [with_label(out, refreshed(a.marks.label, out.shape)) for out in outs]
 
-# %% ../../nbs/inference/13_labels.ipynb #88f321c3
+# %% ../../nbs/inference/13_labels.ipynb #55941bc6
 def _shared(trace: Trace, a: Value, b: Value) -> None:
     "Record which axes two arrays of places step through together"
     axis = a.marks.label.axis
@@ -229,7 +233,7 @@ def _one_hot(label: Value, numbers: Value, out: Value) -> OneHot | None:
     if len(label.shape) != len(out.shape) or d in covered:
         return None
     whole = covered == every - {d}  # else the places are repeated
-    return OneHot("hot", d, counted(key), label.marks.label) if whole else OneHot("hot", d, object())
+    return OneHot("hot", d, *((counted(key), label.marks.label) if whole else (object(),)))
 
 
 _COMPARED = {
@@ -260,7 +264,7 @@ def _compared(trace, eqn, inputs):
         return [constant(trace, np.full(eqn.outvars[0].aval.shape, results[0].pop()))]
     return apply(trace, eqn, [bare(v) for v in inputs])  # whether it is a place at all
 
-# %% ../../nbs/inference/13_labels.ipynb #01f27580
+# %% ../../nbs/inference/13_labels.ipynb #995de018
 def _number(value: Value) -> np.ndarray | None:
     "A known array that is not one of places"
     return None if value.marks.labelled else value.const
@@ -280,7 +284,9 @@ def _unchanged(label: Place, function: Callable, *numbers: np.ndarray) -> bool:
     "Whether a function with some numbers leaves all places as they are"
     every = np.array([*range(label.axis.size), *label.stray])
     with np.errstate(all="ignore"):
-        return all(np.array_equal(function(every, *each), every) for each in zip(*numbers))
+        return all(
+            np.array_equal(function(every, *each), every) for each in zip(*numbers, strict=True)
+        )
 
 
 @labelled(*_ARITHMETIC)

@@ -278,8 +278,9 @@ def scatter(trace, eqn, inputs):
     batched, gone = how.operand_batching_dims, how.inserted_window_dims
     kept = [k for k in range(len(shape)) if k not in gone and k not in batched]
     window = dict(zip(kept, how.update_window_dims, strict=True))
-    written = [k for k, n in enumerate(shape) if k in gone or (
-        k in window and new.shape[window[k]] != n)]
+    written = [
+        k for k, n in enumerate(shape) if k in gone or (k in window and new.shape[window[k]] != n)
+    ]
     single = [k for k in written if k in gone or new.shape[window[k]] == 1]
     index = index_of(trace, where, how.scatter_dims_to_operand_dims, single, shape, eqn)
     written = [k for k in written if k not in index.labels]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .axes import Axis, Limit, fixed_by
-from .live import carried
 from .labels import one_axis, refreshed, with_label
+from .live import carried
 from .marks import Marks, Place, kept, moved
 from .shapes import sliced_along
 from .trace import Trace, Value, constant, plain, rule, run, uniform
@@ -161,7 +161,9 @@ def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
 
 def _one_of(trace: Trace, several: Sequence[Value]) -> Value:
     "A value that is one of several"
-    label = None if any(v.marks.parts or v.marks.spoils for v in several) else one_axis(trace, several)
+    label = (
+        None if any(v.marks.parts or v.marks.spoils for v in several) else one_axis(trace, several)
+    )
     if label is None:
         several = [plain(trace, v) for v in several]
     alike = zip(*(v.axes for v in several), strict=True)

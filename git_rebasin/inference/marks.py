@@ -74,7 +74,9 @@ class OneHot:
         place: these places
     """
 
-    kind: str  # "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
+    kind: (
+        str  # "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
+    )
     dim: int  # along which
     key: Hashable  # of the places of which it is one-hot, whatever their shape
     place: Place | None = None  # these places

@@ -18,7 +18,6 @@ from .marks import Place
 from .ties import looked_up
 from .trace import MOST, Trace, Value, rule, unknown
 
-
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
 @rule("dot_general", reads=False)
 def dot_general(trace, eqn, inputs):
@@ -41,7 +40,9 @@ def dot_general(trace, eqn, inputs):
 
 def _both_chose(a: Value, b: Value, steps: Mapping[int, int]) -> list[Axis]:
     "What both operands were looked up from with the same places, which they step through together"
-    moved = [(p, Place(p.axis, p.key, tuple(steps.get(d, -1) for d in p.dims))) for p in a.marks.chosen]
+    moved = [
+        (p, Place(p.axis, p.key, tuple(steps.get(d, -1) for d in p.dims))) for p in a.marks.chosen
+    ]
     return [p.axis for p, at in moved if any(at.same(q) for q in b.marks.chosen)]
 
 
@@ -151,7 +152,9 @@ def _group_by_group(
     "As if each group were a convolution of its own, beside the others"
     (x, into, out), (groups, n_in, n_out) = axes, sizes
     images, features = (
-        divide(axis, np.repeat(np.arange(groups), axis.size // groups), trace.where, trace.instances)
+        divide(
+            axis, np.repeat(np.arange(groups), axis.size // groups), trace.where, trace.instances
+        )
         for axis in (x, out)
     )
     for image, of_group in zip(images, features, strict=True):

@@ -40,7 +40,9 @@ def _labels(
 def _chosen(a: Value, d: int, kept_rank: bool) -> Marks:
     "What a value was looked up with, after its entries along an axis were searched"
     gone = {d} if kept_rank else set()
-    moves = [move for move in kept(len(a.shape), () if kept_rank else [d]) if move[0][0] not in gone]
+    moves = [
+        move for move in kept(len(a.shape), () if kept_rank else [d]) if move[0][0] not in gone
+    ]
     return Marks(chosen=moved(a.marks, moves, a.shape).chosen)
 
 
@@ -102,7 +104,9 @@ def sort(trace, eqn, inputs):
         axes[d], made = _blocks(trace, shape[d], label, d, uid)
     else:
         if len(inputs) > 1 and d not in key.marks.distinct:
-            trace.fix(before, "it is sorted along with another array, and ties are decided by place")
+            trace.fix(
+                before, "it is sorted along with another array, and ties are decided by place"
+            )
         axes[d], made = trace.fixed(shape[d], "it is sorted"), None
     first = Value(shape, tuple(axes), marks=Marks(label=made))
     return [first, *(_payload(v, d, first, made) for v in others)]

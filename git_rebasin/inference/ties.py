@@ -206,7 +206,7 @@ def _one_hot(eqn, inputs: list[Value]) -> OneHot | None:
         return hot
     return replace(hot, kind="spike") if name in ("add", "sub", "mul", "neg") else None
 
-# %% ../../nbs/inference/12_ties.ipynb #d68bef17
+# %% ../../nbs/inference/12_ties.ipynb #f200ee88
 @known("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
 def what_stays_of_a_sum(trace, eqn, inputs, outs):
     "The axes that stay"
@@ -265,7 +265,7 @@ def looked_up(
 @known("conv_general_dilated")
 def features_out(trace, eqn, inputs, outs):
     "Features out are as distinct as those of the kernel"
-    image, kernel = inputs
+    _, kernel = inputs
     numbers = eqn.params["dimension_numbers"]
     if not all(_not_zero(v, -2) for v in inputs):
         return [NOTHING]
