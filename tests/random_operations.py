@@ -37,6 +37,7 @@ class Maker(Protocol):
     def param(self, *shape: int, kind: str = "float") -> str: ...
     def others(self, fits: Callable[[Shape], bool]) -> list[int]: ...
     def one_of(self, *ways: Callable) -> Callable: ...
+    def shape_of(self, fn: Callable, *shapes: Shape) -> Shape: ...
     def inner(self, shape: Shape) -> tuple[Callable, Shape, list[str]] | None: ...
 
 
@@ -977,7 +978,12 @@ def gradient(m, i, shape):
     inner = m.inner(shape)
     if inner is None:
         return None
-    return Step(lambda p, x: jax.grad(lambda y: jnp.sum(jnp.tanh(inner[0](p, y)) ** 2))(x), (i,))
+    fn = lambda p, x: jax.grad(lambda y: jnp.sum(jnp.tanh(inner[0](p, y)) ** 2))(x)
+    try:
+        m.shape_of(fn, shape)
+    except ValueError:  # JAX does not differentiate `while` backwards
+        return None
+    return Step(fn, (i,))
 
 
 @operation

@@ -60,6 +60,10 @@ class Program:
             values.append(run(step))
         return [run(step) for step in self.outputs]
 
+    def function(self) -> Callable:
+        "A new function, as JAX remembers what it has traced, and outputs may have been left out"
+        return lambda params, x: self(params, x)
+
     def __str__(self) -> str:
         needed = {i for step in self.outputs for i in step.sources}
         for k in range(len(self.steps), 0, -1):
@@ -203,9 +207,9 @@ def difference(a: list, b: list) -> float:
     return worst
 
 
-def faults(program: Program, spec: BoundSpec, seed: int = 0) -> list[str]:
-    "What of a spec is not true: groups that change the outputs, and groups that nothing reads"
-    rng, fn, found = np.random.default_rng(seed), jax.jit(program), []
+def faults(program: Program, spec: BoundSpec, seed: int = 0) -> tuple[list[str], list[str]]:
+    "What of a spec is not true: the groups that change the outputs; and groups that nothing reads"
+    rng, fn, found = np.random.default_rng(seed), jax.jit(program.function()), []
     unread: dict[str, bool] = {}
     for _ in range(2):
         params = program.weights(rng)
@@ -215,10 +219,10 @@ def faults(program: Program, spec: BoundSpec, seed: int = 0) -> list[str]:
             moved = apply_permutation(spec, perm, params)
             by = difference(before, fn(moved, x))
             if by > 1e-6:
-                found.append(f"{name} changes the outputs by {by:.1e}")
+                found.append(f"{name} changes the outputs")
             if name in perm:
                 unread[name] = unread.get(name, True) and _ignores(fn, params, moved, before, x)
-    return found + [f"{name} has no entry that is read" for name, is_so in unread.items() if is_so]
+    return list(dict.fromkeys(found)), [name for name, is_so in unread.items() if is_so]
 
 
 def _ignores(fn: Callable, params: dict, moved: dict, before: list, x: np.ndarray) -> bool:
@@ -230,7 +234,7 @@ def _ignores(fn: Callable, params: dict, moved: dict, before: list, x: np.ndarra
 
 def inferred(program: Program) -> BoundSpec:
     "The spec of a program, as it is before it is verified"
-    return infer_permutation_spec(program, program.params, program.x, verify=False)
+    return infer_permutation_spec(program.function(), program.params, program.x, verify=False)
 
 
 def reduced(program: Program, wrong: list[str]) -> list[str]:
@@ -239,7 +243,7 @@ def reduced(program: Program, wrong: list[str]) -> list[str]:
         kept = program.outputs
         program.outputs = [s for s in kept if s is not step]
         try:
-            less = faults(program, inferred(program)) if program.outputs else []
+            less = faults(program, inferred(program))[0] if program.outputs else []
         except Exception:
             less = [traceback.format_exc(limit=-6)]
         if less:
@@ -256,7 +260,10 @@ def run(seeds: range, twins: bool, quiet: bool) -> Counter:
         program = Program(seed)
         try:
             spec = inferred(program)
-            wrong = faults(program, spec)
+            wrong, idle = faults(program, spec)
+            counts["groups that nothing reads"] += len(idle)
+            if idle and not wrong:
+                print(f"seed {seed}: nothing reads {idle}", program, sep="\n", flush=True)
         except Exception:
             wrong, spec = [traceback.format_exc(limit=-6)], None
         counts["programs"] += 1
@@ -280,7 +287,7 @@ def differs(program: Program, spec: BoundSpec, seed: int, way: int) -> bool:
     "Whether the same program written in another way has fewer symmetries, or more"
     other = Program(seed, way)
     params, x = program.weights(np.random.default_rng(seed)), program.x
-    by = difference(jax.jit(program)(params, x), jax.jit(other)(params, x))
+    by = difference(jax.jit(program.function())(params, x), jax.jit(other.function())(params, x))
     if by > 1e-6:
         print(f"seed {seed}: ways 0 and {way} do not compute the same ({by:.1e})", program, sep="\n")
         return True
