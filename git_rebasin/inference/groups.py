@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atoms', 'Forms', 'Table', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'renamed', 'parents_of',
-           'equal_segments']
+__all__ = ['Atoms', 'Forms', 'Table', 'UNREAD', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'is_read', 'renamed',
+           'parents_of', 'equal_segments']
 
 # %% ../../nbs/inference/07_groups.ipynb #2e0a3ac1
 import itertools
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from git_rebasin.inference.axes import (
     Axis,
+    Reason,
     atoms,
     concat,
     factors,
@@ -133,20 +134,33 @@ def resolve_instances(
         sources = _sources(records)
         if sources is None:
             continue
-        having = _having(blocks_of(forms_of(trace.occurrences)), sources)
+        blocks = blocks_of(forms_of(trace.occurrences))
+        having = _having(blocks, sources)
         table: Table = {}
         for atom, pairs in sources.values():
-            own = _own(atom, pairs, having.get(id(atom), ()), params)
+            own = _own(trace, atom, pairs, having.get(id(atom), ()), params)
             if own is None:
                 break  # axes were unified: start again
             table[id(atom)] = own
         else:
-            break
+            if not _unify_unsegmented(blocks, table, sources):
+                break
     for atom, _ in sources.values():
         for own in table[id(atom)].values():  # what limits an array limits its segments
             if atom.reason is not None:
                 restrict(own, atom.limit, atom.reason)
     return table
+
+
+UNREAD = Reason("this example does not read it: also=[…] takes inputs that do")
+
+
+def is_read(
+    trace: Trace,
+    atom: Axis,
+) -> bool:
+    "Whether the entries of an atom have an effect"
+    return trace.read is None or any(x is atom for axis in trace.read for x in atoms(axis))
 
 
 def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
@@ -174,7 +188,9 @@ def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[
     return having
 
 
-def _own(atom: Axis, pairs: list, blocks: Sequence[Atoms], params) -> dict[int, Axis] | None:
+def _own(
+    trace: Trace, atom: Axis, pairs: list, blocks: Sequence[Atoms], params
+) -> dict[int, Axis] | None:
     "Segment → the atom that stands for a given one there; None if axes were unified instead"
     every = {id(s) for record, _ in pairs for s in atoms(record.axis)}
     own: dict[int, Axis] = {}
@@ -186,14 +202,38 @@ def _own(atom: Axis, pairs: list, blocks: Sequence[Atoms], params) -> dict[int, 
                 several = True
     if several:
         return None
-    differ = len({id(child) for child in own.values()}) > 1 or own.keys() != every
+    elsewhere, several = atom, len({id(child) for child in own.values()}) > 1
+    if own.keys() != every and not atom.fixed and not is_read(trace, atom):
+        elsewhere = Axis(atom.size, UNREAD)  # in segments that nothing reads
+    differ = several or (own.keys() != every and elsewhere is atom)
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
     expressible = all(_expressible(axes, atom, every) for axes in params.values())
     if not atom.fixed and differ and seen_with_one and expressible:
-        return dict.fromkeys(every, atom) | own
+        return dict.fromkeys(every, elsewhere) | own
     for _, child in pairs:
         unify(atom, child)
     return None
+
+
+def _unify_unsegmented(blocks: list[Atoms], table: Table, sources: Mapping[int, tuple]) -> bool:
+    "Unify atoms that differ by segments where a block that holds them is in none, or in several"
+    # a segment's own atom may itself be cut: then it is in all blocks of the atom it stands for
+    found = False
+    for block in blocks:
+        here, seen = {id(x) for x in block}, list(block)
+        while seen:
+            i = id(seen.pop())
+            if i not in table:
+                continue
+            hits = [own for s, own in table[i].items() if s in here]
+            if len(hits) == 1:
+                seen += [find(hits[0])] if find(hits[0]) is not find(sources[i][0]) else []
+                continue
+            atom, pairs = sources[i]
+            found = True
+            for _, child in pairs:
+                unify(atom, child)
+    return found
 
 
 def renamed(

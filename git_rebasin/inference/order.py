@@ -97,7 +97,7 @@ def top_k(trace, eqn, inputs):
     (a,), shape = inputs, eqn.outvars[0].aval.shape
     d = eqn.params.get("axis", -1) % len(shape)
     _combine(trace, eqn, a, [d])
-    if eqn.outvars[1] in trace.used:
+    if trace.wanted[1]:
         trace.fix(a.axes[d], "the places of its largest entries are asked for")
         for axis in a.axes:
             trace.restrict(axis, Limit.PERMUTATION, "places of largest entries are asked for")

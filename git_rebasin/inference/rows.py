@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from .axes import Axis, Limit, Reason, atoms, factors, find, segments
+from .axes import Axis, Limit, Reason, atoms, factors, find, restrict, segments
 from git_rebasin.inference.groups import (
+    UNREAD,
     Atoms,
     Table,
     blocks_of,
@@ -63,6 +64,7 @@ def name_atoms(
 ) -> Naming:
     "Name all atoms as groups, families, joint groups or parts, from what occurred together"
     table = resolve_instances(trace, params)
+    _fix_unread(trace, params, table)
     forms = forms_of(trace.occurrences)
     parents = parents_of(renamed(block, table) for block in blocks_of(forms))
     order = _in_order(params, table)
@@ -144,6 +146,18 @@ def _entries(
         else:
             entries[i] = Part(names[i], x.size)
     return entries
+
+
+def _fix_unread(trace: Trace, params: Rows, table: Table) -> None:
+    "Fix what nothing reads: another example may"
+    if trace.read is None:
+        return
+    read = {id(x) for axis in trace.read for x in atoms(axis)}
+    own = (find(x) for of_segments in table.values() for x in of_segments.values())
+    axes = [axis for row in params.values() for axis in row if axis is not None]
+    for x in itertools.chain(own, *map(atoms, axes)):
+        if id(x) not in read and id(x) not in table:
+            restrict(x, Limit.FIXED, UNREAD)
 
 # %% ../../nbs/inference/08_rows.ipynb #0cf5e24f
 def row_of(

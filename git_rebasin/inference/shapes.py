@@ -19,20 +19,20 @@ from .axes import Axis, Reason, concat, cut, fixed_by, product, unify
 from .trace import Instance, Trace, Value, rule, uniform, unknown, whole
 
 # %% ../../nbs/inference/03_shapes.ipynb #6779c104
-@rule("optimization_barrier")
+@rule("optimization_barrier", reads=False)
 def optimization_barrier(trace, eqn, inputs):
     "Every output is its input"
     return [Value(v.shape, v.axes) for v in inputs]
 
 # %% ../../nbs/inference/03_shapes.ipynb #f370d686
-@rule("transpose")
+@rule("transpose", reads=False)
 def transpose(trace, eqn, inputs):
     "The axes in another order"
     (a,), order = inputs, eqn.params["permutation"]
     return [Value(tuple(a.shape[k] for k in order), tuple(a.axes[k] for k in order))]
 
 
-@rule("broadcast_in_dim")
+@rule("broadcast_in_dim", reads=False)
 def broadcast_in_dim(trace, eqn, inputs):
     "The new axes are uniform"
     a, shape, axes = inputs[0], eqn.params["shape"], {}
@@ -41,20 +41,20 @@ def broadcast_in_dim(trace, eqn, inputs):
     return [Value(shape, tuple(axes.get(d) for d in range(len(shape))))]
 
 
-@rule("squeeze")
+@rule("squeeze", reads=False)
 def squeeze(trace, eqn, inputs):
     "Axes of one entry go"
     return [inputs[0].without(eqn.params["dimensions"])]
 
 
-@rule("expand_dims")
+@rule("expand_dims", reads=False)
 def expand_dims(trace, eqn, inputs):
     "Axes of one entry come"
     shape, rest, new = eqn.outvars[0].aval.shape, list(inputs[0].axes), eqn.params["dimensions"]
     return [Value(shape, tuple(None if k in new else rest.pop(0) for k in range(len(shape))))]
 
 # %% ../../nbs/inference/03_shapes.ipynb #20a5a389
-@rule("reshape")
+@rule("reshape", reads=False)
 def reshape(trace, eqn, inputs):
     "Products, and factors of them"
     a, shape = inputs[0], eqn.outvars[0].aval.shape
@@ -89,7 +89,7 @@ def _regrouped(
     return made
 
 # %% ../../nbs/inference/03_shapes.ipynb #6988f47c
-@rule("concatenate")
+@rule("concatenate", reads=False)
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
     d, shape, axes = eqn.params["dimension"], eqn.outvars[0].aval.shape, []
@@ -104,7 +104,7 @@ def concatenate(trace, eqn, inputs):
     return [Value(shape, tuple(axes))]
 
 
-@rule("stack")
+@rule("stack", reads=False)
 def stack(trace, eqn, inputs):
     "A new axis, whose entries are distinguished; the other axes are one"
     d, shape = eqn.params["axis"], eqn.outvars[0].aval.shape
@@ -116,7 +116,7 @@ def stack(trace, eqn, inputs):
     return [Value(shape, tuple(axes))]
 
 
-@rule("tile")
+@rule("tile", reads=False)
 def tile(trace, eqn, inputs):
     "The whole axis several times over: a product with a new, slower factor"
     (a,), reps = inputs, eqn.params["reps"]
@@ -125,27 +125,39 @@ def tile(trace, eqn, inputs):
     return [Value(eqn.outvars[0].aval.shape, tuple(axes))]
 
 
-@rule("pad")
+@rule("pad", reads=False)
 def pad(trace, eqn, inputs):
     "New segments before and after, and fewer entries where the padding is negative"
     (a, filling), shape, axes = inputs, eqn.outvars[0].aval.shape, []
-    config = eqn.params["padding_config"]
+    config = [tuple(map(int, each)) for each in eqn.params["padding_config"]]
+    a = _cropped(trace, a, config)
     for k, (low, high, interior) in enumerate(config):
-        axis, n = a.axes[k], a.shape[k]
+        axis, more = a.axes[k], max(0, low) + max(0, high)
         if not (low or high or interior):
             padded = any(v > 0 for padding in config for v in padding)
             axes.append(trace.merge_linear([axis, None], inputs) if padded else axis)
-        elif interior or not n or not shape[k]:
+        elif not a.shape[k] or a.shape[k] + more != shape[k]:
             trace.fix(axis, "something is put between its entries")
             axes.append(trace.fixed(shape[k], "something is put between its entries"))
         else:
-            rest = _taken(trace, whole(a, k), max(0, -low), n - max(0, -high))
+            rest = whole(a, k)
             if axis is None:
                 trace.apart.append(rest)  # its entries are not those of the padding
-            first, last = (uniform(max(0, int(size)), filling.zero) for size in (low, high))
+            first, last = (uniform(max(0, size), filling.zero) for size in (low, high))
             both = concat(first, rest, last)
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]
+
+
+def _cropped(trace: Trace, a: Value, config: Sequence[tuple[int, int, int]]) -> Value:
+    "A value without the entries that a negative padding takes away"
+    starts, stops = [], []
+    for n, (low, high, interior) in zip(a.shape, config, strict=True):
+        cropped = not interior and n > max(0, -low) + max(0, -high)
+        starts.append(max(0, -low) if cropped else 0)
+        stops.append(n - max(0, -high) if cropped else n)
+    whole_of_it = not any(starts) and tuple(stops) == a.shape
+    return a if whole_of_it else sliced(trace, a, starts, stops)
 
 # %% ../../nbs/inference/03_shapes.ipynb #a0f440af
 def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
@@ -225,14 +237,14 @@ def _instantiate(trace: Trace, a: Value, k: int, axes: list[Axis | None]) -> Non
         trace.instances.append(Instance(axis, cut, segment, child))
 
 
-@rule("slice")
+@rule("slice", reads=False)
 def slice_(trace, eqn, inputs):
     "From constant places"
     (a,), p = inputs, eqn.params
     return [sliced(trace, a, p["start_indices"], p["limit_indices"], p["strides"])]
 
 
-@rule("split")
+@rule("split", reads=False)
 def split(trace, eqn, inputs):
     "Several slices, one after the other"
     k, stops = eqn.params["axis"], list(itertools.accumulate(map(int, eqn.params["sizes"])))
@@ -240,7 +252,7 @@ def split(trace, eqn, inputs):
     return [sliced_along(trace, inputs[0], k, start, stop) for start, stop in bounds]
 
 
-@rule("unstack")
+@rule("unstack", reads=False)
 def unstack(trace, eqn, inputs):
     "Slices of one entry, without the axis that was cut"
     (a,), k = inputs, eqn.params["axis"]
@@ -256,7 +268,7 @@ def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int]
     return [min(max(start, 0), end) for start, end in zip(known, ends, strict=True)]
 
 
-@rule("dynamic_slice")
+@rule("dynamic_slice", reads=False)
 def dynamic_slice(trace, eqn, inputs):
     "From places that may be computed"
     a, *starts = inputs
@@ -268,7 +280,7 @@ def dynamic_slice(trace, eqn, inputs):
     return [trace.mix(a, cuts, what, sizes)]
 
 
-@rule("dynamic_update_slice")
+@rule("dynamic_update_slice", reads=False)
 def dynamic_update_slice(trace, eqn, inputs):
     "A part of a value replaced: a segment of it, where one axis is cut at a known place"
     a, new, *starts = inputs
