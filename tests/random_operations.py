@@ -1,6 +1,5 @@
 """The operations that random programs are made of. No tests here."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -1058,6 +1057,4 @@ def across_the_batch(m, i, shape):
     return Step(m.one_of(named, by_hand), (i,))
 
 
-def entries(shape: Shape) -> int:
-    "How many entries an array of this shape has"
-    return math.prod(shape)
+WITHIN = (mapped, iterated, within_a_call, gradient, dead, sharded, across_the_batch)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from random_operations import OPERATIONS, SIZES, Shape, Step
+from random_operations import OPERATIONS, SIZES, WITHIN, Operation, Shape, Step
 
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation
@@ -33,9 +33,10 @@ DEPTH = 2  # of operations within operations
 class Program:
     "Values made one after the other, each from earlier ones; axis 0 is always the batch"
 
-    def __init__(self, seed: int, way: int = 0):
+    def __init__(self, seed: int, way: int = 0, only: str | None = None):
         self.rng = np.random.default_rng(seed)
-        self.way = way  # 0: each operation as it is written as a rule; others: the same otherwise
+        self.way, self.only = way, only  # how operations are written, or the one of this name is
+        self.making: list[str] = []  # names of the operations at hand
         self.params: dict[str, np.ndarray] = {}
         self.steps: list[Step] = []
         self.used: list[str] = []  # names of operations
@@ -89,15 +90,23 @@ class Program:
 
     def try_one(self) -> None:
         "A random operation on a recent value, if it can be applied and does not grow too large"
-        make, i = self.choice(OPERATIONS), self.integer(max(0, len(self.shapes) - 4), None)
+        within = self.chance(0.3)  # of other things: loops, calls, derivatives
+        make, i = self.choice(WITHIN if within else OPERATIONS), self.integer(max(0, len(self.shapes) - 4), None)
         before, self.within = dict(self.params), []
-        step = make(self, i, self.shapes[i])
+        step = self.made(make, i, self.shapes[i])
         if step is not None:
             shape = self.shape_of(step.fn, *(self.shapes[j] for j in step.sources))
             if math.prod(shape) <= LARGEST and 2 <= len(shape) <= 4 and math.prod(shape):
                 self.add(step, " of ".join([make.__name__, *self.within]))
                 return
         self.params = before
+
+    def made(self, make: Operation, i: int, shape: Shape) -> Step | None:
+        "The step of an operation, which knows its name meanwhile"
+        self.making.append(make.__name__)
+        step = make(self, i, shape)
+        self.making.pop()
+        return step
 
     def inner(self, shape: Shape) -> tuple[Callable, Shape, list[str]] | None:
         "A function of one value for another operation, what it gives, and its new parameters"
@@ -106,7 +115,7 @@ class Program:
         self.depth += 1
         before, make, shapes = set(self.params), self.choice(OPERATIONS), self.shapes
         self.shapes = [shape]  # all that it can read
-        step = make(self, 0, shape)
+        step = self.made(make, 0, shape)
         self.shapes = shapes
         self.depth -= 1
         if step is None:
@@ -120,7 +129,8 @@ class Program:
 
     def one_of(self, *ways: Callable) -> Callable:
         "One of several functions that compute the same"
-        return ways[self.way % len(ways)]
+        written = self.only is None or self.making[-1] == self.only
+        return ways[self.way % len(ways) if written else 0]
 
     def chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
@@ -277,25 +287,30 @@ def run(seeds: range, twins: bool, quiet: bool) -> Counter:
             print(f"seed {seed}:", *wrong, program, sep="\n", flush=True)
         if twins and spec is not None:
             for way in (1, 2):
-                counts["twins that differ"] += differs(program, spec, seed, way)
+                counts += differs(program, spec, seed, way)
         if not quiet and counts["programs"] % 50 == 0:
             print(f"{time.perf_counter() - start:.0f} s", dict(counts), file=sys.stderr, flush=True)
     return counts
 
 
-def differs(program: Program, spec: BoundSpec, seed: int, way: int) -> bool:
-    "Whether the same program written in another way has fewer symmetries, or more"
+def differs(program: Program, spec: BoundSpec, seed: int, way: int) -> Counter:
+    "The operations that, written in another way, leave fewer symmetries, or more"
+    found: Counter = Counter()
     other = Program(seed, way)
     params, x = program.weights(np.random.default_rng(seed)), program.x
-    by = difference(jax.jit(program.function())(params, x), jax.jit(other.function())(params, x))
-    if by > 1e-6:
-        print(f"seed {seed}: ways 0 and {way} do not compute the same ({by:.1e})", program, sep="\n")
-        return True
-    many = inferred(other).log10_symmetries
-    if abs(many - spec.log10_symmetries) > 1e-6:
-        print(f"seed {seed}: {spec.log10_symmetries:.2f}, written in way {way} {many:.2f}", program, sep="\n", flush=True)
-        return True
-    return False
+    pair = [jax.jit(each.function())(params, x) for each in (program, other)]
+    if difference(*pair) > 1e-6:
+        found["not the same function"] += 1
+        print(f"seed {seed}: way {way} computes something else", program, sep="\n", flush=True)
+    elif abs(inferred(other).log10_symmetries - spec.log10_symmetries) > 1e-6:
+        names = {name for used in program.used for name in used.split(" of ")}
+        for name in sorted(names):
+            many = inferred(Program(seed, way, name)).log10_symmetries
+            if abs(many - spec.log10_symmetries) > 1e-6:
+                found[f"{name} {'+' if many > spec.log10_symmetries else '-'}"] += 1
+                print(f"seed {seed}: {name} in way {way}: {spec.log10_symmetries:.2f} → {many:.2f}")
+        print(program, flush=True)
+    return found
 
 
 def main() -> int:
