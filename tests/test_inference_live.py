@@ -4,7 +4,6 @@
 # %% 22f22476
 import jax
 import jax.numpy as jnp
-import pytest
 from jax import lax
 
 from git_rebasin.inference.live import live_equations
@@ -40,7 +39,8 @@ def test_within_loops():
 
 
     def until(n, a, b):
-        return lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 2, s[1] + s[2]), (n, a, b))
+        step = lambda s: (s[0] + 1, s[1] * 2, s[1] + s[2])
+        return lax.while_loop(lambda s: s[0] < 3, step, (n, a, b))
 
 
     assert needed(lambda *t: until(*t)[1], 0, 1.0, 1.0) == [True, True, False]

@@ -64,7 +64,7 @@ def test_what_is_no_json_of_a_spec_is_refused():
     refused(json.dumps({"format": ["x" * 9999] * 9, "axes": {}}), "not a spec of the format")
     refused(json.dumps({"format": FORMAT, "shapes": None}), "'axes' is missing")
     refused(json.dumps({"format": FORMAT, "axes": {}}), "'shapes' is missing")
-    refused(text(note="mine"), "'note' is unknown", "format, axes, shapes, reasons")
+    refused(text(note="mine"), "'note' is unknown", "format, axes, shapes, reasons, examples")
     refused(text(axes=[]), "'axes' is []", "an object")
     refused(text(shapes=[1]), "'shapes' is [1]")
     refused(text(reasons=3), "'reasons' is 3")

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'restrict', 'limit_of',
-           'fixed_by', 'unify', 'cut']
+__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'restrict', 'displace',
+           'limit_of', 'fixed_by', 'unify', 'cut']
 
 # %% ../../nbs/inference/00_axes.ipynb #44ac1a36
 import enum
@@ -54,7 +54,7 @@ class Reason:
 class Axis:
     "A term: an atom, or a product or a concatenation of axes"
 
-    __slots__ = ("kind", "limit", "parts", "reason", "same", "size")
+    __slots__ = ("kind", "limit", "parts", "placed", "reason", "same", "size")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Axis:
     ):
         self.size, self.reason, self.kind, self.parts = int(size), reason, kind, parts
         self.limit = limit or (Limit.INVERTIBLE if reason is None else Limit.FIXED)
+        self.placed = True  # an atom's entries: whether they are at the same places for all
         self.same: Axis | None = None  # the term that stands for this one since they were unified
 
     @property
@@ -141,6 +142,12 @@ def restrict(axis: Axis, limit: Limit, reason: Reason) -> None:
             atom.limit, atom.reason = atom.limit.meet(limit), reason
 
 
+def displace(axis: Axis) -> None:
+    "Record that entry k of an atom is not entry k for all who hold it: nothing can be within it"
+    for atom in atoms(axis):
+        atom.placed = False
+
+
 def limit_of(axis: Axis) -> Limit:
     "The limit of an axis: the meet of its atoms' limits"
     return functools.reduce(Limit.meet, (atom.limit for atom in atoms(axis)), Limit.INVERTIBLE)
@@ -181,6 +188,8 @@ def unify(
             a, b = b, a
         if a.reason is not None:
             restrict(b, a.limit, a.reason if a.reason.where else replace(a.reason, where=where))
+        if not a.placed:
+            displace(b)
         a.same = b
     elif a.kind == b.kind == "product":
         _unify_products(factors(a), factors(b), where)
@@ -206,6 +215,7 @@ def _unify_products(xs: list[Axis], ys: list[Axis], where) -> None:
             for axis in (x, y, *xs, *ys):
                 misfit = Reason("it is divided in two ways that do not fit together", where)
                 restrict(axis, Limit.FIXED, misfit)
+                displace(axis)  # the same factors may stand in another order
             return
         outer = Axis(big.size // small.size)
         unify(big, product(outer, small), where)
@@ -240,6 +250,7 @@ def cut(
     axis = find(axis)
     if axis.kind == "atom":
         a, b = (Axis(m, axis.reason, limit=axis.limit) for m in (n, axis.size - n))
+        a.placed = b.placed = axis.placed
         axis.same = concat(a, b)
         return a, b
     if axis.kind == "concat":

@@ -90,6 +90,8 @@ def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
         return flipped and [(y, x) for x, y in flipped]
     if b.kind == "atom":
         copies = [Axis(find(p).size, b.reason, limit=b.limit) for p in a.parts]
+        for copy in copies:
+            copy.placed = b.placed
         b.same = (product if a.kind == "product" else concat)(*copies)
         b = find(b)
     if a.kind != b.kind or [find(p).size for p in a.parts] != [find(p).size for p in b.parts]:
@@ -260,7 +262,7 @@ def parents_of(
     parents: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
-        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
+        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1 and x.placed}
         for x in {id(x): x for x in block}.values():
             if not x.fixed and x.size > 1:
                 old = parents.get(id(x), once)

@@ -13,6 +13,7 @@ import fnmatch
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -121,6 +122,12 @@ def _follow(
     return BoundSpec(table, why, shapes=sizes), trace, naming
 
 
+def _with_shapes(spec: BoundSpec, examples: Sequence[Sequence[Any]]) -> BoundSpec:
+    "A spec that knows the shapes of the arguments that it was inferred from"
+    given = ({p: tuple(x.shape) for p, x in flatten(args).items()} for args in examples)
+    return replace(spec, examples=tuple(given))
+
+
 def trace_symmetry(
     fn: Callable[..., Any],  # fn(params, *args) → outputs
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
@@ -161,13 +168,13 @@ def trace_symmetry(
         closed, arrays = trace_arrays(fn, params, *example)
         flat, others = dict(zip(paths, arrays, strict=False)), arrays[len(paths) :]
         examples.append((closed, others))
-    followed = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
-    if followed[1].stacks:
-        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
-        if other[0].log10_symmetries > followed[0].log10_symmetries + 1e-6:
+    spec, *rest = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
+    if rest[0].stacks:
+        other, *unrolled = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
+        if other.log10_symmetries > spec.log10_symmetries + 1e-6:
             _log.info("scans are followed iteration by iteration, which leaves more free")
-            return other
-    return followed
+            spec, rest = other, unrolled
+    return _with_shapes(spec, (args, *also)), *rest
 
 
 def _why(axis: Axis | None) -> str | None:

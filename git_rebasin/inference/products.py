@@ -15,13 +15,14 @@ from .axes import Axis, Limit, product, unify
 from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
-@rule("dot_general")
+@rule("dot_general", reads=False)
 def dot_general(trace, eqn, inputs):
     "Contracted axes are one, batch axes are one, free axes pass"
     a, b = inputs
     (of_a, of_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
     contracted = [(a.axes[i], b.axes[j]) for i, j in zip(of_a, of_b, strict=True)]
     batch = [(a.axes[i], b.axes[j]) for i, j in zip(batch_a, batch_b, strict=True)]
+    trace.note_read(axis for pair in contracted for axis in pair)
     _pair(trace, [*contracted, *batch])
     _contract(trace, contracted)
     _multiply(trace, batch)
@@ -52,7 +53,7 @@ def _multiply(trace: Trace, pairs: Sequence[tuple[Axis | None, Axis | None]]) ->
             trace.restrict(x, Limit.PERMUTATION, "its entries are multiplied one by one")
 
 # %% ../../nbs/inference/05_products.ipynb #3bd43342
-@rule("conv_general_dilated")
+@rule("conv_general_dilated", reads=False)
 def convolution(trace, eqn, inputs):
     "Features of the image and the kernel are one, features out pass, places are fixed"
     (a, b), p, shape = inputs, eqn.params, eqn.outvars[0].aval.shape
@@ -61,6 +62,7 @@ def convolution(trace, eqn, inputs):
     image, kernel, out = (
         getattr(p["dimension_numbers"], name) for name in ("lhs_spec", "rhs_spec", "out_spec")
     )
+    trace.note_read((*(a.axes[k] for k in image[1:]), *(b.axes[k] for k in kernel[1:])))
     axes: dict[int, Axis | None] = {out[0]: a.axes[image[0]]}
     still = [a.axes[image[0]]]
     for d in range(len(shape) - 2):

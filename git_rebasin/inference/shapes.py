@@ -185,6 +185,9 @@ def sliced(
     """
     shape, axes, strides = [], [], strides or (1,) * len(a.shape)
     bounds = list(zip(starts, stops, strides, strict=True))
+    if any(start >= stop for start, stop, _ in bounds):  # it has no entries, and says nothing
+        sizes = tuple(len(range(*each)) for each in bounds)
+        return Value(sizes, (None,) * len(sizes))
     for n, axis, (start, stop, stride) in zip(a.shape, a.axes, bounds, strict=True):
         shape.append(len(range(start, stop, stride)))
         axes.append(_piece(trace, axis, n, shape[-1], start, stop, stride))

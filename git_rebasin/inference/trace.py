@@ -50,7 +50,7 @@ class Value:
         Returns:
             bool
         """
-        return self.const is not None and not np.any(_bits(self.const))
+        return 0 in self.shape or (self.const is not None and not np.any(_bits(self.const)))
 
     def without(self, gone: Collection[int]) -> Value:
         "The value after some of its axes have left"

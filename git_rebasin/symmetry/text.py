@@ -146,7 +146,7 @@ def _at(place: str) -> Iterator[None]:
 
 # %% ../../nbs/symmetry/10_text.ipynb #7e87000d
 FORMAT = "git_rebasin.PermutationSpec/1"
-_FIELDS = ("format", "axes", "shapes", "reasons")
+_FIELDS = ("format", "axes", "shapes", "reasons", "examples")
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,14 @@ class SpecText:
         rows: path → one entry per axis
         reasons: path → for each axis, why it is fixed
         shapes: path → shape, of a spec that is bound
+        examples: of each that a spec was inferred from: path → shape of its arrays
     """
 
     rows: Mapping[str, Row]  # path → one entry per axis
     reasons: Mapping[str, tuple] | None = None  # path → for each axis, why it is fixed
     shapes: Mapping[str, tuple] | None = None  # path → shape, of a spec that is bound
+    examples: tuple[Mapping[str, tuple], ...] = ()  # of each that a spec was inferred from: path →
+    #   shape of its arrays
 
     def write(self) -> str:
         "As JSON"
@@ -170,6 +173,8 @@ class SpecText:
         data["shapes"] = _with_lists(self.shapes)
         if self.reasons is not None:
             data["reasons"] = _with_lists(self.reasons)
+        if self.examples:
+            data["examples"] = [_with_lists(shapes) for shapes in self.examples]
         return json.dumps(data, indent=1)
 
     @classmethod
@@ -193,7 +198,7 @@ class SpecText:
                 f"this JSON is not a spec of the format {FORMAT!r} (but {reprlib.repr(own)}): "
                 "write specs with spec.to_json()"
             )
-        for field in sorted((data.keys() ^ set(_FIELDS)) - {"reasons"}):
+        for field in sorted((data.keys() ^ set(_FIELDS)) - {"reasons", "examples"}):
             raise PermutationSpecError(
                 f"the field {reprlib.repr(field)} is {'unknown' if field in data else 'missing'}: "
                 f"a spec has {', '.join(_FIELDS)}; write it with spec.to_json()"
@@ -203,7 +208,15 @@ class SpecText:
             with _at(repr(path)):
                 rows[path] = row_from_json(row)
         reasons, shapes = (_with_tuples(data.get(field), field) for field in ("reasons", "shapes"))
-        return cls(rows, reasons, shapes)
+        return cls(rows, reasons, shapes, _examples(data.get("examples", [])))
+
+
+def _examples(data: Any) -> tuple[Mapping[str, tuple], ...]:
+    if not isinstance(data, list):
+        raise PermutationSpecError(
+            f"the field 'examples' is {reprlib.repr(data)}: give a list with an object for each"
+        )
+    return tuple(_with_tuples(example or {}, "examples") or {} for example in data)
 
 
 def _with_lists(table: Mapping[str, tuple] | None) -> dict[str, list] | None:
