@@ -173,7 +173,8 @@ def nnx_mixed() -> Made:
 
         def __call__(self, x):
             x = nnx.relu(self.norm(self.conv(x)))
-            return self.out(self.lstm(x.mean(1))[:, -1])
+            start = (jnp.zeros((len(x), 6)), jnp.zeros((len(x), 6)))
+            return self.out(self.lstm(x.mean(1), initial_carry=start)[:, -1])
 
     return nnx_model(Net(nnx.Rngs(0)), normal(2, 6, 6, 3))
 
@@ -181,13 +182,15 @@ def nnx_mixed() -> Made:
 # ---- Haiku
 
 
-def haiku(forward: Callable, *args: Any) -> Made:
+def haiku(forward: Callable, *args: Any, train: bool = False) -> Made:
     """A function of Haiku modules, with its state among the parameters."""
     import haiku as hk
 
     net = hk.without_apply_rng(hk.transform_with_state(forward))
-    params, state = net.init(KEY, *args)
-    apply = lambda v, *xs: net.apply(v["params"], v["state"], *xs)[0]
+    how = {"train": True} if train else {}
+    params, state = net.init(KEY, *args, **how)
+    how = dict.fromkeys(how, False)
+    apply = lambda v, *xs: net.apply(v["params"], v["state"], *xs, **how)[0]
     return apply, {"params": params, "state": state}, args
 
 
@@ -199,7 +202,7 @@ def haiku_resnet() -> Made:
     make = lambda: hk.nets.ResNet(
         (1, 1, 1, 1), 5, bottleneck=False, use_projection=(False, True, True, True), **options
     )
-    return haiku(lambda x: make()(x, False), normal(2, 32, 32, 3))
+    return haiku(lambda x, train: make()(x, train), normal(2, 32, 32, 3), train=True)
 
 
 @case("dm-haiku", "nets.MobileNetV1")
@@ -207,7 +210,7 @@ def haiku_mobilenet() -> Made:
     import haiku as hk
 
     make = lambda: hk.nets.MobileNetV1((1, 2, 2), (8, 12, 16), 5)
-    return haiku(lambda x: make()(x, False), normal(2, 32, 32, 3))
+    return haiku(lambda x, train: make()(x, train), normal(2, 32, 32, 3), train=True)
 
 
 @case("dm-haiku", "MultiHeadAttention with LayerNorm and nets.MLP")
@@ -343,7 +346,7 @@ def equimo_mlla() -> Made:
 
 @case("equimo", "Vssd (state spaces)")
 def equimo_vssd() -> Made:
-    return equimo("Vssd", 32, img_size=32, in_channels=3, dim=16, depths=[1, 1], num_heads=[2, 4])
+    return equimo("Vssd", 32, img_size=32, in_channels=3, dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2])
 
 
 # ---- rnn-jax and memax: recurrences and state spaces
@@ -359,21 +362,9 @@ def state_space(module: str, name: str) -> Made:
     models = importlib.import_module("rnn_jax.ssm.models")
     keys = jax.random.split(KEY, 5)
     layers = [layer(8, 8, 8, key=k) for k in keys[:2]]
-    mixed = [mixers.GLUMixer(8, key=k) for k in keys[2:4]]
+    mixed = [mixers.GLUMixer(8, 8, key=k) for k in keys[2:4]]
     net = models.DeepStateSpaceModelEncoder(4, layers, mixed, out_dim=3, key=keys[4])
     return equinox(net, normal(6, 4))
-
-
-@case("rnn-jax", "unitary RNN", "unitary", "EfficientUnitaryRNNCell")
-@case("rnn-jax", "coupled oscillators", "obscillator", "CoupledOscillatoryRNNCell")
-@case("rnn-jax", "Lipschitz RNN", "lipschitz", "LipschitzRNNCell")
-@case("rnn-jax", "antisymmetric RNN", "antisymmetric", "AntiSymmetricRNNCell")
-def recurrent(module: str, name: str) -> Made:
-    import importlib
-
-    cell = getattr(importlib.import_module(f"rnn_jax.cells.{module}"), name)(4, 6, key=KEY)
-    rnn = importlib.import_module("rnn_jax.layers.rnn").RNN(cell, 3, key=KEY)
-    return equinox(rnn, normal(5, 4))
 
 
 @case("memax", "Mamba (S6)", "S6")
