@@ -120,7 +120,10 @@ def product(*axes: Axis) -> Axis:
 
 def concat(*axes: Axis) -> Axis:
     "Axes laid end to end"
-    parts = [segment for axis in axes for segment in segments(axis)]
+    return _end_to_end([segment for axis in axes for segment in segments(axis)])
+
+
+def _end_to_end(parts: list[Axis]) -> Axis:
     if len(parts) < 2:
         return parts[0] if parts else Axis(0)
     return Axis(sum(p.size for p in parts), None, "concat", tuple(parts))
@@ -155,10 +158,12 @@ def limit_of(axis: Axis) -> Limit:
 
 def fixed_by(axis: Axis) -> Reason | None:
     "The reason, if all atoms of an axis are fixed"
-    parts = list(atoms(axis))
-    if not all(atom.fixed for atom in parts):
-        return None
-    return parts[0].reason if parts else Reason("it has no entries")
+    reason = Reason("it has no entries")
+    for k, atom in enumerate(atoms(axis)):
+        if not atom.fixed:
+            return None
+        reason = reason if k else atom.reason
+    return reason
 
 # %% ../../nbs/inference/00_axes.ipynb #455191d9
 def unify(
@@ -261,7 +266,7 @@ def cut(
         if n:
             a, b = cut(rest.pop(0), n, where)
             before, rest = [*before, a], [b, *rest]
-        return concat(*before), concat(*rest)
+        return _end_to_end(before), _end_to_end(rest)
     outer, *inner = factors(axis)
     stride = axis.size // outer.size
     if n % stride:

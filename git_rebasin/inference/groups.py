@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atoms', 'Forms', 'Table', 'UNREAD', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'is_read', 'renamed',
+__all__ = ['Atoms', 'Forms', 'Table', 'UNREAD', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'reads', 'renamed',
            'parents_of', 'equal_segments']
 
 # %% ../../nbs/inference/07_groups.ipynb #2e0a3ac1
@@ -60,8 +60,11 @@ def forms_of(
     occurrences: Iterable[Sequence[Axis]],
 ) -> Forms:
     "Occurrences in pieces, each kind once"
-    known, forms = {}, {}
+    known, kinds, forms = {}, {}, {}
     for axes in occurrences:
+        found = tuple(map(find, axes))
+        kinds.setdefault(tuple(sorted(map(id, found))), found)
+    for axes in kinds.values():
         form = tuple(pieces(axis, known) for axis in axes)
         key = sorted(tuple(tuple(map(id, piece)) for piece in axis) for axis in form)
         forms.setdefault(tuple(key), form)
@@ -131,22 +134,10 @@ def resolve_instances(
     Args:
         params: the axes of the arrays that a spec has rows for
     """
-    records = list(trace.instances)
-    while True:
-        sources = _sources(records)
-        if sources is None:
-            continue
-        blocks = blocks_of(forms_of(trace.occurrences))
-        having = _having(blocks, sources)
-        table: Table = {}
-        for atom, pairs in sources.values():
-            own = _own(trace, atom, pairs, having.get(id(atom), ()), params)
-            if own is None:
-                break  # axes were unified: start again
-            table[id(atom)] = own
-        else:
-            if not _unify_unsegmented(blocks, table, sources):
-                break
+    records, sources, table = list(trace.instances), None, None
+    while sources is None or table is None:
+        records, sources = _sources(records)
+        table = None if sources is None else _decide(trace, params, sources)
     for atom, _ in sources.values():
         for own in table[id(atom)].values():  # what limits an array limits its segments
             if atom.reason is not None:
@@ -157,28 +148,50 @@ def resolve_instances(
 UNREAD = Reason("this example does not read it: also=[…] takes inputs that do")
 
 
-def is_read(
-    trace: Trace,
-    atom: Axis,
-) -> bool:
-    "Whether the entries of an atom have an effect"
-    return trace.read is None or any(x is atom for axis in trace.read for x in atoms(axis))
-
-
-def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
+def _sources(records: list[Instance]) -> tuple[list[Instance], dict[int, tuple] | None]:
     "Atom of a sliced array → its counterparts in slices; None if axes were unified meanwhile"
     sources: dict[int, tuple[Axis, list]] = {}
-    for record in list(records):
+    kept = []
+    for record in records:
         pairs = _mirror(record.parent, record.child)
         if pairs is None:
             unify(record.parent, record.child)
-            records.remove(record)
-            return None
+            continue
+        kept.append(record)
         for atom, child in pairs:
             if atom is not child:
                 sources.setdefault(id(atom), (atom, []))[1].append((record, child))
     every = [x for atom, pairs in sources.values() for x in (atom, *(child for _, child in pairs))]
-    return None if any(x.same is not None for x in every) else sources
+    changed = len(kept) < len(records) or any(x.same is not None for x in every)
+    return kept, None if changed else sources
+
+
+def _decide(trace: Trace, params, sources: Mapping[int, tuple]) -> Table | None:
+    "One look at every atom; None if axes were unified, which others may depend on"
+    every_block, rows = blocks_of(forms_of(trace.occurrences)), _rows_with(params)
+    having, read, table, unified = _having(every_block, sources), reads(trace), {}, set()
+    for i, (atom, pairs) in sources.items():
+        every, blocks = _segments(pairs), having.get(i, ())
+        known = {i, *every, *(id(child) for _, child in pairs)}
+        if not unified.isdisjoint(known) or any(x.same for block in blocks for x in block):
+            continue  # what it is decided by has changed: in the next look
+        own, same = _own(atom, pairs, every, blocks, rows, read)
+        for x, y in same:
+            unify(x, y)
+            unified |= {id(x), id(y)}
+        table[i] = own
+    return None if unified or _unify_unsegmented(every_block, table, sources) else table
+
+
+def reads(
+    trace: Trace,
+) -> set[int] | None:  # by id; None: all of them
+    """The atoms whose entries have an effect
+
+    Returns:
+        set[int] | None: by id; None: all of them
+    """
+    return None if trace.read is None else {id(x) for axis in trace.read for x in atoms(axis)}
 
 
 def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[Atoms]]:
@@ -190,31 +203,45 @@ def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[
     return having
 
 
+def _rows_with(params: Mapping[str, Sequence[Axis | None]]) -> dict[int, list]:
+    "Atom, by id → the arrays that have it in one of their axes"
+    rows: dict[int, list] = {}
+    for axes in params.values():
+        for i in {id(x) for axis in axes if axis is not None for x in atoms(axis)}:
+            rows.setdefault(i, []).append(axes)
+    return rows
+
+
+def _segments(pairs: list) -> set[int]:
+    "The atoms of all axes that were cut, by id"
+    cut = {id(axis): axis for axis in (find(record.axis) for record, _ in pairs)}
+    return {id(s) for axis in cut.values() for s in atoms(axis)}
+
+
 def _own(
-    trace: Trace, atom: Axis, pairs: list, blocks: Sequence[Atoms], params
-) -> dict[int, Axis] | None:
-    "Segment → the atom that stands for a given one there; None if axes were unified instead"
-    every = {id(s) for record, _ in pairs for s in atoms(record.axis)}
+    atom: Axis,
+    pairs: list,
+    every: set[int],
+    blocks: Sequence[Atoms],
+    rows: Mapping[int, list],
+    read: set[int] | None,
+) -> tuple[dict[int, Axis], list[tuple[Axis, Axis]]]:
+    "Segment → the atom that stands for a given one there; and what has to be unified instead"
     own: dict[int, Axis] = {}
-    several = False
-    for record, child in pairs:
-        for s in atoms(record.segment):
-            if own.setdefault(id(s), child) is not child:
-                unify(own[id(s)], child)
-                several = True
-    if several:
-        return None
+    places = [(id(s), child) for record, child in pairs for s in atoms(record.segment)]
+    same = [(own[i], x) for i, x in places if own.setdefault(i, x) is not x]
+    if same:
+        return {}, same
     elsewhere, several = atom, len({id(child) for child in own.values()}) > 1
-    if own.keys() != every and not atom.fixed and not is_read(trace, atom):
+    if own.keys() != every and not atom.fixed and not (read is None or id(atom) in read):
         elsewhere = Axis(atom.size, UNREAD)  # in segments that nothing reads
     differ = several or (own.keys() != every and elsewhere is atom)
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
-    expressible = all(_expressible(axes, atom, every) for axes in params.values())
-    if not atom.fixed and differ and seen_with_one and expressible:
-        return dict.fromkeys(every, elsewhere) | own
-    for _, child in pairs:
-        unify(atom, child)
-    return None
+    if not atom.fixed and differ and seen_with_one:
+        cut = {id(axes): axes for i in every for axes in rows.get(i, ())}
+        if all(_expressible(axes, atom, every) for axes in cut.values()):
+            return dict.fromkeys(every, elsewhere) | own, []
+    return {}, [(atom, child) for _, child in pairs]
 
 
 def _unify_unsegmented(blocks: list[Atoms], table: Table, sources: Mapping[int, tuple]) -> bool:
@@ -227,7 +254,7 @@ def _unify_unsegmented(blocks: list[Atoms], table: Table, sources: Mapping[int, 
             i = id(seen.pop())
             if i not in table:
                 continue
-            hits = [own for s, own in table[i].items() if s in here]
+            hits = [table[i][s] for s in here & table[i].keys()]
             if len(hits) == 1:
                 seen += [find(hits[0])] if find(hits[0]) is not find(sources[i][0]) else []
                 continue
@@ -243,10 +270,10 @@ def renamed(
     table: Table,
 ) -> Atoms:
     "Replace every atom of a block by the one that stands for it in that block's segments"
-    here, new = {id(x) for x in block}, []
+    new = []
     for x in block:
-        hits = [own for s, own in table.get(id(x), {}).items() if s in here]
-        new.append(find(hits[0]) if hits else x)
+        own = table.get(id(x), {})
+        new.append(next((find(own[id(s)]) for s in block if id(s) in own), x))
     changed = any(x is not y for x, y in zip(block, new, strict=True))
     return renamed(tuple(new), table) if changed else block
 

@@ -168,13 +168,13 @@ def trace_symmetry(
         closed, arrays = trace_arrays(fn, params, *example)
         flat, others = dict(zip(paths, arrays, strict=False)), arrays[len(paths) :]
         examples.append((closed, others))
-    spec, *rest = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
-    if rest[0].stacks:
-        other, *unrolled = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
-        if other.log10_symmetries > spec.log10_symmetries + 1e-6:
+    spec, trace, naming = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
+    if trace.stacks:
+        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
+        if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
             _log.info("scans are followed iteration by iteration, which leaves more free")
-            spec, rest = other, unrolled
-    return _with_shapes(spec, (args, *also)), *rest
+            spec, trace, naming = other
+    return _with_shapes(spec, (args, *also)), trace, naming
 
 
 def _why(axis: Axis | None) -> str | None:

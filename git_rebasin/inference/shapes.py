@@ -93,6 +93,8 @@ def _regrouped(
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
     d, shape, axes = eqn.params["dimension"], eqn.outvars[0].aval.shape, []
+    if len(inputs) > 1 and all(v is eqn.invars[0] for v in eqn.invars):
+        return [_repeated(inputs[0], [len(inputs) if k == d else 1 for k in range(len(shape))])]
     for k, n in enumerate(shape):
         if k != d:
             one = trace.merge_linear([v.axes[k] for v in inputs], inputs) if n != 1 else None
@@ -119,17 +121,21 @@ def stack(trace, eqn, inputs):
 @rule("tile", reads=False)
 def tile(trace, eqn, inputs):
     "The whole axis several times over: a product with a new, slower factor"
-    (a,), reps = inputs, eqn.params["reps"]
-    pairs = zip(a.axes, reps, strict=True)
+    return [_repeated(inputs[0], eqn.params["reps"])]
+
+
+def _repeated(a: Value, times: Sequence[int]) -> Value:
+    "An array laid beside itself, along each axis so many times"
+    pairs = zip(a.axes, times, strict=True)
     axes = [x if n == 1 or x is None else product(uniform(n, a.zero), x) for x, n in pairs]
-    return [Value(eqn.outvars[0].aval.shape, tuple(axes))]
+    return Value(tuple(n * m for n, m in zip(a.shape, times, strict=True)), tuple(axes))
 
 
 @rule("pad", reads=False)
 def pad(trace, eqn, inputs):
     "New segments before and after, and fewer entries where the padding is negative"
     (a, filling), shape, axes = inputs, eqn.outvars[0].aval.shape, []
-    config = [tuple(map(int, each)) for each in eqn.params["padding_config"]]
+    config = [(int(low), int(high), int(n)) for low, high, n in eqn.params["padding_config"]]
     a = _cropped(trace, a, config)
     for k, (low, high, interior) in enumerate(config):
         axis, more = a.axes[k], max(0, low) + max(0, high)

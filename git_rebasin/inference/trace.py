@@ -55,8 +55,8 @@ class Value:
     def without(self, gone: Collection[int]) -> Value:
         "The value after some of its axes have left"
         keep = [k for k in range(len(self.shape)) if k not in gone]
-        shape, axes = ([of[k] for k in keep] for of in (self.shape, self.axes))
-        return Value(tuple(shape), tuple(axes), inside=self.inside)
+        shape, axes = tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep)
+        return Value(shape, axes, inside=self.inside)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

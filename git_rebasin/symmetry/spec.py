@@ -27,7 +27,6 @@ from git_rebasin.symmetry.entries import (
     Sizes,
     Split,
     as_row,
-    as_size,
     atoms_of,
     count_parts,
     row_rank,
@@ -36,7 +35,14 @@ from git_rebasin.symmetry.entries import (
     unsplit_rows,
 )
 from .report import Report, report
-from .sizes import as_shape, check_blocks, declarations, outer_axes, solve_sizes
+from git_rebasin.symmetry.sizes import (
+    as_examples,
+    as_shape,
+    check_blocks,
+    declarations,
+    outer_axes,
+    solve_sizes,
+)
 from .text import SpecText
 from ..tables import markdown_table
 from ..tree import flatten
@@ -292,7 +298,7 @@ class BoundSpec(PermutationSpec):
         super().__post_init__()
         shapes = {path: as_shape(self.rows, path, shape) for path, shape in self.shapes.items()}
         object.__setattr__(self, "shapes", MappingProxyType(shapes))
-        object.__setattr__(self, "examples", _as_examples(self.examples))
+        object.__setattr__(self, "examples", as_examples(self.examples))
         check_blocks(self.rows, shapes, self._sizes, self.families)
 
     @cached_property
@@ -486,17 +492,6 @@ def _as_reasons(
                 f"of the spec, which {f'is {row_str(rows[path])}' if path in rows else 'it lacks'}"
             )
     return None if reasons is None else MappingProxyType({p: tuple(r) for p, r in reasons.items()})
-
-
-def _as_examples(
-    examples: tuple[Mapping[str, tuple[int, ...]], ...],
-) -> tuple[Mapping[str, tuple[int, ...]], ...]:
-    "Shapes that are shapes"
-    what, checked = "size of an axis of {!r} in an example", []
-    for example in examples:
-        sizes = {p: tuple(as_size(n, what, p) for n in shape) for p, shape in example.items()}
-        checked.append(MappingProxyType(sizes))
-    return tuple(checked)
 
 
 def _shapes_of(
