@@ -406,21 +406,44 @@ def keras_model(model: Any, *args: Any) -> Made:
     return fn, params, args
 
 
-@case("keras", "applications.VGG16", "VGG16", {})
-@case("keras", "applications.MobileNet", "MobileNet", {"alpha": 0.25})
-@case("keras", "applications.MobileNetV2", "MobileNetV2", {"alpha": 0.35})
-@case("keras", "applications.MobileNetV3Small", "MobileNetV3Small", {"alpha": 0.75})
-@case("keras", "applications.DenseNet121", "DenseNet121", {})
-@case("keras", "applications.EfficientNetB0", "EfficientNetB0", {})
-@case("keras", "applications.ConvNeXtTiny", "ConvNeXtTiny", {})
-@case("keras", "applications.ResNet50V2", "ResNet50V2", {})
-def keras_application(name: str, options: dict) -> Made:
-    import keras
+def residual_blocks(name: str) -> Callable:
+    """Two stages of two narrow blocks each."""
+    from keras.src.applications import resnet
 
-    size = 64 if name != "DenseNet121" else 32
-    shape = {"input_shape": (size, size, 3), "weights": None, "classes": 5}
-    model = getattr(keras.applications, name)(**shape, **options)
-    return keras_model(model, normal(1, size, size, 3))
+    def stack(x):
+        x = getattr(resnet, f"stack_residual_blocks_{name}")(x, 4, 2, stride1=1, name="conv2")
+        return getattr(resnet, f"stack_residual_blocks_{name}")(x, 6, 2, name="conv3")
+
+    return stack
+
+
+@case("keras", "applications: MobileNet", "mobilenet", "MobileNet", {"alpha": 0.25})
+@case("keras", "applications: MobileNetV2", "mobilenet_v2", "MobileNetV2", {"alpha": 0.35})
+@case("keras", "applications: MobileNetV3Small", "mobilenet_v3", "MobileNetV3Small", {"alpha": 0.75})
+@case("keras", "applications: DenseNet", "densenet", "DenseNet", {"blocks": [2, 2, 2, 2]})
+@case(
+    "keras",
+    "applications: EfficientNet",
+    "efficientnet",
+    "EfficientNet",
+    {"width_coefficient": 0.25, "depth_coefficient": 0.3, "default_size": 32},
+)
+@case(
+    "keras",
+    "applications: ConvNeXt",
+    "convnext",
+    "ConvNeXt",
+    {"depths": [1, 1, 1, 1], "projection_dims": [8, 12, 16, 20], "include_preprocessing": False},
+)
+@case("keras", "applications: ResNet", "resnet", "ResNet", {"preact": False, "use_bias": True}, "v1")
+@case("keras", "applications: ResNetV2", "resnet", "ResNet", {"preact": True, "use_bias": True}, "v2")
+def keras_application(module: str, name: str, options: dict, blocks: str | None = None) -> Made:
+    import importlib
+
+    make = getattr(importlib.import_module(f"keras.src.applications.{module}"), name)
+    more = {"stack_fn": residual_blocks(blocks)} if blocks else {}
+    model = make(input_shape=(32, 32, 3), weights=None, classes=5, **options, **more)
+    return keras_model(model, normal(1, 32, 32, 3))
 
 
 @case("keras", "layers: MultiHeadAttention, LSTM, GRU, SeparableConv1D")
@@ -519,7 +542,6 @@ BART = {
     "max_position_embeddings": 16,
     "pad_token_id": 1,
 }
-T5 = {"vocab_size": 40, "d_model": 12, "d_kv": 6, "d_ff": 20, "num_layers": 2, "num_heads": 2}
 IMAGES = {"image_size": 16, "patch_size": 4}
 
 
@@ -528,11 +550,16 @@ def transformers_model(name: str, options: dict, *args: Any, **more: Any) -> Mad
     import transformers
 
     transformers.logging.set_verbosity_error()
-    kind = re.sub("^Flax|(Model|LMHeadModel|For.*)$", "", name)
+    kind = re.sub("^Flax|(LMHeadModel|Model|For[A-Z].*)$", "", name)
     config = getattr(transformers, f"{kind}Config")(**options)
     model = getattr(transformers, name)(config, seed=0, **more)
     params = model.params if "params" in model.params else {"params": model.params}
-    fn = lambda p, *xs: model(*xs, params=p if "batch_stats" in p else p["params"], train=False).to_tuple()[0]
+    still = {"deterministic": True} if "OPT" in name else {"train": False}
+
+    def fn(p, *xs):
+        given = p if "batch_stats" in p else p["params"]
+        return model(*xs, params=given, **still).to_tuple()[0]
+
     return fn, params, args
 
 
@@ -550,14 +577,10 @@ def transformers_model(name: str, options: dict, *args: Any, **more: Any) -> Mad
 @case("transformers", "Mistral", "FlaxMistralForCausalLM", BERT | {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4})
 @case("transformers", "Gemma", "FlaxGemmaForCausalLM", BERT | {"num_key_value_heads": 1, "head_dim": 6})
 def transformers_text(name: str, options: dict) -> Made:
-    ids = tokens(2, 6)
-    more = () if "GPT" in name or "Llama" in name or "Mistral" in name or "Gemma" in name or "OPT" in name else ()
-    return transformers_model(name, options, ids, *more)
+    return transformers_model(name, options, tokens(2, 6))
 
 
 @case("transformers", "BART", "FlaxBartForConditionalGeneration", BART)
-@case("transformers", "T5", "FlaxT5ForConditionalGeneration", T5)
-@case("transformers", "T5 with gates", "FlaxT5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu"})
 def transformers_pairs(name: str, options: dict) -> Made:
     ids = tokens(2, 6)
     fn, params, _ = transformers_model(name, options)

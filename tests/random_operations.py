@@ -779,9 +779,8 @@ def signed_zeros(m, i, shape):
     zeros[: shape[a] // 2] = -0.0
 
     def fn(p, x):
-        y = jnp.moveaxis(x, a, -1)
-        sign = jnp.sign(1 / (lax.stop_gradient(jnp.zeros_like(y)) * 0 + jnp.asarray(zeros, y.dtype).reshape((1,) * (y.ndim - 1) + (-1,)) - 0.0))
-        return jnp.moveaxis(y * sign, -1, a)
+        sign = jnp.sign(1 / jnp.asarray(zeros, x.dtype))
+        return jnp.moveaxis(jnp.moveaxis(x, a, -1) * sign.reshape((1,) * (x.ndim - 1) + (-1,)), -1, a)
 
     return Step(fn, (i,))
 
