@@ -13,6 +13,7 @@ from git_rebasin.symmetry.entries import (
     Coordinate,
     Fixed,
     Group,
+    Interleave,
     Part,
     Product,
     Split,
@@ -25,6 +26,7 @@ EVERY = [
     (Product(2, 3, "P"), Concat("A", Fixed(2), "B")),
     (Fixed(12, "layers"), Group("Q", 8, within=("layers", "H"))),
     (Concat(Part("Z", 2), "M", Part("Z", 3)), Coordinate("J", 0), Coordinate("J", 1, 4)),
+    (Interleave("A", Concat(2, "B")), Coordinate("J", 0), Coordinate("K", 1, 4, within="A")),
     Split(1, (None, 1, "H", Group("Q", within="H")), (None, Concat("H", 2), "H", None)),
 ]
 
@@ -93,6 +95,10 @@ def test_what_no_axis_can_be_is_refused_with_its_place():
         ({"product": [], "concat": []}, "is no entry"),
         ({"product": []}, "a Product of nothing"),
         ({"concat": "PQ"}, "is no entry"),
+        ({"interleave": []}, "an Interleave of nothing"),
+        ({"interleave": ["P"], "order": [0]}, "is no entry"),
+        ({"coordinate": "P", "axis": 0, "size": None, "within": "H"}, "is no entry"),
+        ({"coordinate": "P", "axis": 0, "size": None, "within": [2]}, "within is 2"),
         ({"concat": [{"product": ["P", False]}]}, "False is no entry"),
         ({"part": "P", "size": None}, "size of a part of group 'P' is None"),
         (

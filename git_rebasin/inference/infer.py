@@ -30,7 +30,7 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
 from .axes import Axis, Limit, Reason, atoms
 from .live import live_equations
 from .rows import Naming, name_atoms, row_of
-from .trace import Trace, Value, constant, run
+from .trace import MOST, Trace, Value, constant, run
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import check_permutation_spec
@@ -60,7 +60,6 @@ def _data(i: int, leaf) -> Value:
 
 # %% ../../nbs/inference/09_infer.ipynb #6f906db3
 _Shaped = Array | jax.ShapeDtypeStruct
-_UNROLLED = 16  # a scan of at most so many iterations is also tried unrolled
 CONSTANTS = (
     "*inv_freq",
     "*freqs_cis",
@@ -98,7 +97,7 @@ def _follow(
     examples: Sequence[tuple[ClosedJaxpr, Sequence]],  # equations of a function, and their inputs
     flat: Mapping[str, _Shaped],  # the arrays of the model, which are the first inputs of each
     fixed: Sequence[str],  # paths, or patterns of paths, of constants
-    unroll: int,  # a scan of at most so many iterations is unrolled
+    unroll: int,  # scans of so many iterations, and convolutions of so many groups, one by one
 ) -> tuple[BoundSpec, Trace, Naming]:
     "Follow the equations of all examples once, and read the spec off the parameters"
     trace = Trace(unroll=unroll, read=[])
@@ -170,9 +169,9 @@ def trace_symmetry(
         examples.append((closed, others))
     spec, trace, naming = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
     if trace.stacks:
-        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
+        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
         if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
-            _log.info("scans are followed iteration by iteration, which leaves more free")
+            _log.info("scans and groups of convolutions are followed one by one, which leaves more free")
             spec, trace, naming = other
     return _with_shapes(spec, (args, *also)), trace, naming
 

@@ -15,8 +15,22 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from .axes import Axis, Reason, concat, cut, fixed_by, product, unify
-from .trace import Instance, Trace, Value, rule, uniform, unknown, whole
+import numpy as np
+
+from git_rebasin.inference.axes import (
+    Axis,
+    Instance,
+    Reason,
+    concat,
+    cut,
+    divide,
+    find,
+    fixed_by,
+    interleave,
+    product,
+    segments,
+)
+from .trace import Trace, Value, rule, uniform, unknown, whole
 
 # %% ../../nbs/inference/03_shapes.ipynb #6779c104
 @rule("optimization_barrier", reads=False)
@@ -81,29 +95,69 @@ def _regrouped(
         return {}
     if len(old) == len(new) == 1:
         return {new[0][0]: a.axes[old[0]]}
-    merged = product(*(whole(a, k) for k in old))
+    merged = _merged(trace, [whole(a, k) for k in old])
     if len(new) == 1:
         return {new[0][0]: merged}
     made = {k: Axis(n) for k, n in new}
-    unify(merged, product(*made.values()), trace.where)
+    trace.unify(merged, product(*made.values()))
     return made
+
+
+def _merged(trace: Trace, axes: list[Axis]) -> Axis:
+    "A product of axes, or all that the others are at the entries of one, where they differ there"
+    for one, at in ((axes[0], 0), (axes[-1], -1)):
+        others, entries = axes[1:] if at == 0 else axes[:-1], segments(one)
+        if find(one).kind != "concat" or any(entry.size != 1 for entry in entries):
+            continue
+        each = [[_there(trace, x, entry) for x in others] for entry in entries]
+        if any(x is not y for own in each for x, y in zip(own, others, strict=True)):
+            n, m = len(entries), math.prod(x.size for x in others)
+            turns = np.repeat(np.arange(n), m) if at == 0 else np.tile(np.arange(n), m)
+            return interleave(turns, [product(*own) for own in each])
+    return product(*axes)
+
+
+def _there(trace: Trace, axis: Axis, entry: Axis) -> Axis:
+    "What an axis is at an entry of another, where that is known"
+    own, entry = find(axis), find(entry)
+    for record in reversed(trace.instances):
+        if find(record.segment) is entry and find(record.parent) is own:
+            return record.child
+    return axis
 
 # %% ../../nbs/inference/03_shapes.ipynb #6988f47c
 @rule("concatenate", reads=False)
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
-    d, shape, axes = eqn.params["dimension"], eqn.outvars[0].aval.shape, []
+    d, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
     if len(inputs) > 1 and all(v is eqn.invars[0] for v in eqn.invars):
         return [_repeated(inputs[0], [len(inputs) if k == d else 1 for k in range(len(shape))])]
-    for k, n in enumerate(shape):
-        if k != d:
-            one = trace.merge_linear([v.axes[k] for v in inputs], inputs) if n != 1 else None
-            axes.append(one)
-            continue
-        pieces = [whole(v, k) for v in inputs]
-        trace.apart += [x for v, x in zip(inputs, pieces, strict=True) if v.axes[k] is None]
-        axes.append(concat(*pieces))
+    pieces = [whole(v, d) for v in inputs]
+    trace.apart += [x for v, x in zip(inputs, pieces, strict=True) if v.axes[d] is None]
+    axes = [
+        _beside(trace, pieces, [v.axes[k] for v in inputs], inputs) if n != 1 else None
+        for k, n in enumerate(shape)
+        if k != d
+    ]
+    axes.insert(d, concat(*pieces))
     return [Value(shape, tuple(axes))]
+
+
+def _beside(
+    trace: Trace,
+    pieces: Sequence[Axis],  # laid end to end
+    axes: Sequence[Axis | None],  # another axis, as each value has it
+    values: Sequence[Value],
+) -> Axis | None:
+    "One axis for all pieces; where these are single entries, it may differ from one to the next"
+    every = [axis for axis in axes if axis is not None]
+    single = all(piece.size == 1 for piece in pieces) and len(every) == len(pieces) > 1
+    if not single or len({id(find(x)) for x in every}) == 1 or all(map(fixed_by, every)):
+        return trace.merge_linear(axes, values)
+    parent, whole_of_it = Axis(every[0].size), concat(*pieces)
+    pairs = zip(pieces, every, strict=True)
+    trace.instances += [Instance(parent, whole_of_it, piece, axis) for piece, axis in pairs]
+    return parent
 
 
 @rule("stack", reads=False)
@@ -113,7 +167,7 @@ def stack(trace, eqn, inputs):
     entries = [Axis(1) for _ in inputs]
     trace.apart += entries
     alike = zip(*(v.axes for v in inputs), strict=True)
-    axes = [trace.merge_linear(same, inputs) for same in alike]
+    axes = [_beside(trace, entries, same, inputs) for same in alike]
     axes.insert(d, concat(*entries) if len(entries) > 1 else None)
     return [Value(shape, tuple(axes))]
 
@@ -172,8 +226,8 @@ def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
     if reason:
         return axis if stop - start == axis.size else Axis(stop - start, reason)
     if stop < axis.size:
-        axis, _ = cut(axis, stop, trace.where)
-    return cut(axis, start, trace.where)[1] if start else axis
+        axis, _ = cut(axis, stop, trace.where, trace.instances)
+    return cut(axis, start, trace.where, trace.instances)[1] if start else axis
 
 
 def sliced(
@@ -199,7 +253,7 @@ def sliced(
         axes.append(_piece(trace, axis, n, shape[-1], start, stop, stride))
     trace.note(axes)
     cuts = [k for k, n in enumerate(shape) if n != a.shape[k] and a.axes[k] is not None]
-    if len(cuts) == 1 and strides[cuts[0]] == 1 and shape[cuts[0]]:
+    if len(cuts) == 1 and shape[cuts[0]]:
         _instantiate(trace, a, cuts[0], axes)
     kept = [None if n == 1 else axis for n, axis in zip(shape, axes, strict=True)]
     return Value(tuple(shape), tuple(kept))
@@ -228,12 +282,12 @@ def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stri
         return axis
     if stride == 1 and size:
         return _taken(trace, axis, start, stop)
-    if size and size * stride == n and not fixed_by(axis):
-        outer = Axis(size)
-        unify(axis, product(outer, Axis(stride, Reason("a strided slice", trace.where))))
-        return outer
-    trace.fix(axis, "a strided slice")
-    return trace.fixed(size, "a strided slice") or Axis(1)
+    reason = fixed_by(axis)
+    if reason or not size:
+        return Axis(size, reason or Reason("it has no entries"))
+    others = np.ones(n, int)
+    others[start:stop:stride] = 0
+    return divide(axis, others, trace.where, trace.instances)[0]
 
 
 def _instantiate(trace: Trace, a: Value, k: int, axes: list[Axis | None]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rule', 'RULES', 'PASSING', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['MOST', 'Rule', 'RULES', 'PASSING', 'Value', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
@@ -20,7 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
 
-from .axes import Axis, Limit, Reason, concat, find, restrict, unify
+from git_rebasin.inference.axes import (
+    Axis,
+    Instance,
+    Limit,
+    Reason,
+    concat,
+    find,
+    restrict,
+    unify,
+)
 from .live import live_equations
 from ..jaxprs import inner_jaxpr, jaxprs_within
 
@@ -64,23 +73,6 @@ def _bits(array: np.ndarray) -> np.ndarray:
     whole = np.ascontiguousarray(array).reshape(*np.shape(array), 1)
     return whole.view(np.uint8)
 
-
-@dataclass(frozen=True)
-class Instance:
-    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
-
-    Attributes:
-        parent: the axis, of the array that was sliced
-        axis: the axis that was cut
-        segment: the segment that was taken
-        child: the first axis, in that segment
-    """
-
-    parent: Axis  # the axis, of the array that was sliced
-    axis: Axis  # the axis that was cut
-    segment: Axis  # the segment that was taken
-    child: Axis  # the first axis, in that segment
-
 # %% ../../nbs/inference/01_trace.ipynb #8eae47b2
 _ACTS = {
     Limit.FIXED: "each entry is treated in a way of its own",
@@ -89,13 +81,16 @@ _ACTS = {
     Limit.SCALED: "a positively homogeneous function of each entry",
 }
 
+MOST = 16  # iterations, or groups, that are followed one by one
+
 
 @dataclass
 class Trace:
     """The values, occurrences and slices of a function, recorded while its equations are followed
 
     Attributes:
-        unroll: a scan of at most so many iterations is unrolled
+        unroll: a scan of at most so many iterations is unrolled, and a convolution of at most so
+            many groups followed group by group
         apart: uniform segments: their neighbours differ
         values: by path of the equation, with the axes of the loops around first; those of `while`
             and `cond` are not kept
@@ -107,10 +102,11 @@ class Trace:
         path: of the equation at hand
         where: its primitive, and its line in the program
         wanted: which outputs of the equation at hand are needed
-        stacks: scans over an axis that may move
+        stacks: scans over an axis that may move, and convolutions of at most `MOST` groups
     """
 
-    unroll: int = 0  # a scan of at most so many iterations is unrolled
+    unroll: int = 0  # a scan of at most so many iterations is unrolled, and a convolution of at
+    #   most so many groups followed group by group
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
     apart: list[Axis] = field(default_factory=list)  # uniform segments: their neighbours differ
@@ -124,7 +120,7 @@ class Trace:
     path: tuple[int, ...] = ()  # of the equation at hand
     where: str | None = None  # its primitive, and its line in the program
     wanted: Sequence[bool] = ()  # which outputs of the equation at hand are needed
-    stacks: int = 0  # scans over an axis that may move
+    stacks: int = 0  # scans over an axis that may move, and convolutions of at most `MOST` groups
 
     def note(self, axes: Iterable[Axis | None]) -> None:
         "Record that these axes occur together"
@@ -150,11 +146,15 @@ class Trace:
         "A new axis that cannot move"
         return Axis(size, Reason(what, self.where)) if size != 1 else None
 
+    def unify(self, a: Axis, b: Axis) -> None:
+        "Make two axes move together; what a cut leaves to differ is recorded"
+        unify(a, b, self.where, self.instances)
+
     def merge(self, axes: Iterable[Axis | None]) -> Axis | None:
         "Unify axes that are combined entry by entry; uniform ones are left out"
         moving = [axis for axis in axes if axis is not None]
         for other in moving[1:]:
-            unify(moving[0], other, self.where)
+            self.unify(moving[0], other)
         return moving[0] if moving else None
 
     def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:

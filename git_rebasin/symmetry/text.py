@@ -18,11 +18,13 @@ from typing import Any
 
 from ..checkpoints.files import first_duplicate
 from git_rebasin.symmetry.entries import (
+    Compound,
     Concat,
     Coordinate,
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     PermutationSpecError,
     Product,
@@ -52,7 +54,7 @@ def entry_to_json(
     "An entry in the types that JSON has"
     written = short(entry)
     match written:
-        case Product(terms=terms) | Concat(terms=terms):
+        case Compound(terms=terms):
             return {type(written).__name__.lower(): [entry_to_json(t) for t in terms]}
         case Fixed(size=size, name=name):
             return {"fixed": name, "size": size}
@@ -60,8 +62,9 @@ def entry_to_json(
             return {"group": name, "size": size, "within": list(within)}
         case Part(name=name, size=size):
             return {"part": name, "size": size}
-        case Coordinate(name=name, axis=axis, size=size):
-            return {"coordinate": name, "axis": axis, "size": size}
+        case Coordinate(name=name, axis=axis, size=size, within=within):
+            inside = {"within": list(within)} if within else {}
+            return {"coordinate": name, "axis": axis, "size": size, **inside}
     return written
 
 # %% ../../nbs/symmetry/10_text.ipynb #7e87000a
@@ -96,6 +99,7 @@ def entry_from_json(
 
 
 _MAX_DEPTH = 20  # of entries within entries, or of splits within splits
+_COMPOUND = {kind.__name__.lower(): kind for kind in (Product, Concat, Interleave)}
 
 
 def _read_row(data: Any, depth: int) -> Row:
@@ -116,16 +120,22 @@ def _read_row(data: Any, depth: int) -> Row:
 
 def _read_entry(data: Any, depth: int) -> Entry:
     match data:
-        case {"product": list(terms), **rest} if not rest and depth < _MAX_DEPTH:
-            return Product(*(_read_entry(term, depth + 1) for term in terms))
-        case {"concat": list(terms), **rest} if not rest and depth < _MAX_DEPTH:
-            return Concat(*(_read_entry(term, depth + 1) for term in terms))
+        case (
+            {"product": list(terms), **rest}
+            | {"concat": list(terms), **rest}
+            | {"interleave": list(terms), **rest}
+        ) if not rest and depth < _MAX_DEPTH:
+            return _COMPOUND[next(iter(data))](*(_read_entry(term, depth + 1) for term in terms))
         case {"fixed": name, "size": size, **rest} if not rest:
             return Fixed(size, name)
         case {"group": name, "size": size, "within": list(within), **rest} if not rest:
             return Group(name, size, tuple(within))
         case {"part": name, "size": size, **rest} if not rest:
             return Part(name, size)
+        case {"coordinate": name, "axis": axis, "size": size, "within": list(within), **rest} if (
+            within and not rest
+        ):
+            return Coordinate(name, axis, size, tuple(within))
         case {"coordinate": name, "axis": axis, "size": size, **rest} if not rest:
             return Coordinate(name, axis, size)
         case None | str() | int() if not isinstance(data, bool):
