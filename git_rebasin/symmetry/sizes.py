@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['declarations', 'outer_axes', 'as_shape', 'solve_sizes', 'check_blocks']
+__all__ = ['declarations', 'outer_axes', 'as_shape', 'as_examples', 'solve_sizes', 'check_blocks']
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #4b639f7b
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from types import MappingProxyType
 
 from .blocks import split_sizes
 from git_rebasin.symmetry.entries import (
@@ -150,6 +151,25 @@ def as_shape(
             f"an array of shape {shape}, as at {path!r}, is larger than any memory: correct it"
         )
     return sizes
+
+
+def as_examples(
+    examples: Iterable[Mapping[str, Sequence[int]]],  # of each, path → shape
+) -> tuple[Mapping[str, tuple[int, ...]], ...]:
+    """Shapes of arrays that a function was called with
+
+    Args:
+        examples: of each, path → shape
+
+    Raises:
+        PermutationSpecError: if a size is no whole number from 0 on
+    """
+    # raises PermutationSpecError if a size is no whole number from 0 on
+    what, checked = "size of an axis of {!r} in an example", []
+    for example in examples:
+        sizes = {p: tuple(as_size(n, what, p) for n in shape) for p, shape in example.items()}
+        checked.append(MappingProxyType(sizes))
+    return tuple(checked)
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #5fffc701
 def solve_sizes(
