@@ -11,9 +11,9 @@ that cannot be imported are left out, and named.
 
 import argparse
 import datetime
-import fnmatch
 import importlib.metadata
 import json
+import math
 import os
 import re
 import subprocess
@@ -21,7 +21,6 @@ import sys
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,16 +48,17 @@ class Case(NamedTuple):
     library: str  # the name of its distribution
     name: str
     make: Callable[[], Made]
+    theory: dict[int, int] | None  # n → how often all n! orders of n things are free, if known
 
 
 CASES: list[Case] = []
 
 
-def case(library: str, name: str, *given: Any) -> Callable:
+def case(library: str, name: str, *given: Any, theory: dict[int, int] | None = None) -> Callable:
     """Put a function that makes a model into the table."""
 
     def register(make: Callable[..., Made]) -> Callable[..., Made]:
-        CASES.append(Case(library, name, lambda: make(*given)))
+        CASES.append(Case(library, name, lambda: make(*given), theory))
         return make
 
     return register
@@ -89,7 +89,7 @@ def nnx_model(module: Any, *args: Any) -> Made:
     return (lambda p, *xs: nnx.merge(graph, p, rest)(*xs)), nnx.to_pure_dict(params), args
 
 
-@case("flax", "linen: MultiHeadDotProductAttention with LayerNorm")
+@case("flax", "linen: MultiHeadDotProductAttention with LayerNorm", theory={4: 9, 20: 1})
 def linen_attention() -> Made:
     from flax import linen as nn
 
@@ -103,8 +103,8 @@ def linen_attention() -> Made:
     return linen(Block(), normal(2, 5, 12))
 
 
-@case("flax", "linen: bidirectional LSTM", "LSTMCell")
-@case("flax", "linen: bidirectional GRU", "GRUCell")
+@case("flax", "linen: bidirectional LSTM", "LSTMCell", theory={6: 1, 7: 1})
+@case("flax", "linen: bidirectional GRU", "GRUCell", theory={6: 1, 7: 1})
 def linen_recurrent(cell: str) -> Made:
     from flax import linen as nn
 
@@ -118,7 +118,7 @@ def linen_recurrent(cell: str) -> Made:
     return linen(Net(), normal(2, 5, 4))
 
 
-@case("flax", "linen: convolutions, GroupNorm, WeightNorm")
+@case("flax", "linen: convolutions, GroupNorm, WeightNorm", theory={4: 5, 10: 1})
 def linen_group_norm() -> Made:
     from flax import linen as nn
 
@@ -132,7 +132,11 @@ def linen_group_norm() -> Made:
     return linen(Net(), normal(2, 8, 8, 3))
 
 
-@case("flax", "nnx: MultiHeadAttention with rotations and scanned layers")
+@case(
+    "flax",
+    "nnx: MultiHeadAttention with rotations and scanned layers",
+    theory={3: 2, 6: 12, 20: 2, 12: 1},
+)
 def nnx_attention() -> Made:
     from flax import nnx
 
@@ -160,7 +164,7 @@ def nnx_attention() -> Made:
     return nnx_model(Net(nnx.Rngs(0)), tokens(2, 5))
 
 
-@case("flax", "nnx: convolutions with BatchNorm and a LSTM")
+@case("flax", "nnx: convolutions with BatchNorm and a LSTM", theory={8: 1, 6: 1})
 def nnx_mixed() -> Made:
     from flax import nnx
 
@@ -213,20 +217,22 @@ def haiku_mobilenet() -> Made:
     return haiku(lambda x, train: make()(x, train), normal(2, 32, 32, 3), train=True)
 
 
-@case("dm-haiku", "MultiHeadAttention with LayerNorm and nets.MLP")
+@case("dm-haiku", "MultiHeadAttention with LayerNorm and nets.MLP", theory={3: 1, 5: 6, 20: 1})
 def haiku_attention() -> Made:
     import haiku as hk
 
     def forward(x):
         normed = hk.LayerNorm(-1, True, True)(x)
-        attention = hk.MultiHeadAttention(3, 5, model_size=12, w_init=hk.initializers.VarianceScaling())
+        attention = hk.MultiHeadAttention(
+            3, 5, model_size=12, w_init=hk.initializers.VarianceScaling()
+        )
         x = x + attention(normed, normed, normed)
         return hk.Linear(3)(x + hk.nets.MLP([20, 12])(hk.LayerNorm(-1, True, True)(x)))
 
     return haiku(forward, normal(2, 6, 12))
 
 
-@case("dm-haiku", "nets.VectorQuantizer")
+@case("dm-haiku", "nets.VectorQuantizer", theory={10: 1, 6: 1, 9: 1, 8: 1})
 def haiku_quantizer() -> Made:
     import haiku as hk
 
@@ -238,7 +244,7 @@ def haiku_quantizer() -> Made:
     return haiku(forward, normal(4, 5))
 
 
-@case("dm-haiku", "deep LSTM")
+@case("dm-haiku", "deep LSTM", theory={7: 1, 6: 1})
 def haiku_lstm() -> Made:
     import haiku as hk
 
@@ -261,7 +267,7 @@ def equinox(model: Any, *args: Any, call: Callable | None = None) -> Made:
     return (lambda p, *xs: use(eqx.combine(p, rest), *xs)), params, args
 
 
-@case("equinox", "nn.MLP with Conv2d and GroupNorm")
+@case("equinox", "nn.MLP with Conv2d and GroupNorm", theory={3: 1, 4: 3, 9: 2})
 def equinox_convolution() -> Made:
     import equinox as eqx
 
@@ -277,7 +283,7 @@ def equinox_convolution() -> Made:
     return equinox(eqx.nn.Sequential(layers), normal(3, 8, 8))
 
 
-@case("equinox", "nn.MultiheadAttention with rotary embedding")
+@case("equinox", "nn.MultiheadAttention with rotary embedding", theory={3: 1, 4: 3, 9: 1})
 def equinox_attention() -> Made:
     import equinox as eqx
 
@@ -302,7 +308,7 @@ def equinox_attention() -> Made:
     return equinox(net, normal(5, 12))
 
 
-@case("equinox", "nn.GRUCell in a scan")
+@case("equinox", "nn.GRUCell in a scan", theory={6: 1})
 def equinox_gru() -> Made:
     import equinox as eqx
 
@@ -315,7 +321,9 @@ def equinox_gru() -> Made:
             return self.out(jax.lax.scan(lambda h, x: (self.cell(x, h), None), h, xs)[0])
 
     keys = jax.random.split(KEY, 2)
-    return equinox(Net(eqx.nn.GRUCell(4, 6, key=keys[0]), eqx.nn.Linear(6, 3, key=keys[1])), normal(5, 4))
+    return equinox(
+        Net(eqx.nn.GRUCell(4, 6, key=keys[0]), eqx.nn.Linear(6, 3, key=keys[1])), normal(5, 4)
+    )
 
 
 # ---- Equimo
@@ -331,7 +339,16 @@ def equimo(name: str, size: int, **options: Any) -> Made:
 
 @case("equimo", "VisionTransformer")
 def equimo_vit() -> Made:
-    return equimo("VisionTransformer", 16, img_size=16, in_channels=3, dim=12, patch_size=4, num_heads=3, depths=[2])
+    return equimo(
+        "VisionTransformer",
+        16,
+        img_size=16,
+        in_channels=3,
+        dim=12,
+        patch_size=4,
+        num_heads=3,
+        depths=[2],
+    )
 
 
 @case("equimo", "ConvNeXt")
@@ -341,12 +358,23 @@ def equimo_convnext() -> Made:
 
 @case("equimo", "Mlla (linear attention)")
 def equimo_mlla() -> Made:
-    return equimo("Mlla", 16, img_size=16, in_channels=3, dim=12, patch_size=4, depths=[1, 1], num_heads=[3, 3])
+    return equimo(
+        "Mlla",
+        16,
+        img_size=16,
+        in_channels=3,
+        dim=12,
+        patch_size=4,
+        depths=[1, 1],
+        num_heads=[3, 3],
+    )
 
 
 @case("equimo", "Vssd (state spaces)")
 def equimo_vssd() -> Made:
-    return equimo("Vssd", 32, img_size=32, in_channels=3, dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2])
+    return equimo(
+        "Vssd", 32, img_size=32, in_channels=3, dim=16, depths=[1, 1, 1, 1], num_heads=[2, 2, 2, 2]
+    )
 
 
 # ---- rnn-jax and memax: recurrences and state spaces
@@ -419,7 +447,9 @@ def residual_blocks(name: str) -> Callable:
 
 @case("keras", "applications: MobileNet", "mobilenet", "MobileNet", {"alpha": 0.25})
 @case("keras", "applications: MobileNetV2", "mobilenet_v2", "MobileNetV2", {"alpha": 0.35})
-@case("keras", "applications: MobileNetV3Small", "mobilenet_v3", "MobileNetV3Small", {"alpha": 0.75})
+@case(
+    "keras", "applications: MobileNetV3Small", "mobilenet_v3", "MobileNetV3Small", {"alpha": 0.75}
+)
 @case("keras", "applications: DenseNet", "densenet", "DenseNet", {"blocks": [2, 2, 2, 2]})
 @case(
     "keras",
@@ -435,8 +465,12 @@ def residual_blocks(name: str) -> Callable:
     "ConvNeXt",
     {"depths": [1, 1, 1, 1], "projection_dims": [8, 12, 16, 20], "include_preprocessing": False},
 )
-@case("keras", "applications: ResNet", "resnet", "ResNet", {"preact": False, "use_bias": True}, "v1")
-@case("keras", "applications: ResNetV2", "resnet", "ResNet", {"preact": True, "use_bias": True}, "v2")
+@case(
+    "keras", "applications: ResNet", "resnet", "ResNet", {"preact": False, "use_bias": True}, "v1"
+)
+@case(
+    "keras", "applications: ResNetV2", "resnet", "ResNet", {"preact": True, "use_bias": True}, "v2"
+)
 def keras_application(module: str, name: str, options: dict, blocks: str | None = None) -> Made:
     import importlib
 
@@ -446,7 +480,11 @@ def keras_application(module: str, name: str, options: dict, blocks: str | None 
     return keras_model(model, normal(1, 32, 32, 3))
 
 
-@case("keras", "layers: MultiHeadAttention, LSTM, GRU, SeparableConv1D")
+@case(
+    "keras",
+    "layers: MultiHeadAttention, LSTM, GRU, SeparableConv1D",
+    theory={12: 1, 3: 1, 4: 6, 7: 1, 6: 1},
+)
 def keras_layers() -> Made:
     import keras
 
@@ -458,7 +496,11 @@ def keras_layers() -> Made:
     return keras_model(keras.Model(inputs, layers.Dense(3)(layers.GRU(6)(x))), normal(2, 8, 6))
 
 
-@case("keras", "layers: GroupQueryAttention, EinsumDense, UnitNormalization")
+@case(
+    "keras",
+    "layers: GroupQueryAttention, EinsumDense, UnitNormalization",
+    theory={2: 3, 3: 4, 4: 1, 5: 4, 9: 1},
+)
 def keras_grouped() -> Made:
     import keras
 
@@ -466,7 +508,9 @@ def keras_grouped() -> Made:
     x = layers.Add()([inputs, layers.GroupQueryAttention(3, 4, 2)(inputs, inputs)])
     x = layers.EinsumDense("abc,cde->abde", (None, 4, 5), bias_axes="de", activation="gelu")(x)
     x = layers.EinsumDense("abde,def->abf", (None, 9))(layers.UnitNormalization()(x))
-    return keras_model(keras.Model(inputs, layers.Dense(3)(layers.LeakyReLU()(x))), normal(2, 5, 12))
+    return keras_model(
+        keras.Model(inputs, layers.Dense(3)(layers.LeakyReLU()(x))), normal(2, 5, 12)
+    )
 
 
 # ---- KerasHub
@@ -477,32 +521,59 @@ SMALL = {"num_heads": 2, "hidden_dim": 12, "max_sequence_length": 8}
 GROUPED = {"num_query_heads": 4, "num_key_value_heads": 2, "hidden_dim": 16}
 
 
-@case("keras-hub", "BERT", "BertBackbone", TEXT | SMALL)
-@case("keras-hub", "RoBERTa", "RobertaBackbone", TEXT | SMALL)
-@case("keras-hub", "GPT-2", "GPT2Backbone", TEXT | SMALL)
-@case("keras-hub", "OPT", "OPTBackbone", TEXT | SMALL)
-@case("keras-hub", "FNet", "FNetBackbone", TEXT | {"hidden_dim": 12, "max_sequence_length": 8})
-@case("keras-hub", "Bloom", "BloomBackbone", TEXT | {"num_heads": 2, "hidden_dim": 12})
-@case("keras-hub", "Llama", "LlamaBackbone", TEXT | GROUPED)
-@case("keras-hub", "Mistral", "MistralBackbone", TEXT | GROUPED | {"sliding_window": 4})
-@case("keras-hub", "Gemma", "GemmaBackbone", TEXT | GROUPED | {"head_dim": 4})
+@case("keras-hub", "BERT", "BertBackbone", TEXT | SMALL, theory={2: 2, 6: 8, 20: 2})
+@case("keras-hub", "RoBERTa", "RobertaBackbone", TEXT | SMALL, theory={2: 2, 6: 8, 20: 2})
+@case("keras-hub", "GPT-2", "GPT2Backbone", TEXT | SMALL, theory={2: 2, 6: 8, 20: 2})
+@case("keras-hub", "OPT", "OPTBackbone", TEXT | SMALL, theory={2: 2, 6: 8, 20: 2})
+@case(
+    "keras-hub",
+    "FNet",
+    "FNetBackbone",
+    TEXT | {"hidden_dim": 12, "max_sequence_length": 8},
+    theory={20: 2, 12: 1},
+)
+@case(
+    "keras-hub",
+    "Bloom",
+    "BloomBackbone",
+    TEXT | {"num_heads": 2, "hidden_dim": 12},
+    theory={6: 8, 20: 2},
+)
+@case("keras-hub", "Llama", "LlamaBackbone", TEXT | GROUPED, theory={2: 6, 4: 4, 20: 2})
+@case(
+    "keras-hub",
+    "Mistral",
+    "MistralBackbone",
+    TEXT | GROUPED | {"sliding_window": 4},
+    theory={2: 6, 4: 4, 20: 2},
+)
+@case(
+    "keras-hub",
+    "Gemma",
+    "GemmaBackbone",
+    TEXT | GROUPED | {"head_dim": 4},
+    theory={2: 6, 4: 4, 10: 2},
+)
 @case(
     "keras-hub",
     "Mixtral (mixture of experts)",
     "MixtralBackbone",
     TEXT | GROUPED | {"num_experts": 4, "top_k": 2},
+    theory={2: 6, 4: 6, 20: 8},
 )
 @case(
     "keras-hub",
     "T5",
     "T5Backbone",
     TEXT | {"num_heads": 2, "hidden_dim": 12},
+    theory={2: 4, 6: 24, 20: 4},
 )
 @case(
     "keras-hub",
     "DeBERTa",
     "DebertaV3Backbone",
     TEXT | SMALL | {"bucket_size": 4},
+    theory={2: 2, 6: 8, 20: 2},
 )
 def keras_text(name: str, options: dict) -> Made:
     import keras_hub
@@ -511,7 +582,9 @@ def keras_text(name: str, options: dict) -> Made:
     ids = tokens(2, 6)
     ones = np.ones_like(ids)
     kinds = {"token_ids": ids, "padding_mask": ones, "segment_ids": ones * 0}
-    kinds |= {f"{part}_{kind}": kinds[kind] for part in ("encoder", "decoder") for kind in list(kinds)}
+    kinds |= {
+        f"{part}_{kind}": kinds[kind] for part in ("encoder", "decoder") for kind in list(kinds)
+    }
     names = [tensor.name for tensor in model.inputs]
     values = {name: kinds[name] for name in names}
     fn, params, _ = keras_model(model)
@@ -563,24 +636,114 @@ def transformers_model(name: str, options: dict, *args: Any, **more: Any) -> Mad
     return fn, params, args
 
 
-@case("transformers", "BERT", "FlaxBertModel", BERT)
-@case("transformers", "ALBERT", "FlaxAlbertModel", BERT | {"embedding_size": 8})
-@case("transformers", "DistilBERT", "FlaxDistilBertModel", {"vocab_size": 40, "dim": 12, "n_layers": 2, "n_heads": 2, "hidden_dim": 20, "max_position_embeddings": 16})
-@case("transformers", "RoFormer", "FlaxRoFormerModel", BERT)
-@case("transformers", "ELECTRA", "FlaxElectraModel", BERT | {"embedding_size": 8})
-@case("transformers", "GPT-2", "FlaxGPT2LMHeadModel", GPT)
-@case("transformers", "GPT-J", "FlaxGPTJForCausalLM", GPT | {"rotary_dim": 4})
-@case("transformers", "GPT-Neo", "FlaxGPTNeoForCausalLM", {"vocab_size": 40, "hidden_size": 12, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4, "max_position_embeddings": 16})
-@case("transformers", "OPT", "FlaxOPTForCausalLM", {"vocab_size": 40, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 20, "max_position_embeddings": 16, "word_embed_proj_dim": 12})
-@case("transformers", "Bloom", "FlaxBloomForCausalLM", {"vocab_size": 40, "hidden_size": 12, "n_layer": 2, "n_head": 2})
-@case("transformers", "Llama", "FlaxLlamaForCausalLM", BERT | {"num_key_value_heads": 2})
-@case("transformers", "Mistral", "FlaxMistralForCausalLM", BERT | {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4})
-@case("transformers", "Gemma", "FlaxGemmaForCausalLM", BERT | {"num_key_value_heads": 1, "head_dim": 6})
+@case("transformers", "BERT", "FlaxBertModel", BERT, theory={2: 2, 6: 8, 20: 2})
+@case(
+    "transformers",
+    "ALBERT",
+    "FlaxAlbertModel",
+    BERT | {"embedding_size": 8},
+    theory={2: 1, 6: 4, 20: 1, 8: 1},
+)
+@case(
+    "transformers",
+    "DistilBERT",
+    "FlaxDistilBertModel",
+    {
+        "vocab_size": 40,
+        "dim": 12,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 20,
+        "max_position_embeddings": 16,
+    },
+    theory={2: 2, 6: 8, 20: 2},
+)
+@case("transformers", "RoFormer", "FlaxRoFormerModel", BERT, theory={2: 2, 6: 4, 20: 2})
+@case(
+    "transformers",
+    "ELECTRA",
+    "FlaxElectraModel",
+    BERT | {"embedding_size": 8},
+    theory={2: 2, 6: 8, 20: 2, 8: 1},
+)
+@case("transformers", "GPT-2", "FlaxGPT2LMHeadModel", GPT, theory={2: 2, 6: 8, 48: 2, 12: 1})
+@case(
+    "transformers",
+    "GPT-J",
+    "FlaxGPTJForCausalLM",
+    GPT | {"rotary_dim": 4},
+    theory={2: 6, 6: 4, 48: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "GPT-Neo",
+    "FlaxGPTNeoForCausalLM",
+    {
+        "vocab_size": 40,
+        "hidden_size": 12,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+        "max_position_embeddings": 16,
+    },
+    theory={2: 2, 6: 8, 48: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "OPT",
+    "FlaxOPTForCausalLM",
+    {
+        "vocab_size": 40,
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 20,
+        "max_position_embeddings": 16,
+        "word_embed_proj_dim": 12,
+    },
+    theory={2: 2, 6: 8, 20: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "Bloom",
+    "FlaxBloomForCausalLM",
+    {"vocab_size": 40, "hidden_size": 12, "n_layer": 2, "n_head": 2},
+    theory={6: 8, 48: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "Llama",
+    "FlaxLlamaForCausalLM",
+    BERT | {"num_key_value_heads": 2},
+    theory={2: 2, 6: 4, 20: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "Mistral",
+    "FlaxMistralForCausalLM",
+    BERT
+    | {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4},
+    theory={2: 6, 4: 4, 20: 2, 16: 1},
+)
+@case(
+    "transformers",
+    "Gemma",
+    "FlaxGemmaForCausalLM",
+    BERT | {"num_key_value_heads": 1, "head_dim": 6},
+    theory={2: 2, 6: 2, 20: 2, 12: 1},
+)
 def transformers_text(name: str, options: dict) -> Made:
     return transformers_model(name, options, tokens(2, 6))
 
 
-@case("transformers", "BART", "FlaxBartForConditionalGeneration", BART)
+@case(
+    "transformers",
+    "BART",
+    "FlaxBartForConditionalGeneration",
+    BART,
+    theory={2: 3, 6: 12, 20: 2, 12: 1},
+)
 def transformers_pairs(name: str, options: dict) -> Made:
     ids = tokens(2, 6)
     fn, params, _ = transformers_model(name, options)
@@ -588,11 +751,39 @@ def transformers_pairs(name: str, options: dict) -> Made:
     return model_call, params, (ids, ids[:, :4])
 
 
-@case("transformers", "ViT", "FlaxViTForImageClassification", BERT | IMAGES)
-@case("transformers", "DINOv2", "FlaxDinov2ForImageClassification", BERT | IMAGES)
-@case("transformers", "BEiT", "FlaxBeitForImageClassification", BERT | IMAGES)
-@case("transformers", "ResNet", "FlaxResNetForImageClassification", {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"})
-@case("transformers", "RegNet", "FlaxRegNetForImageClassification", {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "groups_width": 4})
+@case(
+    "transformers",
+    "ViT",
+    "FlaxViTForImageClassification",
+    BERT | IMAGES,
+    theory={2: 2, 6: 8, 20: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "DINOv2",
+    "FlaxDinov2ForImageClassification",
+    BERT | IMAGES,
+    theory={2: 2, 6: 8, 48: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "BEiT",
+    "FlaxBeitForImageClassification",
+    BERT | IMAGES,
+    theory={2: 2, 6: 8, 20: 2, 12: 1},
+)
+@case(
+    "transformers",
+    "ResNet",
+    "FlaxResNetForImageClassification",
+    {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"},
+)
+@case(
+    "transformers",
+    "RegNet",
+    "FlaxRegNetForImageClassification",
+    {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "groups_width": 4},
+)
 def transformers_images(name: str, options: dict) -> Made:
     size = 16 if "image_size" in options else 32
     shape = {"input_shape": (1, size, size, 3)}
@@ -602,9 +793,9 @@ def transformers_images(name: str, options: dict) -> Made:
 # ---- jraph, distrax, flowjax, e3nn, Griffin, flaxmodels
 
 
-@case("jraph", "graph network", "GraphNetwork")
-@case("jraph", "graph attention", "GAT")
-@case("jraph", "graph convolutions", "GraphConvolution")
+@case("jraph", "graph network", "GraphNetwork", theory={9: 5, 7: 3, 6: 2})
+@case("jraph", "graph attention", "GAT", theory={7: 1})
+@case("jraph", "graph convolutions", "GraphConvolution", theory={7: 1, 6: 1})
 def graphs(name: str) -> Made:
     import haiku as hk
     import jraph
@@ -613,11 +804,20 @@ def graphs(name: str) -> Made:
     sizes = {"n_node": np.array([5]), "n_edge": np.array([6])}
     join = lambda *xs: jnp.concatenate([x for x in xs if x is not None], -1)
 
+    def network(width):
+        mlp = lambda *xs: hk.nets.MLP([9, width])(join(*xs))
+        edges, nodes = lambda e, s, r, g: mlp(e, s, r, g), lambda n, s, r, g: mlp(n, s, r, g)
+        return jraph.GraphNetwork(edges, nodes, lambda n, e, g: mlp(n, e, g))
+
     def forward(nodes, edges):
-        graph = jraph.GraphsTuple(nodes, edges, receivers, senders, np.ones((1, 2), np.float32), **sizes)
+        graph = jraph.GraphsTuple(
+            nodes, edges, receivers, senders, np.ones((1, 2), np.float32), **sizes
+        )
         if name == "GraphConvolution":
             for width in (7, 6):
-                net = jraph.GraphConvolution(lambda n, width=width: jax.nn.relu(hk.Linear(width)(n)))
+                net = jraph.GraphConvolution(
+                    lambda n, width=width: jax.nn.relu(hk.Linear(width)(n))
+                )
                 graph = net(graph)
         elif name == "GAT":
             query = lambda n: hk.Linear(7)(n)
@@ -625,16 +825,13 @@ def graphs(name: str) -> Made:
             graph = jraph.GAT(query, logits, lambda n: jax.nn.elu(n))(graph)
         else:
             for width in (7, 6):
-                mlp = lambda *xs, width=width: hk.nets.MLP([9, width])(join(*xs))
-                graph = jraph.GraphNetwork(
-                    lambda e, s, r, g: mlp(e, s, r, g), lambda n, s, r, g: mlp(n, s, r, g), lambda n, e, g: mlp(n, e, g)
-                )(graph)
+                graph = network(width)(graph)
         return hk.Linear(3)(graph.nodes)
 
     return haiku(forward, normal(5, 4), normal(6, 3))
 
 
-@case("distrax", "masked couplings of affine bijectors")
+@case("distrax", "masked couplings of affine bijectors", theory={9: 2})
 def couplings() -> Made:
     import distrax
     import haiku as hk
@@ -643,7 +840,9 @@ def couplings() -> Made:
         layers = []
         for k in range(2):
             mask = np.arange(4) % 2 == k
-            conditioner = hk.Sequential([hk.nets.MLP([9, 8]), lambda y: y.reshape(*y.shape[:-1], 4, 2)])
+            conditioner = hk.Sequential(
+                [hk.nets.MLP([9, 8]), lambda y: y.reshape(*y.shape[:-1], 4, 2)]
+            )
             bijector = lambda p: distrax.ScalarAffine(p[..., 0], jnp.exp(0.1 * p[..., 1]))
             layers.append(distrax.MaskedCoupling(mask, conditioner, bijector))
         base = distrax.MultivariateNormalDiag(jnp.zeros(4), jnp.ones(4))
@@ -652,7 +851,7 @@ def couplings() -> Made:
     return haiku(forward, normal(3, 4))
 
 
-@case("flowjax", "masked autoregressive flow")
+@case("flowjax", "masked autoregressive flow", theory={3: 4, 2: 2})
 def autoregressive_flow() -> Made:
     from flowjax.distributions import Normal
     from flowjax.flows import masked_autoregressive_flow
@@ -669,7 +868,9 @@ def griffin() -> Made:
     from recurrentgemma.jax import griffin as module
 
     blocks = (common.TemporalBlockType.RECURRENT, common.TemporalBlockType.ATTENTION)
-    config = common.GriffinConfig(40, 16, 18, 2, blocks, True, 4, 30.0, scan_type=common.ScanType.LINEAR_NATIVE)
+    config = common.GriffinConfig(
+        40, 16, 18, 2, blocks, True, 4, 30.0, scan_type=common.ScanType.LINEAR_NATIVE
+    )
     net, ids = module.Griffin(config), jnp.asarray(tokens(2, 6))
     places = jnp.tile(jnp.arange(6), (2, 1))
     params = net.init(KEY, ids, places)
@@ -682,7 +883,9 @@ def flaxmodels_model(name: str) -> Made:
     import flaxmodels
 
     if name == "vgg":
-        net = flaxmodels.VGG16(output="logits", pretrained=None, normalize=False, num_classes=5, include_head=False)
+        net = flaxmodels.VGG16(
+            output="logits", pretrained=None, normalize=False, num_classes=5, include_head=False
+        )
     else:
         net = flaxmodels.ResNet18(output="logits", pretrained=None, normalize=False, num_classes=5)
     return linen(net, normal(1, 32, 32, 3), train=False)
@@ -699,6 +902,13 @@ def reasons_of(spec: Any) -> list[dict]:
             for reason in re.split("; ", axis.reason or "unknown"):
                 found.setdefault(reason, []).append(f"{axis.path}, axis {axis.axis}")
     return [{"reason": r, "axes": len(where), "first": where[0]} for r, where in found.items()]
+
+
+def log10_of(theory: dict[int, int] | None) -> float | None:
+    """Of all symmetries that there are in theory."""
+    if theory is None:
+        return None
+    return sum(often * math.log10(math.factorial(n)) for n, often in theory.items())
 
 
 def measure(one: Case) -> dict:
@@ -721,6 +931,7 @@ def measure(one: Case) -> dict:
         "groups": len(spec.groups),
         "families": len(spec.families),
         "log10_symmetries": spec.log10_symmetries,
+        "theory": log10_of(one.theory),
         "seconds": seconds,
         "check_seconds": time.perf_counter() - start,
         "passed": said is None,
@@ -741,11 +952,11 @@ def measured(library: str, wanted: str) -> list[dict]:
             print(f"{one.library}: {one.name}\n{traceback.format_exc(limit=-4)}", file=sys.stderr)
             continue
         r = runs[-1]
-        print(
-            f"{r['library']:13} {r['case']:55} {r['groups']:4} groups  10^{r['log10_symmetries']:<9.1f}"
-            f"{r['seconds']:6.2f} s  {'passed' if r['passed'] else 'FAILED: ' + r['said']}",
-            file=sys.stderr,
+        size, said = f"10^{r['log10_symmetries']:.1f}", "passed" if r["passed"] else r["said"]
+        line = (
+            f"{r['library']:15}{r['case']:60}{r['groups']:4} {size:9}{r['seconds']:6.2f} s  {said}"
         )
+        print(line, file=sys.stderr)
     return runs
 
 

@@ -1,4 +1,4 @@
-"""More networks with the symmetry that they have in theory: state spaces, training code, and parts that are not used. No tests here."""
+"""More networks with their symmetry in theory: state spaces, training code, what is not read."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 from inference_networks import (
     Network,
     along,
-
     conv,
     draw,
     floats,
@@ -67,7 +66,11 @@ def linear_recurrent_units():
 def simplified_state_spaces():
     "S5: a complex diagonal system with a step for each state, followed step by step"
     p = draw(
-        embed=(4, 6), log_step=(5,), skip=(6,), head=(6, 3), **complex_pair(b=(5, 6), c=(6, 5), a=(5,))
+        embed=(4, 6),
+        log_step=(5,),
+        skip=(6,),
+        head=(6, 3),
+        **complex_pair(b=(5, 6), c=(6, 5), a=(5,)),
     )
 
     def fn(p, x):
@@ -147,9 +150,7 @@ def state_space_duality():
         unused = jnp.concatenate([y, nothing * jnp.exp(none)], -1)
         return (x + unused @ p["out"]) @ p["head"]
 
-    return Network(
-        fn, p, (floats(7, 4),), {(heads,): 1, (heads, units): 1, (states,): 1, (6,): 1}
-    )
+    return Network(fn, p, (floats(7, 4),), {(heads,): 1, (heads, units): 1, (states,): 1, (6,): 1})
 
 
 # ----------------------------------------------------------------------------------- training code
@@ -214,7 +215,7 @@ def gradient_step():
     return Network(fn, p, (floats(5, 4), floats(5, 2)), {(6,): 1})
 
 
-# --------------------------------------------------------------------- masks, integers, what is read
+# -------------------------------------------------------------------- masks, integers, what is read
 
 
 def masked_attention(p, x, mask):
@@ -227,7 +228,9 @@ def masked_attention(p, x, mask):
 
 def three_heads():
     "Parameters and groups of three heads between two layers"
-    p = draw(query=(6, 3, 4), key=(6, 3, 4), value=(6, 3, 5), out=(3, 5, 6), embed=(4, 6), head=(6, 2))
+    p = draw(
+        query=(6, 3, 4), key=(6, 3, 4), value=(6, 3, 5), out=(3, 5, 6), embed=(4, 6), head=(6, 2)
+    )
     return p, {(3,): 1, (3, 4): 1, (3, 5): 1, (6,): 2}
 
 
@@ -255,7 +258,10 @@ def quantised_layers():
     "Matrices of int8, with a scale for each unit that comes out"
     p = draw(s1=(6,), b1=(6,), s2=(5,), head=(5, 2))
     rng = np.random.default_rng(3)
-    p |= {"w1": rng.integers(-9, 9, (4, 6)).astype(np.int8), "w2": rng.integers(-9, 9, (6, 5)).astype(np.int8)}
+    p |= {
+        "w1": rng.integers(-9, 9, (4, 6)).astype(np.int8),
+        "w2": rng.integers(-9, 9, (6, 5)).astype(np.int8),
+    }
 
     def fn(p, x):
         h = relu(x @ p["w1"].astype(x.dtype) * p["s1"][None] + p["b1"][None])
@@ -295,7 +301,14 @@ def head_that_is_not_returned():
 @network
 def attention_over_a_part_of_a_stack():
     "Two of three layers of a stack; the third is not read"
-    p = draw(query=(3, 6, 2, 3), key=(3, 6, 2, 3), value=(3, 6, 2, 4), out=(3, 2, 4, 6), embed=(4, 6), head=(6, 2))
+    p = draw(
+        query=(3, 6, 2, 3),
+        key=(3, 6, 2, 3),
+        value=(3, 6, 2, 4),
+        out=(3, 2, 4, 6),
+        embed=(4, 6),
+        head=(6, 2),
+    )
 
     def fn(p, x):
         x = x @ p["embed"]

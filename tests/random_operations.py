@@ -99,9 +99,7 @@ def recurrent(m, i, shape):
     a = m.axis(shape)
     w = m.param(shape[a], shape[a])
     layer = lambda p, h: jnp.tanh(contracted(h, p[w], a)) + h
-    return Step(
-        lambda p, x: lax.scan(lambda h, _: (layer(p, h), None), x, None, length=2)[0], (i,)
-    )
+    return Step(lambda p, x: lax.scan(lambda h, _: (layer(p, h), None), x, None, length=2)[0], (i,))
 
 
 @operation
@@ -192,7 +190,12 @@ def convolution(m, i, shape):
     if shape[1] < width:
         return None
     conv = lambda p, x: lax.conv_general_dilated(
-        x, p[w], (stride,), padding, dimension_numbers=("NHC", "HIO", "NHC"), feature_group_count=groups
+        x,
+        p[w],
+        (stride,),
+        padding,
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=groups,
     )
     return Step(lambda p, x: jnp.tanh(conv(p, x)), (i,))
 
@@ -223,7 +226,9 @@ def experts(m, i, shape):
     def by_one_hot(p, x):
         best, which = lax.top_k(jnp.moveaxis(x, a, -1) @ p[router], 2)
         gates = jax.nn.softmax(best)[..., None] * jax.nn.one_hot(which, e, dtype=x.dtype)
-        return jnp.moveaxis(jnp.einsum("...i,eio,...ke->...o", jnp.moveaxis(x, a, -1), p[w], gates), -1, a)
+        return jnp.moveaxis(
+            jnp.einsum("...i,eio,...ke->...o", jnp.moveaxis(x, a, -1), p[w], gates), -1, a
+        )
 
     return Step(m.one_of(gathered, by_one_hot), (i,))
 
@@ -527,7 +532,11 @@ def reduce(m, i, shape):
             (jnp.prod, jnp.prod),
         )
     )
-    return Step(lambda p, x: m_how(x, axis=a, keepdims=keep), (i,)) if (m_how := m.one_of(*how)) else None
+    return (
+        Step(lambda p, x: m_how(x, axis=a, keepdims=keep), (i,))
+        if (m_how := m.one_of(*how))
+        else None
+    )
 
 
 @operation
@@ -653,12 +662,16 @@ def label_elsewhere(m, i, shape):
             return jnp.take(x, (label + 1) % x.shape[a] + jnp.zeros(2, int), a)
         if kind == 2:
             hot = jax.nn.one_hot(label, x.shape[b], dtype=x.dtype)
-            return jnp.moveaxis(jnp.moveaxis(x, b, -1) * hot.reshape((1,) * (x.ndim - 1) + (-1,)), -1, b)
+            return jnp.moveaxis(
+                jnp.moveaxis(x, b, -1) * hot.reshape((1,) * (x.ndim - 1) + (-1,)), -1, b
+            )
         if kind == 3:
             index = (slice(None),) * b + (label,)
             return x.at[index].add(1.0, mode="drop")
         mask = jnp.arange(x.shape[b]) < label
-        return jnp.moveaxis(jnp.where(mask.reshape((1,) * (x.ndim - 1) + (-1,)), jnp.moveaxis(x, b, -1), 0), -1, b)
+        return jnp.moveaxis(
+            jnp.where(mask.reshape((1,) * (x.ndim - 1) + (-1,)), jnp.moveaxis(x, b, -1), 0), -1, b
+        )
 
     return Step(fn, (i,))
 
@@ -780,7 +793,9 @@ def signed_zeros(m, i, shape):
 
     def fn(p, x):
         sign = jnp.sign(1 / jnp.asarray(zeros, x.dtype))
-        return jnp.moveaxis(jnp.moveaxis(x, a, -1) * sign.reshape((1,) * (x.ndim - 1) + (-1,)), -1, a)
+        return jnp.moveaxis(
+            jnp.moveaxis(x, a, -1) * sign.reshape((1,) * (x.ndim - 1) + (-1,)), -1, a
+        )
 
     return Step(fn, (i,))
 
@@ -855,7 +870,9 @@ def linear_recurrence(m, i, shape):
     def sequential(p, x):
         y, rate = start(p, x)
         step = lambda h, xs: (h * xs[1] + xs[0],) * 2
-        return jnp.moveaxis(lax.scan(step, jnp.zeros_like(y[0]), (y, rate))[1].real, (0, -1), (a, b))
+        return jnp.moveaxis(
+            lax.scan(step, jnp.zeros_like(y[0]), (y, rate))[1].real, (0, -1), (a, b)
+        )
 
     return Step(m.one_of(associative, sequential), (i,))
 
@@ -951,7 +968,9 @@ def iterated(m, i, shape):
 
     if kind == 0:
         return Step(with_outputs, (i,))
-    return Step(m.one_of(*((by_scan, unrolled), (by_index, by_scan), (by_while, by_scan))[kind - 1]), (i,))
+    return Step(
+        m.one_of(*((by_scan, unrolled), (by_index, by_scan), (by_while, by_scan))[kind - 1]), (i,)
+    )
 
 
 @operation
@@ -967,7 +986,10 @@ def within_a_call(m, i, shape):
         lambda p, x: lax.cond(x.sum() > 0, lambda: fn(p, x), lambda: 2 * fn(p, x)),
         lambda p, x: jax.named_call(fn)(p, x),
     )[kind]
-    return Step(m.one_of(step, lambda p, x: fn(p, x) * (1 + (x.sum() <= 0)) if kind == 2 else fn(p, x)), (i,))
+    return Step(
+        m.one_of(step, lambda p, x: fn(p, x) * (1 + (x.sum() <= 0)) if kind == 2 else fn(p, x)),
+        (i,),
+    )
 
 
 @operation

@@ -91,7 +91,10 @@ class Program:
     def try_one(self) -> None:
         "A random operation on a recent value, if it can be applied and does not grow too large"
         within = self.chance(0.3)  # of other things: loops, calls, derivatives
-        make, i = self.choice(WITHIN if within else OPERATIONS), self.integer(max(0, len(self.shapes) - 4), None)
+        make, i = (
+            self.choice(WITHIN if within else OPERATIONS),
+            self.integer(max(0, len(self.shapes) - 4), None),
+        )
         before, self.within = dict(self.params), []
         step = self.made(make, i, self.shapes[i])
         if step is not None:
@@ -156,7 +159,11 @@ class Program:
     def param(self, *shape: int, kind: str = "float") -> str:
         "The name of a new parameter"
         name = f"p{len(self.params)}"
-        dtype = {"float": jnp.result_type(float), "complex": jnp.result_type(complex), "int": np.int8}
+        dtype = {
+            "float": jnp.result_type(float),
+            "complex": jnp.result_type(complex),
+            "int": np.int8,
+        }
         self.params[name] = np.zeros(shape, dtype[kind])
         return name
 
@@ -186,7 +193,9 @@ class Program:
             if w.dtype == np.int8:
                 return rng.integers(-5, 6, w.shape).astype(np.int8)
             drawn = 0.5 * rng.normal(size=w.shape) + 0.1
-            return (drawn + 1j * rng.normal(size=w.shape) if w.dtype.kind == "c" else drawn).astype(w.dtype)
+            return (drawn + 1j * rng.normal(size=w.shape) if w.dtype.kind == "c" else drawn).astype(
+                w.dtype
+            )
 
         return {name: one(w) for name, w in self.params.items()}
 
@@ -213,7 +222,9 @@ def difference(a: list, b: list) -> float:
         if not np.array_equal(np.isfinite(x), np.isfinite(y)):
             return math.inf
         x, y = np.nan_to_num(x, posinf=0, neginf=0), np.nan_to_num(y, posinf=0, neginf=0)
-        worst = max(worst, float(np.max(np.abs(x - y), initial=0) / max(1e-3, np.max(np.abs(x), initial=0))))
+        worst = max(
+            worst, float(np.max(np.abs(x - y), initial=0) / max(1e-3, np.max(np.abs(x), initial=0)))
+        )
     return worst
 
 
@@ -237,7 +248,10 @@ def faults(program: Program, spec: BoundSpec, seed: int = 0) -> tuple[list[str],
 
 def _ignores(fn: Callable, params: dict, moved: dict, before: list, x: np.ndarray) -> bool:
     "Whether entries that are moved do not matter: other values in their place change nothing"
-    changed = {p: np.where(np.asarray(moved[p]) != w, 3 - 2 * w, w).astype(w.dtype) for p, w in params.items()}
+    changed = {
+        p: np.where(np.asarray(moved[p]) != w, 3 - 2 * w, w).astype(w.dtype)
+        for p, w in params.items()
+    }
     same = all(np.array_equal(changed[p], w) for p, w in params.items())
     return not same and difference(before, fn(changed, x)) == 0
 

@@ -64,7 +64,7 @@ def test_random_programs_use_most_operations():
 
 
 def test_faults_are_found():
-    program = next(p for p, s in map(case_of, SEEDS) if 'p0' in s.rows and any(s.rows['p0']))
+    program = next(p for p, s in map(case_of, SEEDS) if "p0" in s.rows and any(s.rows["p0"]))
     rows = {name: (None,) * w.ndim for name, w in program.params.items()}
     first = next(iter(program.params))
     rows[first] = (*rows[first][:-1], "P")  # units that come out of a layer, by themselves
