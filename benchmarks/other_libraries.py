@@ -1,4 +1,4 @@
-"""What is inferred for models of other libraries: groups, how many symmetries, what is fixed and why.
+"""Inference on models of other libraries: groups, how many symmetries, what is fixed and why.
 
     python benchmarks/other_libraries.py                      every library that is installed
     python benchmarks/other_libraries.py --only keras flax    these ones
@@ -6,7 +6,7 @@
 
 Every library has a process of its own. Configurations are small; weights are those that the library
 draws. Each spec is inferred without being verified, which is timed, and tried afterwards. Libraries
-that cannot be imported are left out, and named.
+that are not installed are left out, and named; the record is written if there are none.
 """
 
 import argparse
@@ -25,9 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +35,7 @@ from git_rebasin.symmetry.check import check_permutation_spec
 from git_rebasin.tree import flatten
 
 RECORD = Path(__file__).parent / "records" / "other_libraries.json"
+SETTINGS = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 KEY = jax.random.key(0)
 Made = tuple[Callable, Any, tuple]  # fn(params, *args), params, args
 
@@ -963,7 +961,9 @@ def measured(library: str, wanted: str) -> list[dict]:
 def isolated(library: str, wanted: str) -> list[dict]:
     """`measured` in a process of its own."""
     command = [sys.executable, __file__, "--within", library, "--case", wanted]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    out = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | SETTINGS
+    ).stdout
     return json.loads(out.splitlines()[-1])
 
 
@@ -992,7 +992,7 @@ def main() -> None:
     start, names = time.perf_counter(), list(dict.fromkeys(c.library for c in CASES))
     wanted = [n for n in names if (not args.only or n in args.only) and installed(n)]
     runs = [r for n in wanted for r in isolated(n, args.case)]
-    if args.case or args.only:
+    if args.case or len(wanted) < len(names):
         print(json.dumps(runs, indent=1))
         return
     record = {
