@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import provenance, read_record, write_record
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.symmetry.check import check_permutation_spec
 from git_rebasin.tree import flatten
@@ -981,6 +981,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--case", default="")
+    parser.add_argument("--update", action="store_true", help="only these ones, of the record")
     parser.add_argument("--within", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RECORD)
     args = parser.parse_args()
@@ -991,15 +992,21 @@ def main() -> None:
         return
     start, names = time.perf_counter(), list(dict.fromkeys(c.library for c in CASES))
     wanted = [n for n in names if (not args.only or n in args.only) and installed(n)]
-    runs = [r for n in wanted for r in isolated(n, args.case)]
-    if args.case or len(wanted) < len(names):
+    runs, libraries = [r for n in wanted for r in isolated(n, args.case)], {}
+    if args.update:
+        kept = read_record(args.out)
+        libraries = kept["libraries"]
+        runs = [
+            r for n in names for r in (runs if n in wanted else kept["runs"]) if r["library"] == n
+        ]
+    elif args.case or len(wanted) < len(names):
         print(json.dumps(runs, indent=1))
         return
     record = {
         "benchmark": "other_libraries",
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "provenance": provenance(),
-        "libraries": {n: importlib.metadata.version(n) for n in wanted},
+        "libraries": libraries | {n: importlib.metadata.version(n) for n in wanted},
         "seconds": time.perf_counter() - start,
         "runs": runs,
     }

@@ -10,6 +10,7 @@ from random_operations import OPERATIONS
 from random_programs import Program, faults, inferred
 
 from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
 SEEDS = range(40)  # `python tests/random_programs.py 1000 --seed …` tries others
@@ -19,7 +20,7 @@ VERIFIED = range(6)
 @pytest.fixture(autouse=True)
 def any_ranks_in_float64() -> Iterator[None]:
     "The programs add arrays of other ranks, and rounding has to be small"
-    with jax.numpy_rank_promotion("allow"), jax.enable_x64(True):
+    with jax.numpy_rank_promotion("allow"), double_precision():
         yield
 
 
