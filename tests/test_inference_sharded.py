@@ -74,7 +74,18 @@ def test_sums_are_drawn_through_what_is_linear():
     assert groups(sharded, w=(4, 8), v=(8, 2))[0] == [(8,)]
 
 
-# %% 11f8c1d0
+# %% a0f26c62
+def test_rounding_is_not_linear():
+    def rounded(x, w, v):
+        whole = (10 * layer(x, w, v)).astype(int)
+        return lax.psum(whole, "d"), lax.psum(whole // 2, "d")
+
+
+    sharded = over(mesh_of(d=2), (P(), P(None, "d"), P("d")), P())(rounded)
+    assert groups(sharded, w=(4, 8), v=(8, 2))[0] == [(2,), (2, 4)]  # units within devices
+
+
+# %% 6c66b572
 def test_what_does_not_sum_ties_units_to_devices():
     def model(x, w, v):
         return lax.psum(jnp.sin(layer(x, w, v)), "d")
@@ -84,7 +95,7 @@ def test_what_does_not_sum_ties_units_to_devices():
     assert groups(sharded, w=(4, 8), v=(8, 2))[0] == [(2,), (2, 4)]  # units within devices
 
 
-# %% 3fab0011
+# %% f5cffcdf
 def test_where_a_device_asks_for_its_number_or_sends_to_the_next_they_stay():
     def numbered(x, w, v):
         return lax.psum((1.0 + lax.axis_index("d")) * layer(x, w, v), "d")
@@ -101,7 +112,7 @@ def test_where_a_device_asks_for_its_number_or_sends_to_the_next_they_stay():
         assert found == ([(2, 4)] if fn is numbered else [(4,)]), (fn, found)
 
 
-# %% 8cc4a5dc
+# %% 0daf77fd
 def test_loops_that_communicate_carry_what_differs():
     def deep(x, w, v):
         def one(h, wv):
@@ -115,7 +126,7 @@ def test_loops_that_communicate_carry_what_differs():
     assert np.isclose(spec.log10_symmetries, 3 * np.log10(40320))  # 8! in each layer
 
 
-# %% ca7e9ecd
+# %% 69f3b66c
 def test_what_cannot_be_mapped_is_fixed_and_says_so():
     def branching(x, w, v):
         more = lax.axis_index("d") > 0

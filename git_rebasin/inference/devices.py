@@ -138,8 +138,13 @@ def total(mesh: Mesh, v: Spread, names: Collection[str]) -> Spread:
     if here:
         rest = tuple(n for n in v.names if n not in here)
         at = tuple(v.names.index(n) for n in here)
-        v = v.total(here) if v.total else Spread(jnp.sum(v.array, at), rest)
+        v = v.total(here) if v.total else Spread(_added(v.array, at), rest)
     return v if times == 1 else Spread(v.array * jnp.asarray(times, v.array.dtype), v.names)
+
+
+def _added(array: Any, axes: tuple[int, ...]) -> Any:
+    "A sum in the array's own type"
+    return jnp.sum(array, axes, dtype=array.dtype)
 
 
 def _names(mesh: Mesh, eqn: jex.JaxprEqn) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax.extend.core as jex
 
 from .axes import Axis, Limit
-from .trace import RULES, Rule, Trace, Value, rule, unknown
+from .trace import PASSING, RULES, Rule, Trace, Value, rule, unknown
 from ..jaxprs import CALLS
 
 # %% ../../nbs/inference/24_own_rules.ipynb #7ec82912
@@ -30,7 +30,8 @@ class Registration:
 
     def __repr__(self) -> str:
         kernel = "" if self.kernel is None else f", kernel={self.kernel!r}"
-        return f"register_rule({self.primitive!r}{kernel})({self.function!r})"
+        name = getattr(self.function, "__name__", self.function)
+        return f"register_rule({self.primitive!r}{kernel})({name})"
 
     def __enter__(self) -> Registration:
         return self
@@ -44,13 +45,15 @@ class Registration:
         if self in own:
             own.remove(self)
         if not own and _OWN.pop(self.primitive, None) is not None:
-            before = _BEFORE.pop(self.primitive)
+            before, passing = _BEFORE.pop(self.primitive)
             RULES.pop(self.primitive)
             RULES.update({} if before is None else {self.primitive: before})
+            PASSING.update({self.primitive} if passing else ())
 
 
 _OWN: dict[str, list[Registration]] = {}  # primitive → its rules, the latest last
-_BEFORE: dict[str, Rule | None] = {}  # primitive → the package's own rule
+_BEFORE: dict[str, tuple[Rule | None, bool]] = {}  # primitive → the package's own rule, and whether
+#   that passes entries on and does no more
 
 
 def register_rule(
@@ -81,8 +84,9 @@ def register_rule(
     def put(function: Rule) -> Registration:
         made = Registration(name, kernel, function)
         if name not in _OWN:
-            _BEFORE[name] = RULES.get(name)
+            _BEFORE[name] = RULES.get(name), name in PASSING
             RULES[name] = _ask
+            PASSING.discard(name)
         _OWN.setdefault(name, []).append(made)
         return made
 
@@ -95,7 +99,7 @@ def _ask(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
     latest = {each.kernel: each for each in _OWN[name]}
     own = latest.get(kernel_name(eqn)) or latest.get(None)
     if own is None:
-        return (_BEFORE[name] or unknown)(trace, eqn, inputs)
+        return (_BEFORE[name][0] or unknown)(trace, eqn, inputs)
     return _checked(eqn, trace.where, own(trace, eqn, inputs))
 
 

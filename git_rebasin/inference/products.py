@@ -149,7 +149,7 @@ def _group_by_group(
 def _batches(
     trace: Trace,
     still: list[Axis | None],  # the axes of the image that pass, the batch first
-    axes: tuple[Axis | None, Axis | None, Axis | None],  # features of the image, kernel in, and out
+    axes: tuple[Axis | None, Axis | None, Axis | None],  # as above
     sizes: tuple[int, int, int],  # groups of the batch, examples out, features out
 ) -> tuple[Axis | None, Axis | None]:  # examples, and features, that come out
     "Of a convolution that has kernels of its own for each part of the batch"

@@ -56,7 +56,7 @@ def _step(mesh: Mesh, eqn, inputs: list[Spread]) -> list[Spread]:
     if name in _LOOPS and _communicates(eqn):
         return _LOOPS[name](mesh, eqn, inputs)
     outs = _each(mesh, eqn, inputs)
-    if name in _TOTALS:
+    if name in _TOTALS and (name not in _OF_FLOATS or _of_floats(eqn)):
         outs[0] = Spread(outs[0].array, outs[0].names, _TOTALS[name](mesh, eqn, inputs))
     return outs
 
@@ -145,6 +145,13 @@ def _product(mesh, eqn, inputs):
         return _mapped(mesh, lambda x, y: [eqn.primitive.bind(x, y, **params)], pair)[0]
 
     return later
+
+
+_OF_FLOATS = frozenset(["convert_element_type", "div"])  # which round integers
+
+
+def _of_floats(eqn) -> bool:
+    return all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*eqn.invars, *eqn.outvars))
 
 
 _TOTALS = {
