@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from git_rebasin import check_permutation_spec
 from git_rebasin.experiments.records import provenance, read_record, write_record
 from git_rebasin.inference.infer import infer_permutation_spec
-from git_rebasin.symmetry.check import check_permutation_spec
 from git_rebasin.tree import flatten
 
 RECORD = Path(__file__).parent / "records" / "other_libraries.json"
