@@ -13,9 +13,9 @@ def test_a_transposed_convolution_is_the_gradient_of_a_convolution():
     for groups in (1, 2):
         w = jnp.asarray(rng.normal(size=(4, 6 // groups, 3, 3)), jnp.float32)
         x = jnp.asarray(rng.normal(size=(2, 6, 7, 7)), jnp.float32)
-        forward = lambda x: convolution(x, w, None, [2, 2], [1, 1], [1, 1], False, [0], groups)
-        y, pull = jax.vjp(forward, x)
-        back = convolution(y, w, None, [2, 2], [1, 1], [1, 1], True, [0, 0], groups)
+        geometry = ([2, 2], [1, 1], [1, 1])
+        y, pull = jax.vjp(lambda x, w=w, g=groups: convolution(x, w, None, *geometry, False, [0], g), x)
+        back = convolution(y, w, None, *geometry, True, [0, 0], groups)
         np.testing.assert_allclose(back, pull(y)[0], 1e-4, 1e-4)
 
 
@@ -45,18 +45,21 @@ def test_attention_to_nothing_is_zero():
     causal = attention(q, k, v, is_causal=True)
     np.testing.assert_allclose(causal[:, :, 0], v[:, :, 0], 1e-6)
     shared = attention(q, k[:, :1], v[:, :1], enable_gqa=True)
-    np.testing.assert_allclose(shared, attention(q, *(jnp.repeat(x[:, :1], 3, 1) for x in (k, v))), 1e-6)
+    repeated = (jnp.repeat(x[:, :1], 3, 1) for x in (k, v))
+    np.testing.assert_allclose(shared, attention(q, *repeated), 1e-6)
 
 
 # %% c211c00f
 def test_windows_are_those_that_begin_within():
     x = jnp.arange(1.0, 6.0)[None, None]
-    mean, largest = (find_operator(f"aten.{n}.default") for n in ("avg_pool1d", "max_pool2d_with_indices"))
+    names = ("avg_pool1d", "max_pool2d_with_indices", "adaptive_avg_pool1d")
+    mean, largest, adaptive = (find_operator(f"aten.{name}.default") for name in names)
     np.testing.assert_allclose(mean(x, [2]), [[[1.5, 3.5]]])
     np.testing.assert_allclose(mean(x, [2], [], [0], True), [[[1.5, 3.5, 5.0]]])
     np.testing.assert_allclose(mean(x, [3], [2], [1]), [[[1.0, 3.0, 3.0]]])
     np.testing.assert_allclose(mean(x, [3], [2], [1], False, False), [[[1.5, 3.0, 4.5]]])
     image = x[..., None]
     np.testing.assert_allclose(largest(image, [2, 1])[0][0, 0, :, 0], [2.0, 4.0])
-    np.testing.assert_allclose(largest(image, [2, 1], [], [0], [1], True)[0][0, 0, :, 0], [2.0, 4.0, 5.0])
+    cut = largest(image, [2, 1], [], [0], [1], True)[0]
+    np.testing.assert_allclose(cut[0, 0, :, 0], [2.0, 4.0, 5.0])
     np.testing.assert_allclose(adaptive(x, [3]), [[[1.5, 3.0, 4.5]]])

@@ -15,7 +15,11 @@ def test_pieces_make_the_whole():
         np.testing.assert_array_equal(cat(pieces, 1), x)
     some = find_operator("aten.slice.Tensor")(jnp.asarray(x), 1, -4, 9, 2)
     np.testing.assert_array_equal(some, x[:, -4:9:2])
-    back = find_operator("aten.slice_scatter.default")(jnp.zeros((2, 5, 3)), some, 1, -4, 9, 2)
+    put = find_operator("aten.slice_scatter.default")
+    np.testing.assert_array_equal(put(jnp.zeros((2, 5, 3)), x[:, 1:3], 1, 1, 3)[:, 1:3], x[:, 1:3])
+    last = find_operator("aten.select_scatter.default")(jnp.zeros((2, 5, 3)), x[:, 0], 1, -1)
+    np.testing.assert_array_equal(last[:, -1], x[:, 0])
+    back = put(jnp.zeros((2, 5, 3)), some, 1, -4, 9, 2)
     np.testing.assert_array_equal(back[:, -4:9:2], some)
     assert not np.any(back[:, ::2])
 

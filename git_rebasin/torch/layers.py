@@ -167,7 +167,8 @@ def _max_pool(x, size, stride=(), padding=(0,), dilation=(1,), ceil_mode=False):
     "The largest entry of each window"
     floats = jnp.issubdtype(x.dtype, jnp.floating)
     least = -jnp.inf if floats else jnp.iinfo(x.dtype).min
-    return _pooled(x, least, lax.max, *_windows(x, size, stride, padding, dilation, ceil_mode)), None
+    windows = _windows(x, size, stride, padding, dilation, ceil_mode)
+    return _pooled(x, least, lax.max, *windows), None
 
 
 @operator("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d")

@@ -87,7 +87,11 @@ def _slice(x, dim=0, start=None, end=None, step=1):
 
 @operator("aten.slice_scatter")
 def _slice_scatter(x, source, dim=0, start=None, end=None, step=1):
-    "With other entries in a slice"
+    "With other entries in a slice; a whole piece is laid between what remains"
+    start, end, step = slice(start, end, step).indices(x.shape[dim])
+    if step == 1:
+        before, after = (_slice(x, dim, *ends) for ends in ((0, start), (max(start, end), None)))
+        return jnp.concatenate([before, source.astype(x.dtype), after], axis=dim)
     at = (slice(None),) * (dim % x.ndim) + (slice(start, end, step),)
     return x.at[at].set(source)
 
@@ -95,7 +99,8 @@ def _slice_scatter(x, source, dim=0, start=None, end=None, step=1):
 @operator("aten.select_scatter")
 def _select_scatter(x, source, dim, index):
     "With another entry of an axis"
-    return x.at[(slice(None),) * (dim % x.ndim) + (index,)].set(source)
+    index = index % x.shape[dim]
+    return _slice_scatter(x, jnp.expand_dims(source, dim), dim, index, index + 1)
 
 
 @operator("aten.split_with_sizes", "aten.split.sizes")

@@ -21,7 +21,6 @@ import numpy as np
 
 from .program import Program, evaluation_mode, export_module, known
 from .tensors import dtype_of, load_torch, to_array, to_tensor
-from ..tree import Array
 
 # %% ../../nbs/torch/05_modules.ipynb #8a6edb0b
 TABLES = (  # names of buffers that are the same in every model, although some versions save them
@@ -48,14 +47,14 @@ def _names(module: Any) -> dict[str, str]:
 
 def _moves(name: str, dtype: np.dtype, saved: bool, tables: Iterable[str]) -> bool:
     "Whether a buffer is taken for a parameter"
-    holds = dtype.itemsize == 1 and dtype != bool or jnp.issubdtype(dtype, jnp.inexact)
+    holds = dtype.name in ("int8", "uint8") or jnp.issubdtype(dtype, jnp.inexact)
     return saved and holds and not any(fnmatchcase(name, table) for table in tables)
 
 
 def _moving(module: Any, constants: Sequence[str]) -> dict[str, bool]:
     "Name → whether it is a parameter, in this package's sense"
     if isinstance(constants, str):
-        raise ValueError(f'`constants` is a text: pass a list of names or patterns, ["{constants}"]')
+        raise ValueError(f'`constants` is a text: pass a list of patterns, ["{constants}"]')
     tensors, tables = _tensors(module), (*TABLES, *constants)
     unused = [t for t in constants if not any(fnmatchcase(name, t) for name in tensors)]
     if unused:

@@ -69,11 +69,14 @@ _SAME = (  # operators that are called as in `jax.numpy`
     "reciprocal round floor_divide"
 )
 _NAMED = {  # others, by their names in `jax.numpy`
-    **{"neg": "negative", "sgn": "sign", "eq": "equal", "ne": "not_equal", "lt": "less"},
-    **{"le": "less_equal", "gt": "greater", "ge": "greater_equal", "asin": "arcsin"},
-    **{"acos": "arccos", "atan": "arctan", "atan2": "arctan2", "asinh": "arcsinh"},
-    **{"acosh": "arccosh", "atanh": "arctanh", "_conj": "conj", "clamp_min": "maximum"},
-    **{"clamp_max": "minimum"},
+    name: ours
+    for name, ours in [
+        *(("neg", "negative"), ("sgn", "sign"), ("_conj", "conj")),
+        *(("eq", "equal"), ("ne", "not_equal"), ("lt", "less"), ("le", "less_equal")),
+        *(("gt", "greater"), ("ge", "greater_equal")),
+        *(("clamp_min", "maximum"), ("clamp_max", "minimum"), ("atan2", "arctan2")),
+        *((f"a{name}", f"arc{name}") for name in "sin cos tan sinh cosh tanh".split()),
+    ]
 }
 _ACTIVATIONS = "relu relu6 silu mish sigmoid log_sigmoid"  # as in `jax.nn`
 
@@ -116,7 +119,7 @@ def _div(x, y, *, rounding_mode=None):
 @operator("aten.pow")
 def _pow(x, y):
     "A power; whole powers and roots of floats as what they are"
-    if y == 0.5 or y == -0.5:
+    if isinstance(y, float) and abs(y) == 0.5:
         return jnp.sqrt(x) if y > 0 else lax.rsqrt(x)
     return x ** (int(y) if isinstance(y, float) and y.is_integer() else y)
 

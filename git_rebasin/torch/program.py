@@ -113,7 +113,9 @@ class Program:
         return [x for x, wanted in zip(outs, self.wanted, strict=True) if wanted]
 
 
-def _value(source: str | np.ndarray | None, named: Mapping[str, Array], rest: Iterator) -> jax.Array:
+def _value(
+    source: str | np.ndarray | None, named: Mapping[str, Array], rest: Iterator[Array]
+) -> jax.Array:
     "An input of a graph"
     if isinstance(source, np.ndarray):
         return known(source)
