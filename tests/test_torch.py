@@ -19,6 +19,7 @@ from git_rebasin.torch.tensors import to_array, to_tensor
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
+_pytree = pytest.importorskip("torch.utils._pytree")
 nn = torch.nn
 
 
@@ -52,7 +53,7 @@ def same_outputs(module, *inputs, rtol: float = 2e-5, **options) -> None:
     """What the function gives is what the module gives: numbers, shapes and types."""
     fn, params, _ = from_torch(module, inputs, **options)
     with torch.no_grad():
-        wanted = jax.tree.leaves(module(*inputs, **options))
+        wanted = _pytree.tree_leaves(module(*inputs, **options))
     given = jax.tree.leaves(jax.jit(fn)(params, *(x.numpy() for x in inputs)))
     assert len(given) == len(wanted)
     for g, w in zip(given, wanted, strict=True):
@@ -112,7 +113,12 @@ LAYERS: dict[str, Any] = {
         *[(4, 2, 6)] * 2,
     ),
     "Upsample, nearest": lambda: (nn.Upsample(scale_factor=2), IMAGE),
+    "Upsample, to a size": lambda: (nn.Upsample((5, 11)), IMAGE),
+    "Upsample, linear": lambda: (nn.Upsample(scale_factor=1.7, mode="linear"), X),
     "Upsample, bilinear": lambda: (nn.Upsample((5, 11), mode="bilinear"), IMAGE),
+    "Upsample, aligned": lambda: (nn.Upsample((5, 11), mode="bilinear", align_corners=True), IMAGE),
+    "Upsample, bicubic": lambda: (nn.Upsample((5, 11), mode="bicubic"), IMAGE),
+    "Upsample, trilinear": lambda: (nn.Upsample(scale_factor=2, mode="trilinear"), (1, 2, 3, 4, 5)),
     "PixelShuffle": lambda: (nn.PixelShuffle(2), (2, 8, 3, 4)),
     "PixelUnshuffle": lambda: (nn.PixelUnshuffle(2), (2, 3, 4, 6)),
     "ChannelShuffle": lambda: (nn.ChannelShuffle(3), IMAGE),
@@ -234,7 +240,7 @@ def test_an_unknown_operator_is_named_and_can_be_added():
     operator(name)(lambda x: jax.scipy.special.i0(0 * x) * 2)
     try:
         fn, params, _ = from_torch(Of(torch.special.bessel_j0), x)
-        np.testing.assert_allclose(fn(params, x.numpy()), np.full(3, 2.0))
+        np.testing.assert_allclose(fn(params, x.numpy()), np.full(3, 2.0), 1e-6)
         operator(name)(lambda x: x[:1])
         with pytest.raises(ValueError, match=r"gave an array of shape \(1,\), where PyTorch has"):
             fn(params, x.numpy())
@@ -475,7 +481,7 @@ def test_every_step_takes_the_function(leaves):
     reset = gr.reset_batch_stats(fn, middle, [IMAGES])
     assert not np.allclose(reset["1.running_mean"], middle["1.running_mean"])
     repaired = gr.repair(fn, middle, [a, moved], [IMAGES])
-    assert set(repaired) == set(a)
+    assert repaired.params["params"].keys() == a.keys()
     module = to_torch(convnet(0), reset)
     wanted = module(torch.from_numpy(IMAGES)).detach()
     np.testing.assert_allclose(fn(reset, IMAGES), wanted, 1e-4, 1e-4)
@@ -501,7 +507,7 @@ def test_a_zero_that_belongs_to_no_model_leaves_units_free():
         def forward(self, x):
             return self.two((self.one(x) + self.bias).relu())
 
-    fn, params, constants = from_torch(drawn(Zero()), torch.randn(2, 3))
+    fn, params, constants = from_torch(Zero(), torch.randn(2, 3))
     assert set(constants) == {"bias"}
     assert gr.infer_permutation_spec(fn, params, np.ones((2, 3), np.float32)).groups == {"P_0": 5}
 

@@ -13,9 +13,9 @@ def test_a_transposed_convolution_is_the_gradient_of_a_convolution():
     for groups in (1, 2):
         w = jnp.asarray(rng.normal(size=(4, 6 // groups, 3, 3)), jnp.float32)
         x = jnp.asarray(rng.normal(size=(2, 6, 7, 7)), jnp.float32)
-        geometry = ([2, 2], [1, 1], [1, 1])
-        y, pull = jax.vjp(lambda x, w=w, g=groups: convolution(x, w, None, *geometry, False, [0], g), x)
-        back = convolution(y, w, None, *geometry, True, [0, 0], groups)
+        given = (w, None, [2, 2], [1, 1], [1, 1])
+        y, pull = jax.vjp(lambda x, g=given, n=groups: convolution(x, *g, False, [0], n), x)
+        back = convolution(y, *given, True, [0, 0], groups)
         np.testing.assert_allclose(back, pull(y)[0], 1e-4, 1e-4)
 
 
@@ -49,7 +49,16 @@ def test_attention_to_nothing_is_zero():
     np.testing.assert_allclose(shared, attention(q, *repeated), 1e-6)
 
 
-# %% c211c00f
+# %% d1442157
+def test_new_pixels_lie_between_old_ones():
+    x = jnp.arange(4.0)[None, None]
+    nearest, linear = (find_operator(f"aten.upsample_{n}1d.vec") for n in ("nearest", "linear"))
+    assert nearest(x, [6]).tolist() == [[[0, 0, 1, 2, 2, 3]]]
+    np.testing.assert_allclose(linear(x, [7], True), [[np.linspace(0, 3, 7)]], 1e-6)
+    np.testing.assert_allclose(linear(x, None, False, [0.5]), [[[0.5, 2.5]]])
+
+
+# %% 58360662
 def test_windows_are_those_that_begin_within():
     x = jnp.arange(1.0, 6.0)[None, None]
     names = ("avg_pool1d", "max_pool2d_with_indices", "adaptive_avg_pool1d")

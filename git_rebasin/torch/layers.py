@@ -19,7 +19,16 @@ from jax import lax, nn
 
 from .operators import OPERATORS, operator
 
-# %% ../../nbs/torch/03_layers.ipynb #dbc24ff3
+# %% ../../nbs/torch/03_layers.ipynb #687acb05
+@operator("aten._trilinear")
+def _trilinear(a, b, c, new_a, new_b, new_c, summed, unroll=1):
+    "A sum of products of three, each with new axes"
+    a, b, c = (
+        jnp.expand_dims(x, tuple(new)) for x, new in ((a, new_a), (b, new_b), (c, new_c))
+    )
+    return jnp.sum(a * b * c, axis=tuple(summed))
+
+
 OPERATORS |= {f"aten.{name}": jnp.matmul for name in ("matmul", "mm", "bmm", "mv")}
 OPERATORS |= {
     "aten.dot": jnp.dot,
@@ -185,7 +194,8 @@ def _avg_pool(
     around = [(p, p) for p in _each(padding, d)]
     inside = np.pad(inside, around, constant_values=float(count_include_pad))
     beyond = [(0, max(b - p, 0)) for (_, b), (p, _) in zip(margins, around, strict=True)]
-    return total / _counts(np.pad(inside, beyond), windows, d)[tuple(map(slice, total.shape[-d:]))]
+    counts = _counts(np.pad(inside, beyond), windows, d)[tuple(map(slice, total.shape[-d:]))]
+    return total / counts.reshape((1,) * (x.ndim - d) + counts.shape)
 
 
 def _counts(inside: np.ndarray, windows: dict, d: int) -> np.ndarray:
@@ -206,6 +216,62 @@ def _adaptive_avg_pool(x, size):
         elif n != length:
             starts, ends = np.arange(n) * length // n, -(-np.arange(1, n + 1) * length // n)
             places = np.arange(length)[:, None]
-            means = ((places >= starts) & (places < ends)) / (ends - starts)
-            x = jnp.moveaxis(jnp.moveaxis(x, axis, -1) @ means.astype(np.float32), -1, axis)
+            x = _mixed(x, axis, ((places >= starts) & (places < ends)) / (ends - starts))
     return x
+
+
+def _mixed(x, axis: int, weights: np.ndarray):
+    "An axis times a matrix"
+    return jnp.moveaxis(jnp.moveaxis(x, axis, -1) @ weights.astype(np.float32), -1, axis)
+
+# %% ../../nbs/torch/03_layers.ipynb #a5796d84
+def _scales(x, size, factors, d: int) -> list[tuple[int, int, float]]:
+    "For each axis of space: the axis, its new length, and old pixels in a new one"
+    old = x.shape[-d:]
+    size = size or [int(n * f) for n, f in zip(old, factors, strict=True)]
+    steps = [1 / f for f in factors] if factors else [n / m for n, m in zip(old, size, strict=True)]
+    return list(zip(range(x.ndim - d, x.ndim), size, steps, strict=True))
+
+
+@operator(*(f"aten.upsample_nearest{d}d" for d in (1, 2, 3)))
+def _nearest(x, size, factors=None):
+    "Each new pixel is an old one"
+    for axis, n, step in _scales(x, size, factors, x.ndim - 2):
+        at = np.floor(np.arange(n, dtype=np.float32) * np.float32(step)).astype(np.int32)
+        x = jnp.take(x, np.minimum(at, x.shape[axis] - 1), axis=axis, mode="clip")
+    return x
+
+
+def _interpolated(x, size, align: bool, factors, cubic: bool):
+    "Each new pixel is a mean of old ones along each axis"
+    for axis, n, step in _scales(x, size, factors, x.ndim - 2):
+        length, new = x.shape[axis], np.arange(n)
+        at = new * ((length - 1) / max(n - 1, 1)) if align else (new + 0.5) * step - 0.5
+        at = at if cubic else np.maximum(at, 0)
+        weights = np.zeros((length, n))
+        for tap in range(-1, 3) if cubic else range(2):
+            place = np.floor(at).astype(int) + tap
+            np.add.at(weights, (np.clip(place, 0, length - 1), new), _kernel(at - place, cubic))
+        x = _mixed(x, axis, weights)
+    return x
+
+
+def _kernel(distance: np.ndarray, cubic: bool) -> np.ndarray:
+    "The weight of a pixel at a distance"
+    t = np.abs(distance)
+    if not cubic:
+        return np.maximum(1 - t, 0)
+    near, far = 1.25 * t**3 - 2.25 * t**2 + 1, -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+    return np.where(t <= 1, near, far)
+
+
+@operator("aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_trilinear3d")
+def _linear_interpolation(x, size, align_corners, factors=None):
+    "A mean of two along each axis"
+    return _interpolated(x, size, align_corners, factors, False)
+
+
+@operator("aten.upsample_bicubic2d")
+def _cubic_interpolation(x, size, align_corners, factors=None):
+    "A mean of four along each axis, by Keys' kernel"
+    return _interpolated(x, size, align_corners, factors, True)

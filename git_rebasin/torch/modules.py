@@ -77,6 +77,10 @@ class _Place:
     index: int
 
 
+class _ForeignOutput(TypeError):
+    "What is neither a tensor nor a container"
+
+
 def _register(cls: type) -> None:
     "Make a dataclass known to JAX"
     names = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
@@ -116,7 +120,7 @@ def _arranged(out: Any, tensors: list, where: str = "the output") -> Any:
         return parts if isinstance(out, list) else tuple(parts)
     if out is None or isinstance(out, bool | int | float | str):
         return out
-    raise TypeError(
+    raise _ForeignOutput(
         f"{where} is a {type(out).__name__}, which is neither a tensor nor a container of them: "
         "leave it out, by an option of the module such as use_cache=False"
     )
@@ -143,7 +147,7 @@ class _Module:
 
     def _export(self, treedef: Any, kinds: Sequence) -> tuple[Program, Any]:
         "Follow the module with arguments of these shapes"
-        torch, places = load_torch(), []
+        torch, places, problems = load_torch(), [], []
         tensors = next(iter(_tensors(self.module).values()), (torch.zeros(()), True))
         device = tensors[0].device
         options, module = self.options, self.module
@@ -157,7 +161,11 @@ class _Module:
                 rest, outs = iter(given), []
                 leaves = [next(rest) if isinstance(k, _Kind) else k for k in kinds]
                 args, kwargs = treedef.unflatten(leaves)
-                places[:] = [_arranged(self.module(*args, **kwargs, **options), outs)]
+                result = self.module(*args, **kwargs, **options)
+                try:
+                    places[:] = [_arranged(result, outs)]
+                except _ForeignOutput as e:
+                    problems.append(e)
                 return tuple(outs)
 
         given = [
@@ -167,6 +175,8 @@ class _Module:
         ]
         with evaluation_mode(module):
             program = export_module(Call(), given, lambda name: self.names[name[len("module.") :]])
+        if problems:
+            raise problems[0]
         return program, places[0]
 
 

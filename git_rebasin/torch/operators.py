@@ -8,12 +8,11 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Rule', 'OPERATORS', 'R', 'operator', 'find_operator']
 
-# %% ../../nbs/torch/01_operators.ipynb #cd0b9495
+# %% ../../nbs/torch/01_operators.ipynb #56e8e181
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax, nn
 
@@ -68,20 +67,16 @@ _SAME = (  # operators that are called as in `jax.numpy`
     "logical_or logical_xor bitwise_not bitwise_and bitwise_or bitwise_xor logaddexp where "
     "reciprocal round floor_divide"
 )
-_NAMED = {  # others, by their names in `jax.numpy`
-    name: ours
-    for name, ours in [
-        *(("neg", "negative"), ("sgn", "sign"), ("_conj", "conj")),
-        *(("eq", "equal"), ("ne", "not_equal"), ("lt", "less"), ("le", "less_equal")),
-        *(("gt", "greater"), ("ge", "greater_equal")),
-        *(("clamp_min", "maximum"), ("clamp_max", "minimum"), ("atan2", "arctan2")),
-        *((f"a{name}", f"arc{name}") for name in "sin cos tan sinh cosh tanh".split()),
-    ]
-}
+_NAMED = (  # others, and what they are called there
+    "neg:negative sgn:sign _conj:conj eq:equal ne:not_equal lt:less le:less_equal gt:greater "
+    "ge:greater_equal clamp_min:maximum clamp_max:minimum atan2:arctan2 asin:arcsin acos:arccos "
+    "atan:arctan asinh:arcsinh acosh:arccosh atanh:arctanh"
+)
 _ACTIVATIONS = "relu relu6 silu mish sigmoid log_sigmoid"  # as in `jax.nn`
 
 OPERATORS |= {f"aten.{name}": getattr(jnp, name) for name in _SAME.split()}
-OPERATORS |= {f"aten.{name}": getattr(jnp, ours) for name, ours in _NAMED.items()}
+_PAIRS = [pair.split(":") for pair in _NAMED.split()]
+OPERATORS |= {f"aten.{name}": getattr(jnp, ours) for name, ours in _PAIRS}
 OPERATORS |= {f"aten.{name}": getattr(nn, name) for name in _ACTIVATIONS.split()}
 OPERATORS |= {
     "aten.rsqrt": lax.rsqrt,
