@@ -28,6 +28,7 @@ def script(name: str):
 speed = script("weight_matching")
 recovery = script("planted_recovery")
 inference = script("inference")
+depth = script("inference_depth")
 descent = script("straight_through")
 
 MLP = speed.Case(
@@ -189,6 +190,16 @@ def test_the_record_of_inference_is_of_all_cases_and_of_this_code():
     recorded, measured = runs[list(inference.CASES).index(name)], inference.measure(name)
     for what in ("arrays", "groups", "log10_symmetries"):
         assert measured[what] == pytest.approx(recorded[what])
+
+
+def test_the_record_of_depth_is_of_this_decoder():
+    runs = read_record(FOLDER / "records" / "inference_depth.json")["runs"]
+    cases = [(fused, n) for fused in (False, True) for n in depth.DEPTHS]
+    assert [(run["fused"], run["layers"]) for run in runs] == cases
+    for run in runs:
+        leaves = jax.tree.leaves(depth.shapes(run["layers"], run["fused"]))
+        assert run["parameters"] == sum(x.size for x in leaves)
+        assert run["groups"] == 4 * run["layers"] + 1  # of heads, of units of two kinds; the stream
 
 
 # ---- the straight-through estimator

@@ -6,7 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
+from git_rebasin.symmetry.entries import (
+    Concat,
+    Coordinate,
+    Fixed,
+    Group,
+    Interleave,
+    Part,
+    Product,
+    Split,
+)
 from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
 from git_rebasin.symmetry.permutation import (
     apply_permutation,
@@ -32,6 +41,10 @@ ROWS = {
     "recurrent": ("E", "E"),
     "pads": (Concat(Part("Z", 1), "C", Part("Z", 3)), "D"),
     "grid": (Coordinate("J", 1), "D", Coordinate("J", 0)),
+    "shuffled": (Interleave(Concat(Part("Y", 6), "E"), "C"), "D"),
+    "again": (Interleave(Part("Y", 4), Interleave(Part("Y", 2), 2)), 4, "D"),
+    "spread": (None, Concat(Part("Y", 1), Part("Y", 4), 2, Part("Y", 1)), "D"),
+    "sets": ("H", Coordinate("K", 1, within="H"), "D", Coordinate("K", 0)),
 }
 SHAPES = {
     "in": (40, 16),
@@ -46,6 +59,10 @@ SHAPES = {
     "recurrent": (7, 7),
     "pads": (16, 16),
     "grid": (4, 16, 3),
+    "shuffled": (25, 16),
+    "again": (8, 4, 16),
+    "spread": (3, 8, 16),
+    "sets": (4, 2, 16, 3),
 }
 SPEC = PermutationSpec(ROWS).bind_shapes(SHAPES)
 

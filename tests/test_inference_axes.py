@@ -32,6 +32,9 @@ def labels(axis):
         free = not axis.fixed and axis.size > 1
         return [((id(axis), i),) if free else () for i in range(axis.size)]
     parts = [labels(p) for p in axis.parts]
+    if axis.kind == "interleave":
+        turns = [iter(part) for part in parts]
+        return [next(turns[k]) for k in axis.order]
     if axis.kind == "concat":
         return [x for part in parts for x in part]
     return [sum(choice, ()) for choice in itertools.product(*parts)]

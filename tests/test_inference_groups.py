@@ -9,7 +9,7 @@ from git_rebasin.inference.groups import (
     forms_of,
     parents_of,
     pieces,
-    renamed,
+    own_of,
     resolve_instances,
 )
 from git_rebasin.inference.trace import Instance, Trace
@@ -78,7 +78,7 @@ def test_an_atom_may_differ_from_segment_to_segment():
 
     trace, array, q, one, kids = fused()
     table = resolve_instances(trace, {"qkv": array})
-    own = [renamed((s, q), table)[1] for s in one]
+    own = [own_of(q, (s,), table) for s in one]
     assert own[0] is own[1] is find(kids[0]) and own[2] is find(kids[2]) and own[0] is not own[2]
     trace, array, q, one, kids = fused("seen without its segment")
     assert resolve_instances(trace, {"qkv": array}) == {}
@@ -87,7 +87,10 @@ def test_an_atom_may_differ_from_segment_to_segment():
     unify(kids[0], kids[2])
     assert resolve_instances(trace, {"qkv": array}) == {} and find(q) is find(kids[0])  # all alike
     trace, array, q, one, kids = fused()
-    inner = (product(q, array[0]),)  # the segments are the fastest factor: a spec has no words for it
+    inner = (product(q, array[0]),)  # entries of the fastest factor take turns
+    assert resolve_instances(trace, {"qkv": inner}) != {}
+    trace, array, q, one, kids = fused()
+    inner = (product(q, array[0], Axis(2)),)  # a spec has no words for it
     assert resolve_instances(trace, {"qkv": inner}) == {}
     trace, array, q, one, kids = fused()
     assert resolve_instances(trace, {"qkv": (product(array[0], q),)}) != {}

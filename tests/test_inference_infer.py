@@ -61,13 +61,13 @@ def test_every_fixed_axis_says_why():
 
 
 # %% 0de90388
-def test_integers_and_scalars_are_left_alone():
+def test_integers_move_and_scalars_are_left_alone():
     def counting(p, x):
         return net(p, x) * p["scale"] + p["steps"].sum()
 
 
     spec = infer_permutation_spec(counting, draw() | {"scale": np.float32(2), "steps": np.arange(3)}, X)
-    assert spec.groups == {"P_0": 6} and spec.reasons["steps"] == ("it does not hold floats",)
+    assert spec.groups == {"P_0": 6, "P_1": 3} and spec.axes_to_perm["steps"] == ("P_1",)
     assert "scale" not in spec.axes_to_perm
 
 

@@ -42,6 +42,10 @@ def matrix(axis: Axis | None, n: int, of_atoms: dict) -> np.ndarray:
     if axis.kind == "atom":
         return of_atoms[axis]
     parts = [matrix(part, find(part).size, of_atoms) for part in axis.parts]
+    if axis.kind == "interleave":
+        places = np.argsort(axis.order, kind="stable")  # where the entries of the parts lie
+        back = np.argsort(places)
+        return block_diag(*parts)[np.ix_(back, back)]
     if axis.kind == "concat":
         return block_diag(*parts)
     out = np.ones((1, 1))

@@ -5,7 +5,16 @@
 from git_rebasin.inference.axes import Axis, Reason, concat, product, unify
 from git_rebasin.inference.rows import name_atoms, row_of
 from git_rebasin.inference.trace import Instance, Trace
-from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
+from git_rebasin.symmetry.entries import (
+    Concat,
+    Coordinate,
+    Fixed,
+    Group,
+    Interleave,
+    Part,
+    Product,
+    Split,
+)
 
 
 def rows(params, *seen, instances=()):
@@ -40,13 +49,13 @@ def test_every_kind_of_group_has_its_entry():
 
 
 # %% e250486a
-def test_two_axes_that_are_always_together_within_a_third_are_a_family_of_a_family():
+def test_two_axes_that_are_always_together_within_a_third_are_one_set_for_each_of_its_entries():
     layers, a, b = Axis(5, Reason("layers")), Axis(3), Axis(4)
     got = rows({"w": (layers, a, b)})["w"]
     assert got == (
         Fixed(5, "axis_0"),
-        Group("P_0", within="axis_0"),
-        Group("P_1", within=("axis_0", "P_0")),
+        Coordinate("P_0", 0, 3, within="axis_0"),
+        Coordinate("P_0", 1, 4, within="axis_0"),
     )
 
 
@@ -86,4 +95,4 @@ def test_what_differs_from_segment_to_segment_is_a_split_or_a_concatenation():
     assert got["k"] == got["first"][1:]  # an array that is itself a segment is named as one
     two = Axis(2, Reason("data"))
     assert fused(lambda c, q: (product(two, c, q),))["qkv"] == (Product(2, Concat(P, P, V)),)
-    assert fused(lambda c, q: (product(q, c),))["qkv"] == (Product(P, 3),)  # no words for it: one group
+    assert fused(lambda c, q: (product(q, c),))["qkv"] == (Interleave(P, P, V),)

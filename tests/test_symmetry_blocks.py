@@ -14,7 +14,7 @@ from git_rebasin.symmetry.blocks import row_blocks
 import jax
 import jax.numpy as jnp
 
-from git_rebasin.symmetry.entries import Concat, as_row
+from git_rebasin.symmetry.entries import Concat, Interleave, as_row
 
 SIZES = {"P": 3, "Q": 2, "H": 2, "Z": 3, ("J", 0): 2, ("J", 1): 3}
 FAMILIES = {"Q": ("H",)}
@@ -27,6 +27,9 @@ CASES = [
     ((Concat(Part("Z", 1), "P", Part("Z", 2)), 2), (6, 2)),
     ((Product(2, Concat(Part("Z", 1), "P", Part("Z", 2))),), (12,)),
     ((Coordinate("J", 1), 4, Coordinate("J", 0)), (3, 4, 2)),
+    ((Interleave("P", "Q"), 2), (5, 2)),
+    ((Product(2, Interleave("P", Concat("Q", 1))), None, Interleave("P", "Q")), (12, 2, 5)),
+    ((Interleave(Concat(Part("Z", 2), "Q"), Concat("Q", 1, Part("Z", 1))),), (8,)),
     (Split(1, (None, 2, "P"), ("Q", 1, 3), (None, Concat("P", 1), None)), (2, 7, 3)),
     (Split(0, Split(2, (2, "P", 2), (2, None, 3)), (3, None, None)), (5, 3, 5)),
 ]

@@ -5,6 +5,7 @@ from git_rebasin.symmetry.entries import (
     Coordinate,
     Fixed,
     Group,
+    Interleave,
     Part,
     PermutationSpecError,
     Product,
@@ -30,6 +31,7 @@ EVERY = [
     (Product(2, 3, "P"), Concat("A", Fixed(2), "B")),
     (Fixed(12, "layers"), Group("Q", 8, within=("layers", "H"))),
     (Concat(Part("Z", 2), "M", Part("Z", 3)), Coordinate("J", 0), Coordinate("J", 1, 4)),
+    (Interleave("A", Concat(2, "B")), Coordinate("J", 0), Coordinate("K", 1, 4, within="A")),
     Split(1, (None, 1, "H", Group("Q", within="H")), (None, Concat("H", 2), "H", None)),
 ]
 
@@ -50,7 +52,7 @@ def test_abbreviations():
     assert [row_str(row) for row in unsplit_rows(nested)] == ["1, A", "1, B", "1, C"]
     assert list(unsplit_rows(as_row(("P", None)))) == [as_row(("P", None))]
     assert row_rank(nested) == 2 and row_rank(("P", None, "Q")) == 3
-    assert [count_parts(as_row(row)) for row in EVERY] == [1, 3, 1, 3, 3]
+    assert [count_parts(as_row(row)) for row in EVERY] == [1, 3, 1, 3, 3, 3]
     for wrong in (1.5, True, {"P"}, ("P",)):
         with pytest.raises(TypeError, match="no entry"):
             as_entry(wrong)
@@ -68,6 +70,10 @@ def test_sizes_follow_from_the_axes():
     assert (
         learn(Product(0, "N"), 0, sizes) and "N" not in sizes and not learn(Product(0, "N"), 3, sizes)
     )
+    turned = Interleave("P", "U", 4)
+    assert not learn(turned, 15, dict(sizes)) and learn(turned, 13, sizes)
+    assert sizes["U"] == 4 and measure(turned, sizes) == 13
+    assert learn(Interleave("V", "W"), 3, sizes) and (sizes["V"], sizes["W"]) == (2, 1)
     assert learn(Product(3, "N"), 0, sizes) and sizes["N"] == 0 and learn(Concat("P", "N"), 5, sizes)
 
 
@@ -89,7 +95,9 @@ def test_what_no_axis_can_be_is_refused_where_it_is_written():
         (lambda: Part("Z", -1), "size of a part of group 'Z' is -1"),
         (lambda: Coordinate("J", -1), "number of a coordinate of group 'J' is -1"),
         (lambda: Coordinate("J", 0, "2"), r"size of the coordinate J\[0\] is '2'"),
+        (lambda: Coordinate("J", 0, within=("H", 0)), "name of an axis that 'J' is within is 0"),
         (lambda: Product(), "a Product of nothing"),
+        (lambda: Interleave(), "an Interleave of nothing"),
         (lambda: Split(0), "whose rows have no axes"),
         (lambda: Split(2, ("P", None)), "a Split of axis 2 whose rows have 2 axes"),
         (lambda: Split(0, ("P", None), ("P",)), "a Split of axis 0 whose rows have 2, 1 axes"),

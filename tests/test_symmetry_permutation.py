@@ -21,7 +21,16 @@ import pytest
 from flax import nnx
 
 from git_rebasin.jaxprs import double_precision
-from git_rebasin.symmetry.entries import Concat, Coordinate, Fixed, Group, Part, Product, Split
+from git_rebasin.symmetry.entries import (
+    Concat,
+    Coordinate,
+    Fixed,
+    Group,
+    Interleave,
+    Part,
+    Product,
+    Split,
+)
 from git_rebasin.tree import flatten
 
 SPEC = PermutationSpec.from_axes_to_perm(
@@ -181,6 +190,8 @@ EVERYTHING = {
     "recurrent": ("E", "E"),
     "pads": (Concat(Part("Z", 1), "C", Part("Z", 3)), "D"),
     "grid": (Coordinate("J", 1), "D", Coordinate("J", 0)),
+    "sets": ("H", Coordinate("K", 1, within="H"), 2, Coordinate("K", 0)),
+    "shuffled": (Interleave("D", Concat(Part("Y", 3), 2)), Interleave(Part("Y", 2), Part("Y", 1))),
 }
 LENGTHS = {
     "in": (2, 5),
@@ -195,6 +206,8 @@ LENGTHS = {
     "recurrent": (4, 4),
     "pads": (7, 5),
     "grid": (2, 5, 3),
+    "sets": (2, 3, 2, 2),
+    "shuffled": (10, 3),
 }
 ALL = PermutationSpec(EVERYTHING).bind({p: np.ones(s) for p, s in LENGTHS.items()})
 

@@ -59,7 +59,7 @@ def test_parts_of_arrays_must_be_complete():
     )
     incomplete("'w' carries 2 units of 'Z' of 4", {"w": (Product(Part("Z", 2), Part("Z", 2)),)}, w=(4,))
     apart = Concat(Product(2, Part("Z", 2)), Product(3, Part("Z", 2)))
-    incomplete("2 units of 'Z' of 4: the parts of a group lie end to end", {"w": (apart,)}, w=(10,))
+    incomplete("2 units of 'Z' of 4: the parts of a group lie on one axis", {"w": (apart,)}, w=(10,))
     incomplete(
         "'w' carries 'Q', which is within H",
         {"w": Split(0, (2, "H", HEADS), (2, None, "Q"))},

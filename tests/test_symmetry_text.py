@@ -13,6 +13,7 @@ from git_rebasin.symmetry.entries import (
     Coordinate,
     Fixed,
     Group,
+    Interleave,
     Part,
     Product,
     Split,
@@ -25,6 +26,7 @@ EVERY = [
     (Product(2, 3, "P"), Concat("A", Fixed(2), "B")),
     (Fixed(12, "layers"), Group("Q", 8, within=("layers", "H"))),
     (Concat(Part("Z", 2), "M", Part("Z", 3)), Coordinate("J", 0), Coordinate("J", 1, 4)),
+    (Interleave("A", Concat(2, "B")), Coordinate("J", 0), Coordinate("K", 1, 4, within="A")),
     Split(1, (None, 1, "H", Group("Q", within="H")), (None, Concat("H", 2), "H", None)),
 ]
 
@@ -64,7 +66,7 @@ def test_what_is_no_json_of_a_spec_is_refused():
     refused(json.dumps({"format": ["x" * 9999] * 9, "axes": {}}), "not a spec of the format")
     refused(json.dumps({"format": FORMAT, "shapes": None}), "'axes' is missing")
     refused(json.dumps({"format": FORMAT, "axes": {}}), "'shapes' is missing")
-    refused(text(note="mine"), "'note' is unknown", "format, axes, shapes, reasons")
+    refused(text(note="mine"), "'note' is unknown", "format, axes, shapes, reasons, examples")
     refused(text(axes=[]), "'axes' is []", "an object")
     refused(text(shapes=[1]), "'shapes' is [1]")
     refused(text(reasons=3), "'reasons' is 3")
@@ -93,6 +95,10 @@ def test_what_no_axis_can_be_is_refused_with_its_place():
         ({"product": [], "concat": []}, "is no entry"),
         ({"product": []}, "a Product of nothing"),
         ({"concat": "PQ"}, "is no entry"),
+        ({"interleave": []}, "an Interleave of nothing"),
+        ({"interleave": ["P"], "order": [0]}, "is no entry"),
+        ({"coordinate": "P", "axis": 0, "size": None, "within": "H"}, "is no entry"),
+        ({"coordinate": "P", "axis": 0, "size": None, "within": [2]}, "within is 2"),
         ({"concat": [{"product": ["P", False]}]}, "False is no entry"),
         ({"part": "P", "size": None}, "size of a part of group 'P' is None"),
         (

@@ -13,6 +13,7 @@ from git_rebasin.symmetry.entries import (
     Coordinate,
     Fixed,
     Group,
+    Interleave,
     Part,
     PermutationSpecError,
     Product,
@@ -26,9 +27,12 @@ ROWS = {
     "out": (Product("H", "Q"), None),
     "pad": (Concat(Part("Z", 2), "C", Part("Z", 1)), Fixed(2, "layers")),
     "joint": (Coordinate("J", 0), Coordinate("J", 1)),
+    "shuffled": (Interleave(Concat(Part("Z", 1), Part("Z", 2)), "C"), "Z"),
+    "sets": ("H", Coordinate("K", 0, within="H"), Coordinate("K", 1)),
     "flat": ("J", Group("R", 2, within="layers"), Fixed(2, "layers")),
 }
 SHAPES = {"qkv": (3, 2, 2, 4), "out": (8, 3), "pad": (5, 2), "joint": (2, 3), "flat": (6, 2, 2)}
+SHAPES |= {"shuffled": (5, 3), "sets": (2, 3, 2)}
 REASONS = {"out": (None, "output 0, axis 1"), "pad": (None, None)}
 SPECS = [
     PermutationSpec(ROWS, REASONS),
@@ -40,6 +44,7 @@ VALUES = [
     {}, {"a": 1}, {"group": "H", "size": 2, "within": ["Q"]}, {"split": 0, "rows": [["P"], [1]]},
     {"product": ["H", "Q"]}, {"concat": ["C", {"part": "Z", "size": 1}]},
     {"coordinate": "J", "axis": 1, "size": None}, {"fixed": "layers", "size": 2},
+    {"interleave": ["C", 2]}, {"coordinate": "K", "axis": 1, "size": 2, "within": ["H"]},
 ]  # fmt: skip
 
 

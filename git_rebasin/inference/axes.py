@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'atoms', 'restrict', 'limit_of',
-           'fixed_by', 'unify', 'cut']
+__all__ = ['Limit', 'Reason', 'Axis', 'find', 'factors', 'segments', 'product', 'concat', 'interleave', 'turns_of', 'atoms',
+           'restrict', 'displace', 'limit_of', 'fixed_by', 'Instance', 'unify', 'cut', 'divide']
 
 # %% ../../nbs/inference/00_axes.ipynb #44ac1a36
 import enum
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 # %% ../../nbs/inference/00_axes.ipynb #a94d07e2
 class Limit(enum.Enum):
@@ -52,20 +54,23 @@ class Reason:
 
 
 class Axis:
-    "A term: an atom, or a product or a concatenation of axes"
+    "A term: an atom, or a product, a concatenation or an interleaving of axes"
 
-    __slots__ = ("kind", "limit", "parts", "reason", "same", "size")
+    __slots__ = ("kind", "limit", "order", "parts", "placed", "reason", "same", "size")
 
     def __init__(
         self,
         size: int,  # how many entries it has
         reason: Reason | None = None,  # why it is limited, if it is
-        kind: str = "atom",  # or "product", or "concat"
+        kind: str = "atom",  # or "product", "concat", "interleave"
         parts: tuple[Axis, ...] = (),  # of what
         limit: Limit | None = None,  # of an atom; default: FIXED with a reason, else INVERTIBLE
+        order: np.ndarray | None = None,  # of an interleaving: for each entry, which part is next
     ):
         self.size, self.reason, self.kind, self.parts = int(size), reason, kind, parts
+        self.order = order
         self.limit = limit or (Limit.INVERTIBLE if reason is None else Limit.FIXED)
+        self.placed = True  # an atom's entries: whether they are at the same places for all
         self.same: Axis | None = None  # the term that stands for this one since they were unified
 
     @property
@@ -81,7 +86,8 @@ class Axis:
         axis = find(self)
         if axis.kind == "atom":
             return f"{axis.size}{'!' if axis.fixed else ''}"
-        return f"({(' × ' if axis.kind == 'product' else ' | ').join(map(repr, axis.parts))})"
+        sign = {"product": " × ", "concat": " | ", "interleave": " ⇄ "}[axis.kind]
+        return f"({sign.join(map(repr, axis.parts))})"
 
 
 def find(axis: Axis) -> Axis:
@@ -119,10 +125,49 @@ def product(*axes: Axis) -> Axis:
 
 def concat(*axes: Axis) -> Axis:
     "Axes laid end to end"
-    parts = [segment for axis in axes for segment in segments(axis)]
+    return _end_to_end([segment for axis in axes for segment in segments(axis)])
+
+
+def _end_to_end(parts: list[Axis]) -> Axis:
     if len(parts) < 2:
         return parts[0] if parts else Axis(0)
     return Axis(sum(p.size for p in parts), None, "concat", tuple(parts))
+
+
+def interleave(
+    order: np.ndarray,  # for each entry, which axis it is the next entry of; each has one at least
+    axes: Sequence[Axis],
+) -> Axis:
+    """Axes whose entries take turns
+
+    Args:
+        order: for each entry, which axis it is the next entry of; each has one at least
+    """
+    starts = [0, *(np.flatnonzero(order[1:] != order[:-1]) + 1)]
+    if len(starts) == len(axes):
+        return concat(*(axes[k] for k in order[starts]))
+    return Axis(len(order), None, "interleave", tuple(axes), order=order)
+
+
+def turns_of(
+    axis: Axis,
+) -> tuple[np.ndarray, list[Axis]]:  # for each entry, which of the parts is next; the parts
+    """A concatenation or an interleaving as one of atoms and products, however it is nested
+
+    Returns:
+        tuple[np.ndarray, list[Axis]]: for each entry, which of the parts is next; the parts
+    """
+    axis = find(axis)
+    if axis.kind in ("atom", "product"):
+        return np.zeros(axis.size, int), [axis]
+    sizes = [find(part).size for part in axis.parts]
+    own = np.repeat(np.arange(len(sizes)), sizes) if axis.order is None else axis.order
+    order, parts = np.zeros(axis.size, int), []
+    for k, part in enumerate(axis.parts):
+        inner, more = turns_of(part)
+        order[own == k] = len(parts) + inner
+        parts += more
+    return order, parts
 
 
 def atoms(axis: Axis) -> Iterator[Axis]:
@@ -141,6 +186,12 @@ def restrict(axis: Axis, limit: Limit, reason: Reason) -> None:
             atom.limit, atom.reason = atom.limit.meet(limit), reason
 
 
+def displace(axis: Axis) -> None:
+    "Record that entry k of an atom is not entry k for all who hold it: nothing can be within it"
+    for atom in atoms(axis):
+        atom.placed = False
+
+
 def limit_of(axis: Axis) -> Limit:
     "The limit of an axis: the meet of its atoms' limits"
     return functools.reduce(Limit.meet, (atom.limit for atom in atoms(axis)), Limit.INVERTIBLE)
@@ -148,22 +199,43 @@ def limit_of(axis: Axis) -> Limit:
 
 def fixed_by(axis: Axis) -> Reason | None:
     "The reason, if all atoms of an axis are fixed"
-    parts = list(atoms(axis))
-    if not all(atom.fixed for atom in parts):
-        return None
-    return parts[0].reason if parts else Reason("it has no entries")
+    reason = Reason("it has no entries")
+    for k, atom in enumerate(atoms(axis)):
+        if not atom.fixed:
+            return None
+        reason = reason if k else atom.reason
+    return reason
 
 # %% ../../nbs/inference/00_axes.ipynb #455191d9
+@dataclass(frozen=True)
+class Instance:
+    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
+
+    Attributes:
+        parent: the axis, of the array that was sliced
+        axis: the axis that was cut
+        segment: the segment that was taken
+        child: the first axis, in that segment
+    """
+
+    parent: Axis  # the axis, of the array that was sliced
+    axis: Axis  # the axis that was cut
+    segment: Axis  # the segment that was taken
+    child: Axis  # the first axis, in that segment
+
+
 def unify(
     a: Axis,
     b: Axis,  # of the same size
     where: str | None = None,  # the equation that unifies them
+    log: list[Instance] | None = None,  # gains the axes that a cut leaves to differ
 ) -> None:
     """Make two axes move together: afterwards they consist of the same atoms, or are fixed
 
     Args:
         b: of the same size
         where: the equation that unifies them
+        log: gains the axes that a cut leaves to differ
 
     Raises:
         AssertionError: if the axes differ in size
@@ -181,84 +253,178 @@ def unify(
             a, b = b, a
         if a.reason is not None:
             restrict(b, a.limit, a.reason if a.reason.where else replace(a.reason, where=where))
+        if not a.placed:
+            displace(b)
         a.same = b
     elif a.kind == b.kind == "product":
-        _unify_products(factors(a), factors(b), where)
-    elif a.kind == b.kind:
-        _unify_concats(segments(a), segments(b), where)
+        _unify_products(factors(a), factors(b), where, log)
+    elif a.kind == b.kind == "concat":
+        _unify_concats(segments(a), segments(b), where, log)
     else:
-        rest, pieces = (a, segments(b)) if a.kind == "product" else (b, segments(a))
-        for piece in pieces[:-1]:
-            first, rest = cut(rest, piece.size, where)
-            unify(first, piece, where)
-        unify(rest, pieces[-1], where)
+        if b.kind == "product":
+            a, b = b, a
+        order, parts = turns_of(b)
+        for piece, part in zip(divide(a, order, where, log), parts, strict=True):
+            unify(piece, part, where, log)
 
 
-def _unify_products(xs: list[Axis], ys: list[Axis], where) -> None:
+def _unify_products(xs: list[Axis], ys: list[Axis], where, log) -> None:
     "From the fastest factors to the slowest"
     while xs and ys:
-        x, y = xs.pop(), ys.pop()
+        x, y = find(xs.pop()), find(ys.pop())
         if x.size == y.size:
-            unify(x, y, where)
+            unify(x, y, where, log)
             continue
         (big, small), rest = ((x, y), xs) if x.size > y.size else ((y, x), ys)
-        if big.size % small.size:
-            for axis in (x, y, *xs, *ys):
-                misfit = Reason("it is divided in two ways that do not fit together", where)
+        if big.size % small.size == 0:
+            outer = Axis(big.size // small.size)
+            unify(big, product(outer, small), where, log)
+            rest.append(outer)
+            continue
+        a, b = product(*xs, x), product(*ys, y)
+        movable = not fixed_by(a) and not fixed_by(b)
+        one, two = (_apart(axis, where, log) if movable else None for axis in (a, b))
+        if one is None or two is None:
+            misfit = Reason("it is divided in two ways that do not fit together", where)
+            for axis in (a, b):
                 restrict(axis, Limit.FIXED, misfit)
-            return
-        outer = Axis(big.size // small.size)
-        unify(big, product(outer, small), where)
-        rest.append(outer)
+                displace(axis)  # the same factors may stand in another order
+        else:
+            unify(one, two, where, log)
+        return
 
 
-def _unify_concats(xs: list[Axis], ys: list[Axis], where) -> None:
+def _unify_concats(xs: list[Axis], ys: list[Axis], where, log) -> None:
     "From the first segments to the last"
     xs, ys = xs[::-1], ys[::-1]
     while xs:
         x, y = xs.pop(), ys.pop()
         if x.size > y.size:
-            x, rest = cut(x, y.size, where)
+            x, rest = cut(x, y.size, where, log)
             xs.append(rest)
         elif y.size > x.size:
-            y, rest = cut(y, x.size, where)
+            y, rest = cut(y, x.size, where, log)
             ys.append(rest)
-        unify(x, y, where)
+        unify(x, y, where, log)
 
 
 def cut(
     axis: Axis,
     n: int,  # 0 < n < its size
     where: str | None = None,  # the equation that cuts it
+    log: list[Instance] | None = None,  # gains the axes that the cut leaves to differ
 ) -> tuple[Axis, Axis]:
     """The first n entries of an axis, and the others; for all who hold it
 
     Args:
         n: 0 < n < its size
         where: the equation that cuts it
+        log: gains the axes that the cut leaves to differ
     """
     axis = find(axis)
-    if axis.kind == "atom":
-        a, b = (Axis(m, axis.reason, limit=axis.limit) for m in (n, axis.size - n))
-        axis.same = concat(a, b)
-        return a, b
     if axis.kind == "concat":
         before, rest = [], segments(axis)
         while n >= rest[0].size:
             n -= rest[0].size
             before.append(rest.pop(0))
         if n:
-            a, b = cut(rest.pop(0), n, where)
+            a, b = cut(rest.pop(0), n, where, log)
             before, rest = [*before, a], [b, *rest]
-        return concat(*before), concat(*rest)
-    outer, *inner = factors(axis)
-    stride = axis.size // outer.size
-    if n % stride:
+        return _end_to_end(before), _end_to_end(rest)
+    a, b = divide(axis, np.repeat([0, 1], (n, axis.size - n)), where, log)
+    return a, b
+
+
+def divide(
+    axis: Axis,
+    order: np.ndarray,  # for each of its entries, which piece it belongs to: 0, 1, …
+    where: str | None = None,  # the equation that divides it
+    log: list[Instance] | None = None,  # gains the axes that this leaves to differ
+) -> list[Axis]:  # the pieces
+    """Pieces of an axis, whichever entries they have; for all who hold it
+
+    Args:
+        order: for each of its entries, which piece it belongs to: 0, 1, …
+        where: the equation that divides it
+        log: gains the axes that this leaves to differ
+
+    Returns:
+        list[Axis]: the pieces
+    """
+    axis, sizes = find(axis), np.bincount(order).tolist()
+    if len(sizes) == 1:
+        return [axis]
+    if axis.kind == "atom":
+        pieces = [Axis(n, axis.reason, limit=axis.limit) for n in sizes]
+        for piece in pieces:
+            piece.placed = axis.placed
+        axis.same = interleave(order, pieces)
+        return pieces
+    if axis.kind == "product":
+        return _divide_product(axis, order, where, log)
+    own, parts = turns_of(axis)
+    pieces = [_divide_part(part, order[own == k], where, log) for k, part in enumerate(parts)]
+    taken = []
+    for n in range(len(sizes)):
+        here, turns = np.unique(own[order == n], return_inverse=True)
+        taken.append(interleave(turns, [pieces[k][n] for k in here]))
+    return taken
+
+
+def _divide_part(part: Axis, order: np.ndarray, where, log) -> dict[int, Axis]:
+    "The pieces of an axis that has entries of some pieces only"
+    there, own = np.unique(order, return_inverse=True)
+    return dict(zip(there.tolist(), divide(part, own, where, log), strict=True))
+
+
+def _divide_product(axis: Axis, order: np.ndarray, where, log) -> list[Axis]:
+    "Along its slowest factor, or along its fastest, or entry by entry of one of them"
+    reason = fixed_by(axis)
+    if reason is None:
+        first, *inner = factors(axis)
+        *outer, last = factors(axis)
+        rows, columns = order.reshape(first.size, -1), order.reshape(-1, last.size)
+        if np.all(rows == rows[:, :1]):
+            each = _beside(first, rows[:, 0], inner, where, log)
+            return [product(piece, *rest) for piece, rest in each]
+        if np.all(columns == columns[0]):
+            each = _beside(last, columns[0], outer, where, log)
+            return [product(*rest, piece) for piece, rest in each]
+        apart = _apart(axis, where, log)
+        if apart is not None:
+            return divide(apart, order, where, log)
         reason = Reason("it is cut within a factor of a product", where)
         restrict(axis, Limit.FIXED, reason)
-        return Axis(n, reason), Axis(axis.size - n, reason)
-    a, b = cut(outer, n // stride, where)
-    for part in (a, b):
-        if part.size == 1:  # what is left is the inner factors, which do not distinguish this entry
-            restrict(part, Limit.FIXED, Reason("one entry, which a cut has separated", where))
-    return product(a, *inner), product(b, *inner)
+    return [Axis(n, reason) for n in np.bincount(order).tolist()]
+
+
+def _beside(
+    factor: Axis, order: np.ndarray, others: list[Axis], where, log: list[Instance] | None
+) -> list[tuple[Axis, list[Axis]]]:
+    "The pieces of a factor, each with what the other factors are there"
+    each, still = [], [x if log is None or fixed_by(x) else None for x in others]
+    for piece in divide(factor, order, where, log):
+        if piece.size == 1:  # what is left is the other factors, which do not distinguish it
+            restrict(piece, Limit.FIXED, Reason("one entry, which a cut has separated", where))
+        own = [y or Axis(x.size) for x, y in zip(others, still, strict=True)]
+        each.append((piece, own))
+        if log is not None:
+            pairs = zip(others, own, strict=True)
+            log += [Instance(x, factor, piece, y) for x, y in pairs if x is not y]
+    return each
+
+
+_FEW = 16  # a factor of more entries than that is not taken apart into single entries
+
+
+def _apart(axis: Axis, where, log: list[Instance] | None) -> Axis | None:
+    "A product entry by entry of its slowest or its fastest factor; None if there are too many"
+    parts = factors(axis)
+    slow = parts[0].size <= parts[-1].size
+    one, rest = (parts[0], parts[1:]) if slow else (parts[-1], parts[:-1])
+    if one.size > _FEW or log is None:
+        return None
+    each = _beside(one, np.arange(one.size), rest, where, log)
+    m = axis.size // one.size
+    turns = np.arange(axis.size) // m if slow else np.arange(axis.size) % one.size
+    return interleave(turns, [product(*own) for _, own in each])

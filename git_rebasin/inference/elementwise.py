@@ -62,13 +62,13 @@ def _unless_uniform(inputs: list[Value], limit: Limit) -> Callable[[_Along], Lim
     return choose
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02d9
-@rule(*LINEAR)
+@rule(*LINEAR, reads=False)
 def linear(trace, eqn, inputs):
     "Sums: any matrix, unless the same number is added to all entries"
     return _entrywise(trace, eqn, inputs, _unless_uniform(inputs, Limit.INVERTIBLE))
 
 
-@rule("convert_element_type")
+@rule("convert_element_type", reads=False)
 def convert(trace, eqn, inputs):
     "From floats to floats nothing changes but their precision"
     dtypes = (eqn.invars[0].aval.dtype, eqn.params["new_dtype"])
@@ -77,53 +77,53 @@ def convert(trace, eqn, inputs):
     return _entrywise(trace, eqn, inputs, lambda axes: limit)
 
 
-@rule("mul")
+@rule("mul", reads=False)
 def multiply(trace, eqn, inputs):
     "A multiple by one number; two arrays entry by entry allow permutations"
     both = Limit.PERMUTATION
     return _entrywise(trace, eqn, inputs, lambda xy: both if None not in xy else Limit.INVERTIBLE)
 
 
-@rule("div")
+@rule("div", reads=False)
 def divide(trace, eqn, inputs):
     "A multiple, if all entries are divided by one number"
     by = Limit.PERMUTATION
     return _entrywise(trace, eqn, inputs, lambda xy: Limit.INVERTIBLE if xy[1] is None else by)
 
 
-@rule("select_n")
+@rule("select_n", reads=False)
 def select(trace, eqn, inputs):
     "One array or the other, if the choice is the same for all entries"
     of_cases, by = _unless_uniform(inputs[1:], Limit.INVERTIBLE), Limit.PERMUTATION
     return _entrywise(trace, eqn, inputs, lambda x: of_cases(x[1:]) if x[0] is None else by)
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02db
-@rule(*ODD)
+@rule(*ODD, reads=False)
 def odd(trace, eqn, inputs):
     "f(−z) = −f(z)"
     return _entrywise(trace, eqn, inputs, lambda axes: Limit.SIGNED)
 
 
-@rule("integer_pow")
+@rule("integer_pow", reads=False)
 def power(trace, eqn, inputs):
     "An odd power is odd"
     limit = Limit.SIGNED if eqn.params["y"] % 2 else Limit.PERMUTATION
     return _entrywise(trace, eqn, inputs, lambda axes: limit)
 
 
-@rule(*HOMOGENEOUS)
+@rule(*HOMOGENEOUS, reads=False)
 def homogeneous(trace, eqn, inputs):
     "f(s z) = s f(z) for positive s, unless the same number is compared with all entries"
     return _entrywise(trace, eqn, inputs, _unless_uniform(inputs, Limit.SCALED))
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02dd
-@rule(*OTHERS)
+@rule(*OTHERS, reads=False)
 def elementwise(trace, eqn, inputs):
     "Permutations of the entries"
     return _entrywise(trace, eqn, inputs, lambda axes: Limit.PERMUTATION)
 
 
-@rule("bitcast_convert_type")
+@rule("bitcast_convert_type", reads=False)
 def bitcast(trace, eqn, inputs):
     "Entry by entry, if the types are as wide as each other"
     same = inputs[0].shape == eqn.outvars[0].aval.shape

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Atoms', 'Forms', 'Table', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'renamed', 'parents_of',
-           'equal_segments']
+__all__ = ['Atoms', 'Forms', 'Table', 'UNREAD', 'pieces', 'forms_of', 'blocks_of', 'resolve_instances', 'own_of', 'renamed',
+           'parents_of', 'equal_segments']
 
 # %% ../../nbs/inference/07_groups.ipynb #2e0a3ac1
 import itertools
@@ -16,16 +16,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from git_rebasin.inference.axes import (
     Axis,
+    Instance,
+    Reason,
     atoms,
-    concat,
+    divide,
     factors,
     find,
+    fixed_by,
     product,
     restrict,
     segments,
+    turns_of,
     unify,
 )
-from .trace import Instance, Trace
+from .trace import Trace
 
 Atoms = tuple[Axis, ...]
 Forms = list[tuple[tuple[Atoms, ...], ...]]  # for each occurrence, for each axis, its segments
@@ -48,7 +52,7 @@ def pieces(
         parts = [pieces(p, known) for p in axis.parts]
         if axis.kind == "atom":
             known[id(axis)] = ((axis,),)
-        elif axis.kind == "concat":
+        elif axis.kind != "product":
             known[id(axis)] = tuple(itertools.chain(*parts))
         else:
             known[id(axis)] = tuple(sum(each, ()) for each in itertools.product(*parts))
@@ -59,12 +63,19 @@ def forms_of(
     occurrences: Iterable[Sequence[Axis]],
 ) -> Forms:
     "Occurrences in pieces, each kind once"
-    known, forms = {}, {}
+    known, kinds = {}, {}
     for axes in occurrences:
-        form = tuple(pieces(axis, known) for axis in axes)
+        found = tuple(map(find, axes))
+        kinds.setdefault(tuple(sorted(map(id, found))), found)
+    return _each_once(tuple(pieces(axis, known) for axis in axes) for axes in kinds.values())
+
+
+def _each_once(forms: Iterable[tuple[tuple[Atoms, ...], ...]]) -> Forms:
+    once: dict = {}
+    for form in forms:
         key = sorted(tuple(tuple(map(id, piece)) for piece in axis) for axis in form)
-        forms.setdefault(tuple(key), form)
-    return list(forms.values())
+        once.setdefault(tuple(key), form)
+    return list(once.values())
 
 
 def blocks_of(
@@ -79,23 +90,42 @@ def blocks_of(
     return list(seen.values())
 
 # %% ../../nbs/inference/07_groups.ipynb #746d3fbf
-def _mirror(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
-    "Give two axes the same structure; their atoms in pairs; None if they are divided differently"
-    a, b = find(a), find(b)
-    if a.kind == b.kind == "atom":
-        return [(a, b)]
-    if a.kind == "atom":
-        flipped = _mirror(b, a)
-        return flipped and [(y, x) for x, y in flipped]
-    if b.kind == "atom":
-        copies = [Axis(find(p).size, b.reason, limit=b.limit) for p in a.parts]
-        b.same = (product if a.kind == "product" else concat)(*copies)
-        b = find(b)
-    if a.kind != b.kind or [find(p).size for p in a.parts] != [find(p).size for p in b.parts]:
-        return None
-    every = [_mirror(x, y) for x, y in zip(a.parts, b.parts, strict=True)]
+def _mirror(parent: Axis, child: Axis, log: list[Instance]) -> list[tuple[Axis, Axis]] | None:
+    "The atoms of an axis, each with what it is in a slice; None if the two are divided differently"
+    parent, child = find(parent), find(child)
+    if parent.kind == "atom":
+        return [(parent, child)]
+    if parent.kind == "product":
+        parts, own = factors(parent), factors(child)
+        if child.kind == "atom":
+            own = [Axis(x.size, child.reason, limit=child.limit) for x in parts]
+            for copy in own:
+                copy.placed = child.placed
+            child.same = product(*own)
+        if [x.size for x in parts] != [y.size for y in own]:
+            return None
+    else:
+        order, parts = turns_of(parent)
+        own = divide(child, order, None, log)
+    every = [_mirror(x, y, log) for x, y in zip(parts, own, strict=True)]
     pairs = [part for part in every if part is not None]
     return list(itertools.chain(*pairs)) if len(pairs) == len(every) else None
+
+
+def spread(
+    axis: Axis,
+) -> list[tuple[Axis, Atoms]]:  # each segment, and the atoms that tell which one it is
+    """The segments of an axis; of a product, those that its slowest factor makes of it
+
+    Returns:
+        list[tuple[Axis, Atoms]]: each segment, and the atoms that tell which one it is
+    """
+    axis = find(axis)
+    if axis.kind == "product":
+        first, *rest = factors(axis)
+        if first.kind == "concat":
+            return [(product(s, *rest), tuple(atoms(s))) for s in segments(first)]
+    return [(s, tuple(atoms(s))) for s in segments(axis)]
 
 
 def _expressible(axes: Iterable[Axis | None], atom: Axis, cut: set[int]) -> bool:
@@ -104,7 +134,9 @@ def _expressible(axes: Iterable[Axis | None], atom: Axis, cut: set[int]) -> bool
     for axis, inner in rows:
         if cut.isdisjoint(inner):
             continue
-        apart = all(sum(id(x) in cut for x in atoms(s)) <= 1 for s in segments(axis))
+        apart = axis.kind != "interleave" and all(
+            sum(id(x) in cut for x in here) <= 1 for _, here in spread(axis)
+        )
         elsewhere = any(id(atom) in other for _, other in rows if other is not inner)
         if elsewhere and not apart:
             return False
@@ -112,11 +144,22 @@ def _expressible(axes: Iterable[Axis | None], atom: Axis, cut: set[int]) -> bool
             order = [{id(x) for x in atoms(f)} for f in factors(axis)]
             at = next(k for k, f in enumerate(order) if not cut.isdisjoint(f))
             if any(id(atom) in f for f in order[: at + 1]):
-                return False
+                return _takes_turns(axis, at) and id(atom) not in order[at]
     return True
 
+
+def _takes_turns(axis: Axis, at: int) -> bool:
+    "Whether a factor is the fastest, and one of single entries"
+    parts = factors(axis)
+    last = parts[-1]
+    return (
+        at == len(parts) - 1
+        and last.kind == "concat"
+        and all(s.size == 1 for s in segments(last))
+    )
+
 # %% ../../nbs/inference/07_groups.ipynb #175af2b3
-Table = dict[int, dict[int, Axis]]  # atom → segment → the atom that it is there; by id
+Table = dict[int, dict[int, Axis]]  # atom → segment → what it is there; by id
 
 
 def resolve_instances(
@@ -128,41 +171,61 @@ def resolve_instances(
     Args:
         params: the axes of the arrays that a spec has rows for
     """
-    records = list(trace.instances)
-    while True:
-        sources = _sources(records)
-        if sources is None:
-            continue
-        having = _having(blocks_of(forms_of(trace.occurrences)), sources)
-        table: Table = {}
-        for atom, pairs in sources.values():
-            own = _own(atom, pairs, having.get(id(atom), ()), params)
-            if own is None:
-                break  # axes were unified: start again
-            table[id(atom)] = own
-        else:
-            break
+    records, sources, table = list(trace.instances), None, None
+    while sources is None or table is None:
+        records, sources = _sources(records)
+        table = None if sources is None else _decide(trace, params, sources, records)
     for atom, _ in sources.values():
         for own in table[id(atom)].values():  # what limits an array limits its segments
-            if atom.reason is not None:
+            if atom.reason is not None and own is not atom:
                 restrict(own, atom.limit, atom.reason)
     return table
 
 
-def _sources(records: list[Instance]) -> dict[int, tuple[Axis, list]] | None:
+UNREAD = Reason("this example does not read it: also=[…] takes inputs that do")
+
+
+def _sources(records: list[Instance]) -> tuple[list[Instance], dict[int, tuple] | None]:
     "Atom of a sliced array → its counterparts in slices; None if axes were unified meanwhile"
     sources: dict[int, tuple[Axis, list]] = {}
-    for record in list(records):
-        pairs = _mirror(record.parent, record.child)
+    kept, new = [], []
+    for record in records:
+        pairs = _mirror(record.parent, record.child, new)
         if pairs is None:
-            unify(record.parent, record.child)
-            records.remove(record)
-            return None
+            unify(record.parent, record.child, None, new)
+            continue
+        kept.append(record)
         for atom, child in pairs:
             if atom is not child:
                 sources.setdefault(id(atom), (atom, []))[1].append((record, child))
     every = [x for atom, pairs in sources.values() for x in (atom, *(child for _, child in pairs))]
-    return None if any(x.same is not None for x in every) else sources
+    changed = len(kept) < len(records) or new or any(x.same is not None for x in every)
+    return kept + new, None if changed else sources
+
+
+def _decide(trace: Trace, params, sources: Mapping[int, tuple], log: list) -> Table | None:
+    "One look at every atom; None if axes were unified, which others may depend on"
+    forms = forms_of(trace.occurrences)
+    having, rows = _having(blocks_of(forms), sources), _rows_with(params)
+    read = None if trace.read is None else {id(x) for axis in trace.read for x in atoms(axis)}
+    table, unified = {}, set()
+    for i, (atom, pairs) in sources.items():
+        every, blocks = _segments(pairs), having.get(i, ())
+        known = {i, *every, *(id(x) for _, child in pairs for x in atoms(child))}
+        if not unified.isdisjoint(known) or any(x.same for block in blocks for x in block):
+            continue  # what it is decided by has changed: in the next look
+        elsewhere = atom if read is None or i in read or atom.fixed else None
+        own, same = _own(atom, pairs, every, blocks, rows, elsewhere)
+        for x, y in same:
+            unified |= {id(z) for axis in (x, y) for z in atoms(axis)}
+            unify(x, y, None, log)
+        table[i] = own
+    if not unified:
+        for i in {id(x) for x in renamed(forms, table)[1]}:
+            unified.add(i)
+            for _, child in sources[i][1]:
+                unify(sources[i][0], child, None, log)
+    return None if unified else table
 
 
 def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[Atoms]]:
@@ -174,39 +237,136 @@ def _having(blocks: list[Atoms], wanted: Mapping[int, tuple]) -> dict[int, list[
     return having
 
 
-def _own(atom: Axis, pairs: list, blocks: Sequence[Atoms], params) -> dict[int, Axis] | None:
-    "Segment → the atom that stands for a given one there; None if axes were unified instead"
-    every = {id(s) for record, _ in pairs for s in atoms(record.axis)}
+def _rows_with(params: Mapping[str, Sequence[Axis | None]]) -> dict[int, list]:
+    "Atom, by id → the arrays that have it in one of their axes"
+    rows: dict[int, list] = {}
+    for axes in params.values():
+        for i in {id(x) for axis in axes if axis is not None for x in atoms(axis)}:
+            rows.setdefault(i, []).append(axes)
+    return rows
+
+
+def _segments(pairs: list) -> set[int]:
+    "The atoms of all axes that were cut, by id"
+    cut = {id(axis): axis for axis in (find(record.axis) for record, _ in pairs)}
+    return {id(s) for axis in cut.values() for s in atoms(axis)}
+
+
+def _own(
+    atom: Axis,
+    pairs: list,
+    every: set[int],
+    blocks: Sequence[Atoms],
+    rows: Mapping[int, list],
+    elsewhere: Axis | None,  # what it is in segments that nobody asked for; None: nothing reads it
+) -> tuple[dict[int, Axis], list[tuple[Axis, Axis]]]:
+    "Segment → what a given atom is there; and what has to be unified instead"
     own: dict[int, Axis] = {}
-    several = False
-    for record, child in pairs:
-        for s in atoms(record.segment):
-            if own.setdefault(id(s), child) is not child:
-                unify(own[id(s)], child)
-                several = True
+    places = [(id(s), child) for record, child in pairs for s in atoms(record.segment)]
+    several = [(own[i], x) for i, x in places if not _alike(own.setdefault(i, x), x)]
     if several:
-        return None
-    differ = len({id(child) for child in own.values()}) > 1 or own.keys() != every
+        return {}, several
+    some = own.keys() != every
+    differ = not all(_alike(x, places[0][1]) for x in own.values()) or (some and elsewhere is atom)
     seen_with_one = all(sum(id(x) in every for x in block) == 1 for block in blocks)
-    expressible = all(_expressible(axes, atom, every) for axes in params.values())
-    if not atom.fixed and differ and seen_with_one and expressible:
-        return dict.fromkeys(every, atom) | own
-    for _, child in pairs:
-        unify(atom, child)
-    return None
+    if not atom.fixed and differ and seen_with_one:
+        cut = {id(axes): axes for i in every for axes in rows.get(i, ())}
+        if all(_expressible(axes, atom, every) for axes in cut.values()):
+            unread = elsewhere or Axis(atom.size, UNREAD)
+            return dict.fromkeys(every, unread) | own, []
+    return {}, [(atom, child) for _, child in pairs]
+
+
+def _alike(x: Axis, y: Axis) -> bool:
+    "Whether two axes are the same entries in the same order, or nothing of either can move"
+    return x is y or _spelled(x) == _spelled(y) or None not in (fixed_by(x), fixed_by(y))
+
+
+def _spelled(axis: Axis) -> tuple:
+    "What an axis consists of"
+    axis = find(axis)
+    if axis.kind == "atom":
+        return (id(axis),)
+    order, parts = (b"", factors(axis)) if axis.kind == "product" else turns_of(axis)
+    return (bytes(order), *map(_spelled, parts))
+
+
+def own_of(
+    atom: Axis,
+    here: Iterable[Axis],  # the segments that are looked at
+    table: Table,
+) -> Axis:
+    """What an atom is in these segments
+
+    Args:
+        here: the segments that are looked at
+    """
+    own = table.get(id(atom), {})
+    return next((find(own[id(s)]) for s in here if id(s) in own), atom)
 
 
 def renamed(
-    block: Atoms,
+    forms: Forms,
     table: Table,
-) -> Atoms:
-    "Replace every atom of a block by the one that stands for it in that block's segments"
-    here, new = {id(x) for x in block}, []
-    for x in block:
-        hits = [own for s, own in table.get(id(x), {}).items() if s in here]
-        new.append(find(hits[0]) if hits else x)
-    changed = any(x is not y for x, y in zip(block, new, strict=True))
-    return renamed(tuple(new), table) if changed else block
+) -> tuple[Forms, list[Axis]]:  # the forms; atoms that a form has in no segment, or in several
+    """Occurrences in the atoms that stand for those that differ from segment to segment
+
+    Returns:
+        tuple[Forms, list[Axis]]: the forms; atoms that a form has in no segment, or in several
+    """
+    done, lost, todo = [], [], list(reversed(forms))
+    while todo:
+        form = todo.pop()
+        step = _renamed_once(form, table)
+        if step is None:
+            done.append(form)
+        elif isinstance(step, Axis):
+            lost.append(step)
+        else:
+            todo += reversed(step)
+    return _each_once(done), lost
+
+
+def _renamed_once(form: tuple, table: Table) -> list[tuple] | Axis | None:
+    "A form with one atom renamed, or taken apart; or the atom that is in none, or in several"
+    for k, axis in enumerate(form):
+        for j, piece in enumerate(axis):
+            for x in piece:
+                own = table.get(id(x), {})
+                if not own:
+                    continue
+                inside = [id(s) for s in piece if id(s) in own]
+                others = [(m, _told(a, own)) for m, a in enumerate(form) if m != k]
+                others = [(m, told) for m, told in others if told != [()]]
+                at_once = [len(t) for _, each in others for t in each]
+                if len(inside) + len(others) != 1 or any(n != 1 for n in at_once):
+                    return x
+                if others and len(others[0][1]) > 1:
+                    return _by_segment(form, others[0][0], own)
+                there = find(own[inside[0] if inside else others[0][1][0][0]])
+                if there is not x:
+                    new = [_instead(piece, x, each) for each in pieces(there, {})]
+                    return [(*form[:k], (*axis[:j], *new, *axis[j + 1 :]), *form[k + 1 :])]
+    return None
+
+
+def _told(axis: tuple[Atoms, ...], own: Mapping[int, Axis]) -> list[tuple[int, ...]]:
+    "The segments that the pieces of an axis are in"
+    return list(dict.fromkeys(tuple(id(s) for s in piece if id(s) in own) for piece in axis))
+
+
+def _by_segment(form: tuple, k: int, own: Mapping[int, Axis]) -> list[tuple]:
+    "A form for each segment that the pieces of an axis are in"
+    kinds: dict[tuple, list[Atoms]] = {}
+    for piece in form[k]:
+        kinds.setdefault(tuple(id(s) for s in piece if id(s) in own), []).append(piece)
+    return [(*form[:k], tuple(same), *form[k + 1 :]) for same in kinds.values()]
+
+
+def _instead(piece: Atoms, x: Axis, new: Atoms) -> Atoms:
+    "A piece with others for one of its atoms"
+    at = next(k for k, y in enumerate(piece) if y is x)
+    return (*piece[:at], *new, *piece[at + 1 :])
 
 # %% ../../nbs/inference/07_groups.ipynb #b52f3768
 def parents_of(
@@ -220,7 +380,7 @@ def parents_of(
     parents: dict[int, dict[int, Axis]] = {}
     for block in blocks:
         count = Counter(map(id, block))
-        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1}
+        once = {id(x): x for x in block if count[id(x)] == 1 and x.size > 1 and x.placed}
         for x in {id(x): x for x in block}.values():
             if not x.fixed and x.size > 1:
                 old = parents.get(id(x), once)

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['trace_symmetry', 'infer_permutation_spec', 'infer_limits']
+__all__ = ['CONSTANTS', 'trace_symmetry', 'infer_permutation_spec', 'infer_limits']
 
 # %% ../../nbs/inference/09_infer.ipynb #ec23f14e
+import fnmatch
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
@@ -27,9 +28,10 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
     shapes,
 )
 from .axes import Axis, Limit, Reason, atoms
+from .live import live_equations
 from .rows import Naming, name_atoms, row_of
-from .trace import Trace, Value, constant, run
-from ..jaxprs import ClosedJaxpr, inner_jaxpr, trace_arrays
+from .trace import MOST, Trace, Value, constant, run
+from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import check_permutation_spec
 from ..symmetry.spec import BoundSpec
@@ -38,72 +40,99 @@ from ..tree import Array, flatten
 _log = logging.getLogger(__name__)
 
 # %% ../../nbs/inference/09_infer.ipynb #07f9734b
-def _used(jaxpr) -> set:
-    "The variables of a jaxpr that its outputs depend on"
-    used = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
-    for eqn in reversed(jaxpr.eqns):
-        if not eqn.effects and used.isdisjoint(eqn.outvars):
-            continue
-        read = [True] * len(eqn.invars)
-        if (inner := inner_jaxpr(eqn)) is not None:
-            inside = _used(inner[0])
-            read = [v in inside for v in inner[0].invars]
-        pairs = zip(eqn.invars, read, strict=True)
-        used |= {v for v, is_read in pairs if is_read and not isinstance(v, jex.Literal)}
-    return used
-
-
-def _parameter(trace: Trace, leaf, used: bool) -> Value:
-    "An array of the model: its axes may move, if it holds floats and is used"
-    reason = None if used else Reason("the function does not use it")
-    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-        reason = Reason("it does not hold floats")
-    axes = tuple(Axis(n, reason) if n != 1 else None for n in leaf.shape)
-    if reason is None:
+def _parameter(trace: Trace, leaf, reason: Reason | None) -> Value:
+    "An array of the model: its axes may move, unless there is a reason against it"
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        reason = Reason("it holds random keys")
+    limit = None
+    if reason is None and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        reason, limit = Reason("it holds no floats"), Limit.PERMUTATION
+    axes = tuple(Axis(n, reason, limit=limit) if n != 1 else None for n in leaf.shape)
+    if reason is None or limit is not None:
         trace.note(axes)
-    return Value(tuple(leaf.shape), axes)
+    return Value(tuple(leaf.shape), axes, inside=())
 
 
 def _data(i: int, leaf) -> Value:
     "An array that is not of the model: it cannot move"
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
-    return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)))
+    return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)), inside=())
 
 # %% ../../nbs/inference/09_infer.ipynb #6f906db3
 _Shaped = Array | jax.ShapeDtypeStruct
-_UNROLLED = 16  # a scan of at most so many iterations is also tried unrolled
+CONSTANTS = (
+    "*inv_freq",
+    "*freqs_cis",
+    "*freqs_cos",
+    "*freqs_sin",
+    "*cos_cached",
+    "*sin_cached",
+    "*position_ids",
+    "*relative_position_index",
+    "*relative_coords_table",
+    "*attn_mask",
+    "*causal_mask",
+    "*masked_bias",
+    "*num_batches_tracked",
+)  # the usual names of constants that libraries keep among the parameters
+
+
+def _reasons(
+    flat: Mapping[str, _Shaped],
+    used: Sequence[bool],  # whether the function uses an array
+    fixed: Sequence[str],  # patterns of paths
+) -> dict[str, Reason]:
+    "Path → why an array cannot move at all"
+    reasons = {}
+    for (path, leaf), is_used in zip(flat.items(), used, strict=True):
+        names = [pattern for pattern in fixed if fnmatch.fnmatchcase(path, pattern)]
+        if names:
+            reasons[path] = Reason(f"it is a constant, by its name ({names[0]!r})")
+        elif not is_used and leaf.shape:
+            reasons[path] = Reason("the function does not use it")
+    return reasons
 
 
 def _follow(
-    closed: ClosedJaxpr,  # the equations of a function
-    flat: Mapping[str, _Shaped],  # the arrays of the model, which are their first inputs
-    others: Sequence[_Shaped],  # the other inputs
-    unroll: int,  # a scan of at most so many iterations is unrolled
+    examples: Sequence[tuple[ClosedJaxpr, Sequence]],  # equations of a function, and their inputs
+    flat: Mapping[str, _Shaped],  # the arrays of the model, which are the first inputs of each
+    fixed: Sequence[str],  # paths, or patterns of paths, of constants
+    unroll: int,  # scans of so many iterations, and convolutions of so many groups, one by one
 ) -> tuple[BoundSpec, Trace, Naming]:
-    "Follow the equations once, and read the spec off the parameters"
-    trace, used = Trace(unroll=unroll), _used(closed.jaxpr)
-    values = {
-        path: _parameter(trace, leaf, v in used)
-        for (path, leaf), v in zip(flat.items(), closed.jaxpr.invars, strict=False)
-    }
-    data = [_data(i, leaf) for i, leaf in enumerate(others)]
-    consts = [constant(trace, c, frozen=True) for c in closed.consts]
-    outs = run(trace, closed.jaxpr, consts, [*values.values(), *data])
-    for i, out in enumerate(outs):
-        for k, axis in enumerate(out.axes):
-            trace.fix(axis, f"output {i}, axis {k}")
+    "Follow the equations of all examples once, and read the spec off the parameters"
+    trace = Trace(unroll=unroll, read=[])
+    needed = (live_equations(closed.jaxpr)[0][: len(flat)] for closed, _ in examples)
+    reasons = _reasons(flat, [any(each) for each in zip(*needed, strict=True)], fixed)
+    values = {path: _parameter(trace, leaf, reasons.get(path)) for path, leaf in flat.items()}
+    for closed, others in examples:
+        consts = [constant(trace, c, frozen=True) for c in closed.consts]
+        data = [_data(i, leaf) for i, leaf in enumerate(others)]
+        outs = run(trace, closed.jaxpr, consts, [*values.values(), *data])
+        for i, out in enumerate(outs):
+            trace.note_read(out.axes)
+            for k, axis in enumerate(out.axes):
+                trace.restrict(axis, Limit.FIXED, f"output {i}, axis {k}")
+        trace.keep = False  # values are those of the first example
     axes = {path: value.axes for path, value in values.items() if value.shape}
     naming = name_atoms(trace, axes)
     table = {path: row_of(row, naming) for path, row in axes.items()}
-    reasons = {path: tuple(map(_why, row)) for path, row in axes.items()}
+    why = {path: tuple(map(_why, row)) for path, row in axes.items()}
     sizes = {path: flat[path].shape for path in table}
-    return BoundSpec(table, reasons, shapes=sizes), trace, naming
+    return BoundSpec(table, why, shapes=sizes), trace, naming
+
+
+def _with_shapes(spec: BoundSpec, examples: Sequence[Sequence[Any]]) -> BoundSpec:
+    "A spec that knows the shapes of the arguments that it was inferred from"
+    given = ({p: tuple(x.shape) for p, x in flatten(args).items()} for args in examples)
+    return replace(spec, examples=tuple(given))
 
 
 def trace_symmetry(
     fn: Callable[..., Any],  # fn(params, *args) → outputs
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
     args: Sequence[Any],  # its other arguments
+    also: Sequence[Sequence[Any]] = (),  # other arguments of further examples
+    fixed: Sequence[str] = (),  # paths, or patterns of paths, of constants among the arrays
 ) -> tuple[BoundSpec, Trace, Naming]:  # not verified; the trace; the names of atoms
     """Follow the equations of a function, and read its spec off the axes of the parameters
 
@@ -111,20 +140,40 @@ def trace_symmetry(
         fn: fn(params, *args) → outputs
         params: arrays, or `jax.ShapeDtypeStruct`
         args: its other arguments
+        also: other arguments of further examples
+        fixed: paths, or patterns of paths, of constants among the arrays
 
     Returns:
         tuple[BoundSpec, Trace, Naming]: not verified; the trace; the names of atoms
+
+    Raises:
+        ValueError: if a path or a pattern of `fixed` is that of no array
+        TypeError: if an example is no tuple of arguments
     """
-    closed, arrays = trace_arrays(fn, params, *args)
-    flat = dict(zip(flatten(params), arrays, strict=False))
-    others = arrays[len(flat) :]
-    followed = _follow(closed, flat, others, unroll=0)
-    if followed[1].stacks:
-        other = _follow(closed, flat, others, unroll=_UNROLLED)
-        if other[0].log10_symmetries > followed[0].log10_symmetries + 1e-6:
-            _log.info("scans are followed iteration by iteration, which leaves more free")
-            return other
-    return followed
+    # raises ValueError if a path or a pattern of `fixed` is that of no array
+    # raises TypeError if an example is no tuple of arguments
+    paths, examples = flatten(params), []
+    for pattern in fixed:
+        if not fnmatch.filter(paths, pattern):
+            raise ValueError(
+                f"fixed: no array is called {pattern!r}. The arrays are {', '.join(paths)}"
+            )
+    for example in (args, *also):
+        if not isinstance(example, (tuple, list)):
+            raise TypeError(
+                f"also: an example is a {type(example).__name__}: give the tuple of its "
+                "arguments, (x,) where there is one"
+            )
+        closed, arrays = trace_arrays(fn, params, *example)
+        flat, others = dict(zip(paths, arrays, strict=False)), arrays[len(paths) :]
+        examples.append((closed, others))
+    spec, trace, naming = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
+    if trace.stacks:
+        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
+        if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
+            _log.info("scans and groups of convolutions are followed one by one, which leaves more free")
+            spec, trace, naming = other
+    return _with_shapes(spec, (args, *also)), trace, naming
 
 
 def _why(axis: Axis | None) -> str | None:
@@ -142,6 +191,8 @@ def infer_permutation_spec(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
     *args: Any,  # its other arguments, as a rule a batch of inputs
+    also: Sequence[Sequence[Any]] = (),  # arguments of further examples: `[(x2,), (x3,)]`
+    fixed: Sequence[str] = (),  # constants among the arrays: paths, or patterns as `"*/mask"`
     verify: bool = True,  # whether the spec is tried, by `check_permutation_spec`
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called as the spec is tried, which is what takes long
@@ -152,6 +203,8 @@ def infer_permutation_spec(
         fn: fn(params, *args) → outputs; any function that JAX can trace
         params: any tree of arrays; with `verify=False` also of `jax.ShapeDtypeStruct`
         *args: its other arguments, as a rule a batch of inputs
+        also: arguments of further examples: `[(x2,), (x3,)]`
+        fixed: constants among the arrays: paths, or patterns as `"*/mask"`
         verify: whether the spec is tried, by `check_permutation_spec`
         progress: show a bar, in a notebook or on a terminal
         callback: called as the spec is tried, which is what takes long
@@ -163,6 +216,8 @@ def infer_permutation_spec(
         PermutationSpecError: if `verify`, and permuting the units of a group changes the outputs
         ValueError: if `verify`, and an array has a shape and no values, or the outputs are no
             arrays, not finite at random weights, or the same whatever the arrays hold
+        ValueError: if a name in `fixed` is that of no array
+        TypeError: if an example in `also` is no tuple of arguments
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2
@@ -171,19 +226,22 @@ def infer_permutation_spec(
     #   outputs
     # raises ValueError if `verify`, and an array has a shape and no values, or the outputs are no
     #   arrays, not finite at random weights, or the same whatever the arrays hold
+    # raises ValueError if a name in `fixed` is that of no array
+    # raises TypeError if an example in `also` is no tuple of arguments
     abstract = [p for p, leaf in flatten(params).items() if isinstance(leaf, jax.ShapeDtypeStruct)]
     if verify and (
-        abstract or any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(args))
+        abstract or any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((args, also)))
     ):
         raise ValueError(
             f"{abstract[0] if abstract else 'an argument'} has a shape and no values: pass arrays, "
             "or verify=False to leave the spec untried"
         )
-    spec, _, _ = trace_symmetry(fn, params, args)
+    spec, _, _ = trace_symmetry(fn, params, args, also, fixed)
     if _log.isEnabledFor(logging.INFO):
         _log.info("inferred %d groups in %d arrays; fixed: %s", *_account(spec))
     if verify and spec.groups:
-        check_permutation_spec(spec, fn, params, *args, callback=callback)
+        for example in (args, *also):
+            check_permutation_spec(spec, fn, params, *example, callback=callback)
     return spec
 
 

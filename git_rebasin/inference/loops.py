@@ -10,8 +10,10 @@ __all__ = ['scan', 'while_loop', 'cond']
 
 # %% ../../nbs/inference/06_loops.ipynb #d5120b53
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .axes import Axis, Limit, fixed_by
+from .live import carried
 from .shapes import sliced_along
 from .trace import Trace, Value, constant, rule, run, uniform
 from ..jaxprs import ClosedJaxpr, scan_counts
@@ -21,12 +23,13 @@ def _follow(
     trace: Trace,
     closed: ClosedJaxpr,
     inputs: Sequence[Value],
+    wanted: Sequence[bool] | None = None,  # which outputs are needed; None: all
     keep: bool = False,  # whether the values on the way can be had, one for each iteration
 ) -> list[Value]:
     "Follow the body of a loop or of a branch"
     consts, before = [constant(trace, c, frozen=True) for c in closed.consts], trace.keep
     trace.keep = before and keep
-    outs = run(trace, closed.jaxpr, consts, inputs)
+    outs = run(trace, closed.jaxpr, consts, inputs, wanted)
     trace.keep = before
     return outs
 
@@ -35,15 +38,22 @@ def _fixed_point(
     trace: Trace,
     body: Callable[[list[Value]], list[Value]],  # carry before an iteration → after it, and more
     carry: Sequence[Value],  # before the first iteration
+    needed: Sequence[bool],  # which parts of the carry are
+    inside: tuple[Axis, ...],  # the loops that the carry depends on, this one included
 ) -> tuple[list[Value], list[Value]]:  # the carry, and what else an iteration gives
     "Follow an iteration until the carry has the same axes before and after it"
-    zero = [c.zero for c in carry]
-    carry = [Value(c.shape, c.axes) for c in carry]  # its value changes from one to the next
+    zero = [c.zero for c in carry]  # its value changes from one to the next:
+    carry = [Value(c.shape, c.axes, inside=inside) for c in carry]
+    outside = trace.inside
     while True:
+        trace.inside = outside
         for c in carry:
             trace.note(c.axes)
         outs = body(carry)
-        after = [_carried(trace, *each) for each in zip(carry, outs, zero, strict=False)]
+        after = [
+            _carried(trace, *each[:3]) if each[3] else each[0]
+            for each in zip(carry, outs, zero, needed, strict=False)
+        ]
         again = any(c.axes != new.axes for c, new in zip(carry, after, strict=True))
         carry = after
         if not again:
@@ -61,13 +71,14 @@ def _carried(
     for x, y in zip(before.axes, after.axes, strict=True):
         axes.append(uniform(y.size, zero) if x is None and y is not None else x)
         trace.merge_linear([axes[-1], y], [before, after])
-    return Value(before.shape, tuple(axes))
+    return Value(before.shape, tuple(axes), inside=before.inside)
 
 # %% ../../nbs/inference/06_loops.ipynb #acbd3939
-@rule("scan")
+@rule("scan", reads=False)
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
     p, (nc, nk) = eqn.params, scan_counts(eqn)
+    wanted, needed = trace.wanted, carried(eqn, trace.wanted)
     consts, carry, stacks = inputs[:nc], inputs[nc : nc + nk], inputs[nc + nk :]
     inside = (*(v.axes for v in consts), *(v.axes[1:] for v in stacks))
     movable = any(x is not None and not fixed_by(x) for axes in inside for x in axes)
@@ -76,29 +87,41 @@ def scan(trace, eqn, inputs):
         return _unrolled(trace, eqn, consts, carry, stacks)
     layers = trace.merge(v.axes[0] for v in stacks) or Axis(p["length"])
     trace.restrict(layers, Limit.PERMUTATION, "a scan treats each entry alike")
-    if carry:
+    trace.note_read([layers])
+    if any(needed):
         trace.fix(layers, "a scan goes through it in order")
-    slices = [v.without([0]) for v in stacks]
-    outside = trace.inside
+    loops, outside = trace.loops, trace.inside
+    slices = [_slice(v, layers) for v in stacks]
 
     def iteration(carry):
-        trace.inside = (*outside, layers)
-        outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices], keep=True)
-        trace.inside = outside
+        trace.loops = (*loops, layers)
+        each = [*consts, *carry, *slices]
+        outs = _follow(trace, p["jaxpr"], each, [*needed, *wanted[nk:]], keep=True)
+        trace.loops = loops
         return outs
 
-    carry, outs = _fixed_point(trace, iteration, carry)
+    carry, outs = _fixed_point(trace, iteration, carry, needed, (*outside, layers))
     n, first = p["length"], layers if p["length"] != 1 else None
-    return [*carry, *(Value((n, *v.shape), (first, *v.axes)) for v in outs)]
+    stacked = [Value((n, *v.shape), (first, *v.axes)) for v in outs]
+    return [replace(v, inside=outside) for v in (*carry, *stacked)]
+
+
+def _slice(stack: Value, layers: Axis) -> Value:
+    "What an iteration sees of a stack: of another layer in each, unless all are alike"
+    inside, alike = stack.inside or (), stack.axes[0] is None
+    return replace(stack.without([0]), inside=inside if alike else (*inside, layers))
 
 
 def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
     "A scan as if it were unrolled"
-    p, collected = eqn.params, []
-    iterations = range(p["length"])
+    p, collected, wanted = eqn.params, [], trace.wanted
+    each = [*carried(eqn, wanted), *wanted[len(carry) :]]
+    outside, iterations = trace.inside, range(p["length"])
     for t in reversed(iterations) if p["reverse"] else iterations:
+        trace.inside = outside
         slices = [sliced_along(trace, v, 0, t, t + 1).without([0]) for v in stacks]
-        outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices])
+        slices = [replace(v, inside=outside) for v in slices]
+        outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices], each)
         carry = outs[: len(carry)]
         collected.append(outs[len(carry) :])
     layers, stacked = trace.fixed(len(iterations), "a scan goes through it in order"), []
@@ -109,27 +132,27 @@ def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
     return [*carry, *stacked]
 
 # %% ../../nbs/inference/06_loops.ipynb #28cdca2c
-@rule("while")
+@rule("while", reads=False)
 def while_loop(trace, eqn, inputs):
     "The carry to a fixed point"
-    p = eqn.params
-    nc, nb = p["cond_nconsts"], p["body_nconsts"]
+    p, needed = eqn.params, carried(eqn, trace.wanted)
+    nc, nb, inside = p["cond_nconsts"], p["body_nconsts"], trace.inside
     of_test, of_body, carry = inputs[:nc], inputs[nc : nc + nb], inputs[nc + nb :]
 
     def iteration(carry):
         _follow(trace, p["cond_jaxpr"], [*of_test, *carry])
-        return _follow(trace, p["body_jaxpr"], [*of_body, *carry])
+        return _follow(trace, p["body_jaxpr"], [*of_body, *carry], needed)
 
-    return _fixed_point(trace, iteration, carry)[0]
+    return _fixed_point(trace, iteration, carry, needed, inside)[0]
 
 
-@rule("cond")
+@rule("cond", reads=False)
 def cond(trace, eqn, inputs):
     "The outputs of all branches are one"
     _, *operands = inputs
-    branches = [_follow(trace, b, operands) for b in eqn.params["branches"]]
+    wanted, branches = trace.wanted, eqn.params["branches"]
     outs = []
-    for several in zip(*branches, strict=True):
+    for several in zip(*(_follow(trace, b, operands, wanted) for b in branches), strict=True):
         axes = zip(*(v.axes for v in several), strict=True)
         merged = tuple(trace.merge_linear(a, several) for a in axes)
         outs.append(Value(several[0].shape, merged))

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transform', 'sort', 'top_k', 'reduce_window',
-           'random_bits', 'iota']
+__all__ = ['REDUCTIONS', 'reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transform', 'sort', 'top_k',
+           'reduce_window', 'random_bits', 'iota']
 
 # %% ../../nbs/inference/04_order.ipynb #b94f480e
 from collections.abc import Collection
@@ -33,10 +33,14 @@ def _combine(trace: Trace, eqn, value: Value, axes: Collection[int]) -> None:
             trace.restrict(axis, _ALIKE.get(eqn.primitive.name, Limit.PERMUTATION))
 
 
-@rule(*"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor".split())
+REDUCTIONS = tuple(f"reduce_{name}" for name in "sum max min prod and or xor".split())
+
+
+@rule(*REDUCTIONS, reads=False)
 def reduce(trace, eqn, inputs):
     "The reduced axes leave"
     axes = [int(k) for k in eqn.params["axes"]]  # equinox gives integers of numpy
+    trace.note_read(inputs[0].axes[k] for k in axes)
     _combine(trace, eqn, inputs[0], axes)
     return [inputs[0].without(axes)]
 
@@ -97,7 +101,7 @@ def top_k(trace, eqn, inputs):
     (a,), shape = inputs, eqn.outvars[0].aval.shape
     d = eqn.params.get("axis", -1) % len(shape)
     _combine(trace, eqn, a, [d])
-    if eqn.outvars[1] in trace.used:
+    if trace.wanted[1]:
         trace.fix(a.axes[d], "the places of its largest entries are asked for")
         for axis in a.axes:
             trace.restrict(axis, Limit.PERMUTATION, "places of largest entries are asked for")

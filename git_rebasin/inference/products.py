@@ -11,17 +11,20 @@ __all__ = ['dot_general', 'convolution', 'gather', 'scatter']
 # %% ../../nbs/inference/05_products.ipynb #43595f20
 from collections.abc import Sequence
 
-from .axes import Axis, Limit, product, unify
-from .trace import Trace, Value, rule, unknown
+import numpy as np
+
+from .axes import Axis, Instance, Limit, divide, fixed_by, product
+from .trace import MOST, Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
-@rule("dot_general")
+@rule("dot_general", reads=False)
 def dot_general(trace, eqn, inputs):
     "Contracted axes are one, batch axes are one, free axes pass"
     a, b = inputs
     (of_a, of_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
     contracted = [(a.axes[i], b.axes[j]) for i, j in zip(of_a, of_b, strict=True)]
     batch = [(a.axes[i], b.axes[j]) for i, j in zip(batch_a, batch_b, strict=True)]
+    trace.note_read(axis for pair in contracted for axis in pair)
     _pair(trace, [*contracted, *batch])
     _contract(trace, contracted)
     _multiply(trace, batch)
@@ -52,7 +55,7 @@ def _multiply(trace: Trace, pairs: Sequence[tuple[Axis | None, Axis | None]]) ->
             trace.restrict(x, Limit.PERMUTATION, "its entries are multiplied one by one")
 
 # %% ../../nbs/inference/05_products.ipynb #3bd43342
-@rule("conv_general_dilated")
+@rule("conv_general_dilated", reads=False)
 def convolution(trace, eqn, inputs):
     "Features of the image and the kernel are one, features out pass, places are fixed"
     (a, b), p, shape = inputs, eqn.params, eqn.outvars[0].aval.shape
@@ -61,6 +64,7 @@ def convolution(trace, eqn, inputs):
     image, kernel, out = (
         getattr(p["dimension_numbers"], name) for name in ("lhs_spec", "rhs_spec", "out_spec")
     )
+    trace.note_read((*(a.axes[k] for k in image[1:]), *(b.axes[k] for k in kernel[1:])))
     axes: dict[int, Axis | None] = {out[0]: a.axes[image[0]]}
     still = [a.axes[image[0]]]
     for d in range(len(shape) - 2):
@@ -94,22 +98,49 @@ def _features(
         if groups == 1 and n_in != 1:
             _pair(trace, [(x, into)])
         return out
+    if n_in != 1 and out is not None and not fixed_by(x):
+        trace.stacks += groups <= MOST
+        if groups <= trace.unroll:
+            return _group_by_group(trace, still, (x, into, out), sizes)
     group, inner = Axis(groups), Axis(n_in)
-    unify(x, product(group, inner), trace.where)
+    trace.unify(x, product(group, inner))
     trace.restrict(group, Limit.PERMUTATION, "a convolution with groups of features")
     if n_in != 1:
         _contract(trace, [(inner, into)])
     made = product(group, Axis(n_out // groups))
     if out is not None:
-        unify(out, made, trace.where)
+        trace.unify(out, made)
     trace.note([*still, group])
     trace.note([made])
     if into is not None and n_in != 1:
-        unify(inner, into, trace.where)
+        trace.unify(inner, into)
         trace.note([group, inner])
     elif out is not None:
         trace.note([group])
     return made
+
+
+def _group_by_group(
+    trace: Trace,
+    still: list[Axis | None],
+    axes: tuple[Axis, Axis | None, Axis],
+    sizes: tuple[int, int, int],
+) -> Axis:
+    "As if each group were a convolution of its own, beside the others"
+    (x, into, out), (groups, n_in, n_out) = axes, sizes
+    images, features = (
+        divide(axis, np.repeat(np.arange(groups), axis.size // groups), trace.where, trace.instances)
+        for axis in (x, out)
+    )
+    for image, of_group in zip(images, features, strict=True):
+        there = into
+        if into is not None and not fixed_by(into):
+            there = Axis(n_in)
+            trace.instances.append(Instance(into, out, of_group, there))
+        trace.note([there, of_group])
+        trace.note_read([there])
+        _features(trace, still, (image, there, of_group), (1, n_in, n_out // groups))
+    return out
 
 # %% ../../nbs/inference/05_products.ipynb #64ab5cb7
 @rule("gather")

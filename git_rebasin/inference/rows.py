@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
+__all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of', 'InexpressibleError']
 
 # %% ../../nbs/inference/08_rows.ipynb #9e033055
 import itertools
@@ -14,16 +14,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from .axes import Axis, Limit, Reason, atoms, factors, find, segments
+import numpy as np
+
+from git_rebasin.inference.axes import (
+    Axis,
+    Limit,
+    Reason,
+    atoms,
+    factors,
+    find,
+    interleave,
+    product,
+    restrict,
+    segments,
+    turns_of,
+)
 from git_rebasin.inference.groups import (
+    UNREAD,
     Atoms,
     Table,
     blocks_of,
     equal_segments,
     forms_of,
+    own_of,
     parents_of,
     renamed,
     resolve_instances,
+    spread,
 )
 from .trace import Trace
 from git_rebasin.symmetry.entries import (
@@ -32,6 +49,7 @@ from git_rebasin.symmetry.entries import (
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     Product,
     Split,
@@ -63,18 +81,20 @@ def name_atoms(
 ) -> Naming:
     "Name all atoms as groups, families, joint groups or parts, from what occurred together"
     table = resolve_instances(trace, params)
-    forms = forms_of(trace.occurrences)
-    parents = parents_of(renamed(block, table) for block in blocks_of(forms))
+    _fix_unread(trace, params, table)
+    forms, _ = renamed(forms_of(trace.occurrences), table)
+    parents = parents_of(blocks_of(forms))
     order = _in_order(params, table)
     free = [i for i, x in order.items() if not x.fixed and x.size > 1]
     within = {i: [j for j in parents.get(i, ()) if j in order] for i in free}
     members = _joint(within)
-    tied = {j for i in free for j in (i, *within[i]) if within[i]} | set(table)
-    tied |= {i for own in table.values() for s, x in own.items() for i in (s, id(find(x)))}
+    tied = {j for i in free for j in (i, *within[i]) if within[i]}
+    tied |= {s for own in table.values() for s in own}
     tied |= {id(x) for axis in trace.apart for x in atoms(axis)}
     for same in equal_segments(forms, tied):
         ids = [id(x) for x in same if id(x) in order]
-        members |= dict.fromkeys(ids, ids)
+        if _in_one_order(ids, params, table):
+            members |= dict.fromkeys(ids, ids)
     entries = _entries(order, members, within, _bare(params, table))
     return Naming(entries, table, _limits(order, entries))
 
@@ -100,24 +120,44 @@ def _bare(params: Rows, table: Table) -> set[int]:
     return ids | {id(find(x)) for i in ids & table.keys() for x in table[i].values()}
 
 
+def _in_one_order(ids: list[int], params: Rows, table: Table) -> bool:
+    "Whether the units of several atoms follow each other in one order on every axis that has them"
+    todo = [axis for row in params.values() for axis in row if axis is not None]
+    seen: set[int] = set()
+    orders: set[bytes] = set()
+    while todo:
+        axis = find(todo.pop())
+        if id(axis) in seen:
+            continue
+        seen.add(id(axis))
+        if axis.kind in ("atom", "product"):
+            todo += table.get(id(axis), {}).values() if axis.kind == "atom" else factors(axis)
+            continue
+        order, parts = turns_of(axis)
+        each = ([part] if part.kind == "atom" else factors(part) for part in parts)
+        within = [[ids.index(id(x)) for x in own if id(x) in ids] for own in each]
+        todo += [part for part, here in zip(parts, within, strict=True) if not here]
+        which = np.array([here[0] if here else -1 for here in within])
+        if any(here for here in within):
+            if sorted(which[which >= 0]) != list(range(len(ids))):
+                return False
+            orders.add(which[order][which[order] >= 0].tobytes())
+    return len(orders) <= 1
+
+
 def _in_order(params: Rows, table: Table) -> dict[int, Axis]:
     "The atoms of the parameters, as the arrays mention them"
     forms = forms_of([a for a in axes if a is not None] for axes in params.values())
-    blocks = (renamed(sum(c, ()), table) for form in forms for c in itertools.product(*form))
+    blocks = blocks_of(renamed(forms, table)[0])
     return {id(x): x for block in blocks for x in block}
 
 
 def _joint(within: dict[int, list[int]]) -> dict[int, list[int]]:
-    "For each atom, those that it is one group with, itself included; `within` loses parents by it"
-    members = {}
-    for i, parents in within.items():
-        mutual = [j for j in within if j == i or (j in parents and i in within[j])]
-        if any(j not in mutual for j in parents):  # within others: then only the first is a parent
-            for j in mutual[mutual.index(i) + 1 :]:
-                parents.remove(j)
-            mutual = [i]
-        members[i] = mutual
-    return members
+    "For each atom, those that it is one group with, itself included"
+    return {
+        i: [j for j in within if j == i or (j in parents and i in within[j])]
+        for i, parents in within.items()
+    }
 
 
 def _entries(
@@ -140,10 +180,22 @@ def _entries(
             outer = dict.fromkeys(called[j] for j in within[i] if j not in members[i])
             entries[i] = Group(names[i], None if i in bare else x.size, tuple(outer))
             if len(members[i]) > 1:
-                entries[i] = Coordinate(names[i], members[i].index(i), x.size)
+                entries[i] = Coordinate(names[i], members[i].index(i), x.size, tuple(outer))
         else:
             entries[i] = Part(names[i], x.size)
     return entries
+
+
+def _fix_unread(trace: Trace, params: Rows, table: Table) -> None:
+    "Fix what nothing reads: another example may"
+    if trace.read is None:
+        return
+    read = {id(x) for axis in trace.read for x in atoms(axis)}
+    axes = [x for of_segments in table.values() for x in of_segments.values()]
+    axes += [axis for row in params.values() for axis in row if axis is not None]
+    for x in itertools.chain.from_iterable(map(atoms, axes)):
+        if id(x) not in read and id(x) not in table:
+            restrict(x, Limit.FIXED, UNREAD)
 
 # %% ../../nbs/inference/08_rows.ipynb #0cf5e24f
 def row_of(
@@ -158,18 +210,18 @@ def row_of(
         inside: the segments that are looked at
     """
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
+    axes = [axis and _there(axis, inside, naming.table) for axis in axes]
     for k, axis in enumerate(axes):
-        if axis is None or find(axis).kind != "concat":
+        if axis is None or axis.kind == "interleave":
             continue
         others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
-        if _decides(axis, others, inside, naming.table):
+        if _decides(axis, others, naming.table) and len(spread(axis)) > 1:
             rest = [None if j == k else a for j, a in enumerate(axes)]
-            rows = [
-                _with_entry(
-                    row_of(rest, naming, (*inside, *atoms(s))), k, entry_of(s, naming, inside)
-                )
-                for s in segments(axis)
-            ]
+            rows = []
+            for segment, here in spread(axis):
+                now = (*inside, *here)
+                row = row_of(rest, naming, now)
+                rows.append(_with_entry(row, k, entry_of(segment, naming, now)))
             return Split(k, *rows)
     entries = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
     return tuple(None if _is_unnamed(entry) else entry for entry in entries)
@@ -182,6 +234,21 @@ def _certain(axis: Axis) -> Iterator[Axis]:
             yield part
 
 
+def _there(axis: Axis, inside: Atoms, table: Table) -> Axis:
+    "An axis as it is in these segments"
+    axis = find(axis)
+    if axis.kind == "atom":
+        own = own_of(axis, inside, table)
+        return axis if own is axis else _there(own, inside, table)
+    if table.keys().isdisjoint(map(id, atoms(axis))):
+        return axis
+    if axis.kind == "product":
+        inside = (*inside, *_certain(axis))
+        return product(*(_there(part, inside, table) for part in factors(axis)))
+    order, parts = turns_of(axis)
+    return interleave(order, [_there(part, inside, table) for part in parts])
+
+
 def entry_of(
     axis: Axis,
     naming: Naming,
@@ -192,31 +259,80 @@ def entry_of(
     Args:
         inside: the segments that are looked at
     """
-    axis = find(axis)
+    axis = _there(axis, inside, naming.table)
     if axis.kind == "atom":
-        x = renamed((axis, *inside), naming.table)[0]
-        return naming.entries.get(id(x), Fixed(axis.size))
+        return naming.entries.get(id(axis), Fixed(axis.size))
     if axis.kind == "concat":
         return _tidy(Concat, [entry_of(s, naming, inside) for s in segments(axis)])
-    parts = factors(axis)
-    inside = (*inside, *_certain(axis))
+    if axis.kind == "interleave":
+        order, parts = turns_of(axis)
+        entries = [entry_of(part, naming, inside) for part in parts]
+        return _in_turns(order, entries, np.bincount(order))
+    parts, inside = factors(axis), (*inside, *_certain(axis))
     for j, part in enumerate(parts):
         later = [x for f in parts[j + 1 :] for x in atoms(f)]
-        if part.kind == "concat" and _decides(part, later, inside, naming.table):
+        if part.kind == "concat" and _decides(part, later, naming.table):
             first = [entry_of(f, naming, inside) for f in parts[:j]]
-            each = [
-                [entry_of(f, naming, (*inside, *atoms(s))) for f in (s, *parts[j + 1 :])]
-                for s in segments(part)
-            ]
-            return _tidy(Product, [*first, _tidy(Concat, [_tidy(Product, e) for e in each])])
+            rest, entries = parts[j + 1 :], segments(part)
+            each = [_product((s, *rest), naming, (*inside, *atoms(s))) for s in entries]
+            return _tidy(Product, [*first, _tidy(Concat, each)])
+    *earlier, last = parts
+    others = [x for f in earlier for x in atoms(f)]
+    if last.kind == "concat" and _decides(last, others, naming.table):
+        each = [_product(earlier, naming, (*inside, *atoms(s))) for s in segments(last)]
+        return Interleave(*each)
     return _tidy(Product, [entry_of(f, naming, inside) for f in parts])
 
 
-def _decides(axis: Axis, others: Iterable[Axis], inside: Atoms, table: Table) -> bool:
+def _product(parts: Iterable[Axis], naming: Naming, inside: Atoms) -> Entry:
+    return _tidy(Product, [entry_of(part, naming, inside) for part in parts])
+
+
+def _decides(axis: Axis, others: Iterable[Axis], table: Table) -> bool:
     "Whether other atoms depend on the segments of an axis"
-    here = {id(renamed((x, *inside), table)[0]) for x in atoms(axis)}
-    there = {id(renamed((x, *inside), table)[0]) for x in others}
-    return any(not here.isdisjoint(table[i]) for i in there & table.keys())
+    here = {id(x) for x in atoms(axis)}
+    return any(not here.isdisjoint(table.get(id(x), ())) for x in others)
+
+
+def _in_turns(order: np.ndarray, entries: list[Entry], whole: np.ndarray) -> Entry:
+    "Entries that take turns, of the lengths `whole`"
+    there = np.unique(order)
+    if len(there) == 1:
+        return _some(entries[there[0]], len(order), whole[there[0]])
+    last = {k: np.flatnonzero(order == k)[-1] for k in there}
+    ends = np.maximum.accumulate([last[k] for k in order])
+    stops = np.flatnonzero(ends == np.arange(len(order))) + 1
+    if len(stops) > 1:
+        pieces = np.split(order, stops[:-1])
+        return _tidy(Concat, [_in_turns(piece, entries, whole) for piece in pieces])
+    for n in range(2, min(len(order), _PERIOD) + 1):
+        turns = [order[k::n] for k in range(n)]
+        kinds = [frozenset(turn) for turn in turns]
+        if all(a.isdisjoint(b) for a, b in itertools.combinations(kinds, 2)):
+            return Interleave(*(_in_turns(turn, entries, whole) for turn in turns))
+    for n in range(2, min(len(order), _PERIOD) + 1):
+        if all(np.all(order[k::n] == order[k]) for k in range(n)):
+            return Interleave(*(_in_turns(order[k::n], entries, whole) for k in range(n)))
+    runs = np.split(order, np.flatnonzero(order[1:] != order[:-1]) + 1)
+    return _tidy(Concat, [_in_turns(run, entries, whole) for run in runs])
+
+
+_PERIOD = 64  # of entries that take turns in a spec, at most
+
+
+def _some(entry: Entry, n: int, whole: int) -> Entry:
+    "An entry, or some entries of it"
+    if n == whole:
+        return entry
+    if _is_unnamed(entry):
+        return Fixed(n)
+    if isinstance(entry, Part) or (isinstance(entry, Group) and not entry.within):
+        return Part(entry.name, n)
+    raise InexpressibleError(entry)
+
+
+class InexpressibleError(Exception):
+    "Entries take turns in a way that a spec has no words for"
 
 
 def _with_entry(row: tuple | Split, k: int, entry: Entry) -> tuple | Split:

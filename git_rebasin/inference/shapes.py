@@ -15,24 +15,38 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from .axes import Axis, Reason, concat, cut, fixed_by, product, unify
-from .trace import Instance, Trace, Value, rule, uniform, unknown, whole
+import numpy as np
+
+from git_rebasin.inference.axes import (
+    Axis,
+    Instance,
+    Reason,
+    concat,
+    cut,
+    divide,
+    find,
+    fixed_by,
+    interleave,
+    product,
+    segments,
+)
+from .trace import Trace, Value, rule, uniform, unknown, whole
 
 # %% ../../nbs/inference/03_shapes.ipynb #6779c104
-@rule("optimization_barrier")
+@rule("optimization_barrier", reads=False)
 def optimization_barrier(trace, eqn, inputs):
     "Every output is its input"
     return [Value(v.shape, v.axes) for v in inputs]
 
 # %% ../../nbs/inference/03_shapes.ipynb #f370d686
-@rule("transpose")
+@rule("transpose", reads=False)
 def transpose(trace, eqn, inputs):
     "The axes in another order"
     (a,), order = inputs, eqn.params["permutation"]
     return [Value(tuple(a.shape[k] for k in order), tuple(a.axes[k] for k in order))]
 
 
-@rule("broadcast_in_dim")
+@rule("broadcast_in_dim", reads=False)
 def broadcast_in_dim(trace, eqn, inputs):
     "The new axes are uniform"
     a, shape, axes = inputs[0], eqn.params["shape"], {}
@@ -41,20 +55,20 @@ def broadcast_in_dim(trace, eqn, inputs):
     return [Value(shape, tuple(axes.get(d) for d in range(len(shape))))]
 
 
-@rule("squeeze")
+@rule("squeeze", reads=False)
 def squeeze(trace, eqn, inputs):
     "Axes of one entry go"
     return [inputs[0].without(eqn.params["dimensions"])]
 
 
-@rule("expand_dims")
+@rule("expand_dims", reads=False)
 def expand_dims(trace, eqn, inputs):
     "Axes of one entry come"
     shape, rest, new = eqn.outvars[0].aval.shape, list(inputs[0].axes), eqn.params["dimensions"]
     return [Value(shape, tuple(None if k in new else rest.pop(0) for k in range(len(shape))))]
 
 # %% ../../nbs/inference/03_shapes.ipynb #20a5a389
-@rule("reshape")
+@rule("reshape", reads=False)
 def reshape(trace, eqn, inputs):
     "Products, and factors of them"
     a, shape = inputs[0], eqn.outvars[0].aval.shape
@@ -81,71 +95,129 @@ def _regrouped(
         return {}
     if len(old) == len(new) == 1:
         return {new[0][0]: a.axes[old[0]]}
-    merged = product(*(whole(a, k) for k in old))
+    merged = _merged(trace, [whole(a, k) for k in old])
     if len(new) == 1:
         return {new[0][0]: merged}
     made = {k: Axis(n) for k, n in new}
-    unify(merged, product(*made.values()), trace.where)
+    trace.unify(merged, product(*made.values()))
     return made
 
+
+def _merged(trace: Trace, axes: list[Axis]) -> Axis:
+    "A product of axes, or all that the others are at the entries of one, where they differ there"
+    for one, at in ((axes[0], 0), (axes[-1], -1)):
+        others, entries = axes[1:] if at == 0 else axes[:-1], segments(one)
+        if find(one).kind != "concat" or any(entry.size != 1 for entry in entries):
+            continue
+        each = [[_there(trace, x, entry) for x in others] for entry in entries]
+        if any(x is not y for own in each for x, y in zip(own, others, strict=True)):
+            n, m = len(entries), math.prod(x.size for x in others)
+            turns = np.repeat(np.arange(n), m) if at == 0 else np.tile(np.arange(n), m)
+            return interleave(turns, [product(*own) for own in each])
+    return product(*axes)
+
+
+def _there(trace: Trace, axis: Axis, entry: Axis) -> Axis:
+    "What an axis is at an entry of another, where that is known"
+    own, entry = find(axis), find(entry)
+    for record in reversed(trace.instances):
+        if find(record.segment) is entry and find(record.parent) is own:
+            return record.child
+    return axis
+
 # %% ../../nbs/inference/03_shapes.ipynb #6988f47c
-@rule("concatenate")
+@rule("concatenate", reads=False)
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
-    d, shape, axes = eqn.params["dimension"], eqn.outvars[0].aval.shape, []
-    for k, n in enumerate(shape):
-        if k != d:
-            one = trace.merge_linear([v.axes[k] for v in inputs], inputs) if n != 1 else None
-            axes.append(one)
-            continue
-        pieces = [whole(v, k) for v in inputs]
-        trace.apart += [x for v, x in zip(inputs, pieces, strict=True) if v.axes[k] is None]
-        axes.append(concat(*pieces))
+    d, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
+    if len(inputs) > 1 and all(v is eqn.invars[0] for v in eqn.invars):
+        return [_repeated(inputs[0], [len(inputs) if k == d else 1 for k in range(len(shape))])]
+    pieces = [whole(v, d) for v in inputs]
+    trace.apart += [x for v, x in zip(inputs, pieces, strict=True) if v.axes[d] is None]
+    axes = [
+        _beside(trace, pieces, [v.axes[k] for v in inputs], inputs) if n != 1 else None
+        for k, n in enumerate(shape)
+        if k != d
+    ]
+    axes.insert(d, concat(*pieces))
     return [Value(shape, tuple(axes))]
 
 
-@rule("stack")
+def _beside(
+    trace: Trace,
+    pieces: Sequence[Axis],  # laid end to end
+    axes: Sequence[Axis | None],  # another axis, as each value has it
+    values: Sequence[Value],
+) -> Axis | None:
+    "One axis for all pieces; where these are single entries, it may differ from one to the next"
+    every = [axis for axis in axes if axis is not None]
+    single = all(piece.size == 1 for piece in pieces) and len(every) == len(pieces) > 1
+    if not single or len({id(find(x)) for x in every}) == 1 or all(map(fixed_by, every)):
+        return trace.merge_linear(axes, values)
+    parent, whole_of_it = Axis(every[0].size), concat(*pieces)
+    pairs = zip(pieces, every, strict=True)
+    trace.instances += [Instance(parent, whole_of_it, piece, axis) for piece, axis in pairs]
+    return parent
+
+
+@rule("stack", reads=False)
 def stack(trace, eqn, inputs):
     "A new axis, whose entries are distinguished; the other axes are one"
     d, shape = eqn.params["axis"], eqn.outvars[0].aval.shape
     entries = [Axis(1) for _ in inputs]
     trace.apart += entries
     alike = zip(*(v.axes for v in inputs), strict=True)
-    axes = [trace.merge_linear(same, inputs) for same in alike]
+    axes = [_beside(trace, entries, same, inputs) for same in alike]
     axes.insert(d, concat(*entries) if len(entries) > 1 else None)
     return [Value(shape, tuple(axes))]
 
 
-@rule("tile")
+@rule("tile", reads=False)
 def tile(trace, eqn, inputs):
     "The whole axis several times over: a product with a new, slower factor"
-    (a,), reps = inputs, eqn.params["reps"]
-    pairs = zip(a.axes, reps, strict=True)
+    return [_repeated(inputs[0], eqn.params["reps"])]
+
+
+def _repeated(a: Value, times: Sequence[int]) -> Value:
+    "An array laid beside itself, along each axis so many times"
+    pairs = zip(a.axes, times, strict=True)
     axes = [x if n == 1 or x is None else product(uniform(n, a.zero), x) for x, n in pairs]
-    return [Value(eqn.outvars[0].aval.shape, tuple(axes))]
+    return Value(tuple(n * m for n, m in zip(a.shape, times, strict=True)), tuple(axes))
 
 
-@rule("pad")
+@rule("pad", reads=False)
 def pad(trace, eqn, inputs):
     "New segments before and after, and fewer entries where the padding is negative"
     (a, filling), shape, axes = inputs, eqn.outvars[0].aval.shape, []
-    config = eqn.params["padding_config"]
+    config = [(int(low), int(high), int(n)) for low, high, n in eqn.params["padding_config"]]
+    a = _cropped(trace, a, config)
     for k, (low, high, interior) in enumerate(config):
-        axis, n = a.axes[k], a.shape[k]
+        axis, more = a.axes[k], max(0, low) + max(0, high)
         if not (low or high or interior):
             padded = any(v > 0 for padding in config for v in padding)
             axes.append(trace.merge_linear([axis, None], inputs) if padded else axis)
-        elif interior or not n or not shape[k]:
+        elif not a.shape[k] or a.shape[k] + more != shape[k]:
             trace.fix(axis, "something is put between its entries")
             axes.append(trace.fixed(shape[k], "something is put between its entries"))
         else:
-            rest = _taken(trace, whole(a, k), max(0, -low), n - max(0, -high))
+            rest = whole(a, k)
             if axis is None:
                 trace.apart.append(rest)  # its entries are not those of the padding
-            first, last = (uniform(max(0, int(size)), filling.zero) for size in (low, high))
+            first, last = (uniform(max(0, size), filling.zero) for size in (low, high))
             both = concat(first, rest, last)
             axes.append(both if shape[k] != 1 else None)
     return [Value(shape, tuple(axes))]
+
+
+def _cropped(trace: Trace, a: Value, config: Sequence[tuple[int, int, int]]) -> Value:
+    "A value without the entries that a negative padding takes away"
+    starts, stops = [], []
+    for n, (low, high, interior) in zip(a.shape, config, strict=True):
+        cropped = not interior and n > max(0, -low) + max(0, -high)
+        starts.append(max(0, -low) if cropped else 0)
+        stops.append(n - max(0, -high) if cropped else n)
+    whole_of_it = not any(starts) and tuple(stops) == a.shape
+    return a if whole_of_it else sliced(trace, a, starts, stops)
 
 # %% ../../nbs/inference/03_shapes.ipynb #a0f440af
 def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
@@ -154,8 +226,8 @@ def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
     if reason:
         return axis if stop - start == axis.size else Axis(stop - start, reason)
     if stop < axis.size:
-        axis, _ = cut(axis, stop, trace.where)
-    return cut(axis, start, trace.where)[1] if start else axis
+        axis, _ = cut(axis, stop, trace.where, trace.instances)
+    return cut(axis, start, trace.where, trace.instances)[1] if start else axis
 
 
 def sliced(
@@ -173,12 +245,15 @@ def sliced(
     """
     shape, axes, strides = [], [], strides or (1,) * len(a.shape)
     bounds = list(zip(starts, stops, strides, strict=True))
+    if any(start >= stop for start, stop, _ in bounds):  # it has no entries, and says nothing
+        sizes = tuple(len(range(*each)) for each in bounds)
+        return Value(sizes, (None,) * len(sizes))
     for n, axis, (start, stop, stride) in zip(a.shape, a.axes, bounds, strict=True):
         shape.append(len(range(start, stop, stride)))
         axes.append(_piece(trace, axis, n, shape[-1], start, stop, stride))
     trace.note(axes)
     cuts = [k for k, n in enumerate(shape) if n != a.shape[k] and a.axes[k] is not None]
-    if len(cuts) == 1 and strides[cuts[0]] == 1 and shape[cuts[0]]:
+    if len(cuts) == 1 and shape[cuts[0]]:
         _instantiate(trace, a, cuts[0], axes)
     kept = [None if n == 1 else axis for n, axis in zip(shape, axes, strict=True)]
     return Value(tuple(shape), tuple(kept))
@@ -207,12 +282,12 @@ def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stri
         return axis
     if stride == 1 and size:
         return _taken(trace, axis, start, stop)
-    if size and size * stride == n and not fixed_by(axis):
-        outer = Axis(size)
-        unify(axis, product(outer, Axis(stride, Reason("a strided slice", trace.where))))
-        return outer
-    trace.fix(axis, "a strided slice")
-    return trace.fixed(size, "a strided slice") or Axis(1)
+    reason = fixed_by(axis)
+    if reason or not size:
+        return Axis(size, reason or Reason("it has no entries"))
+    others = np.ones(n, int)
+    others[start:stop:stride] = 0
+    return divide(axis, others, trace.where, trace.instances)[0]
 
 
 def _instantiate(trace: Trace, a: Value, k: int, axes: list[Axis | None]) -> None:
@@ -225,14 +300,14 @@ def _instantiate(trace: Trace, a: Value, k: int, axes: list[Axis | None]) -> Non
         trace.instances.append(Instance(axis, cut, segment, child))
 
 
-@rule("slice")
+@rule("slice", reads=False)
 def slice_(trace, eqn, inputs):
     "From constant places"
     (a,), p = inputs, eqn.params
     return [sliced(trace, a, p["start_indices"], p["limit_indices"], p["strides"])]
 
 
-@rule("split")
+@rule("split", reads=False)
 def split(trace, eqn, inputs):
     "Several slices, one after the other"
     k, stops = eqn.params["axis"], list(itertools.accumulate(map(int, eqn.params["sizes"])))
@@ -240,7 +315,7 @@ def split(trace, eqn, inputs):
     return [sliced_along(trace, inputs[0], k, start, stop) for start, stop in bounds]
 
 
-@rule("unstack")
+@rule("unstack", reads=False)
 def unstack(trace, eqn, inputs):
     "Slices of one entry, without the axis that was cut"
     (a,), k = inputs, eqn.params["axis"]
@@ -256,7 +331,7 @@ def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int]
     return [min(max(start, 0), end) for start, end in zip(known, ends, strict=True)]
 
 
-@rule("dynamic_slice")
+@rule("dynamic_slice", reads=False)
 def dynamic_slice(trace, eqn, inputs):
     "From places that may be computed"
     a, *starts = inputs
@@ -268,7 +343,7 @@ def dynamic_slice(trace, eqn, inputs):
     return [trace.mix(a, cuts, what, sizes)]
 
 
-@rule("dynamic_update_slice")
+@rule("dynamic_update_slice", reads=False)
 def dynamic_update_slice(trace, eqn, inputs):
     "A part of a value replaced: a segment of it, where one axis is cut at a known place"
     a, new, *starts = inputs

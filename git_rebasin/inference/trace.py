@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rule', 'RULES', 'Value', 'Instance', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['MOST', 'Rule', 'RULES', 'PASSING', 'Value', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.extend.core as jex
@@ -20,7 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
 
-from .axes import Axis, Limit, Reason, concat, restrict, unify
+from git_rebasin.inference.axes import (
+    Axis,
+    Instance,
+    Limit,
+    Reason,
+    concat,
+    find,
+    restrict,
+    unify,
+)
+from .live import live_equations
 from ..jaxprs import inner_jaxpr, jaxprs_within
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
@@ -32,12 +42,15 @@ class Value:
         axes: what each axis consists of; None where it is uniform
         const: the value itself, where it depends on no argument
         frozen: whether it comes from outside of the function
+        inside: axes of the loops around that it depends on; None: as what it is computed from
     """
 
     shape: tuple[int, ...]
     axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
     const: np.ndarray | None = None  # the value itself, where it depends on no argument
     frozen: bool = False  # whether it comes from outside of the function
+    inside: tuple[Axis, ...] | None = None  # axes of the loops around that it depends on; None: as
+    #   what it is computed from
 
     @property
     def zero(self) -> bool:
@@ -46,29 +59,19 @@ class Value:
         Returns:
             bool
         """
-        return self.const is not None and not np.any(self.const)
+        return 0 in self.shape or (self.const is not None and not np.any(_bits(self.const)))
 
     def without(self, gone: Collection[int]) -> Value:
         "The value after some of its axes have left"
         keep = [k for k in range(len(self.shape)) if k not in gone]
-        return Value(tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep))
+        shape, axes = tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep)
+        return Value(shape, axes, inside=self.inside)
 
 
-@dataclass(frozen=True)
-class Instance:
-    """An axis as it is in one segment of another: `query = qkv[0]` has its own units
-
-    Attributes:
-        parent: the axis, of the array that was sliced
-        axis: the axis that was cut
-        segment: the segment that was taken
-        child: the first axis, in that segment
-    """
-
-    parent: Axis  # the axis, of the array that was sliced
-    axis: Axis  # the axis that was cut
-    segment: Axis  # the segment that was taken
-    child: Axis  # the first axis, in that segment
+def _bits(array: np.ndarray) -> np.ndarray:
+    "The bytes of an array's entries: −0 is not 0, and a NaN is itself"
+    whole = np.ascontiguousarray(array).reshape(*np.shape(array), 1)
+    return whole.view(np.uint8)
 
 # %% ../../nbs/inference/01_trace.ipynb #8eae47b2
 _ACTS = {
@@ -78,26 +81,32 @@ _ACTS = {
     Limit.SCALED: "a positively homogeneous function of each entry",
 }
 
+MOST = 16  # iterations, or groups, that are followed one by one
+
 
 @dataclass
 class Trace:
     """The values, occurrences and slices of a function, recorded while its equations are followed
 
     Attributes:
-        unroll: a scan of at most so many iterations is unrolled
+        unroll: a scan of at most so many iterations is unrolled, and a convolution of at most so
+            many groups followed group by group
         apart: uniform segments: their neighbours differ
         values: by path of the equation, with the axes of the loops around first; those of `while`
             and `cond` are not kept
         places: where they are computed
         keep: whether values are kept
-        inside: axes of the loops around
+        loops: axes of the loops around
+        inside: those that the equation at hand depends on
+        read: axes of what is more than passed on; None: not recorded
         path: of the equation at hand
         where: its primitive, and its line in the program
-        used: variables that are read, of the jaxpr at hand
-        stacks: scans over an axis that may move
+        wanted: which outputs of the equation at hand are needed
+        stacks: scans over an axis that may move, and convolutions of at most `MOST` groups
     """
 
-    unroll: int = 0  # a scan of at most so many iterations is unrolled
+    unroll: int = 0  # a scan of at most so many iterations is unrolled, and a convolution of at
+    #   most so many groups followed group by group
     occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
     instances: list[Instance] = field(default_factory=list)
     apart: list[Axis] = field(default_factory=list)  # uniform segments: their neighbours differ
@@ -105,17 +114,24 @@ class Trace:
     #   with the axes of the loops around first; those of `while` and `cond` are not kept
     places: dict[tuple[int, ...], str] = field(default_factory=dict)  # where they are computed
     keep: bool = True  # whether values are kept
-    inside: tuple[Axis, ...] = ()  # axes of the loops around
+    loops: tuple[Axis, ...] = ()  # axes of the loops around
+    inside: tuple[Axis, ...] = ()  # those that the equation at hand depends on
+    read: list[Axis] | None = None  # axes of what is more than passed on; None: not recorded
     path: tuple[int, ...] = ()  # of the equation at hand
     where: str | None = None  # its primitive, and its line in the program
-    used: frozenset = frozenset()  # variables that are read, of the jaxpr at hand
-    stacks: int = 0  # scans over an axis that may move
+    wanted: Sequence[bool] = ()  # which outputs of the equation at hand are needed
+    stacks: int = 0  # scans over an axis that may move, and convolutions of at most `MOST` groups
 
     def note(self, axes: Iterable[Axis | None]) -> None:
         "Record that these axes occur together"
         together = tuple(axis for axis in axes if axis is not None)
-        if together:
+        if together or self.inside:
             self.occurrences.append((*together, *self.inside))
+
+    def note_read(self, axes: Iterable[Axis | None]) -> None:
+        "Record that the entries along these axes have an effect"
+        if self.read is not None:
+            self.read += [axis for axis in axes if axis is not None]
 
     def restrict(self, axis: Axis | None, limit: Limit, what: str | None = None) -> None:
         "Limit an axis, with a reason; by default that a function acts on each entry"
@@ -130,11 +146,15 @@ class Trace:
         "A new axis that cannot move"
         return Axis(size, Reason(what, self.where)) if size != 1 else None
 
+    def unify(self, a: Axis, b: Axis) -> None:
+        "Make two axes move together; what a cut leaves to differ is recorded"
+        unify(a, b, self.where, self.instances)
+
     def merge(self, axes: Iterable[Axis | None]) -> Axis | None:
         "Unify axes that are combined entry by entry; uniform ones are left out"
         moving = [axis for axis in axes if axis is not None]
         for other in moving[1:]:
-            unify(moving[0], other, self.where)
+            self.unify(moving[0], other)
         return moving[0] if moving else None
 
     def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
@@ -159,19 +179,24 @@ class Trace:
 # %% ../../nbs/inference/01_trace.ipynb #8e9ac57e
 Rule = Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
+PASSING: set[str] = set()  # primitives that pass entries on, each to its place or to none
 
 
 def rule(
     *names: str,  # of primitives
+    reads: bool = True,  # whether entries have an effect on others than those that they become
 ) -> Callable[[Rule], Rule]:
     """Put a function into the table
 
     Args:
         *names: of primitives
+        reads: whether entries have an effect on others than those that they become
     """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
+        PASSING.difference_update(names)
+        PASSING.update(() if reads else names)
         return function
 
     return register
@@ -248,10 +273,10 @@ def constant(
     )
     axes = []
     for k, n in enumerate(array.shape):
-        runs = [1] * n if frozen or not array.size else _runs(array, k)
-        if len(runs) == 1:
+        runs = [1] * n if frozen else _runs(array, k)
+        if not array.size or len(runs) == 1:
             axes.append(None)
-        elif len(runs) > min(_RUNS, n // 2) or not runs:
+        elif len(runs) > min(_RUNS, n // 2):
             axes.append(trace.fixed(n, what))
         else:
             parts = [uniform(size, zero=False) for size in runs]
@@ -262,7 +287,9 @@ def constant(
 
 def _runs(array: np.ndarray, k: int) -> list[int]:
     "How many entries along an axis are equal to each other, one run after the other"
-    entries = np.moveaxis(array, k, 0).reshape(array.shape[k], -1)
+    if not array.size:
+        return []
+    entries = _bits(np.moveaxis(array, k, 0)).reshape(array.shape[k], -1)
     starts = np.flatnonzero(np.any(entries[1:] != entries[:-1], axis=1)) + 1
     return np.diff(np.array([0, *starts, len(entries)])).tolist()
 
@@ -276,12 +303,16 @@ def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     avals = [v.aval for v in eqn.outvars]
     if any(jnp.issubdtype(a.dtype, jax.dtypes.extended) for a in avals):
         return None
-    if not all(0 < math.prod(a.shape) <= _KNOWN for a in avals):
+    if not all(math.prod(a.shape) <= _KNOWN for a in avals):
         return None
     with jax.ensure_compile_time_eval():
         outs = eqn.primitive.bind(*(v.const for v in inputs), **eqn.params)
     outs = outs if eqn.primitive.multiple_results else [outs]
-    return [constant(trace, out, any(v.frozen for v in inputs)) for out in outs]
+    if not any(v.frozen for v in inputs):
+        return [constant(trace, out) for out in outs]
+    follow = RULES.get(eqn.primitive.name, unknown)  # its entries may change, its axes are these
+    pairs = zip(follow(trace, eqn, inputs), outs, strict=True)
+    return [replace(v, const=np.asarray(out), frozen=True) for v, out in pairs]
 
 # %% ../../nbs/inference/01_trace.ipynb #a51f1165
 def run(
@@ -289,11 +320,15 @@ def run(
     jaxpr: jex.Jaxpr,
     consts: Sequence[Value],
     inputs: Sequence[Value],
-) -> list[Value]:  # the outputs
-    """Follow a jaxpr
+    wanted: Sequence[bool] | None = None,  # which outputs are needed; None: all
+) -> list[Value]:  # the outputs; uniform where they are not wanted
+    """Follow the equations of a jaxpr that the wanted outputs depend on
+
+    Args:
+        wanted: which outputs are needed; None: all
 
     Returns:
-        list[Value]: the outputs
+        list[Value]: the outputs; uniform where they are not wanted
 
     Raises:
         AssertionError: if a rule gives values of other shapes than its equation
@@ -303,44 +338,75 @@ def run(
     env |= zip(jaxpr.invars, inputs, strict=True)
 
     def read(v):
-        return constant(trace, v.val) if isinstance(v, jex.Literal) else env[v]
+        if isinstance(v, jex.Literal):
+            return constant(trace, v.val)
+        return env[v] if v in env else _unread(v)
 
-    path, where, used = trace.path, trace.where, trace.used
-    trace.used = _read(jaxpr)
-    for k, eqn in enumerate(jaxpr.eqns):
-        trace.path, trace.where = (*path, k), _place(eqn, where)
-        env |= zip(eqn.outvars, _step(trace, eqn, [read(v) for v in eqn.invars]), strict=True)
-    trace.path, trace.where, trace.used = path, where, used
+    path, where = trace.path, trace.where
+    for k, (eqn, live) in enumerate(zip(jaxpr.eqns, live_equations(jaxpr, wanted)[1], strict=True)):
+        if any(live):
+            trace.path, trace.where, trace.wanted = (*path, k), _place(eqn, where), live
+            env |= zip(eqn.outvars, _step(trace, eqn, [read(v) for v in eqn.invars]), strict=True)
+    trace.path, trace.where = path, where
     return [read(v) for v in jaxpr.outvars]
 
 
-def _read(jaxpr) -> frozenset:
-    "The variables of a jaxpr that an equation reads, or the caller"
-    vs = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
-    return frozenset(v for v in vs if not isinstance(v, jex.Literal))
+def _unread(v) -> Value:
+    "A value that nothing needs"
+    shape = tuple(getattr(v.aval, "shape", ()))
+    return Value(shape, (None,) * len(shape), inside=())
 
 
 def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
     "Compute an equation if its inputs are known, else apply its rule; record the outputs"
-    outs, inner = _fold(trace, eqn, inputs), inner_jaxpr(eqn)
+    wanted, inner = trace.wanted, inner_jaxpr(eqn)
     if inner is not None:
-        return run(trace, inner[0], [constant(trace, c, frozen=True) for c in inner[1]], inputs)
+        consts = [constant(trace, c, frozen=True) for c in inner[1]]
+        return run(trace, inner[0], consts, inputs, wanted)
+    trace.inside = _together(inputs)
+    outs = _empty(trace, eqn) or _fold(trace, eqn, inputs)
     if outs is None:
+        if eqn.primitive.name not in PASSING:
+            trace.note_read(x for v in inputs for x in v.axes)
         outs = RULES.get(eqn.primitive.name, unknown)(trace, eqn, inputs)
+    inside = trace.inside = _together(inputs)
+    outs = [v if v.inside is not None else replace(v, inside=inside) for v in outs]
     for i, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
-        sizes = [
-            n if axis is None else axis.size for n, axis in zip(out.shape, out.axes, strict=True)
-        ]
-        if tuple(sizes) != tuple(getattr(v.aval, "shape", ())):
-            raise AssertionError(f"the rule of {eqn.primitive.name!r} gives {out} for {v.aval}")
-        if out.const is not None:
-            continue
-        trace.note(out.axes)
-        if v in trace.used and trace.keep:
-            shape = (*(axis.size for axis in trace.inside), *out.shape)
-            trace.values[(*trace.path, -1 - i)] = Value(shape, (*trace.inside, *out.axes))
-            trace.places[(*trace.path, -1 - i)] = trace.where or eqn.primitive.name
+        _check_sizes(eqn, v, out)
+        if out.const is None and wanted[i]:
+            _record(trace, out, i, eqn.primitive.name)
     return outs
+
+
+def _together(values: Iterable[Value]) -> tuple[Axis, ...]:
+    "The loops that any of these values depends on"
+    return tuple({id(find(x)): x for v in values for x in v.inside or ()}.values())
+
+
+def _empty(trace: Trace, eqn) -> list[Value] | None:
+    "Arrays without entries are known, and say nothing of what they are computed from"
+    avals = [v.aval for v in eqn.outvars]
+    if not avals or any(0 not in getattr(a, "shape", ()) for a in avals):
+        return None
+    if any(jnp.issubdtype(a.dtype, jax.dtypes.extended) for a in avals):
+        return None
+    return [constant(trace, np.zeros(a.shape, a.dtype)) for a in avals]
+
+
+def _check_sizes(eqn, v, out: Value) -> None:
+    sizes = [n if axis is None else axis.size for n, axis in zip(out.shape, out.axes, strict=True)]
+    if tuple(sizes) != tuple(getattr(v.aval, "shape", ())):
+        raise AssertionError(f"the rule of {eqn.primitive.name!r} gives {out} for {v.aval}")
+
+
+def _record(trace: Trace, out: Value, i: int, name: str) -> None:
+    "Keep output i of the equation at hand, with the axes of the loops around first"
+    trace.inside = out.inside or ()
+    trace.note(out.axes)
+    if trace.keep:
+        shape = (*(axis.size for axis in trace.loops), *out.shape)
+        trace.values[(*trace.path, -1 - i)] = Value(shape, (*trace.loops, *out.axes))
+        trace.places[(*trace.path, -1 - i)] = trace.where or name
 
 
 def _place(eqn, outside: str | None) -> str:

@@ -26,6 +26,7 @@ from git_rebasin.symmetry.entries import (
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     Product,
     Row,
@@ -33,6 +34,7 @@ from git_rebasin.symmetry.entries import (
     Split,
     known_sizes,
     measure,
+    turns,
 )
 from ..tree import Array
 
@@ -105,16 +107,17 @@ class Block:
 def _where(index: tuple):
     "The index of a part of an array"
     if all(isinstance(places, range) for places in index):
-        return tuple(slice(places.start, places.stop) for places in index)
+        return tuple(slice(places.start, places.stop, places.step) for places in index)
     return np.ix_(*index)
 
 
 def _places(positions: np.ndarray) -> range | tuple[int, ...]:
-    "Positions on an axis, as a range where they are consecutive"
+    "Positions on an axis, as a range where each is as far from the one before"
     flat = positions.ravel()
     start = int(flat[0]) if flat.size else 0
-    if np.array_equal(flat, np.arange(start, start + flat.size)):
-        return range(start, start + flat.size)
+    step = int(flat[1]) - start if flat.size > 1 else 1
+    if step > 0 and np.array_equal(flat, start + step * np.arange(flat.size)):
+        return range(start, start + step * flat.size - (step - 1) * (flat.size > 0), step)
     return tuple(flat.tolist())
 
 # %% ../../nbs/symmetry/01_blocks.ipynb #5c487c92
@@ -123,6 +126,10 @@ def _segments(entry: Entry, n: int, sizes: Sizes) -> list[tuple[np.ndarray, tupl
     if not isinstance(entry, Compound):
         return [(np.arange(n), (entry,))]
     lengths = _lengths(entry, n, sizes)
+    if isinstance(entry, Interleave):
+        each = zip(entry.terms, turns(n, len(lengths)), strict=True)
+        taken = [(np.asarray(p), _segments(t, len(p), sizes)) for t, p in each]
+        return _join_parts([(places[q], b) for places, piece in taken for q, b in piece])
     pieces = [_segments(t, size, sizes) for t, size in zip(entry.terms, lengths, strict=True)]
     if isinstance(entry, Product):
         segments = [(np.zeros((), int), ())]
@@ -138,8 +145,10 @@ def _segments(entry: Entry, n: int, sizes: Sizes) -> list[tuple[np.ndarray, tupl
     return _join_parts(moved)
 
 
-def _lengths(entry: Product | Concat, n: int, sizes: Sizes) -> list[int]:
+def _lengths(entry: Product | Concat | Interleave, n: int, sizes: Sizes) -> list[int]:
     "The lengths of the terms of an axis of length n, from which one that is unknown follows"
+    if isinstance(entry, Interleave):
+        return [len(places) for places in turns(n, len(entry.terms))]
     known = known_sizes(entry.terms, sizes)
     if len(known) == len(entry.terms):
         return known
@@ -149,7 +158,7 @@ def _lengths(entry: Product | Concat, n: int, sizes: Sizes) -> list[int]:
 
 
 def _join_parts(segments: list) -> list:
-    "The segments, those of one group's parts brought together"
+    "The segments, those of one group's parts brought together, in their order on the axis"
     joined: dict = {}
     for positions, atoms in segments:
         parts = [k for k, atom in enumerate(atoms) if isinstance(atom, Part)]
@@ -157,11 +166,11 @@ def _join_parts(segments: list) -> list:
             joined[object()] = positions, atoms
             continue
         names = tuple(Group(a.name) if isinstance(a, Part) else a for a in atoms)
-        old = joined.get(names)
-        joined[names] = (
-            (positions if old is None else np.concatenate([old[0], positions], axis=parts[0])),
-            atoms,
-        )
+        if names in joined:
+            positions = np.concatenate([joined[names][0], positions], axis=parts[0])
+            first = tuple(slice(None) if k == parts[0] else 0 for k in range(positions.ndim))
+            positions = np.take(positions, np.argsort(positions[first]), axis=parts[0])
+        joined[names] = positions, atoms
     return list(joined.values())
 
 # %% ../../nbs/symmetry/01_blocks.ipynb #7485c576

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['MAX_SIZE', 'Atom', 'Entry', 'Row', 'Sizes', 'PermutationSpecError', 'as_size', 'as_name', 'Fixed', 'Group', 'Part',
-           'Coordinate', 'Compound', 'Product', 'Concat', 'Split', 'as_entry', 'as_row', 'short', 'short_row',
-           'row_str', 'unsplit_rows', 'row_rank', 'count_parts', 'atoms_of', 'measure', 'known_sizes', 'learn',
-           'size_key']
+           'Coordinate', 'Compound', 'Product', 'Concat', 'Interleave', 'Split', 'as_entry', 'as_row', 'short',
+           'short_row', 'row_str', 'unsplit_rows', 'row_rank', 'count_parts', 'atoms_of', 'measure', 'turns',
+           'known_sizes', 'learn', 'size_key']
 
 # %% ../../nbs/symmetry/00_entries.ipynb #ff00a1ee
 import math
@@ -113,10 +113,7 @@ class Group:
         as_name(self.name, "a group")
         if self.size is not None:
             _set(self, size=as_size(self.size, "size of group {!r}", self.name))
-        if self.within != ():
-            outer = (self.within,) if isinstance(self.within, str) else self.within
-            what = "an axis that {!r} is within"
-            _set(self, within=tuple(as_name(name, what, self.name) for name in outer))
+        _set(self, within=_names(self.within, self.name))
 
     def __str__(self) -> str:
         return f"{self.name} in {', '.join(self.within)}" if self.within else self.name
@@ -150,23 +147,34 @@ class Coordinate:
         name: the group
         axis: which coordinate, 0 the slowest
         size: how many values it has; None: from the arrays
+        within: a family: one permutation for each index of these axes
     """
 
     name: str  # the group
     axis: int  # which coordinate, 0 the slowest
     size: int | None = None  # how many values it has; None: from the arrays
+    within: str | tuple[str, ...] = ()  # a family: one permutation for each index of these axes
 
     def __post_init__(self):
         as_name(self.name, "a group")
         _set(self, axis=as_size(self.axis, "number of a coordinate of group {!r}", self.name))
         if self.size is not None:
-            _set(self, size=as_size(self.size, "size of the coordinate {}", self))
+            label = f"{self.name}[{self.axis}]"
+            _set(self, size=as_size(self.size, "size of the coordinate {}", label))
+        _set(self, within=_names(self.within, self.name))
 
     def __str__(self) -> str:
-        return f"{self.name}[{self.axis}]"
+        label = f"{self.name}[{self.axis}]"
+        return f"{label} in {', '.join(self.within)}" if self.within else label
 
 
 Atom = Fixed | Group | Part | Coordinate
+
+
+def _names(within: str | tuple[str, ...], group: str) -> tuple[str, ...]:
+    "The names of the axes that a group is within"
+    outer = (within,) if isinstance(within, str) else within
+    return tuple(as_name(name, "an axis that {!r} is within", group) for name in outer)
 
 
 def _set(atom: Atom, **parsed: object) -> None:
@@ -186,7 +194,9 @@ class Compound:
 
     def __init__(self, *terms: Entry | str | int | None):
         if not terms:
-            raise PermutationSpecError(f"a {type(self).__name__} of nothing: give its terms")
+            kind = type(self).__name__
+            article = "an" if kind[0] in "AEIOU" else "a"
+            raise PermutationSpecError(f"{article} {kind} of nothing: give its terms")
         object.__setattr__(self, "terms", tuple(as_entry(t) for t in terms))
 
     def __repr__(self) -> str:
@@ -197,7 +207,7 @@ class Product(Compound):
     "A row-major flattening of several axes into one"
 
     def __str__(self) -> str:
-        return " × ".join(f"({t})" if isinstance(t, Concat) else str(t) for t in self.terms)
+        return " × ".join(map(_in_brackets, self.terms))
 
 
 class Concat(Compound):
@@ -207,7 +217,18 @@ class Concat(Compound):
         return " | ".join(map(str, self.terms))
 
 
-Entry = Fixed | Group | Part | Coordinate | Product | Concat
+class Interleave(Compound):
+    "Several axes whose entries take turns: entry t is entry t // n of term t % n, of n terms"
+
+    def __str__(self) -> str:
+        return " ⇄ ".join(map(_in_brackets, self.terms))
+
+
+def _in_brackets(term: Entry) -> str:
+    return f"({term})" if isinstance(term, Concat | Interleave) else str(term)
+
+
+Entry = Fixed | Group | Part | Coordinate | Product | Concat | Interleave
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -332,7 +353,7 @@ def row_rank(row: tuple | Split) -> int:
 def count_parts(entry: Entry | Row) -> int:
     "How many parts an array is cut into, each with one atom or several on every axis"
     match entry:
-        case Split(rows=terms) | Concat(terms=terms):
+        case Split(rows=terms) | Concat(terms=terms) | Interleave(terms=terms):
             return sum(map(count_parts, terms))
         case Product(terms=terms) | tuple(terms):
             return math.prod(map(count_parts, terms))
@@ -342,7 +363,7 @@ def count_parts(entry: Entry | Row) -> int:
 def atoms_of(entry: Entry | Row) -> Iterator[Atom]:
     "The atoms of an entry or of a row, from left to right"
     match entry:
-        case Split(rows=terms) | Product(terms=terms) | Concat(terms=terms) | tuple(terms):
+        case Split(rows=terms) | Compound(terms=terms) | tuple(terms):
             for term in terms:
                 yield from atoms_of(term)
         case _:
@@ -374,6 +395,19 @@ def measure(
     return entry.size if key is None else sizes.get(key, entry.size)
 
 
+def turns(
+    n: int,  # the length of an axis
+    count: int,  # how many terms take turns on it
+) -> list[range]:
+    """The places of each term
+
+    Args:
+        n: the length of an axis
+        count: how many terms take turns on it
+    """
+    return [range(k, n, count) for k in range(count)]
+
+
 def known_sizes(entries: Iterable[Entry], sizes: Sizes) -> list[int]:
     "The lengths of those entries that have one"
     return [n for n in (measure(entry, sizes) for entry in entries) if n is not None]
@@ -382,14 +416,14 @@ def known_sizes(entries: Iterable[Entry], sizes: Sizes) -> list[int]:
 def learn(
     entry: Entry,  # what an axis consists of
     n: int,  # its length
-    sizes: dict[str | tuple[str, int], int],  # those known so far; gains one if it follows
+    sizes: dict[str | tuple[str, int], int],  # those known so far; gains what follows
 ) -> bool:  # whether the axis can be as long as that
-    """Deduce the one unknown size of an axis
+    """Deduce the one unknown size of an axis, or all sizes of axes that take turns
 
     Args:
         entry: what an axis consists of
         n: its length
-        sizes: those known so far; gains one if it follows
+        sizes: those known so far; gains what follows
 
     Returns:
         bool: whether the axis can be as long as that
@@ -399,6 +433,9 @@ def learn(
         if size is None and key is not None:
             sizes[key] = n
         return size in (None, n)
+    if isinstance(entry, Interleave):
+        pairs = zip(entry.terms, turns(n, len(entry.terms)), strict=True)
+        return all(learn(term, len(places), sizes) for term, places in pairs)
     unknown = [t for t in entry.terms if measure(t, sizes) is None]
     known = known_sizes(entry.terms, sizes)
     product = isinstance(entry, Product)

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['declarations', 'outer_axes', 'as_shape', 'solve_sizes', 'check_blocks']
+__all__ = ['declarations', 'outer_axes', 'as_shape', 'as_examples', 'solve_sizes', 'check_blocks']
 
 # %% ../../nbs/symmetry/02_sizes.ipynb #4b639f7b
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from types import MappingProxyType
 
 from .blocks import split_sizes
 from git_rebasin.symmetry.entries import (
@@ -24,6 +25,7 @@ from git_rebasin.symmetry.entries import (
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     PermutationSpecError,
     Product,
@@ -67,11 +69,12 @@ def declarations(
             if (key := size_key(atom)) is None:
                 continue
             inside = getattr(atom, "within", ())
-            for table, value in ((sizes, atom.size), (within, inside or None)):
-                if value is not None and table.setdefault(key, value) != value:
+            both = ((sizes, key, atom.size), (within, atom.name, inside or None))
+            for table, of, value in both:
+                if value is not None and table.setdefault(of, value) != value:
                     raise PermutationSpecError(
                         f"{str(atom)!r} is declared twice: {value} at {path!r}, and before that "
-                        f"{table[key]}. Declare it once, or the same each time."
+                        f"{table[of]}. Declare it once, or the same each time."
                     )
     return sizes, within
 
@@ -149,6 +152,25 @@ def as_shape(
         )
     return sizes
 
+
+def as_examples(
+    examples: Iterable[Mapping[str, Sequence[int]]],  # of each, path → shape
+) -> tuple[Mapping[str, tuple[int, ...]], ...]:
+    """Shapes of arrays that a function was called with
+
+    Args:
+        examples: of each, path → shape
+
+    Raises:
+        PermutationSpecError: if a size is no whole number from 0 on
+    """
+    # raises PermutationSpecError if a size is no whole number from 0 on
+    what, checked = "size of an axis of {!r} in an example", []
+    for example in examples:
+        sizes = {p: tuple(as_size(n, what, p) for n in shape) for p, shape in example.items()}
+        checked.append(MappingProxyType(sizes))
+    return tuple(checked)
+
 # %% ../../nbs/symmetry/02_sizes.ipynb #5fffc701
 def solve_sizes(
     rows: Mapping[str, Row],  # path → what its axes consist of
@@ -176,9 +198,9 @@ def solve_sizes(
                 before = len(sizes)
                 if not learn(entry, n, sizes):
                     raise _disagreement(path, axis, shapes[path], entry, sizes, origin)
-                if len(sizes) > before:
-                    learnt.append(key := next(reversed(sizes)))
-                    place = f"axis {axis} of {path!r}"
+                place = f"axis {axis} of {path!r}"
+                for key in itertools.islice(reversed(sizes), len(sizes) - before):
+                    learnt.append(key)
                     origin[key] = f"{place} has {sizes[key]} units (shape {shapes[path]})"
         todo = [*dict.fromkeys(path for key in learnt for path in waiting.get(key, ()))]
     sizes = _joint_sizes(rows, shapes, sizes)
@@ -326,7 +348,7 @@ def _incomplete(atoms: list[Atom], sizes: Sizes, families: Mapping, coordinates:
         if isinstance(atom, Part) and atom.size != sizes[atom.name]:
             return (
                 f"{atom.size} units of {atom.name!r} of {sizes[atom.name]}: the parts of a group "
-                "lie end to end in one Concat"
+                "lie on one axis, in one Concat or Interleave"
             )
         if isinstance(atom, Coordinate):
             number = coordinates[atom.name]
@@ -346,7 +368,7 @@ def _segments(entry: Entry) -> list[tuple[Atom, ...]]:
     if isinstance(entry, Product):
         choices = itertools.product(*map(_segments, entry.terms))
         return [tuple(itertools.chain.from_iterable(choice)) for choice in choices]
-    if not isinstance(entry, Concat):
+    if not isinstance(entry, Concat | Interleave):
         return [(entry,)]
     joined: dict = {}
     for atoms in itertools.chain.from_iterable(map(_segments, entry.terms)):

@@ -35,7 +35,14 @@ from git_rebasin.symmetry.entries import (
     unsplit_rows,
 )
 from .report import Report, report
-from .sizes import as_shape, check_blocks, declarations, outer_axes, solve_sizes
+from git_rebasin.symmetry.sizes import (
+    as_examples,
+    as_shape,
+    check_blocks,
+    declarations,
+    outer_axes,
+    solve_sizes,
+)
 from .text import SpecText
 from ..tables import markdown_table
 from ..tree import flatten
@@ -247,7 +254,9 @@ class PermutationSpec:
         said = SpecText.read(text)
         if said.shapes is None:
             return PermutationSpec(said.rows, said.reasons)
-        return BoundSpec(said.rows, said.reasons, shapes=said.shapes)
+        return BoundSpec(
+            said.rows, said.reasons, shapes=said.shapes, examples=said.examples
+        )
 
     def __eq__(self, other) -> bool:
         return type(other) is type(self) and self._key() == other._key()
@@ -273,6 +282,7 @@ class BoundSpec(PermutationSpec):
 
     Attributes:
         shapes: path → shape
+        examples: of each call that the spec was inferred from, the shapes of its arrays
 
     Raises:
         PermutationSpecError: if a group has two sizes, or one that does not follow from the shapes
@@ -281,11 +291,14 @@ class BoundSpec(PermutationSpec):
     #   shapes
 
     shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
+    examples: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=(), kw_only=True)  # of each
+    #   call that the spec was inferred from, the shapes of its arrays
 
     def __post_init__(self):
         super().__post_init__()
         shapes = {path: as_shape(self.rows, path, shape) for path, shape in self.shapes.items()}
         object.__setattr__(self, "shapes", MappingProxyType(shapes))
+        object.__setattr__(self, "examples", as_examples(self.examples))
         check_blocks(self.rows, shapes, self._sizes, self.families)
 
     @cached_property
@@ -373,7 +386,7 @@ class BoundSpec(PermutationSpec):
         here = _shapes_of(self, shapes, partial)
         if here == self.shapes:
             return self
-        bound = BoundSpec(self.rows, self.reasons, shapes=here)
+        bound = BoundSpec(self.rows, self.reasons, shapes=here, examples=self.examples)
         _check_same_sizes(self.groups, bound.groups)
         return bound
 
@@ -394,7 +407,7 @@ class BoundSpec(PermutationSpec):
         Returns:
             str: what `from_json` reads
         """
-        return SpecText(self.rows, self.reasons, self.shapes).write()
+        return SpecText(self.rows, self.reasons, self.shapes, self.examples).write()
 
     def _key(self) -> tuple:
         return *super()._key(), frozenset(self.shapes.items())

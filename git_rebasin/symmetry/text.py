@@ -18,11 +18,13 @@ from typing import Any
 
 from ..checkpoints.files import first_duplicate
 from git_rebasin.symmetry.entries import (
+    Compound,
     Concat,
     Coordinate,
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     PermutationSpecError,
     Product,
@@ -52,7 +54,7 @@ def entry_to_json(
     "An entry in the types that JSON has"
     written = short(entry)
     match written:
-        case Product(terms=terms) | Concat(terms=terms):
+        case Compound(terms=terms):
             return {type(written).__name__.lower(): [entry_to_json(t) for t in terms]}
         case Fixed(size=size, name=name):
             return {"fixed": name, "size": size}
@@ -60,8 +62,9 @@ def entry_to_json(
             return {"group": name, "size": size, "within": list(within)}
         case Part(name=name, size=size):
             return {"part": name, "size": size}
-        case Coordinate(name=name, axis=axis, size=size):
-            return {"coordinate": name, "axis": axis, "size": size}
+        case Coordinate(name=name, axis=axis, size=size, within=within):
+            inside = {"within": list(within)} if within else {}
+            return {"coordinate": name, "axis": axis, "size": size, **inside}
     return written
 
 # %% ../../nbs/symmetry/10_text.ipynb #7e87000a
@@ -96,6 +99,7 @@ def entry_from_json(
 
 
 _MAX_DEPTH = 20  # of entries within entries, or of splits within splits
+_COMPOUND = {kind.__name__.lower(): kind for kind in (Product, Concat, Interleave)}
 
 
 def _read_row(data: Any, depth: int) -> Row:
@@ -116,16 +120,22 @@ def _read_row(data: Any, depth: int) -> Row:
 
 def _read_entry(data: Any, depth: int) -> Entry:
     match data:
-        case {"product": list(terms), **rest} if not rest and depth < _MAX_DEPTH:
-            return Product(*(_read_entry(term, depth + 1) for term in terms))
-        case {"concat": list(terms), **rest} if not rest and depth < _MAX_DEPTH:
-            return Concat(*(_read_entry(term, depth + 1) for term in terms))
+        case (
+            {"product": list(terms), **rest}
+            | {"concat": list(terms), **rest}
+            | {"interleave": list(terms), **rest}
+        ) if not rest and depth < _MAX_DEPTH:
+            return _COMPOUND[next(iter(data))](*(_read_entry(term, depth + 1) for term in terms))
         case {"fixed": name, "size": size, **rest} if not rest:
             return Fixed(size, name)
         case {"group": name, "size": size, "within": list(within), **rest} if not rest:
             return Group(name, size, tuple(within))
         case {"part": name, "size": size, **rest} if not rest:
             return Part(name, size)
+        case {"coordinate": name, "axis": axis, "size": size, "within": list(within), **rest} if (
+            within and not rest
+        ):
+            return Coordinate(name, axis, size, tuple(within))
         case {"coordinate": name, "axis": axis, "size": size, **rest} if not rest:
             return Coordinate(name, axis, size)
         case None | str() | int() if not isinstance(data, bool):
@@ -146,7 +156,7 @@ def _at(place: str) -> Iterator[None]:
 
 # %% ../../nbs/symmetry/10_text.ipynb #7e87000d
 FORMAT = "git_rebasin.PermutationSpec/1"
-_FIELDS = ("format", "axes", "shapes", "reasons")
+_FIELDS = ("format", "axes", "shapes", "reasons", "examples")
 
 
 @dataclass(frozen=True)
@@ -157,11 +167,14 @@ class SpecText:
         rows: path → one entry per axis
         reasons: path → for each axis, why it is fixed
         shapes: path → shape, of a spec that is bound
+        examples: of each that a spec was inferred from: path → shape of its arrays
     """
 
     rows: Mapping[str, Row]  # path → one entry per axis
     reasons: Mapping[str, tuple] | None = None  # path → for each axis, why it is fixed
     shapes: Mapping[str, tuple] | None = None  # path → shape, of a spec that is bound
+    examples: tuple[Mapping[str, tuple], ...] = ()  # of each that a spec was inferred from: path →
+    #   shape of its arrays
 
     def write(self) -> str:
         "As JSON"
@@ -170,6 +183,8 @@ class SpecText:
         data["shapes"] = _with_lists(self.shapes)
         if self.reasons is not None:
             data["reasons"] = _with_lists(self.reasons)
+        if self.examples:
+            data["examples"] = [_with_lists(shapes) for shapes in self.examples]
         return json.dumps(data, indent=1)
 
     @classmethod
@@ -193,7 +208,7 @@ class SpecText:
                 f"this JSON is not a spec of the format {FORMAT!r} (but {reprlib.repr(own)}): "
                 "write specs with spec.to_json()"
             )
-        for field in sorted((data.keys() ^ set(_FIELDS)) - {"reasons"}):
+        for field in sorted((data.keys() ^ set(_FIELDS)) - {"reasons", "examples"}):
             raise PermutationSpecError(
                 f"the field {reprlib.repr(field)} is {'unknown' if field in data else 'missing'}: "
                 f"a spec has {', '.join(_FIELDS)}; write it with spec.to_json()"
@@ -203,7 +218,15 @@ class SpecText:
             with _at(repr(path)):
                 rows[path] = row_from_json(row)
         reasons, shapes = (_with_tuples(data.get(field), field) for field in ("reasons", "shapes"))
-        return cls(rows, reasons, shapes)
+        return cls(rows, reasons, shapes, _examples(data.get("examples", [])))
+
+
+def _examples(data: Any) -> tuple[Mapping[str, tuple], ...]:
+    if not isinstance(data, list):
+        raise PermutationSpecError(
+            f"the field 'examples' is {reprlib.repr(data)}: give a list with an object for each"
+        )
+    return tuple(_with_tuples(example or {}, "examples") or {} for example in data)
 
 
 def _with_lists(table: Mapping[str, tuple] | None) -> dict[str, list] | None:
