@@ -9,7 +9,8 @@ Configurations are small and weights are drawn, as nothing is downloaded. For ea
 modules with different seeds are made functions. A random element of the inferred symmetry is
 applied to one, the result is loaded into a module, and weight matching has to find it; then the two
 modules are matched and merged, and the merged module has to compute in PyTorch what its function
-computes in JAX. Every case has a process of its own. Without PyTorch nothing is done.
+computes in JAX. Seconds are those of the processor, as a busy machine changes them least; every
+library has a process of its own. Without PyTorch nothing is done.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -386,10 +387,10 @@ def reasons(spec) -> list[str]:
 
 
 def timed(function: Callable, *args, **options):
-    """What a function gives, and its seconds."""
-    start = time.perf_counter()
+    """What a function gives, and its seconds of the processor."""
+    start = time.process_time()
     result = function(*args, **options)
-    return result, time.perf_counter() - start
+    return result, time.process_time() - start
 
 
 def measure(name: str) -> dict:
@@ -431,17 +432,16 @@ def measure(name: str) -> dict:
     }
 
 
-def isolated(name: str) -> dict:
-    """One case, in a process of its own."""
+def isolated(names: list[str]) -> Iterator[dict]:
+    """Cases, in a process of their own."""
+    only = [word for name in names for word in ("--only", name)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--only", name],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, __file__, *only]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        raise SystemExit(f"{', '.join(names)}: failed")
 
 
 def main() -> None:
@@ -450,19 +450,22 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RECORD)
     parser.add_argument("--case", choices=list(CASES), action="append")
-    parser.add_argument("--only", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=list(CASES), action="append", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         print(f"{', '.join(missing)} not installed: `make test-torch` makes an environment for it")
         return
+    for name in options.only or []:
+        print(json.dumps(measure(name)), flush=True)
     if options.only:
-        print(json.dumps(measure(options.only)))
         return
     began, runs = time.perf_counter(), []
-    for name in options.case or CASES:
-        runs.append(run := isolated(name))
+    names = options.case or list(CASES)
+    of = {library: [n for n in names if CASES[n].library == library] for library in LIBRARIES}
+    for run in (run for cases in of.values() if cases for run in isolated(cases)):
+        runs.append(run)
         print(
-            f"{name:20} {run['groups']:3} of {run['theory_groups']:3} groups, 10^"
+            f"{run['case']:20} {run['groups']:3} of {run['theory_groups']:3} groups, 10^"
             f"{run['log10_symmetries']:.2f} of {run['theory_log10']:.2f}; errors "
             f"{run['error']:.1e}, {run['moved_error']:.1e}, {run['merged_error']:.1e}; "
             f"{'' if run['recovered'] else 'not '}recovered; {run['seconds']}; {run['fixed']}",

@@ -91,7 +91,7 @@ def _register(cls: type) -> None:
 
 def _made(cls: type, names: Sequence[str], values: Iterable) -> Any:
     "An object with these fields, whatever its class wants to do with them"
-    made = cls.__new__(cls)
+    made: Any = cls.__new__(cls)  # pyright: ignore[reportCallIssue]
     for name, value in zip(names, values, strict=True):
         object.__setattr__(made, name, value)
         if isinstance(made, dict) and value is not None:
@@ -148,8 +148,7 @@ class _Module:
     def _export(self, treedef: Any, kinds: Sequence) -> tuple[Program, Any]:
         "Follow the module with arguments of these shapes"
         torch, places, problems = load_torch(), [], []
-        tensors = next(iter(_tensors(self.module).values()), (torch.zeros(()), True))
-        device = tensors[0].device
+        device = next((tensor.device for tensor, _ in _tensors(self.module).values()), None)
         options, module = self.options, self.module
 
         class Call(torch.nn.Module):
@@ -238,6 +237,7 @@ def from_torch(
     # raises ValueError if PyTorch cannot export the module, it uses an operator of which nothing
     #   is known, `constants` is a text or fits nothing, or a tensor is not dense
     load_torch()
+    example = dict(example) if isinstance(example, Mapping) else example
     moving = _moving(module, constants)
     arrays = {n: to_array(tensor, repr(n)) for n, (tensor, _) in _tensors(module).items()}
     params = {name: x for name, x in arrays.items() if moving[name]}
@@ -252,8 +252,10 @@ def from_torch(
         outs = program.run(named, given)
         return jax.tree.map(lambda x: outs[x.index] if isinstance(x, _Place) else x, places)
 
-    inputs = example if isinstance(example, tuple) else (example,)
-    shared.program((), example) if shared.by_keyword else shared.program(inputs, {})
+    if isinstance(example, Mapping):
+        shared.program((), example)
+    else:
+        shared.program(example if isinstance(example, tuple) else (example,), {})
     return fn, params, rest
 
 # %% ../../nbs/torch/05_modules.ipynb #b07954c4

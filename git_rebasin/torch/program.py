@@ -177,9 +177,10 @@ def known(
 # %% ../../nbs/torch/04_program.ipynb #dc285cca
 def _evaluate(graph_module: Any, inputs: Sequence) -> list:
     "The outputs of a graph"
-    values, rest = {}, iter(inputs)
+    values: dict[Any, Any] = {}
+    rest = iter(inputs)
 
-    def read(arg):
+    def read(arg: Any) -> Any:
         if isinstance(arg, Sequence) and not isinstance(arg, str):
             return [read(each) for each in arg]
         if isinstance(arg, Mapping):
