@@ -84,8 +84,8 @@ def sort(trace, eqn, inputs):
     label = key.marks.label
     single = all(size == 1 for k, size in enumerate(shape) if k != d)
     by_place = label is not None and label.once == d and label.axis.size == shape[d]
-    by_place = by_place and not label.stray
-    low = label is not None and any(n < 0 for n in label.stray)
+    stray = label.stray if label is not None else frozenset()
+    by_place, low = by_place and not stray, any(n < 0 for n in stray)
     if label is None or low or (not by_place and not single) or key.marks.parts:
         key, label = plain(trace, key), None
     inputs = [key, *others]

@@ -12,8 +12,9 @@ __all__ = ['MOST', 'Rule', 'RULES', 'LABELS', 'MARKS', 'PASSING', 'Value', 'Trac
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.extend.core as jex
@@ -127,7 +128,7 @@ class Trace:
     where: str | None = None  # its primitive, and its line in the program
     wanted: Sequence[bool] = ()  # which outputs of the equation at hand are needed
     stacks: int = 0  # scans over an axis that may move, and convolutions of at most `MOST` groups
-    derived: list[tuple[Axis, Axis, Hashable]] = field(default_factory=list)  # an axis that moves
+    derived: list[tuple[Axis, Axis, Any]] = field(default_factory=list)  # an axis that moves
     #   when another does, which one, and how
 
     def note(self, axes: Iterable[Axis | None]) -> None:
