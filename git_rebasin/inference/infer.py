@@ -13,6 +13,7 @@ import fnmatch
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
 from .axes import Axis, Limit, Reason, atoms
 from .live import live_equations
 from .rows import Naming, name_atoms, row_of
-from .trace import Trace, Value, constant, run
+from .trace import MOST, Trace, Value, constant, run
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import try_spec
@@ -59,7 +60,6 @@ def _data(i: int, leaf) -> Value:
 
 # %% ../../nbs/inference/09_infer.ipynb #6f906db3
 _Shaped = Array | jax.ShapeDtypeStruct
-_UNROLLED = 16  # a scan of at most so many iterations is also tried unrolled
 CONSTANTS = (
     "*inv_freq",
     "*freqs_cis",
@@ -97,7 +97,7 @@ def _follow(
     examples: Sequence[tuple[ClosedJaxpr, Sequence]],  # equations of a function, and their inputs
     flat: Mapping[str, _Shaped],  # the arrays of the model, which are the first inputs of each
     fixed: Sequence[str],  # paths, or patterns of paths, of constants
-    unroll: int,  # a scan of at most so many iterations is unrolled
+    unroll: int,  # scans of so many iterations, and convolutions of so many groups, one by one
 ) -> tuple[BoundSpec, Trace, Naming]:
     "Follow the equations of all examples once, and read the spec off the parameters"
     trace = Trace(unroll=unroll, read=[])
@@ -119,6 +119,12 @@ def _follow(
     why = {path: tuple(map(_why, row)) for path, row in axes.items()}
     sizes = {path: flat[path].shape for path in table}
     return BoundSpec(table, why, shapes=sizes), trace, naming
+
+
+def _with_shapes(spec: BoundSpec, examples: Sequence[Sequence[Any]]) -> BoundSpec:
+    "A spec that knows the shapes of the arguments that it was inferred from"
+    given = ({p: tuple(x.shape) for p, x in flatten(args).items()} for args in examples)
+    return replace(spec, examples=tuple(given))
 
 
 def trace_symmetry(
@@ -161,13 +167,13 @@ def trace_symmetry(
         closed, arrays = trace_arrays(fn, params, *example)
         flat, others = dict(zip(paths, arrays, strict=False)), arrays[len(paths) :]
         examples.append((closed, others))
-    followed = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
-    if followed[1].stacks:
-        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=_UNROLLED)
-        if other[0].log10_symmetries > followed[0].log10_symmetries + 1e-6:
-            _log.info("scans are followed iteration by iteration, which leaves more free")
-            return other
-    return followed
+    spec, trace, naming = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=0)
+    if trace.stacks:
+        other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
+        if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
+            _log.info("scans and groups of convolutions are followed one by one, which leaves more free")
+            spec, trace, naming = other
+    return _with_shapes(spec, (args, *also)), trace, naming
 
 
 def _why(axis: Axis | None) -> str | None:

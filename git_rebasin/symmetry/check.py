@@ -190,12 +190,23 @@ def randomised(seed: int, spec: BoundSpec, params: PyTree, trial: int) -> PyTree
     return unflatten({p: one(p, w) for p, w in flatten(params).items()}, like=params)
 
 
+def _other(w: Array) -> Array:
+    "Other values for an array that is at random already: in other places, and of another size"
+    if _is_key(w):
+        return w
+    w = np.roll(np.asarray(w).ravel(), 1).reshape(w.shape)
+    return 1.25 * w if _is_inexact(w) else w
+
+
 def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
     "The tree with every entry moved by one unit in the last place, up or down at random"
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: x * (1 + eps * rng.choice((-1, 1), np.shape(x))) if _is_inexact(x) else x, params
-    )
+
+    def one(x):
+        signs = 2 * rng.integers(0, 2, np.shape(x), np.int8) - 1
+        return x * (1 + eps * signs)
+
+    return jax.tree.map(lambda x: one(x) if _is_inexact(x) else x, params)
 
 
 def rounding(
@@ -240,24 +251,23 @@ class _Trial:
 
     spec: BoundSpec
     params: PyTree  # at random
-    others: PyTree  # at random again
     draw: dict[str, np.ndarray]
     subsets: list[list[str]]  # of the groups, which move together
     seed: int
 
     @classmethod
     def of(cls, rng: np.random.Generator, spec: BoundSpec, params: PyTree, t: int) -> _Trial:
-        seeds = rng.integers(0, 2**31, 3).tolist()
-        one, other = (randomised(seed, spec, params, t) for seed in seeds[:2])
-        return cls(spec, one, other, _draw(rng, spec), _subsets(rng, spec), seeds[2])
+        seed, other = rng.integers(0, 2**31, 2).tolist()
+        theta = randomised(seed, spec, params, t)
+        return cls(spec, theta, _draw(rng, spec), _subsets(rng, spec), other)
 
     def permuted(self, groups: Collection[str]) -> PyTree:
         perm = identity_permutation(self.spec) | {g: self.draw[g] for g in groups}
         return apply_permutation(self.spec, perm, self.params)
 
     def replaced(self, paths: Collection[str]) -> PyTree:
-        old, new = flatten(self.params), flatten(self.others)
-        return unflatten({p: (new if p in paths else old)[p] for p in old}, like=self.params)
+        flat = flatten(self.params)
+        return unflatten({p: _other(w) if p in paths else w for p, w in flat.items()}, self.params)
 
     def at(
         self, example: _Example, waiting: Mapping[str, Collection[str]]
