@@ -8,6 +8,7 @@ Every case has a process of its own. A call is a user's first one: whatever has 
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -84,7 +85,7 @@ def unet(params, x, times):
 
 def unet_params(key) -> dict:
     """Its parameters: 32, 64 and 128 channels."""
-    count = iter(range(10_000))
+    count = itertools.count()
 
     def draw(*shape):
         scale = max(1, shape[-2] if len(shape) > 1 else 1) ** -0.5
@@ -101,9 +102,7 @@ def unet_params(key) -> dict:
         return w | {"second": conv(b, b)} | ({"skip": conv(a, b, 1)} if a != b else {})
 
     c = [WIDTH, 2 * WIDTH, 4 * WIDTH]
-    down = [
-        {"block": residual(a, b), "smaller": conv(b, b)} for a, b in zip(c, c[1:], strict=False)
-    ]
+    down = [{"block": residual(a, b), "smaller": conv(b, b)} for a, b in itertools.pairwise(c)]
     square = {n: draw(c[2], c[2]) for n in "qkvo"}
     return {
         "time": draw(TIME, TIME),

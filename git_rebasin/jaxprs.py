@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
            'eval_arrays', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
-           'scan_fixed_point', 'is_narrow', 'widened', 'Evaluation', 'keep_containers', 'evaluate']
+           'scan_fixed_point', 'is_narrow', 'widened', 'bind', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
 import functools
@@ -202,8 +202,9 @@ def double_precision() -> AbstractContextManager[None]:
 
 # %% ../nbs/01_jaxprs.ipynb #b492e60b
 CALLS = frozenset(
-    "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
-    "custom_vjp_call custom_vjp_call_jaxpr".split()
+    "jit pjit call closed_call core_call core_closed_call remat remat2 checkpoint composite "
+    "custom_jvp_call custom_partitioning custom_vjp_call custom_vjp_call_jaxpr "
+    "custom_vmap_call".split()
 )  # primitives that call a jaxpr with their own inputs
 
 
@@ -220,7 +221,7 @@ def inner_jaxpr(
     """
     if eqn.primitive.name not in CALLS:
         return None
-    given = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
+    given = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"))
     inner = next((j for j in given if j is not None), None)
     if inner is None:
         return None
@@ -318,6 +319,26 @@ def _is_inexact(x) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
+def bind(
+    eqn: jex.JaxprEqn,
+    args: Sequence,  # the values of its inputs
+    params: Mapping[str, Any],  # its parameters, or others in their place
+) -> list:  # the values of its outputs
+    """Compute an equation, whose primitive may be one that takes functions
+
+    Args:
+        args: the values of its inputs
+        params: its parameters, or others in their place
+
+    Returns:
+        list: the values of its outputs
+    """
+    given = eqn.primitive.get_bind_params(params)
+    functions, rest = given if isinstance(given, tuple) else ((), given)  # JAX before 0.10
+    outs = eqn.primitive.bind(*functions, *args, **rest)
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
 class Evaluation:
     "A way of computing a jaxpr: in double precision or not, with some values kept or replaced"
 
@@ -395,8 +416,7 @@ class Evaluation:
         elif self.wide:
             names = ("new_dtype", "preferred_element_type", "dtype")
             params |= {n: widened(params[n]) for n in names if params.get(n) is not None}
-        outs = eqn.primitive.bind(*args, **params)
-        return [self._widen(x) for x in (outs if eqn.primitive.multiple_results else [outs])], {}
+        return [self._widen(x) for x in bind(eqn, args, params)], {}
 
     def _scan(self, eqn, args, path, iterations):
         p, (nc, nk) = eqn.params, scan_counts(eqn)

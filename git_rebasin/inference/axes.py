@@ -125,10 +125,7 @@ def product(*axes: Axis) -> Axis:
 
 def concat(*axes: Axis) -> Axis:
     "Axes laid end to end"
-    return _end_to_end([segment for axis in axes for segment in segments(axis)])
-
-
-def _end_to_end(parts: list[Axis]) -> Axis:
+    parts = [segment for axis in axes for segment in segments(axis)]
     if len(parts) < 2:
         return parts[0] if parts else Axis(0)
     return Axis(sum(p.size for p in parts), None, "concat", tuple(parts))
@@ -160,13 +157,12 @@ def turns_of(
     axis = find(axis)
     if axis.kind in ("atom", "product"):
         return np.zeros(axis.size, int), [axis]
-    sizes = [find(part).size for part in axis.parts]
-    own = np.repeat(np.arange(len(sizes)), sizes) if axis.order is None else axis.order
-    order, parts = np.zeros(axis.size, int), []
-    for k, part in enumerate(axis.parts):
-        inner, more = turns_of(part)
-        order[own == k] = len(parts) + inner
-        parts += more
+    each = list(map(turns_of, axis.parts))
+    parts = [part for _, inner in each for part in inner]
+    before = np.cumsum([0, *(len(inner) for _, inner in each)])
+    order = np.concatenate([turns + k for (turns, _), k in zip(each, before, strict=False)])
+    if axis.order is not None:  # what lies end to end here is entry by entry among the others
+        order = order[np.argsort(np.argsort(axis.order, kind="stable"))]
     return order, parts
 
 
@@ -258,8 +254,6 @@ def unify(
         a.same = b
     elif a.kind == b.kind == "product":
         _unify_products(factors(a), factors(b), where, log)
-    elif a.kind == b.kind == "concat":
-        _unify_concats(segments(a), segments(b), where, log)
     else:
         if b.kind == "product":
             a, b = b, a
@@ -294,20 +288,6 @@ def _unify_products(xs: list[Axis], ys: list[Axis], where, log) -> None:
         return
 
 
-def _unify_concats(xs: list[Axis], ys: list[Axis], where, log) -> None:
-    "From the first segments to the last"
-    xs, ys = xs[::-1], ys[::-1]
-    while xs:
-        x, y = xs.pop(), ys.pop()
-        if x.size > y.size:
-            x, rest = cut(x, y.size, where, log)
-            xs.append(rest)
-        elif y.size > x.size:
-            y, rest = cut(y, x.size, where, log)
-            ys.append(rest)
-        unify(x, y, where, log)
-
-
 def cut(
     axis: Axis,
     n: int,  # 0 < n < its size
@@ -321,18 +301,8 @@ def cut(
         where: the equation that cuts it
         log: gains the axes that the cut leaves to differ
     """
-    axis = find(axis)
-    if axis.kind == "concat":
-        before, rest = [], segments(axis)
-        while n >= rest[0].size:
-            n -= rest[0].size
-            before.append(rest.pop(0))
-        if n:
-            a, b = cut(rest.pop(0), n, where, log)
-            before, rest = [*before, a], [b, *rest]
-        return _end_to_end(before), _end_to_end(rest)
-    a, b = divide(axis, np.repeat([0, 1], (n, axis.size - n)), where, log)
-    return a, b
+    first, others = divide(axis, np.repeat([0, 1], (n, axis.size - n)), where, log)
+    return first, others
 
 
 def divide(

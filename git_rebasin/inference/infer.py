@@ -22,10 +22,14 @@ from jaxtyping import PyTree
 
 from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
+    linear_algebra,
     loops,
     order,
+    own_rules,
     products,
+    reductions,
     shapes,
+    sharded,
 )
 from .axes import Axis, Limit, Reason, atoms
 from .live import live_equations
@@ -116,7 +120,7 @@ def _follow(
     axes = {path: value.axes for path, value in values.items() if value.shape}
     naming = name_atoms(trace, axes)
     table = {path: row_of(row, naming) for path, row in axes.items()}
-    why = {path: tuple(map(_why, row)) for path, row in axes.items()}
+    why = {path: tuple(_why(axis, naming) for axis in row) for path, row in axes.items()}
     sizes = {path: flat[path].shape for path in table}
     return BoundSpec(table, why, shapes=sizes), trace, naming
 
@@ -171,16 +175,17 @@ def trace_symmetry(
     if trace.stacks:
         other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
         if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
-            _log.info("scans and groups of convolutions are followed one by one, which leaves more free")
+            _log.info("scans and groups of convolutions one by one, which leaves more free")
             spec, trace, naming = other
     return _with_shapes(spec, (args, *also)), trace, naming
 
 
-def _why(axis: Axis | None) -> str | None:
+def _why(axis: Axis | None, naming: Naming) -> str | None:
     "Why an axis, or a part of it, is fixed"
     if axis is None:
         return "one entry"
-    parts = [a for a in atoms(axis) if a.size > 1]
+    each = [(a, *naming.table.get(id(a), {}).values()) for a in atoms(axis)]
+    parts = [a for several in each for own in several for a in atoms(own) if a.size > 1]
     if not parts:
         return "it is cut into single entries"
     return "; ".join(dict.fromkeys(str(a.reason) for a in parts if a.fixed)) or None

@@ -213,7 +213,7 @@ def unknown(
     Args:
         what: why nothing may move
     """
-    what = what or f"there is no rule for {eqn.primitive.name!r}"
+    what = what or f"there is no rule for {eqn.primitive.name!r}: register_rule gives it one"
     for value in inputs:
         for axis in value.axes:
             trace.fix(axis, what)
