@@ -34,7 +34,6 @@ from git_rebasin.jaxprs import (
 )
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
-    Permutation,
     apply_permutation,
     identity_permutation,
 )
@@ -65,8 +64,7 @@ def _jittered(rng: np.random.Generator, w: Array, noise: float) -> np.ndarray:
     "The leaf with noise of its own standard deviation; where constant, of its size times `noise`"
     w = np.asarray(w).astype(widened(w.dtype))
     spread, size = (float(np.std(w)), float(np.max(np.abs(w)))) if w.size else (0.0, 0.0)
-    if spread <= 1e-6 * size:
-        spread = noise * (size or 1.0)
+    spread = noise * (size or 1.0) if spread <= 1e-6 * size else spread
     noisy = w + spread * _noise(rng, w)
     return np.abs(noisy) if w.size and not np.iscomplexobj(w) and w.min() > 0 else noisy
 
@@ -146,17 +144,14 @@ def deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
     return max(one(x, y) for x, y in zip(old, new, strict=True))
 
 # %% ../../nbs/symmetry/07_check.ipynb #93274d19
-def _restless(drawn: Permutation) -> dict[str, np.ndarray]:
-    "The permutation, with every row of a group that it leaves in place rolled by one"
-    perm = {g: np.asarray(p) for g, p in drawn.items()}
-    still = {g: np.all(p == np.arange(p.shape[-1]), -1, keepdims=True) for g, p in perm.items()}
-    return {g: np.where(still[g], np.roll(p, 1, axis=-1), p) for g, p in perm.items()}
-
-
 def _draw(rng: np.random.Generator, spec: BoundSpec) -> dict[str, np.ndarray]:
-    "A permutation of every group, with no row in place"
-    rows = {g: np.broadcast_to(np.arange(s[-1]), s) for g, s in spec.perm_shapes.items()}
-    return _restless({g: rng.permuted(row, axis=-1) for g, row in rows.items()})
+    "A permutation of every group; a row that would stay in place is rolled by one"
+    perm = {}
+    for group, shape in spec.perm_shapes.items():
+        p = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+        still = np.all(p == np.arange(shape[-1]), -1, keepdims=True)
+        perm[group] = np.where(still, np.roll(p, 1, axis=-1), p)
+    return perm
 
 
 _FEW = 6  # units of a group whose permutation could be another's by chance
@@ -167,8 +162,8 @@ def _subsets(rng: np.random.Generator, spec: BoundSpec) -> list[list[str]]:
     groups = list(spec.groups)
     if len(groups) < 2 or all(shape[-1] > _FEW for shape in spec.perm_shapes.values()):
         return [groups]
-    bits = range(len(groups).bit_length())
-    by_bit = [[g for k, g in enumerate(groups, 1) if k >> bit & 1] for bit in bits]
+    bits, numbered = range(len(groups).bit_length()), list(enumerate(groups, 1))
+    by_bit = [[g for k, g in numbered if k >> bit & 1] for bit in bits]
     return [groups, *by_bit, [g for g in groups if rng.random() < 0.5] or groups]
 
 
@@ -203,8 +198,7 @@ def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
     rng = np.random.default_rng(seed)
 
     def one(x):
-        signs = 2 * rng.integers(0, 2, np.shape(x), np.int8) - 1
-        return x * (1 + eps * signs)
+        return x * (1 + eps * (2 * rng.integers(0, 2, np.shape(x), np.int8) - 1))
 
     return jax.tree.map(lambda x: one(x) if _is_inexact(x) else x, params)
 
