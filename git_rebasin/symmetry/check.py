@@ -162,8 +162,8 @@ def _subsets(rng: np.random.Generator, spec: BoundSpec) -> list[list[str]]:
     groups = list(spec.groups)
     if len(groups) < 2 or all(shape[-1] > _FEW for shape in spec.perm_shapes.values()):
         return [groups]
-    bits, numbered = range(len(groups).bit_length()), list(enumerate(groups, 1))
-    by_bit = [[g for k, g in numbered if k >> bit & 1] for bit in bits]
+    bits = [1 << k for k in range(len(groups).bit_length())]
+    by_bit = [[g for k, g in enumerate(groups, 1) if k & bit] for bit in bits]
     return [groups, *by_bit, [g for g in groups if rng.random() < 0.5] or groups]
 
 
@@ -187,8 +187,6 @@ def randomised(seed: int, spec: BoundSpec, params: PyTree, trial: int) -> PyTree
 
 def _other(w: Array) -> Array:
     "Other values for an array that is at random already: in other places, and of another size"
-    if _is_key(w):
-        return w
     w = np.roll(np.asarray(w).ravel(), 1).reshape(w.shape)
     return 1.25 * w if _is_inexact(w) else w
 
@@ -226,9 +224,8 @@ class _Example:
     @classmethod
     def of(cls, fn: Callable, params: PyTree, args: tuple) -> _Example:
         closed, arrays = trace_arrays(fn, params, *args)
-        run = HostFunction(closed)
-        own = run.inputs(arrays)[len(split_arrays(params)[0]) :]
-        return cls(run, own, _coarsest_eps(closed.jaxpr))
+        run, own = HostFunction(closed), len(split_arrays(params)[0])
+        return cls(run, run.inputs(arrays)[own:], _coarsest_eps(closed.jaxpr))
 
     def values(self, params: PyTree, base: list | None = None) -> list:
         return self.run.values([*split_arrays(params)[0], *self.args], base)
@@ -260,8 +257,9 @@ class _Trial:
         return apply_permutation(self.spec, perm, self.params)
 
     def replaced(self, paths: Collection[str]) -> PyTree:
-        flat = flatten(self.params)
-        return unflatten({p: _other(w) if p in paths else w for p, w in flat.items()}, self.params)
+        old = flatten(self.params)
+        new = {p: _other(old[p]) for p in paths if not _is_key(old[p])}
+        return unflatten(old | new, like=self.params)
 
     def at(
         self, example: _Example, waiting: Mapping[str, Collection[str]]
