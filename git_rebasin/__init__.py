@@ -9,7 +9,7 @@ import logging
 
 from git_rebasin.matching.activations import activation_matching
 from git_rebasin.statistics.batch_stats import reset_batch_stats
-from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.inference.explain import check_permutation_spec
 from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.inference.own_rules import register_rule

@@ -37,7 +37,7 @@ from .rows import Naming, name_atoms, row_of
 from .trace import MOST, Trace, Value, constant, run
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
-from ..symmetry.check import check_permutation_spec
+from ..symmetry.check import try_spec
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, flatten
 
@@ -245,8 +245,7 @@ def infer_permutation_spec(
     if _log.isEnabledFor(logging.INFO):
         _log.info("inferred %d groups in %d arrays; fixed: %s", *_account(spec))
     if verify and spec.groups:
-        for example in (args, *also):
-            check_permutation_spec(spec, fn, params, *example, callback=callback)
+        try_spec(spec, fn, params, *args, also=also, callback=callback)
     return spec
 
 
