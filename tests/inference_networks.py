@@ -13,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.nn import gelu, relu, sigmoid, silu, softmax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 Groups = dict[tuple[int, ...], int]
 
@@ -1093,3 +1095,132 @@ def joint_axes_within_a_host():
         return jnp.einsum("beqh,eqho,be->bo", hidden, p["v"], softmax(x @ p["gate"]))
 
     return Network(fn, p, (floats(4, 3),), {(4,): 1, (4, 10): 1})
+
+
+# ----------------------------------------------- many devices, equations, gradients, reductions
+
+
+def over_devices(fn, ins, outs):
+    "`shard_map` over a mesh of one device, wherever it is in this version of JAX"
+    try:
+        mapped = jax.shard_map
+    except AttributeError:
+        from jax.experimental.shard_map import shard_map as mapped
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+    return mapped(fn, mesh=mesh, in_specs=ins, out_specs=outs)
+
+
+@network
+def data_parallel():
+    "The batch is divided among devices, and the loss averaged over them"
+    p = draw(w=(5, 7), b=(7,), v=(7, 3))
+
+    def fn(p, x):
+        y = relu(x @ p["w"] + p["b"][None]) @ p["v"]
+        return y, lax.pmean(jnp.mean(y**2, 0), "devices")
+
+    divided = over_devices(fn, (P(), P("devices")), (P("devices"), P()))
+    return Network(divided, p, (floats(4, 5),), {(7,): 1})
+
+
+@network
+def tensor_parallel():
+    "Columns of the first matrix and rows of the second are divided among devices"
+    p = draw(w=(5, 7), b=(7,), v=(7, 3))
+
+    def fn(p, x):
+        return lax.psum(relu(x @ p["w"] + p["b"][None]) @ p["v"], "devices")
+
+    rows = {"w": P(None, "devices"), "b": P("devices"), "v": P("devices")}
+    return Network(over_devices(fn, (rows, P()), P()), p, (floats(4, 5),), {(7,): 1})
+
+
+@network
+def linear_equations():
+    "A layer that solves them: its unknowns and its equations have groups of their own"
+    p = draw(w=(5, 6), a=(6, 6), v=(6, 3))
+    fn = lambda p, x: jnp.linalg.solve(p["a"], relu(x @ p["w"]).T).T @ p["v"]
+    return Network(fn, p, (floats(4, 5),), {(6,): 2})
+
+
+@network
+def conjugate_gradients():
+    "A solver for symmetric matrices, which goes in steps: unknowns and equations are one"
+    p = draw(w=(5, 6), a=(6, 6), v=(6, 3))
+
+    def fn(p, x):
+        matrix = lambda h: p["a"] @ (p["a"].T @ h) + h
+        solved, _ = jax.scipy.sparse.linalg.cg(matrix, relu(x @ p["w"]).T, maxiter=4)
+        return solved.T @ p["v"]
+
+    return Network(fn, p, (floats(4, 5),), {(6,): 2})
+
+
+@network
+def equilibrium():
+    "A layer whose output is the fixed point of another one"
+    p = draw(u=(5, 6), w=(6, 6), b=(6,), v=(6, 3))
+
+    def fn(p, x):
+        layer = lambda z: 0.5 * jnp.tanh(z @ p["w"] / 4 + x @ p["u"] + p["b"][None])
+
+        def solve(f, z):
+            return lax.fori_loop(0, 60, lambda _, z: z - f(z), z)
+
+        def tangent(g, y):
+            return lax.fori_loop(0, 60, lambda _, z: z - (g(z) - y), y)
+
+        start = jnp.zeros((len(x), 6), x.dtype)
+        return lax.custom_root(lambda z: z - layer(z), start, solve, tangent) @ p["v"]
+
+    return Network(fn, p, (floats(4, 5),), {(6,): 1})
+
+
+@network
+def log_sum_of_experts():
+    "A reduction by a function: the logarithm of a sum of exponentials"
+    p = draw(w=(5, 7), b=(7,), v=(5, 3))
+
+    def fn(p, x):
+        h = x @ p["w"] + p["b"][None]
+        return (
+            lax.reduce(h, jnp.asarray(-jnp.inf, h.dtype), jnp.logaddexp, (1,))[:, None] + x @ p["v"]
+        )
+
+    return Network(fn, p, (floats(4, 5),), {(7,): 1})
+
+
+@network
+def gradients_of_a_convolutional_network():
+    "The loss in training, and the size of each gradient: BatchNorm, pooling, a grouped kernel"
+    p = draw(a=(3, 3, 2, 6), scale=(6,), bias=(6,), b=(3, 3, 1, 6), c=(1, 1, 6, 5), out=(5, 3))
+
+    def loss(p, x, y):
+        h = conv(x, p["a"])
+        mean, var = h.mean((0, 1, 2), keepdims=True), h.var((0, 1, 2), keepdims=True)
+        h = (h - mean) * lax.rsqrt(var + 1e-5) * along(p["scale"], h) + along(p["bias"], h)
+        h = nn.max_pool(relu(h), (2, 2), (2, 2))
+        h = conv(jnp.tanh(conv(h, p["b"], groups=6)), p["c"])
+        return -jnp.mean(nn.log_softmax(jnp.sin(h).mean((1, 2)) @ p["out"]) * y)
+
+    def fn(p, x, y):
+        value, gradients = jax.value_and_grad(loss)(p, x, y)
+        return jnp.stack([value, *(jnp.sum(g * g) for g in jax.tree.leaves(gradients))])
+
+    return Network(fn, p, (floats(3, 4, 4, 2), floats(3, 3)), {(6,): 1, (5,): 1})
+
+
+@network
+def input_gradient_of_grouped_convolutions():
+    "What a penalty on gradients computes: two groups of features, and the features in them"
+    p = draw(a=(1, 1, 2, 6), b=(3, 3, 3, 8), out=(8, 3))
+
+    def fn(p, x):
+        def score(p, x):
+            h = jnp.tanh(conv(jnp.tanh(conv(x, p["a"])), p["b"], groups=2))
+            return jnp.sum((h.mean((1, 2)) @ p["out"]) ** 3)
+
+        return jax.grad(score, 1)(p, x), jnp.sum(jax.grad(score)(p, x)["b"] ** 2, (2, 3))
+
+    groups = {(2,): 1, (2, 3): 1, (2, 4): 1, (3,): 1}  # the scores are summed
+    return Network(fn, p, (floats(3, 4, 4, 2),), groups)

@@ -76,38 +76,25 @@ def test_groups_are_factors_of_features_in_and_out():
     assert find(x[3]) is find(w[3]) is find(out[3]) and free(x[3]) == [6]
 
 
-# %% 8a275cf2
-def test_what_is_looked_up_is_fixed_and_the_rest_passes():
-    ids = jnp.zeros((2, 7), jnp.int32)
-    _, ((v, d), at), (out,) = follow(lambda e, i: e[i], (11, 4), ids)
-    assert not free(v) and free(d) == [4] and [find(a) for a in out] == [find(a) for a in (*at, d)]
-    _, ((_, n), _), _ = follow(
-        lambda x, i: jnp.take_along_axis(x, i, 1), (2, 5), jnp.zeros((2, 3), jnp.int32)
-    )
-    assert not free(n)
-    _, ((b, v, d), _), (out,) = follow(
-        jax.vmap(lambda e, i: e[i]), (2, 11, 4), jnp.zeros((2, 7), jnp.int32)
-    )
-    assert not free(v) and find(out[2]) is find(d) and find(b) is find(out[0])
+# %% 2ddfba1c
+def test_groups_of_a_batch_are_factors_of_examples_in_and_of_features_out():
+    def by_batch(x, w, groups):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=layout, batch_group_count=groups
+        )
 
 
-# %% b08f1726
-def test_what_is_written_whole_passes_and_places_are_fixed():
-    def segments(x, i):
-        return jax.ops.segment_sum(x, i, 4)
-
-
-    _, ((n, d), at), (out,) = follow(segments, (7, 5), jnp.zeros(7, jnp.int32))
-    assert find(d) is find(out[1]) and free(d) == [5] and not free(out[0])
-    assert find(n) is find(at[0]) and free(n) == [7]  # a sum, in any order
-    _, ((b, n, d), (b2, d2)), (out,) = follow(lambda x, u: x.at[:, 1].set(u), (3, 4, 5), (3, 5))
-    assert find(d) is find(d2) is find(out[2]) and free(d) == [5] and find(b) is find(b2)
-    assert not free(n) and not free(out[1])
-    _, ((n, d), (m, d2), at), _ = follow(
-        lambda x, u, i: x.at[i].set(u), (6, 5), (3, 5), jnp.zeros(3, jnp.int32)
-    )
-    assert not free(m) and not free(n) and find(d) is find(d2)
-    _, ((b, n), (b2, _), _), (out,) = follow(
-        jax.vmap(lambda x, u, i: x.at[i].add(u)), (2, 6), (2, 3), jnp.zeros((2, 3), jnp.int32)
-    )
-    assert find(b) is find(b2) is find(out[0]) and free(b) == [2] and not free(n)
+    trace, (x, w), (out,) = follow(lambda x, w: by_batch(x, w, 3), (6, 5, 5, 4), (3, 3, 4, 12))
+    (g, n), (g2, o) = factors(x[0]), factors(w[3])
+    assert find(g) is find(g2) and (g.size, n.size, o.size) == (3, 2, 4)
+    assert find(out[0]) is find(n) and [find(f) for f in factors(out[3])] == [find(g), find(o)]
+    assert find(x[3]) is find(w[2]) and free(x[3]) == [4] and not free(x[1]) and not free(out[1])
+    assert seen(trace, g, x[3]) and seen(trace, g, n)
+    x = jax.random.normal(jax.random.key(0), (6, 5, 5, 4))
+    w = jax.random.normal(jax.random.key(1), (3, 3, 4, 12))
+    (p, q, r, s) = (jnp.array(i) for i in ([2, 0, 1], [1, 0], [3, 1, 0, 2], [1, 3, 2, 0]))
+    x2 = x.reshape(3, 2, 5, 5, 4)[p][:, q][..., s].reshape(x.shape)
+    w2 = w.reshape(3, 3, 4, 3, 4)[..., p, :][..., r][:, :, s].reshape(w.shape)
+    want = by_batch(x, w, 3)[q].reshape(2, 5, 5, 3, 4)[..., p, :][..., r].reshape(2, 5, 5, 12)
+    assert jnp.allclose(by_batch(x2, w2, 3), want, atol=1e-3)
