@@ -15,8 +15,8 @@ from git_rebasin.inference.axes import (
     atoms,
     concat,
     cut,
-    factors,
     divide,
+    factors,
     find,
     fixed_by,
     interleave,
@@ -158,7 +158,6 @@ def test_axes_of_any_order_are_divided_and_put_together():
         size = int(rng.integers(2, 20))
         words = [np.unique(rng.integers(0, 3, size), return_inverse=True)[1] for _ in range(3)]
         a, b = (interleave(w, [Axis(int(n)) for n in np.bincount(w)]) for w in words[:2])
-        before = labels(a)
         pieces = divide(a, words[2])
         assert [p.size for p in pieces] == np.bincount(words[2]).tolist()
         assert interleave(words[2], pieces).size == size

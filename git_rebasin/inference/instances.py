@@ -12,11 +12,15 @@ __all__ = ['Table', 'UNREAD', 'resolve_instances', 'reads', 'own_of', 'renamed']
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from git_rebasin.inference.axes import (
     Axis,
     Instance,
+    Limit,
     Reason,
     atoms,
+    displace,
     divide,
     factors,
     find,
@@ -31,7 +35,9 @@ from .groups import Atoms, Forms, blocks_of, each_once, forms_of, pieces
 from .trace import Trace
 
 # %% ../../nbs/inference/18_instances.ipynb #4e78e4fb
-def _mirror(parent: Axis, child: Axis, log: list[Instance]) -> list[tuple[Axis, Axis]] | None:
+def _mirror(
+    parent: Axis, child: Axis, log: list[Instance] | None
+) -> list[tuple[Axis, Axis]] | None:
     "The atoms of an axis, each with what it is in a slice; None if the two are divided differently"
     parent, child = find(parent), find(child)
     if parent.kind == "atom":
@@ -113,9 +119,13 @@ def resolve_instances(
         params: the axes of the arrays that a spec has rows for
     """
     records, sources, table = list(trace.instances), None, None
-    while sources is None or table is None:
-        records, sources = _sources(records)
-        table = None if sources is None else _decide(trace, params, sources, records)
+    for look in itertools.count():
+        log = [] if look < _LOOKS else None
+        records, sources = _sources(records, log)
+        table = None if sources is None else _decide(trace, params, sources, log)
+        records += log or []
+        if sources is not None and table is not None:
+            break
     for atom, _ in sources.values():
         for own in table[id(atom)].values():  # what limits an array limits its segments
             if atom.reason is not None and own is not atom:
@@ -136,6 +146,9 @@ def _keep_apart(trace: Trace, sources: Mapping[int, tuple]) -> None:
                 todo += own
 
 
+_LOOKS = 100  # later nothing more is taken apart, so that the looks come to an end
+
+
 UNREAD = Reason("this example does not read it: also=[…] takes inputs that do")
 
 
@@ -150,25 +163,30 @@ def reads(
     return None if trace.read is None else {id(x) for axis in trace.read for x in atoms(axis)}
 
 
-def _sources(records: list[Instance]) -> tuple[list[Instance], dict[int, tuple] | None]:
+def _sources(
+    records: list[Instance],
+    log: list[Instance] | None,  # gains what is taken apart by it; None: nothing may be
+) -> tuple[list[Instance], dict[int, tuple] | None]:
     "Atom of a sliced array → its counterparts in slices; None if axes were unified meanwhile"
     sources: dict[int, tuple[Axis, list]] = {}
-    kept, new = [], []
+    kept: list[Instance] = []
     for record in records:
-        pairs = _mirror(record.parent, record.child, new)
+        pairs = _mirror(record.parent, record.child, log)
         if pairs is None:
-            unify(record.parent, record.child, None, new)
+            unify(record.parent, record.child, None, log)
             continue
         kept.append(record)
         for atom, child in pairs:
             if atom is not child:
                 sources.setdefault(id(atom), (atom, []))[1].append((record, child))
     every = [x for atom, pairs in sources.values() for x in (atom, *(child for _, child in pairs))]
-    changed = len(kept) < len(records) or new or any(x.same is not None for x in every)
-    return kept + new, None if changed else sources
+    changed = len(kept) < len(records) or log or any(x.same is not None for x in every)
+    return kept, None if changed else sources
 
 
-def _decide(trace: Trace, params, sources: Mapping[int, tuple], log: list) -> Table | None:
+def _decide(
+    trace: Trace, params, sources: Mapping[int, tuple], log: list[Instance] | None
+) -> Table | None:
     "One look at every atom; None if axes were unified, which others may depend on"
     forms = forms_of(trace.occurrences)
     having, rows = _having(blocks_of(forms), sources), _rows_with(params)
@@ -184,6 +202,10 @@ def _decide(trace: Trace, params, sources: Mapping[int, tuple], log: list) -> Ta
         for x, y in same:
             unified |= {id(z) for axis in (x, y) for z in atoms(axis)}
             unify(x, y, None, log)
+            if not _alike(x, y):  # it meets itself in another order
+                for axis in (x, y):
+                    restrict(axis, Limit.FIXED, Reason("it meets itself in another order"))
+                    displace(axis)
         table[i] = own
     if not unified:
         for i in {id(x) for x in renamed(forms, table)[1]}:
@@ -248,12 +270,21 @@ def _alike(x: Axis, y: Axis) -> bool:
 
 
 def _spelled(axis: Axis) -> tuple:
-    "What an axis consists of"
+    "What an axis consists of, the same for all terms of the same entries"
     axis = find(axis)
     if axis.kind == "atom":
         return (id(axis),)
-    order, parts = (b"", factors(axis)) if axis.kind == "product" else turns_of(axis)
-    return (bytes(order), *map(_spelled, parts))
+    if axis.kind == "product":
+        return (b"", *map(_spelled, factors(axis)))
+    order, parts = turns_of(axis)
+    keys, first, n = list(map(_spelled, parts)), {}, 0  # an atom may be several parts
+    for k in dict.fromkeys(order.tolist()):
+        if keys[k] not in first:
+            first[keys[k]], n = n, n + parts[k].size
+    entries = np.empty(axis.size, np.int64)
+    for k, part in enumerate(parts):
+        entries[order == k] = first[keys[k]] + np.arange(part.size)
+    return (entries.tobytes(), *first)
 
 # %% ../../nbs/inference/18_instances.ipynb #87bb4cbf
 def own_of(
