@@ -2,7 +2,8 @@
 
 import math
 import zlib
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -1185,6 +1186,228 @@ def unused_array():
     "What the function does not read has no symmetry to speak of"
     p = draw(a=(5, 7), b=(7, 2), unused=(6, 6))
     return Network(lambda p, x: relu(x @ p["a"]) @ p["b"], p, (floats(3, 5),), {(7,): 1})
+
+
+# -------------------------------------------------------------------------------- entries by turns
+
+
+def by_readers(channels: Iterable[tuple[str, int]], readers: dict) -> Groups:
+    "Channels of one layer are one group if the same arrays read them; one alone is none"
+    kinds = Counter((layer, tuple(readers[layer, k])) for layer, k in channels)
+    return Counter((n,) for n in kinds.values() if n > 1)
+
+
+def shuffled(x, groups: int, axis: int = -1):
+    "A channel shuffle: the channels of the groups take turns"
+    axis %= x.ndim
+    y = x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
+    return y.swapaxes(axis, axis + 1).reshape(x.shape)
+
+
+def shufflenet_v2(channels: int, units: int, torch: bool = False) -> Network:
+    "A stage: one half of the channels passes, a branch reads the other, and they are shuffled"
+    half, axis = channels // 2, 1 if torch else -1
+    kernel = (lambda a, b, i, o: (o, i, a, b)) if torch else (lambda *shape: shape)
+    layer = {"a": (1, 1, half, half), "dw": (3, 3, 1, half), "b": (1, 1, half, half)}
+    shapes = {f"{k}{name}": kernel(*s) for k in range(units) for name, s in layer.items()}
+    p = draw(stem=kernel(3, 3, 3, channels), head=(channels, 5), **shapes)
+    layout = ("NCHW", "OIHW", "NCHW") if torch else ("NHWC", "HWIO", "NHWC")
+
+    def apply(x, w, groups=1):
+        sizes = {"dimension_numbers": layout, "feature_group_count": groups}
+        return relu(lax.conv_general_dilated(x, w, (1, 1), "SAME", **sizes))
+
+    def fn(p, x):
+        x = apply(x, p["stem"])
+        for k in range(units):
+            left, y = jnp.split(x, 2, axis)
+            y = apply(apply(y, p[f"{k}a"]), p[f"{k}dw"], half)
+            x = shuffled(jnp.concatenate([left, apply(y, p[f"{k}b"])], axis), 2, axis)
+        return x.mean((2, 3) if torch else (1, 2)) @ p["head"]
+
+    stream, readers = [("stem", k) for k in range(channels)], defaultdict(list)
+    every = [*stream]
+    for k in range(units):
+        for channel in stream[half:]:
+            readers[channel].append(k)
+        new = [(str(k), j) for j in range(half)]
+        every += new
+        stream = [x for pair in zip(stream[:half], new, strict=True) for x in pair]
+    for channel in stream:
+        readers[channel].append(units)
+    groups = by_readers(every, readers) + Counter({(half,): units})
+    return Network(fn, p, (floats(2, 3, 4, 4) if torch else floats(2, 4, 4, 3),), groups)
+
+
+@network
+def shufflenet_v2_stage():
+    "Channels of a unit are those that the same later units read"
+    return shufflenet_v2(16, 3)
+
+
+@network
+def shufflenet_v2_stage_in_torch():
+    "Channels come first"
+    return shufflenet_v2(16, 3, torch=True)
+
+
+@network
+def shufflenet_v2_of_odd_halves():
+    "Cut at places where the left and the right are not cut alike"
+    return shufflenet_v2(20, 3)
+
+
+def shufflenet_v1(width: int, hidden: int, groups: int, units: int = 2) -> Network:
+    "Convolutions of groups, between which channels are shuffled, with residuals"
+    layer = {
+        "a": (1, 1, width // groups, hidden),
+        "dw": (3, 3, 1, hidden),
+        "b": (1, 1, hidden // groups, width),
+    }
+    shapes = {f"{k}{name}": s for k in range(units) for name, s in layer.items()}
+    p = draw(stem=(3, 3, 3, width), head=(width, 5), **shapes)
+
+    def fn(p, x):
+        x = relu(conv(x, p["stem"]))
+        for k in range(units):
+            y = shuffled(relu(conv(x, p[f"{k}a"], groups=groups)), groups)
+            y = conv(conv(y, p[f"{k}dw"], groups=hidden), p[f"{k}b"], groups=groups)
+            x = relu(x + y)
+        return x.mean((1, 2)) @ p["head"]
+
+    order = np.arange(hidden).reshape(groups, -1).T.ravel()  # the channel at each place
+    each = hidden // groups
+    cells = Counter((k // each, place // each) for place, k in enumerate(order.tolist()))
+    sizes = Counter((n,) for n in cells.values() for _ in range(units) if n > 1)
+    found = sizes + Counter({(width // groups,): groups})
+    return Network(fn, p, (floats(2, 4, 4, 3),), found)
+
+
+@network
+def shufflenet_v1_unit():
+    "A channel is known by the group that it comes from and the one that it goes to"
+    return shufflenet_v1(24, 8, 2)
+
+
+@network
+def shufflenet_v1_of_three_groups():
+    "Six channels of each group go to three groups, and not in equal numbers"
+    return shufflenet_v1(12, 15, 3)
+
+
+@network
+def shufflenet_v1_of_four_groups():
+    "Ten channels of each group"
+    return shufflenet_v1(16, 40, 4, 1)
+
+
+@network
+def branches_by_turns():
+    "Two layers, stacked along a new last axis that is merged, and cut in the middle"
+    p = draw(a=(3, 8), b=(3, 8), low=(8, 5), high=(8, 5), out=(5, 2))
+
+    def fn(p, x):
+        y = jnp.stack([jnp.tanh(x @ p["a"]), jnp.tanh(x @ p["b"])], -1).reshape(len(x), 16)
+        return relu(y[:, :8] @ p["low"] + jnp.tanh(y[:, 8:]) @ p["high"]) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(4,): 4, (5,): 1})
+
+
+@network
+def every_other_unit():
+    "Even and odd units, as a strided slice takes them"
+    p = draw(w=(3, 9), even=(5, 6), odd=(4, 6), out=(6, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(x @ p["w"])
+        return relu(y[:, ::2] @ p["even"] + jnp.tanh(y[:, 1::2]) @ p["odd"]) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(5,): 1, (4,): 1, (6,): 1})
+
+
+@network
+def shuffled_and_back():
+    "The opposite of a shuffle puts every unit where it was"
+    p = draw(w=(3, 12), out=(12, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(shuffled(jnp.tanh(x @ p["w"]), 3))
+        return shuffled(y, 4) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(12,): 1})
+
+
+@network
+def rotary_pairs_beside_each_other():
+    "Rotary embedding of neighbours: every pair turns by an angle of its own"
+    p = draw(q=(D, H, Q), k=(D, H, Q), v=(D, H, V), out=(H, V, D), **STREAM)
+    angles = np.arange(T)[:, None] / 10.0 ** np.arange(Q // 2)
+
+    def turn(x):
+        cos, sin = (f(angles)[None, :, None].astype(x.dtype) for f in (np.cos, np.sin))
+        a, b = x[..., ::2], x[..., 1::2]
+        return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q, k = turn(to_heads(x, p["q"])), turn(to_heads(x, p["k"]))
+        return (x + from_heads(attend(q, k, to_heads(x, p["v"])), p["out"])) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, V): 1})
+
+
+def pixel_shuffle(torch: bool) -> Network:
+    "From channels to places: those that go to one pixel move alike"
+    p = draw(k=(3, 3, 3, 12), after=(3, 3, 3, 4), out=(4, 2))
+
+    def fn(p, x):
+        y = relu(conv(x, p["k"]))
+        n, h, w, _ = y.shape
+        if torch:
+            y = y.reshape(n, h, w, 3, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+        else:
+            y = y.reshape(n, h, w, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(n, 2 * h, 2 * w, 3)
+        return relu(conv(y, p["after"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(3,): 1, (4,): 1})
+
+
+@network
+def pixel_shuffle_of_places_first():
+    "The places are the slower factor of the channels"
+    return pixel_shuffle(torch=False)
+
+
+@network
+def pixel_shuffle_of_places_last():
+    "As in PyTorch: they are the faster one"
+    return pixel_shuffle(torch=True)
+
+
+@network
+def space_to_depth():
+    "From places to channels"
+    p = draw(k=(3, 3, 3, 3), after=(1, 1, 12, 4), out=(4, 2))
+
+    def fn(p, x):
+        y = relu(conv(x, p["k"]))
+        y = y.reshape(len(y), 2, 2, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(y), 2, 2, 12)
+        return relu(conv(y, p["after"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(3,): 1, (4,): 1})
+
+
+@network
+def joint_axes_within_a_host():
+    "Each expert has hidden units that two axes number together"
+    p = draw(gate=(3, 4), w=(4, 3, 2, 5), v=(4, 2, 5, 2))
+
+    def fn(p, x):
+        hidden = jnp.tanh(jnp.einsum("bi,eiqh->beqh", x, p["w"]))
+        return jnp.einsum("beqh,eqho,be->bo", hidden, p["v"], softmax(x @ p["gate"]))
+
+    return Network(fn, p, (floats(4, 3),), {(4,): 1, (4, 10): 1})
 
 
 # ----------------------------------------------- many devices, equations, gradients, reductions
