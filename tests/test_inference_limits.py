@@ -71,6 +71,9 @@ def follow(fn, shapes):
     outs = run(trace, closed.jaxpr, consts, inputs)
     for record in trace.instances:
         unify(record.parent, record.child)
+    for derived, source, what in trace.derived:  # in an order that depends on the entries
+        trace.fix(source, what)
+        trace.fix(derived, what)
     return [v.axes for v in inputs], [v.axes for v in outs]
 
 
