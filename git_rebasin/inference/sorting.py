@@ -33,7 +33,6 @@ def _labels(
         return out
     if d not in a.marks.distinct:
         trace.fix(axis, _TIES)
-        return out
     return replace(out, marks=replace(out.marks, label=fresh(axis, out.shape, once)))
 
 
