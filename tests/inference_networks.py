@@ -2,7 +2,8 @@
 
 import math
 import zlib
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -749,6 +750,319 @@ def conditional():
     return Network(fn, p, args, {(4,): 1, (5,): 1, (6,): 1})
 
 
+# ----------------------------------------------------------------------- indices that are labels
+
+EXPERTS = {(6,): 1, (4,): 1, (4, 8): 1}  # a stream, experts, and hidden units within each expert
+MIXTURE = {"embed": (3, 6), "router": (6, 4), "w1": (4, 6, 8), "b1": (4, 8), "w2": (4, 8, 6)}
+
+
+def mixture(layer, args=None):
+    "A residual mixture of experts: layer(p, x, weights, places) with the two best of four"
+    p = draw(**MIXTURE, out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        best, places = lax.top_k(softmax(x @ p["router"]), 2)
+        best = best / best.sum(-1, keepdims=True)
+        return (x + layer(p, x, best, places)) @ p["out"]
+
+    return Network(fn, p, args or (floats(9, 3),), dict(EXPERTS))
+
+
+def chosen_experts(p, x, best, w1, b1, w2):
+    "Matrices that were looked up for each token"
+    hidden = relu(jnp.einsum("nd,nkdf->nkf", x, w1) + b1)
+    return jnp.einsum("nk,nkf,nkfd->nd", best, hidden, w2)
+
+
+def all_experts(p, x, weights):
+    "Every expert for every token, most with weight 0"
+    hidden = relu(jnp.einsum("nd,edf->nef", x, p["w1"]) + p["b1"][None])
+    return jnp.einsum("ne,nef,efd->nd", weights, hidden, p["w2"])
+
+
+@network
+def experts_by_gather():
+    "Each token looks up its experts"
+    look_up = lambda p, i: (p["w1"][i], jnp.take(p["b1"], i, axis=0), p["w2"][i])
+    return mixture(lambda p, x, best, i: chosen_experts(p, x, best, *look_up(p, i)))
+
+
+@network
+def experts_by_gather_in_turn():
+    "The first expert, then the second"
+
+    def layer(p, x, best, places):
+        y = jnp.zeros_like(x)
+        for k in range(2):
+            i = places[:, k]
+            hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w1"][i]) + p["b1"][i])
+            y += best[:, k, None] * jnp.einsum("nf,nfd->nd", hidden, p["w2"][places[:, k]])
+        return y
+
+    return mixture(layer)
+
+
+@network
+def experts_by_vmap():
+    "One token and one expert at a time"
+
+    def layer(p, x, best, places):
+        one = lambda x, i: relu(x @ p["w1"][i] + p["b1"][i]) @ p["w2"][i]
+        each = jax.vmap(lambda x, i: jax.vmap(lambda i: one(x, i))(i))(x, places)
+        return jnp.einsum("nk,nkd->nd", best, each)
+
+    return mixture(layer)
+
+
+@network
+def experts_by_scan():
+    "A loop over tokens"
+
+    def layer(p, x, best, places):
+        def token(total, one):
+            x, best, i = one
+            hidden = relu(jnp.einsum("d,kdf->kf", x, p["w1"][i]) + p["b1"][i])
+            y = jnp.einsum("k,kf,kfd->d", best, hidden, p["w2"][i])
+            return total + y, y
+
+        return lax.scan(token, jnp.zeros_like(x[0]), (x, best, places))[1]
+
+    return mixture(layer)
+
+
+@network
+def experts_one_hot():
+    "Weights of all experts, from one-hot arrays"
+    weigh = lambda best, i: (jax.nn.one_hot(i, 4) * best[..., None]).sum(1)
+    return mixture(lambda p, x, best, i: all_experts(p, x, weigh(best, i)))
+
+
+@network
+def experts_compared():
+    "Weights of all experts, where their numbers are those that were chosen"
+
+    def weigh(best, i):
+        return jnp.where(i[:, :, None] == jnp.arange(4)[None, None], best[..., None], 0).sum(1)
+
+    return mixture(lambda p, x, best, i: all_experts(p, x, weigh(best, i)))
+
+
+@network
+def experts_scattered():
+    "Weights of all experts, written to the places of the best"
+
+    def weigh(best, i):
+        return jnp.zeros((len(i), 4), best.dtype).at[jnp.arange(len(i))[:, None], i].set(best)
+
+    return mixture(lambda p, x, best, i: all_experts(p, x, weigh(best, i)))
+
+
+@network
+def experts_of_all_outputs():
+    "All experts compute, and the outputs of the best are taken"
+
+    def layer(p, x, best, places):
+        hidden = relu(jnp.einsum("nd,edf->nef", x, p["w1"]) + p["b1"][None])
+        y = jnp.einsum("nef,efd->ned", hidden, p["w2"])
+        return (best[..., None] * jnp.take_along_axis(y, places[..., None], axis=1)).sum(1)
+
+    return mixture(layer)
+
+
+def in_order_of_experts(p, x, best, places, back):
+    "Tokens sorted by expert, through `ragged_dot`; back(y, order) puts them into their order"
+    flat = places.reshape(-1)
+    order, counts = jnp.argsort(flat), jnp.bincount(flat, length=4)
+    hidden = lax.ragged_dot(jnp.repeat(x, 2, 0)[order], p["w1"], counts) + p["b1"][flat[order]]
+    y = back(lax.ragged_dot(relu(hidden), p["w2"], counts), order)
+    return jnp.einsum("nk,nkd->nd", best, y.reshape(*places.shape, -1))
+
+
+@network
+def experts_ragged():
+    "Sorted by expert, and back by the inverse order"
+    back = lambda y, order: y[jnp.argsort(order)]
+    return mixture(lambda p, *args: in_order_of_experts(p, *args, back))
+
+
+@network
+def experts_ragged_and_scattered():
+    "Sorted by expert, and written back to where they came from"
+    back = lambda y, order: jnp.zeros_like(y).at[order].set(y)
+    return mixture(lambda p, *args: in_order_of_experts(p, *args, back))
+
+
+@network
+def experts_with_capacity():
+    "Each expert takes its first three tokens, as in a Switch transformer"
+    p = draw(**MIXTURE, out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        gates = softmax(x @ p["router"])
+        mask = jax.nn.one_hot(jnp.argmax(gates, -1), 4)
+        place = jnp.cumsum(mask, 0) * mask
+        mask = mask * (place <= 3)
+        slots = jax.nn.one_hot(((place - 1) * mask).sum(-1).astype(int), 3)
+        dispatch = jnp.einsum("ne,nc->nec", mask, slots)
+        inputs = jnp.einsum("nec,nd->ecd", dispatch, x)
+        hidden = relu(jnp.einsum("ecd,edf->ecf", inputs, p["w1"]) + p["b1"][:, None])
+        weights = dispatch * (gates * mask).sum(-1)[:, None, None]
+        y = jnp.einsum("nec,ecd->nd", weights, jnp.einsum("ecf,efd->ecd", hidden, p["w2"]))
+        return (x + y) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), dict(EXPERTS))
+
+
+@network
+def experts_some_of_which_are_full():
+    "Tokens that find no place at their expert are sent to one that is not there"
+    p = draw(**MIXTURE, out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        gates = softmax(x @ p["router"])
+        i = jnp.argmax(gates, -1)
+        mask = jax.nn.one_hot(i, 4, dtype=int)
+        slot = ((jnp.cumsum(mask, 0) - 1) * mask).sum(-1)
+        i = jnp.where(slot < 3, i, 4)
+        inputs = jnp.zeros((4, 3, 6), x.dtype).at[i, slot].set(x, mode="drop")
+        hidden = relu(jnp.einsum("ecd,edf->ecf", inputs, p["w1"]) + p["b1"][:, None])
+        y = jnp.einsum("ecf,efd->ecd", hidden, p["w2"])
+        y = y.at[i, slot].get(mode="fill", fill_value=0) * gates.max(-1)[:, None]
+        return (x + y) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), dict(EXPERTS))
+
+
+@network
+def experts_within_experts():
+    "A router of groups, and in each group a router of its own"
+    p = draw(r=(3, 4), s=(4, 3, 5), w=(4, 5, 3, 6), v=(4, 5, 6, 2))
+
+    def fn(p, x):
+        i = jnp.argmax(x @ p["r"], -1)
+        j = jnp.argmax(jnp.einsum("nd,nde->ne", x, p["s"][i]), -1)
+        hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w"][i, j]))
+        return jnp.einsum("nf,nfo->no", hidden, p["v"][i, j])
+
+    return Network(fn, p, (floats(9, 3),), {(4,): 1, (4, 5): 1, (4, 5, 6): 1})
+
+
+def nearest(x, codes):
+    "The place of the code that is nearest"
+    return jnp.argmin(((x[:, None] - codes[None]) ** 2).sum(-1), -1)
+
+
+@network
+def codebook():
+    "Vector quantisation, with the gradient passed straight through"
+    p = draw(encode=(3, 6), codes=(5, 6), decode=(6, 2))
+
+    def fn(p, x):
+        z = jnp.tanh(x @ p["encode"])
+        q = p["codes"][nearest(z, p["codes"])]
+        return (z + lax.stop_gradient(q - z)) @ p["decode"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (5,): 1})
+
+
+@network
+def codebook_one_hot():
+    "Vector quantisation by a product, distances multiplied out"
+    p = draw(encode=(3, 6), codes=(5, 6), decode=(6, 2))
+
+    def fn(p, x):
+        z, codes = jnp.tanh(x @ p["encode"]), p["codes"]
+        distance = (z**2).sum(-1, keepdims=True) - 2 * z @ codes.T + (codes**2).sum(-1)[None]
+        return jax.nn.one_hot(jnp.argmin(distance, -1), 5) @ codes @ p["decode"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (5,): 1})
+
+
+@network
+def codebooks_of_heads():
+    "A codebook for each head: codes and units are within heads"
+    p = draw(encode=(3, 3, 2), codes=(3, 5, 2), decode=(3, 2, 2))
+
+    def fn(p, x):
+        z = jnp.tanh(jnp.einsum("ni,ihd->nhd", x, p["encode"]))
+        i = jax.vmap(nearest, (1, 0), 1)(z, p["codes"])
+        return jnp.einsum("nhd,hdo->no", p["codes"][jnp.arange(3)[None], i], p["decode"])
+
+    return Network(fn, p, (floats(9, 3),), {(3,): 1, (3, 5): 1, (3, 2): 1})
+
+
+@network
+def sorted_units():
+    "Units in the order of their values, whatever they are called"
+    p = draw(w=(3, 6), v=(6, 6), out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["w"]
+        order = jnp.argsort(x, -1)
+        ranked = jnp.take_along_axis(jnp.tanh(x) @ (p["v"] * (1 - jnp.eye(6))), order, -1)
+        return jnp.cumsum(ranked, -1) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1})
+
+
+@network
+def winners():
+    "The two largest units, written to their places"
+    p = draw(w=(3, 6), out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["w"]
+        best, i = lax.top_k(x, 2)
+        return jnp.zeros_like(x).at[jnp.arange(len(x))[:, None], i].add(best) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1})
+
+
+@network
+def diagonals():
+    "The diagonal of a matrix over units, its trace, and what is off its diagonal"
+    p = draw(w=(3, 6), a=(6, 6), s=(6,), out=(6, 2))
+
+    def fn(p, x):
+        off = p["a"] - jnp.diag(jnp.diag(p["a"])) + jnp.diag(p["s"])
+        masked = softmax(jnp.where(jnp.eye(6, dtype=bool), -jnp.inf, p["a"]))
+        x = jnp.tanh(x @ p["w"] * jnp.trace(p["a"]))
+        return (x @ off + jnp.tanh(x) @ masked + jnp.diagonal(p["a"])[None]) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1})
+
+
+@network
+def places_after_a_relu():
+    "Ties are decided by place: the router is fixed, the units of its experts are not"
+    p = draw(embed=(3, 6), router=(6, 4), w1=(4, 6, 8), w2=(4, 8, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        i = jnp.argmax(relu(x @ p["router"]), -1)
+        hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w1"][i]))
+        return jnp.einsum("nf,nfo->no", hidden, p["w2"][i])
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (4, 8): 1})
+
+
+@network
+def places_as_numbers():
+    "The expert after the best one: what comes after what is a matter of order"
+    p = draw(embed=(3, 6), router=(6, 4), w1=(4, 6, 8), w2=(4, 8, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        i = (jnp.argmax(x @ p["router"], -1) + 1) % 4
+        hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w1"][i]))
+        return jnp.einsum("nf,nfo->no", hidden, p["w2"][i])
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (8,): 1})
+
+
 # ------------------------------------------------- axes that are joint, and less than meets the eye
 
 
@@ -872,6 +1186,228 @@ def unused_array():
     "What the function does not read has no symmetry to speak of"
     p = draw(a=(5, 7), b=(7, 2), unused=(6, 6))
     return Network(lambda p, x: relu(x @ p["a"]) @ p["b"], p, (floats(3, 5),), {(7,): 1})
+
+
+# -------------------------------------------------------------------------------- entries by turns
+
+
+def by_readers(channels: Iterable[tuple[str, int]], readers: dict) -> Groups:
+    "Channels of one layer are one group if the same arrays read them; one alone is none"
+    kinds = Counter((layer, tuple(readers[layer, k])) for layer, k in channels)
+    return Counter((n,) for n in kinds.values() if n > 1)
+
+
+def shuffled(x, groups: int, axis: int = -1):
+    "A channel shuffle: the channels of the groups take turns"
+    axis %= x.ndim
+    y = x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
+    return y.swapaxes(axis, axis + 1).reshape(x.shape)
+
+
+def shufflenet_v2(channels: int, units: int, torch: bool = False) -> Network:
+    "A stage: one half of the channels passes, a branch reads the other, and they are shuffled"
+    half, axis = channels // 2, 1 if torch else -1
+    kernel = (lambda a, b, i, o: (o, i, a, b)) if torch else (lambda *shape: shape)
+    layer = {"a": (1, 1, half, half), "dw": (3, 3, 1, half), "b": (1, 1, half, half)}
+    shapes = {f"{k}{name}": kernel(*s) for k in range(units) for name, s in layer.items()}
+    p = draw(stem=kernel(3, 3, 3, channels), head=(channels, 5), **shapes)
+    layout = ("NCHW", "OIHW", "NCHW") if torch else ("NHWC", "HWIO", "NHWC")
+
+    def apply(x, w, groups=1):
+        sizes = {"dimension_numbers": layout, "feature_group_count": groups}
+        return relu(lax.conv_general_dilated(x, w, (1, 1), "SAME", **sizes))
+
+    def fn(p, x):
+        x = apply(x, p["stem"])
+        for k in range(units):
+            left, y = jnp.split(x, 2, axis)
+            y = apply(apply(y, p[f"{k}a"]), p[f"{k}dw"], half)
+            x = shuffled(jnp.concatenate([left, apply(y, p[f"{k}b"])], axis), 2, axis)
+        return x.mean((2, 3) if torch else (1, 2)) @ p["head"]
+
+    stream, readers = [("stem", k) for k in range(channels)], defaultdict(list)
+    every = [*stream]
+    for k in range(units):
+        for channel in stream[half:]:
+            readers[channel].append(k)
+        new = [(str(k), j) for j in range(half)]
+        every += new
+        stream = [x for pair in zip(stream[:half], new, strict=True) for x in pair]
+    for channel in stream:
+        readers[channel].append(units)
+    groups = by_readers(every, readers) + Counter({(half,): units})
+    return Network(fn, p, (floats(2, 3, 4, 4) if torch else floats(2, 4, 4, 3),), groups)
+
+
+@network
+def shufflenet_v2_stage():
+    "Channels of a unit are those that the same later units read"
+    return shufflenet_v2(16, 3)
+
+
+@network
+def shufflenet_v2_stage_in_torch():
+    "Channels come first"
+    return shufflenet_v2(16, 3, torch=True)
+
+
+@network
+def shufflenet_v2_of_odd_halves():
+    "Cut at places where the left and the right are not cut alike"
+    return shufflenet_v2(20, 3)
+
+
+def shufflenet_v1(width: int, hidden: int, groups: int, units: int = 2) -> Network:
+    "Convolutions of groups, between which channels are shuffled, with residuals"
+    layer = {
+        "a": (1, 1, width // groups, hidden),
+        "dw": (3, 3, 1, hidden),
+        "b": (1, 1, hidden // groups, width),
+    }
+    shapes = {f"{k}{name}": s for k in range(units) for name, s in layer.items()}
+    p = draw(stem=(3, 3, 3, width), head=(width, 5), **shapes)
+
+    def fn(p, x):
+        x = relu(conv(x, p["stem"]))
+        for k in range(units):
+            y = shuffled(relu(conv(x, p[f"{k}a"], groups=groups)), groups)
+            y = conv(conv(y, p[f"{k}dw"], groups=hidden), p[f"{k}b"], groups=groups)
+            x = relu(x + y)
+        return x.mean((1, 2)) @ p["head"]
+
+    order = np.arange(hidden).reshape(groups, -1).T.ravel()  # the channel at each place
+    each = hidden // groups
+    cells = Counter((k // each, place // each) for place, k in enumerate(order.tolist()))
+    sizes = Counter((n,) for n in cells.values() for _ in range(units) if n > 1)
+    found = sizes + Counter({(width // groups,): groups})
+    return Network(fn, p, (floats(2, 4, 4, 3),), found)
+
+
+@network
+def shufflenet_v1_unit():
+    "A channel is known by the group that it comes from and the one that it goes to"
+    return shufflenet_v1(24, 8, 2)
+
+
+@network
+def shufflenet_v1_of_three_groups():
+    "Six channels of each group go to three groups, and not in equal numbers"
+    return shufflenet_v1(12, 15, 3)
+
+
+@network
+def shufflenet_v1_of_four_groups():
+    "Ten channels of each group"
+    return shufflenet_v1(16, 40, 4, 1)
+
+
+@network
+def branches_by_turns():
+    "Two layers, stacked along a new last axis that is merged, and cut in the middle"
+    p = draw(a=(3, 8), b=(3, 8), low=(8, 5), high=(8, 5), out=(5, 2))
+
+    def fn(p, x):
+        y = jnp.stack([jnp.tanh(x @ p["a"]), jnp.tanh(x @ p["b"])], -1).reshape(len(x), 16)
+        return relu(y[:, :8] @ p["low"] + jnp.tanh(y[:, 8:]) @ p["high"]) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(4,): 4, (5,): 1})
+
+
+@network
+def every_other_unit():
+    "Even and odd units, as a strided slice takes them"
+    p = draw(w=(3, 9), even=(5, 6), odd=(4, 6), out=(6, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(x @ p["w"])
+        return relu(y[:, ::2] @ p["even"] + jnp.tanh(y[:, 1::2]) @ p["odd"]) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(5,): 1, (4,): 1, (6,): 1})
+
+
+@network
+def shuffled_and_back():
+    "The opposite of a shuffle puts every unit where it was"
+    p = draw(w=(3, 12), out=(12, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(shuffled(jnp.tanh(x @ p["w"]), 3))
+        return shuffled(y, 4) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(12,): 1})
+
+
+@network
+def rotary_pairs_beside_each_other():
+    "Rotary embedding of neighbours: every pair turns by an angle of its own"
+    p = draw(q=(D, H, Q), k=(D, H, Q), v=(D, H, V), out=(H, V, D), **STREAM)
+    angles = np.arange(T)[:, None] / 10.0 ** np.arange(Q // 2)
+
+    def turn(x):
+        cos, sin = (f(angles)[None, :, None].astype(x.dtype) for f in (np.cos, np.sin))
+        a, b = x[..., ::2], x[..., 1::2]
+        return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q, k = turn(to_heads(x, p["q"])), turn(to_heads(x, p["k"]))
+        return (x + from_heads(attend(q, k, to_heads(x, p["v"])), p["out"])) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, V): 1})
+
+
+def pixel_shuffle(torch: bool) -> Network:
+    "From channels to places: those that go to one pixel move alike"
+    p = draw(k=(3, 3, 3, 12), after=(3, 3, 3, 4), out=(4, 2))
+
+    def fn(p, x):
+        y = relu(conv(x, p["k"]))
+        n, h, w, _ = y.shape
+        if torch:
+            y = y.reshape(n, h, w, 3, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+        else:
+            y = y.reshape(n, h, w, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(n, 2 * h, 2 * w, 3)
+        return relu(conv(y, p["after"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(3,): 1, (4,): 1})
+
+
+@network
+def pixel_shuffle_of_places_first():
+    "The places are the slower factor of the channels"
+    return pixel_shuffle(torch=False)
+
+
+@network
+def pixel_shuffle_of_places_last():
+    "As in PyTorch: they are the faster one"
+    return pixel_shuffle(torch=True)
+
+
+@network
+def space_to_depth():
+    "From places to channels"
+    p = draw(k=(3, 3, 3, 3), after=(1, 1, 12, 4), out=(4, 2))
+
+    def fn(p, x):
+        y = relu(conv(x, p["k"]))
+        y = y.reshape(len(y), 2, 2, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(y), 2, 2, 12)
+        return relu(conv(y, p["after"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(3,): 1, (4,): 1})
+
+
+@network
+def joint_axes_within_a_host():
+    "Each expert has hidden units that two axes number together"
+    p = draw(gate=(3, 4), w=(4, 3, 2, 5), v=(4, 2, 5, 2))
+
+    def fn(p, x):
+        hidden = jnp.tanh(jnp.einsum("bi,eiqh->beqh", x, p["w"]))
+        return jnp.einsum("beqh,eqho,be->bo", hidden, p["v"], softmax(x @ p["gate"]))
+
+    return Network(fn, p, (floats(4, 3),), {(4,): 1, (4, 10): 1})
 
 
 # ----------------------------------------------- many devices, equations, gradients, reductions

@@ -130,7 +130,20 @@ def resolve_instances(
         for own in table[id(atom)].values():  # what limits an array limits its segments
             if atom.reason is not None and own is not atom:
                 restrict(own, atom.limit, atom.reason)
+    _keep_apart(trace, sources)
     return table
+
+
+def _keep_apart(trace: Trace, sources: Mapping[int, tuple]) -> None:
+    "What is told apart from its neighbours is so in every segment"
+    todo, apart = list(trace.apart), set()
+    while todo:
+        for x in atoms(todo.pop()):
+            if id(x) not in apart:
+                apart.add(id(x))
+                own = [child for _, child in sources[id(x)][1]] if id(x) in sources else []
+                trace.apart += own
+                todo += own
 
 
 _LOOKS = 100  # later nothing more is taken apart, so that the looks come to an end

@@ -20,6 +20,7 @@ from git_rebasin.inference.axes import (
     Limit,
     Reason,
     atoms,
+    concat,
     displace,
     factors,
     find,
@@ -46,7 +47,7 @@ from git_rebasin.inference.instances import (
     spread,
 )
 from .trace import Trace
-from .turns import InexpressibleError, in_turns, is_unnamed, tidy
+from .turns import InexpressibleError, in_turns, is_plain, is_unnamed, tidy
 from git_rebasin.symmetry.entries import (
     Concat,
     Coordinate,
@@ -297,7 +298,8 @@ def entry_of(
         try:
             return in_turns(order, entries)
         except InexpressibleError as e:
-            raise _WordlessError(axis) from e
+            pairs = zip(parts, entries, strict=True)
+            raise _WordlessError(concat(*(x for x, own in pairs if not is_plain(own)))) from e
     parts, inside = factors(axis), (*inside, *_certain(axis))
     for j, part in enumerate(parts):
         later = [x for f in parts[j + 1 :] for x in atoms(f)]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['InexpressibleError', 'in_turns', 'is_unnamed', 'tidy']
+__all__ = ['InexpressibleError', 'in_turns', 'is_plain', 'is_unnamed', 'tidy']
 
 # %% ../../nbs/inference/19_turns.ipynb #a2b083f3
 import itertools
@@ -70,9 +70,14 @@ def _some(entry: Entry, n: int, whole: int) -> Entry:
         return entry
     if is_unnamed(entry):
         return Fixed(n)
-    if isinstance(entry, Part) or (isinstance(entry, Group) and not entry.within):
+    if is_plain(entry):
         return Part(entry.name, n)
     raise InexpressibleError(f"there are no words for {n} of {whole} entries of {entry}")
+
+
+def is_plain(entry: Entry) -> TypeGuard[Group | Part]:
+    "Whether an entry is a group of which some entries can be elsewhere"
+    return isinstance(entry, Part) or (isinstance(entry, Group) and not entry.within)
 
 
 def is_unnamed(entry: Entry) -> TypeGuard[Fixed]:
