@@ -45,14 +45,8 @@ def test_each_rule_fixes_what_has_an_order_and_no_more():
         (lambda x: x.sum(1), [1, 1, 1], [[1, 1]]),
         (lambda x: x.max((0, 2)), [1, 1, 1], [[1]]),
         (lambda x: jnp.any(x > 0, 1), [1, 1, 1], [[1, 1]]),
-        (lambda x: lax.argmax(x, 1, jnp.int32), [1, 0, 1], [[1, 1]]),
         (lambda x: lax.cumsum(x, 2), [1, 1, 0], [[1, 1, 0]]),
-        (lambda x: lax.rev(x, (0,)), [0, 1, 1], [[0, 1, 1]]),
         (lambda x: jnp.abs(lax.fft(x, "RFFT", (5,))), [1, 1, 0], [[1, 1, 0]]),
-        (lambda x: lax.sort(x, dimension=1), [1, 1, 1], [[1, 0, 1]]),
-        (lambda x: lax.sort((x, 2 * x), dimension=1)[1], [1, 0, 1], [[1, 0, 1]]),
-        (lambda x: lax.top_k(x, 2)[0], [1, 1, 1], [[1, 1, 0]]),
-        (lambda x: lax.top_k(x, 2), [1, 1, 0], [[1, 1, 0]] * 2),
         (
             lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 1), (1, 2, 1), "VALID"),
             [1, 0, 1],
@@ -77,6 +71,4 @@ def test_each_rule_fixes_what_has_an_order_and_no_more():
 def test_an_axis_along_which_entries_mix_does_not_count_as_seen():
     _, _, seen = follow(lambda x: lax.cumsum(x, 1), (3, 4))
     (axes,), _, seen = follow(lambda x: lax.cumsum(x, 1), (3, 4))
-    assert (axes[0],) in seen
-    (axes,), _, seen = follow(lambda x: lax.sort(x, dimension=1), (3, 4))
     assert (axes[0],) in seen

@@ -29,6 +29,7 @@ LAYERS = [
     ["plot"],
     ["merging."],
     ["zoo."],
+    ["torch."],
     ["experiments."],
     ["cli."],
 ]

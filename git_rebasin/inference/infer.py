@@ -22,7 +22,10 @@ from jaxtyping import PyTree
 
 from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
+    experts,
+    labels,
     linear_algebra,
+    lookups,
     loops,
     order,
     own_rules,
@@ -30,11 +33,14 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
     reductions,
     shapes,
     sharded,
+    ties,
 )
 from .axes import Axis, Limit, Reason, atoms
 from .live import live_equations
+from .marks import NOTHING, Marks, generic
 from .rows import Naming, name_atoms, row_of
-from .trace import MOST, Trace, Value, constant, run
+from .sorting import settle
+from .trace import MOST, Trace, Value, constant, run, spend
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import try_spec
@@ -54,13 +60,19 @@ def _parameter(trace: Trace, leaf, reason: Reason | None) -> Value:
     axes = tuple(Axis(n, reason, limit=limit) if n != 1 else None for n in leaf.shape)
     if reason is None or limit is not None:
         trace.note(axes)
-    return Value(tuple(leaf.shape), axes, inside=())
+    return Value(tuple(leaf.shape), axes, inside=(), marks=_numbers(leaf))
+
+
+def _numbers(leaf) -> Marks:
+    "What is known of the entries of an array: floats are any numbers"
+    return generic(len(leaf.shape)) if jnp.issubdtype(leaf.dtype, jnp.inexact) else NOTHING
 
 
 def _data(i: int, leaf) -> Value:
     "An array that is not of the model: it cannot move"
     reasons = [Reason(f"input array {i}, axis {k}") for k in range(len(leaf.shape))]
-    return Value(tuple(leaf.shape), tuple(map(Axis, leaf.shape, reasons)), inside=())
+    axes = tuple(map(Axis, leaf.shape, reasons))
+    return Value(tuple(leaf.shape), axes, inside=(), marks=_numbers(leaf))
 
 # %% ../../nbs/inference/09_infer.ipynb #6f906db3
 _Shaped = Array | jax.ShapeDtypeStruct
@@ -114,10 +126,12 @@ def _follow(
         outs = run(trace, closed.jaxpr, consts, [*values.values(), *data])
         for i, out in enumerate(outs):
             trace.note_read(out.axes)
+            spend(trace, out.marks)
             for k, axis in enumerate(out.axes):
                 trace.restrict(axis, Limit.FIXED, f"output {i}, axis {k}")
         trace.keep = False  # values are those of the first example
     axes = {path: value.axes for path, value in values.items() if value.shape}
+    settle(trace, [axis for row in axes.values() for axis in row if axis is not None])
     naming = name_atoms(trace, axes)
     table = {path: row_of(row, naming) for path, row in axes.items()}
     why = {path: tuple(_why(axis, naming) for axis in row) for path, row in axes.items()}

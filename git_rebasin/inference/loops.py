@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .axes import Axis, Limit, fixed_by
+from .labels import one_axis, refreshed, with_label
 from .live import carried
+from .marks import Marks, Place, kept, moved
 from .shapes import sliced_along
-from .trace import Trace, Value, constant, rule, run, uniform
+from .trace import Trace, Value, constant, plain, rule, run, uniform
 from ..jaxprs import ClosedJaxpr, scan_counts
 
 # %% ../../nbs/inference/06_loops.ipynb #a8376fb8
@@ -43,6 +45,7 @@ def _fixed_point(
 ) -> tuple[list[Value], list[Value]]:  # the carry, and what else an iteration gives
     "Follow an iteration until the carry has the same axes before and after it"
     zero = [c.zero for c in carry]  # its value changes from one to the next:
+    carry = [plain(trace, c) for c in carry]
     carry = [Value(c.shape, c.axes, inside=inside) for c in carry]
     outside = trace.inside
     while True:
@@ -50,6 +53,7 @@ def _fixed_point(
         for c in carry:
             trace.note(c.axes)
         outs = body(carry)
+        outs = [plain(trace, v) if k < len(carry) else v for k, v in enumerate(outs)]
         after = [
             _carried(trace, *each[:3]) if each[3] else each[0]
             for each in zip(carry, outs, zero, needed, strict=False)
@@ -74,7 +78,7 @@ def _carried(
     return Value(before.shape, tuple(axes), inside=before.inside)
 
 # %% ../../nbs/inference/06_loops.ipynb #acbd3939
-@rule("scan", reads=False)
+@rule("scan", reads=False, labels=True)
 def scan(trace, eqn, inputs):
     "The carry to a fixed point; what is stacked within its layer"
     p, (nc, nk) = eqn.params, scan_counts(eqn)
@@ -91,7 +95,7 @@ def scan(trace, eqn, inputs):
     if any(needed):
         trace.fix(layers, "a scan goes through it in order")
     loops, outside = trace.loops, trace.inside
-    slices = [_slice(v, layers) for v in stacks]
+    slices = [_slice(trace, v, layers) for v in stacks]
 
     def iteration(carry):
         trace.loops = (*loops, layers)
@@ -102,14 +106,37 @@ def scan(trace, eqn, inputs):
 
     carry, outs = _fixed_point(trace, iteration, carry, needed, (*outside, layers))
     n, first = p["length"], layers if p["length"] != 1 else None
-    stacked = [Value((n, *v.shape), (first, *v.axes)) for v in outs]
+    stacked = [_stacked(v, n, first) for v in outs]
     return [replace(v, inside=outside) for v in (*carry, *stacked)]
 
 
-def _slice(stack: Value, layers: Axis) -> Value:
+def _slice(trace: Trace, stack: Value, layers: Axis) -> Value:
     "What an iteration sees of a stack: of another layer in each, unless all are alike"
     inside, alike = stack.inside or (), stack.axes[0] is None
-    return replace(stack.without([0]), inside=inside if alike else (*inside, layers))
+    entry = _entry(trace, stack, stack.without([0]))
+    return replace(entry, inside=inside if alike else (*inside, layers))
+
+
+def _entry(trace: Trace, stack: Value, entry: Value) -> Value:
+    "What is known of one entry of a stack"
+    if stack.marks.parts or stack.marks.spoils:
+        stack = plain(trace, stack)
+    marks = moved(stack.marks, kept(len(stack.shape), [0]), entry.shape)
+    entry = replace(entry, marks=replace(marks, hot=None))
+    if stack.marks.label is None:
+        return entry
+    return with_label(entry, refreshed(stack.marks.label, entry.shape))
+
+
+def _stacked(v: Value, n: int, first: Axis | None) -> Value:
+    "The entries of all iterations"
+    shape, long = (n, *v.shape), (0,) if n != 1 else ()
+    chosen = [
+        Place(p.axis, ("stacked", p.key), (*long, *(d + 1 for d in p.dims))) for p in v.marks.chosen
+    ]
+    label = v.marks.label and refreshed(v.marks.label, shape)
+    spoils = tuple(replace(v.marks, label=None).limited)
+    return Value(shape, (first, *v.axes), marks=Marks(label, spoils=spoils, chosen=tuple(chosen)))
 
 
 def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
@@ -119,20 +146,32 @@ def _unrolled(trace: Trace, eqn, consts, carry, stacks) -> list[Value]:
     outside, iterations = trace.inside, range(p["length"])
     for t in reversed(iterations) if p["reverse"] else iterations:
         trace.inside = outside
-        slices = [sliced_along(trace, v, 0, t, t + 1).without([0]) for v in stacks]
+        parts = [(v, sliced_along(trace, v, 0, t, t + 1)) for v in stacks]
+        slices = [_entry(trace, v, part.without([0])) for v, part in parts]
         slices = [replace(v, inside=outside) for v in slices]
         outs = _follow(trace, p["jaxpr"], [*consts, *carry, *slices], each)
         carry = outs[: len(carry)]
         collected.append(outs[len(carry) :])
     layers, stacked = trace.fixed(len(iterations), "a scan goes through it in order"), []
     for several in zip(*collected, strict=True):
-        pairs = zip(*(v.axes for v in several), strict=True)
-        axes = (trace.merge_linear(axes, several) for axes in pairs)
-        stacked.append(Value((len(iterations), *several[0].shape), (layers, *axes)))
+        one = _one_of(trace, several)
+        stacked.append(_stacked(one, len(iterations), layers))
     return [*carry, *stacked]
 
+
+def _one_of(trace: Trace, several: Sequence[Value]) -> Value:
+    "A value that is one of several"
+    label = (
+        None if any(v.marks.parts or v.marks.spoils for v in several) else one_axis(trace, several)
+    )
+    if label is None:
+        several = [plain(trace, v) for v in several]
+    alike = zip(*(v.axes for v in several), strict=True)
+    axes, shape = tuple(trace.merge_linear(axes, several) for axes in alike), several[0].shape
+    return Value(shape, axes, marks=Marks(label=label and refreshed(label, shape)))
+
 # %% ../../nbs/inference/06_loops.ipynb #28cdca2c
-@rule("while", reads=False)
+@rule("while", reads=False, labels=True)
 def while_loop(trace, eqn, inputs):
     "The carry to a fixed point"
     p, needed = eqn.params, carried(eqn, trace.wanted)
@@ -140,20 +179,18 @@ def while_loop(trace, eqn, inputs):
     of_test, of_body, carry = inputs[:nc], inputs[nc : nc + nb], inputs[nc + nb :]
 
     def iteration(carry):
-        _follow(trace, p["cond_jaxpr"], [*of_test, *carry])
+        for test in _follow(trace, p["cond_jaxpr"], [*of_test, *carry]):
+            plain(trace, test)
         return _follow(trace, p["body_jaxpr"], [*of_body, *carry], needed)
 
     return _fixed_point(trace, iteration, carry, needed, inside)[0]
 
 
-@rule("cond", reads=False)
+@rule("cond", reads=False, labels=True)
 def cond(trace, eqn, inputs):
     "The outputs of all branches are one"
-    _, *operands = inputs
+    which, *operands = inputs
+    plain(trace, which)
     wanted, branches = trace.wanted, eqn.params["branches"]
-    outs = []
-    for several in zip(*(_follow(trace, b, operands, wanted) for b in branches), strict=True):
-        axes = zip(*(v.axes for v in several), strict=True)
-        merged = tuple(trace.merge_linear(a, several) for a in axes)
-        outs.append(Value(several[0].shape, merged))
-    return outs
+    outs = [_follow(trace, b, operands, wanted) for b in branches]
+    return [_one_of(trace, several) for several in zip(*outs, strict=True)]

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['REDUCTIONS', 'reduce', 'index_of_extremum', 'cumulate', 'reverse', 'fourier_transform', 'sort', 'top_k',
-           'reduce_window', 'random_bits', 'iota']
+__all__ = ['REDUCTIONS', 'reduce', 'cumulate', 'fourier_transform', 'reduce_window', 'random_bits']
 
 # %% ../../nbs/inference/04_order.ipynb #b94f480e
 from collections.abc import Collection
@@ -18,7 +17,7 @@ from .trace import Trace, Value, rule, unknown
 # %% ../../nbs/inference/04_order.ipynb #653bb74d
 _ALIKE = {
     **dict.fromkeys("reduce_sum reduce_window_sum cumsum".split(), Limit.INVERTIBLE),
-    **dict.fromkeys("reduce_max reduce_window_max cummax sort top_k".split(), Limit.SCALED),
+    **dict.fromkeys("reduce_max reduce_window_max cummax".split(), Limit.SCALED),
     **dict.fromkeys("reduce_min reduce_window_min cummin".split(), Limit.SCALED),
 }  # what an operation leaves of the axes that stay; where it is not named, permutations
 
@@ -45,15 +44,6 @@ def reduce(trace, eqn, inputs):
     return [inputs[0].without(axes)]
 
 # %% ../../nbs/inference/04_order.ipynb #d1263686
-@rule("argmax", "argmin")
-def index_of_extremum(trace, eqn, inputs):
-    "The answer is a place"
-    (a,), axes = inputs, eqn.params["axes"]
-    trace.mix(a, axes, "the place of its largest or least entry is asked for")
-    _combine(trace, eqn, a, axes)
-    return [a.without(axes)]
-
-
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulate(trace, eqn, inputs):
     "Each entry knows those before it"
@@ -62,53 +52,12 @@ def cumulate(trace, eqn, inputs):
     return [trace.mix(a, axes, "its entries are accumulated in order")]
 
 
-@rule("rev")
-def reverse(trace, eqn, inputs):
-    "The last becomes the first"
-    (a,) = inputs
-    turned = [k for k in eqn.params["dimensions"] if a.axes[k] is not None]
-    return [trace.mix(a, turned, "it is reversed")]
-
-
 @rule("fft")
 def fourier_transform(trace, eqn, inputs):
     "Along the last axes"
     shape = eqn.outvars[0].aval.shape
     last = range(len(shape) - len(eqn.params["fft_lengths"]), len(shape))
     return [trace.mix(inputs[0], last, "a Fourier transform", shape)]
-
-# %% ../../nbs/inference/04_order.ipynb #11246671
-@rule("sort")
-def sort(trace, eqn, inputs):
-    "One array: free before, fixed after. Several: their order is that of the first"
-    d, shape, what = eqn.params["dimension"], inputs[0].shape, "it is sorted"
-    axes = [trace.merge(v.axes[k] for v in inputs) if k != d else None for k in range(len(shape))]
-    for v in inputs:
-        _combine(trace, eqn, v, [d])
-    if len(inputs) > 1:
-        for axis in axes:
-            trace.restrict(axis, Limit.PERMUTATION, "it is sorted along with another array")
-        for v in inputs:
-            trace.fix(v.axes[d], "it is sorted along with another array")
-    trace.note(axes)
-    axes[d] = trace.fixed(shape[d], what)
-    return [Value(shape, tuple(axes)) for _ in inputs]
-
-
-@rule("top_k")
-def top_k(trace, eqn, inputs):
-    "The largest entries; where nobody asks for their places, what goes in is free"
-    (a,), shape = inputs, eqn.outvars[0].aval.shape
-    d = eqn.params.get("axis", -1) % len(shape)
-    _combine(trace, eqn, a, [d])
-    if trace.wanted[1]:
-        trace.fix(a.axes[d], "the places of its largest entries are asked for")
-        for axis in a.axes:
-            trace.restrict(axis, Limit.PERMUTATION, "places of largest entries are asked for")
-    axes = [axis if k != d else None for k, axis in enumerate(a.axes)]
-    trace.note(axes)
-    axes[d] = trace.fixed(shape[d], "it is sorted")
-    return [Value(shape, tuple(axes)) for _ in eqn.outvars]
 
 # %% ../../nbs/inference/04_order.ipynb #47333d52
 @rule("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window")
@@ -136,12 +85,3 @@ def reduce_window(trace, eqn, inputs):
 def random_bits(trace, eqn, inputs):
     "Another number for each place: a mask of dropout, noise"
     return unknown(trace, eqn, inputs, "a random number for each place")
-
-
-@rule("iota")
-def iota(trace, eqn, inputs):
-    "0, 1, 2, … along one axis"
-    shape, d, what = eqn.outvars[0].aval.shape, eqn.params["dimension"], "its places are numbered"
-    return [
-        Value(shape, tuple(trace.fixed(n, what) if k == d else None for k, n in enumerate(shape)))
-    ]

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MOST', 'Rule', 'RULES', 'PASSING', 'Value', 'Trace', 'rule', 'unknown', 'uniform', 'whole', 'constant', 'run']
+__all__ = ['MOST', 'Rule', 'RULES', 'LABELS', 'MARKS', 'PASSING', 'Value', 'Trace', 'rule', 'plain', 'spend', 'apply', 'unknown',
+           'uniform', 'whole', 'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.extend.core as jex
@@ -25,12 +27,14 @@ from git_rebasin.inference.axes import (
     Instance,
     Limit,
     Reason,
+    atoms,
     concat,
     find,
     restrict,
     unify,
 )
 from .live import live_equations
+from .marks import NOTHING, Marks
 from ..jaxprs import inner_jaxpr, jaxprs_within
 
 # %% ../../nbs/inference/01_trace.ipynb #5567acab
@@ -43,6 +47,7 @@ class Value:
         const: the value itself, where it depends on no argument
         frozen: whether it comes from outside of the function
         inside: axes of the loops around that it depends on; None: as what it is computed from
+        marks: what is known of its entries
     """
 
     shape: tuple[int, ...]
@@ -51,6 +56,7 @@ class Value:
     frozen: bool = False  # whether it comes from outside of the function
     inside: tuple[Axis, ...] | None = None  # axes of the loops around that it depends on; None: as
     #   what it is computed from
+    marks: Marks = NOTHING  # what is known of its entries
 
     @property
     def zero(self) -> bool:
@@ -103,6 +109,7 @@ class Trace:
         where: its primitive, and its line in the program
         wanted: which outputs of the equation at hand are needed
         stacks: scans over an axis that may move, and convolutions of at most `MOST` groups
+        derived: an axis that moves when another does, which one, and how
     """
 
     unroll: int = 0  # a scan of at most so many iterations is unrolled, and a convolution of at
@@ -121,6 +128,8 @@ class Trace:
     where: str | None = None  # its primitive, and its line in the program
     wanted: Sequence[bool] = ()  # which outputs of the equation at hand are needed
     stacks: int = 0  # scans over an axis that may move, and convolutions of at most `MOST` groups
+    derived: list[tuple[Axis, Axis, Any]] = field(default_factory=list)  # an axis that moves
+    #   when another does, which one, and how
 
     def note(self, axes: Iterable[Axis | None]) -> None:
         "Record that these axes occur together"
@@ -179,27 +188,76 @@ class Trace:
 # %% ../../nbs/inference/01_trace.ipynb #8e9ac57e
 Rule = Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
+LABELS: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value] | None]] = {}
+#   rules for inputs that hold places; None: then these are numbers
+MARKS: dict[str, Callable[[Trace, jex.JaxprEqn, list[Value], list[Value]], list[Marks]]] = {}
+#   what is known of the outputs, which are the last argument
 PASSING: set[str] = set()  # primitives that pass entries on, each to its place or to none
 
 
 def rule(
     *names: str,  # of primitives
     reads: bool = True,  # whether entries have an effect on others than those that they become
+    labels: bool = False,  # whether it takes care of inputs whose entries are places
 ) -> Callable[[Rule], Rule]:
     """Put a function into the table
 
     Args:
         *names: of primitives
         reads: whether entries have an effect on others than those that they become
+        labels: whether it takes care of inputs whose entries are places
     """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
         PASSING.difference_update(names)
         PASSING.update(() if reads else names)
+        if labels:
+            LABELS.update(dict.fromkeys(names, function))
         return function
 
     return register
+
+
+def plain(
+    trace: Trace,
+    value: Value,
+) -> Value:
+    "A value whose entries are numbers: if they are places of an axis, that is fixed"
+    if not value.marks.labelled:
+        return value
+    if value.const is not None:
+        return constant(trace, value.const, value.frozen)
+    spend(trace, value.marks)
+    return replace(value, marks=value.marks.bare)
+
+
+def spend(
+    trace: Trace,
+    marks: Marks,
+) -> None:
+    "Fix the axes whose places are used as numbers"
+    for axis in marks.limited:
+        trace.fix(axis, "its places are used as numbers")
+
+
+def apply(
+    trace: Trace,
+    eqn: jex.JaxprEqn,
+    inputs: list[Value],
+) -> list[Value]:
+    "The rule of an equation, and what it leaves known of the entries"
+    name = eqn.primitive.name
+    if any(v.marks.labelled for v in inputs):
+        outs = LABELS[name](trace, eqn, inputs) if name in LABELS else None
+        if outs is not None:
+            return outs
+        inputs = [plain(trace, v) for v in inputs]
+    outs = RULES.get(name, unknown)(trace, eqn, inputs)
+    if name not in MARKS:
+        return outs
+    marks = MARKS[name](trace, eqn, inputs, outs)
+    return [replace(out, marks=m) for out, m in zip(outs, marks, strict=True)]
 
 
 def unknown(
@@ -310,9 +368,29 @@ def _fold(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
     outs = outs if eqn.primitive.multiple_results else [outs]
     if not any(v.frozen for v in inputs):
         return [constant(trace, out) for out in outs]
-    follow = RULES.get(eqn.primitive.name, unknown)  # its entries may change, its axes are these
-    pairs = zip(follow(trace, eqn, inputs), outs, strict=True)
+    follow = apply(trace, eqn, inputs)  # its entries may change, its axes are these
+    pairs = zip(follow, outs, strict=True)
     return [replace(v, const=np.asarray(out), frozen=True) for v, out in pairs]
+
+
+def _by_rule(trace: Trace, eqn, inputs: list[Value], known: list[Value]) -> list[Value] | None:
+    "A known value with axes that may move, if a rule gives them and its entries would fix them"
+    axes = [axis for out in known for axis in out.axes if axis is not None]
+    if not any(atom.fixed for axis in axes for atom in atoms(axis)):
+        return None
+    if any(v.frozen for v in (*inputs, *known)):
+        return None
+    name, outs = eqn.primitive.name, None
+    if any(v.marks.labelled for v in inputs):
+        outs = LABELS[name](trace, eqn, inputs) if name in LABELS else None
+    elif not all(v.marks.exact or not any(v.axes) for v in inputs):
+        return None
+    elif name == "iota" or (name in MARKS and any(v.marks.exact for v in inputs)):
+        outs = apply(trace, eqn, inputs)
+    return outs and [
+        replace(out, const=k.const, marks=replace(out.marks, exact=True))
+        for out, k in zip(outs, known, strict=True)
+    ]
 
 # %% ../../nbs/inference/01_trace.ipynb #a51f1165
 def run(
@@ -368,7 +446,9 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
     if outs is None:
         if eqn.primitive.name not in PASSING:
             trace.note_read(x for v in inputs for x in v.axes)
-        outs = RULES.get(eqn.primitive.name, unknown)(trace, eqn, inputs)
+        outs = apply(trace, eqn, inputs)
+    else:
+        outs = _by_rule(trace, eqn, inputs, outs) or outs
     inside = trace.inside = _together(inputs)
     outs = [v if v.inside is not None else replace(v, inside=inside) for v in outs]
     for i, (v, out) in enumerate(zip(eqn.outvars, outs, strict=True)):
@@ -402,7 +482,10 @@ def _check_sizes(eqn, v, out: Value) -> None:
 def _record(trace: Trace, out: Value, i: int, name: str) -> None:
     "Keep output i of the equation at hand, with the axes of the loops around first"
     trace.inside = out.inside or ()
-    trace.note(out.axes)
+    axes = (*out.axes, *out.marks.within())
+    trace.note(axes)
+    if out.marks.label is not None:  # its places are those of an axis that it does not show
+        trace.note((*axes, out.marks.label.axis))
     if trace.keep:
         shape = (*(axis.size for axis in trace.loops), *out.shape)
         trace.values[(*trace.path, -1 - i)] = Value(shape, (*trace.loops, *out.axes))
