@@ -276,7 +276,7 @@ def scatter(trace, eqn, inputs):
     how, shape = eqn.params["dimension_numbers"], inputs[0].shape
     batched, gone = how.operand_batching_dims, how.inserted_window_dims
     kept = [k for k in range(len(shape)) if k not in gone and k not in batched]
-    window = dict(zip(kept, how.update_window_dims, strict=True))
+    window = dict(zip(kept, map(int, how.update_window_dims), strict=True))
     written = [
         k for k, n in enumerate(shape) if k in gone or (k in window and new.shape[window[k]] != n)
     ]
