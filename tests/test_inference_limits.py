@@ -12,7 +12,8 @@ from scipy.linalg import block_diag
 
 from git_rebasin.inference.axes import Limit, atoms, find, unify
 from git_rebasin.inference.infer import infer_limits, infer_permutation_spec, trace_symmetry
-from git_rebasin.inference.trace import Axis, Trace, Value, constant, run
+from git_rebasin.inference.trace import Axis, constant, run
+from git_rebasin.inference.values import Trace, Value
 from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.scaling import find_scalings
 

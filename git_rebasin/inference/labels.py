@@ -29,7 +29,8 @@ from git_rebasin.inference.marks import (
     moved_place,
 )
 from .ties import MOVING, STILL, moves_of, part_of_place
-from .trace import LABELS, Trace, Value, apply, constant, rule
+from .trace import LABELS, apply, constant, rule
+from .values import Trace, Value
 
 # %% ../../nbs/inference/13_labels.ipynb #8c1b410f
 def labelled(

@@ -31,7 +31,8 @@ from git_rebasin.inference.marks import (
 from .products import pair
 from .shapes import dynamic_slice as slice_at_numbers
 from .shapes import dynamic_update_slice as update_at_numbers
-from .trace import Trace, Value, constant, plain, rule, spend
+from .trace import constant, plain, rule, spend
+from .values import Trace, Value
 
 # %% ../../nbs/inference/14_lookups.ipynb #0ce007e9
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def scatter(trace, eqn, inputs):
     how, shape = eqn.params["dimension_numbers"], inputs[0].shape
     batched, gone = how.operand_batching_dims, how.inserted_window_dims
     kept = [k for k in range(len(shape)) if k not in gone and k not in batched]
-    window = dict(zip(kept, how.update_window_dims, strict=True))
+    window = dict(zip(kept, map(int, how.update_window_dims), strict=True))
     written = [
         k for k, n in enumerate(shape) if k in gone or (k in window and new.shape[window[k]] != n)
     ]

@@ -14,7 +14,8 @@ from dataclasses import replace
 from .axes import Axis, Limit, Reason, atoms, find, restrict
 from .labels import is_numbered, refreshed
 from .marks import NUMBERED, Marks, Place, fresh, joined, kept, moved
-from .trace import Trace, Value, plain, rule
+from .trace import plain, rule
+from .values import Trace, Value
 
 # %% ../../nbs/inference/15_sorting.ipynb #511b2ffe
 _TIES = "the place of its largest or least entry is asked for, and ties are decided by place"

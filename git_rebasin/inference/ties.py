@@ -30,7 +30,8 @@ from git_rebasin.inference.marks import (
     moved_place,
     regrouped,
 )
-from .trace import MARKS, Value
+from .trace import MARKS
+from .values import Value
 
 # %% ../../nbs/inference/12_ties.ipynb #9dfbff9b
 Known = Callable[..., list[Marks]]
