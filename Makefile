@@ -13,7 +13,7 @@ export PYTHONUTF8 = 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oldest plain docs notebooks export bench lint pre-commit hooks clean
+.PHONY: help setup demo test oldest plain test-torch docs notebooks export bench lint pre-commit hooks clean
 
 help: ## list the targets
 	@echo 'make TARGET [PYTHON=python3.12] [WORKERS=2]'
@@ -39,6 +39,9 @@ plain: ## the demo after a plain install, without any extra
 	@$(PYTHON) -m venv --clear .venv/$(PYTHON_VERSION)-plain
 	@.venv/$(PYTHON_VERSION)-plain/bin/pip install --quiet .
 	@.venv/$(PYTHON_VERSION)-plain/bin/git-rebasin demo --out demo/plain
+
+test-torch: ## the tests of git_rebasin.torch, with PyTorch, torchvision, timm and transformers
+	@$(PYTHON) tools/torch_tests.py .venv/$(PYTHON_VERSION)-torch
 
 docs: $(INSTALLED) ## build the site into _docs/ (with quarto where it is installed, else with smalldocs)
 	@$(PY) -m tools.docs

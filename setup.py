@@ -114,6 +114,7 @@ setuptools.setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "experiments": experiments,
+        "torch": cfg["torch_requirements"].split(),
         "dev": [*experiments, *cfg["dev_requirements"].split()],
     },
     entry_points={

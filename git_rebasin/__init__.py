@@ -9,9 +9,10 @@ import logging
 
 from git_rebasin.matching.activations import activation_matching
 from git_rebasin.statistics.batch_stats import reset_batch_stats
-from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.inference.explain import check_permutation_spec
 from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
 from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.inference.own_rules import register_rule
 from git_rebasin.interpolation import interpolate, loss_barrier
 from git_rebasin.checkpoints.io import load_params, save_params
 from git_rebasin.matching.match import Match
@@ -56,6 +57,7 @@ __all__ = [
     "plot_spec",
     "random_permutation",
     "rebasin",
+    "register_rule",
     "repair",
     "reset_batch_stats",
     "save_params",

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
            'eval_arrays', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
-           'scan_fixed_point', 'is_narrow', 'Evaluation', 'keep_containers', 'evaluate']
+           'is_narrow', 'widened', 'bind', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
 import functools
@@ -20,8 +20,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.extend.core as jex
+import jax.lax.linalg
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import primitives
 from jaxtyping import PyTree
 
 from .tree import Array, is_array
@@ -200,8 +202,9 @@ def double_precision() -> AbstractContextManager[None]:
 
 # %% ../nbs/01_jaxprs.ipynb #b492e60b
 CALLS = frozenset(
-    "jit pjit closed_call core_call core_closed_call remat remat2 checkpoint custom_jvp_call "
-    "custom_vjp_call custom_vjp_call_jaxpr".split()
+    "jit pjit call closed_call core_call core_closed_call remat remat2 checkpoint composite "
+    "custom_jvp_call custom_partitioning custom_vjp_call custom_vjp_call_jaxpr "
+    "custom_vmap_call".split()
 )  # primitives that call a jaxpr with their own inputs
 
 
@@ -218,7 +221,7 @@ def inner_jaxpr(
     """
     if eqn.primitive.name not in CALLS:
         return None
-    given = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
+    given = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"))
     inner = next((j for j in given if j is not None), None)
     if inner is None:
         return None
@@ -258,30 +261,15 @@ def scan_counts(
     return stacked.count(0) - carried, carried
 
 
-def scan_fixed_point(
-    eqn: jex.JaxprEqn,  # a `scan`
-    given: list,  # what is known of its inputs
-    iteration: Callable[[list], list],  # of the body's inputs → of its outputs
-    join: Callable[[Any, Any], Any],  # what is known of two values that may be one
-) -> list:  # what is known of the body's outputs
-    """Follow a scan's body until its carry gets nothing new from one iteration to the next
+_BOUND = frozenset("bitcast_convert_type nextafter reduce_precision rng_uniform".split())
 
-    Args:
-        eqn: a `scan`
-        given: what is known of its inputs
-        iteration: of the body's inputs → of its outputs
-        join: what is known of two values that may be one
 
-    Returns:
-        list: what is known of the body's outputs
-    """
-    nc, nk = scan_counts(eqn)
-    while True:
-        outs = iteration(given)
-        carry = list(map(join, given[nc : nc + nk], outs[:nk]))
-        if carry == given[nc : nc + nk]:
-            return outs
-        given = [*given[:nc], *carry, *given[nc + nk :]]
+@functools.cache
+def _primitives() -> frozenset[str]:
+    "The primitives of JAX itself, which have rules for all types of numbers"
+    every = (x for m in (jax.lax, jax.lax.linalg, primitives) for x in vars(m).values())
+    names = {x.name for x in every if isinstance(x, jex.Primitive)} - _BOUND
+    return frozenset(names | {"ragged_dot", "ragged_dot_general", "pvary"})  # not listed there
 
 
 def is_narrow(
@@ -290,13 +278,39 @@ def is_narrow(
     "Whether an equation has to be computed in the types that it was written for"
     if inner_jaxpr(eqn) is not None or eqn.primitive.name in LOOPS:
         return False  # it is entered
-    if eqn.primitive.name in ("bitcast_convert_type", "nextafter", "reduce_precision"):
-        return True
-    return next(jaxprs_within(eqn), None) is not None
+    foreign = eqn.primitive.name not in _primitives()  # a callback, or a kernel of somebody's
+    return foreign or next(jaxprs_within(eqn), None) is not None
+
+
+def widened(dtype: Any) -> np.dtype:
+    "The double precision of a type of numbers; of another type, itself"
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 # %% ../nbs/01_jaxprs.ipynb #89af2e5c
-def _is_float(x) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+def _is_inexact(x) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def bind(
+    eqn: jex.JaxprEqn,
+    args: Sequence,  # the values of its inputs
+    params: Mapping[str, Any],  # its parameters, or others in their place
+) -> list:  # the values of its outputs
+    """Compute an equation, whose primitive may be one that takes functions
+
+    Args:
+        args: the values of its inputs
+        params: its parameters, or others in their place
+
+    Returns:
+        list: the values of its outputs
+    """
+    given = eqn.primitive.get_bind_params(params)
+    functions, rest = given if isinstance(given, tuple) else ((), given)  # JAX before 0.10
+    outs = eqn.primitive.bind(*functions, *args, **rest)
+    return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
 class Evaluation:
@@ -304,7 +318,7 @@ class Evaluation:
 
     def __init__(
         self,
-        wide: bool = False,  # all floats in float64; needs `double_precision()` around it
+        wide: bool = False,  # floats in float64, and complex numbers; needs `double_precision()`
         wanted: Collection[tuple[int, ...]] = (),  # paths of values to keep
         edits: Mapping[tuple[int, ...], Callable[..., Array]] | None = None,  # path → (value, the
         #   iteration of each scan around it, the outermost first) → what takes the value's place
@@ -335,14 +349,14 @@ class Evaluation:
         def read(v):
             if not isinstance(v, jex.Literal):
                 return env[v]
-            if not (hasattr(v.val, "dtype") or _is_float(v.val)):  # in older versions of JAX
+            if not (hasattr(v.val, "dtype") or _is_inexact(v.val)):  # in older versions of JAX
                 return np.asarray(v.val, getattr(v.aval, "dtype", None))
             return self._widen(v.val)
 
         env.update(zip(jaxpr.constvars, map(self._widen, consts), strict=True))
         for v, x in zip(jaxpr.invars, args, strict=True):
             dtype = getattr(v.aval, "dtype", None)
-            as_written = dtype is not None and not (self.wide and _is_float(x))
+            as_written = dtype is not None and not (self.wide and _is_inexact(x))
             env[v] = jnp.asarray(x, dtype) if as_written else self._widen(x)
         for k, eqn in enumerate(jaxpr.eqns):
             outs, deeper = self._step(eqn, [read(v) for v in eqn.invars], (*path, k), iterations)
@@ -354,10 +368,10 @@ class Evaluation:
         return [read(v) for v in jaxpr.outvars], values
 
     def _widen(self, x):
-        "A float in float64, if that is asked for"
-        if not self.wide or not (hasattr(x, "dtype") or np.isscalar(x)) or not _is_float(x):
+        "A float in float64, and a complex number likewise, if that is asked for"
+        if not self.wide or not (hasattr(x, "dtype") or np.isscalar(x)) or not _is_inexact(x):
             return x
-        return jnp.asarray(x, jnp.float64)
+        return jnp.asarray(x, widened(jnp.result_type(x)))
 
     def _step(self, eqn, args: list, path: tuple, iterations: tuple) -> tuple[list, dict]:
         "One equation"
@@ -370,15 +384,13 @@ class Evaluation:
         params = dict(eqn.params)
         if self.wide and is_narrow(eqn):
             args = [
-                jnp.asarray(x, v.aval.dtype) if _is_float(x) else x
+                jnp.asarray(x, v.aval.dtype) if _is_inexact(x) else x
                 for x, v in zip(args, eqn.invars, strict=True)
             ]
         elif self.wide:
-            for name in ("new_dtype", "preferred_element_type", "dtype"):
-                if params.get(name) is not None and jnp.issubdtype(params[name], jnp.floating):
-                    params[name] = np.dtype(np.float64)
-        outs = eqn.primitive.bind(*args, **params)
-        return [self._widen(x) for x in (outs if eqn.primitive.multiple_results else [outs])], {}
+            names = ("new_dtype", "preferred_element_type", "dtype")
+            params |= {n: widened(params[n]) for n in names if params.get(n) is not None}
+        return [self._widen(x) for x in bind(eqn, args, params)], {}
 
     def _scan(self, eqn, args, path, iterations):
         p, (nc, nk) = eqn.params, scan_counts(eqn)

@@ -2,7 +2,8 @@
 
 import math
 import zlib
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.nn import gelu, relu, sigmoid, silu, softmax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 Groups = dict[tuple[int, ...], int]
 
@@ -1183,3 +1186,354 @@ def unused_array():
     "What the function does not read has no symmetry to speak of"
     p = draw(a=(5, 7), b=(7, 2), unused=(6, 6))
     return Network(lambda p, x: relu(x @ p["a"]) @ p["b"], p, (floats(3, 5),), {(7,): 1})
+
+
+# -------------------------------------------------------------------------------- entries by turns
+
+
+def by_readers(channels: Iterable[tuple[str, int]], readers: dict) -> Groups:
+    "Channels of one layer are one group if the same arrays read them; one alone is none"
+    kinds = Counter((layer, tuple(readers[layer, k])) for layer, k in channels)
+    return Counter((n,) for n in kinds.values() if n > 1)
+
+
+def shuffled(x, groups: int, axis: int = -1):
+    "A channel shuffle: the channels of the groups take turns"
+    axis %= x.ndim
+    y = x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
+    return y.swapaxes(axis, axis + 1).reshape(x.shape)
+
+
+def shufflenet_v2(channels: int, units: int, torch: bool = False) -> Network:
+    "A stage: one half of the channels passes, a branch reads the other, and they are shuffled"
+    half, axis = channels // 2, 1 if torch else -1
+    kernel = (lambda a, b, i, o: (o, i, a, b)) if torch else (lambda *shape: shape)
+    layer = {"a": (1, 1, half, half), "dw": (3, 3, 1, half), "b": (1, 1, half, half)}
+    shapes = {f"{k}{name}": kernel(*s) for k in range(units) for name, s in layer.items()}
+    p = draw(stem=kernel(3, 3, 3, channels), head=(channels, 5), **shapes)
+    layout = ("NCHW", "OIHW", "NCHW") if torch else ("NHWC", "HWIO", "NHWC")
+
+    def apply(x, w, groups=1):
+        sizes = {"dimension_numbers": layout, "feature_group_count": groups}
+        return relu(lax.conv_general_dilated(x, w, (1, 1), "SAME", **sizes))
+
+    def fn(p, x):
+        x = apply(x, p["stem"])
+        for k in range(units):
+            left, y = jnp.split(x, 2, axis)
+            y = apply(apply(y, p[f"{k}a"]), p[f"{k}dw"], half)
+            x = shuffled(jnp.concatenate([left, apply(y, p[f"{k}b"])], axis), 2, axis)
+        return x.mean((2, 3) if torch else (1, 2)) @ p["head"]
+
+    stream, readers = [("stem", k) for k in range(channels)], defaultdict(list)
+    every = [*stream]
+    for k in range(units):
+        for channel in stream[half:]:
+            readers[channel].append(k)
+        new = [(str(k), j) for j in range(half)]
+        every += new
+        stream = [x for pair in zip(stream[:half], new, strict=True) for x in pair]
+    for channel in stream:
+        readers[channel].append(units)
+    groups = by_readers(every, readers) + Counter({(half,): units})
+    return Network(fn, p, (floats(2, 3, 4, 4) if torch else floats(2, 4, 4, 3),), groups)
+
+
+@network
+def shufflenet_v2_stage():
+    "Channels of a unit are those that the same later units read"
+    return shufflenet_v2(16, 3)
+
+
+@network
+def shufflenet_v2_stage_in_torch():
+    "Channels come first"
+    return shufflenet_v2(16, 3, torch=True)
+
+
+@network
+def shufflenet_v2_of_odd_halves():
+    "Cut at places where the left and the right are not cut alike"
+    return shufflenet_v2(20, 3)
+
+
+def shufflenet_v1(width: int, hidden: int, groups: int, units: int = 2) -> Network:
+    "Convolutions of groups, between which channels are shuffled, with residuals"
+    layer = {
+        "a": (1, 1, width // groups, hidden),
+        "dw": (3, 3, 1, hidden),
+        "b": (1, 1, hidden // groups, width),
+    }
+    shapes = {f"{k}{name}": s for k in range(units) for name, s in layer.items()}
+    p = draw(stem=(3, 3, 3, width), head=(width, 5), **shapes)
+
+    def fn(p, x):
+        x = relu(conv(x, p["stem"]))
+        for k in range(units):
+            y = shuffled(relu(conv(x, p[f"{k}a"], groups=groups)), groups)
+            y = conv(conv(y, p[f"{k}dw"], groups=hidden), p[f"{k}b"], groups=groups)
+            x = relu(x + y)
+        return x.mean((1, 2)) @ p["head"]
+
+    order = np.arange(hidden).reshape(groups, -1).T.ravel()  # the channel at each place
+    each = hidden // groups
+    cells = Counter((k // each, place // each) for place, k in enumerate(order.tolist()))
+    sizes = Counter((n,) for n in cells.values() for _ in range(units) if n > 1)
+    found = sizes + Counter({(width // groups,): groups})
+    return Network(fn, p, (floats(2, 4, 4, 3),), found)
+
+
+@network
+def shufflenet_v1_unit():
+    "A channel is known by the group that it comes from and the one that it goes to"
+    return shufflenet_v1(24, 8, 2)
+
+
+@network
+def shufflenet_v1_of_three_groups():
+    "Six channels of each group go to three groups, and not in equal numbers"
+    return shufflenet_v1(12, 15, 3)
+
+
+@network
+def shufflenet_v1_of_four_groups():
+    "Ten channels of each group"
+    return shufflenet_v1(16, 40, 4, 1)
+
+
+@network
+def branches_by_turns():
+    "Two layers, stacked along a new last axis that is merged, and cut in the middle"
+    p = draw(a=(3, 8), b=(3, 8), low=(8, 5), high=(8, 5), out=(5, 2))
+
+    def fn(p, x):
+        y = jnp.stack([jnp.tanh(x @ p["a"]), jnp.tanh(x @ p["b"])], -1).reshape(len(x), 16)
+        return relu(y[:, :8] @ p["low"] + jnp.tanh(y[:, 8:]) @ p["high"]) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(4,): 4, (5,): 1})
+
+
+@network
+def every_other_unit():
+    "Even and odd units, as a strided slice takes them"
+    p = draw(w=(3, 9), even=(5, 6), odd=(4, 6), out=(6, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(x @ p["w"])
+        return relu(y[:, ::2] @ p["even"] + jnp.tanh(y[:, 1::2]) @ p["odd"]) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(5,): 1, (4,): 1, (6,): 1})
+
+
+@network
+def shuffled_and_back():
+    "The opposite of a shuffle puts every unit where it was"
+    p = draw(w=(3, 12), out=(12, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(shuffled(jnp.tanh(x @ p["w"]), 3))
+        return shuffled(y, 4) @ p["out"]
+
+    return Network(fn, p, (floats(4, 3),), {(12,): 1})
+
+
+@network
+def rotary_pairs_beside_each_other():
+    "Rotary embedding of neighbours: every pair turns by an angle of its own"
+    p = draw(q=(D, H, Q), k=(D, H, Q), v=(D, H, V), out=(H, V, D), **STREAM)
+    angles = np.arange(T)[:, None] / 10.0 ** np.arange(Q // 2)
+
+    def turn(x):
+        cos, sin = (f(angles)[None, :, None].astype(x.dtype) for f in (np.cos, np.sin))
+        a, b = x[..., ::2], x[..., 1::2]
+        return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        q, k = turn(to_heads(x, p["q"])), turn(to_heads(x, p["k"]))
+        return (x + from_heads(attend(q, k, to_heads(x, p["v"])), p["out"])) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, V): 1})
+
+
+def pixel_shuffle(torch: bool) -> Network:
+    "From channels to places: those that go to one pixel move alike"
+    p = draw(k=(3, 3, 3, 12), after=(3, 3, 3, 4), out=(4, 2))
+
+    def fn(p, x):
+        y = relu(conv(x, p["k"]))
+        n, h, w, _ = y.shape
+        if torch:
+            y = y.reshape(n, h, w, 3, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+        else:
+            y = y.reshape(n, h, w, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(n, 2 * h, 2 * w, 3)
+        return relu(conv(y, p["after"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(3,): 1, (4,): 1})
+
+
+@network
+def pixel_shuffle_of_places_first():
+    "The places are the slower factor of the channels"
+    return pixel_shuffle(torch=False)
+
+
+@network
+def pixel_shuffle_of_places_last():
+    "As in PyTorch: they are the faster one"
+    return pixel_shuffle(torch=True)
+
+
+@network
+def space_to_depth():
+    "From places to channels"
+    p = draw(k=(3, 3, 3, 3), after=(1, 1, 12, 4), out=(4, 2))
+
+    def fn(p, x):
+        y = relu(conv(x, p["k"]))
+        y = y.reshape(len(y), 2, 2, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(y), 2, 2, 12)
+        return relu(conv(y, p["after"])).mean((1, 2)) @ p["out"]
+
+    return Network(fn, p, (floats(2, 4, 4, 3),), {(3,): 1, (4,): 1})
+
+
+@network
+def joint_axes_within_a_host():
+    "Each expert has hidden units that two axes number together"
+    p = draw(gate=(3, 4), w=(4, 3, 2, 5), v=(4, 2, 5, 2))
+
+    def fn(p, x):
+        hidden = jnp.tanh(jnp.einsum("bi,eiqh->beqh", x, p["w"]))
+        return jnp.einsum("beqh,eqho,be->bo", hidden, p["v"], softmax(x @ p["gate"]))
+
+    return Network(fn, p, (floats(4, 3),), {(4,): 1, (4, 10): 1})
+
+
+# ----------------------------------------------- many devices, equations, gradients, reductions
+
+
+def over_devices(fn, ins, outs):
+    "`shard_map` over a mesh of one device, wherever it is in this version of JAX"
+    try:
+        mapped = jax.shard_map
+    except AttributeError:
+        from jax.experimental.shard_map import shard_map as mapped
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+    return mapped(fn, mesh=mesh, in_specs=ins, out_specs=outs)
+
+
+@network
+def data_parallel():
+    "The batch is divided among devices, and the loss averaged over them"
+    p = draw(w=(5, 7), b=(7,), v=(7, 3))
+
+    def fn(p, x):
+        y = relu(x @ p["w"] + p["b"][None]) @ p["v"]
+        return y, lax.pmean(jnp.mean(y**2, 0), "devices")
+
+    divided = over_devices(fn, (P(), P("devices")), (P("devices"), P()))
+    return Network(divided, p, (floats(4, 5),), {(7,): 1})
+
+
+@network
+def tensor_parallel():
+    "Columns of the first matrix and rows of the second are divided among devices"
+    p = draw(w=(5, 7), b=(7,), v=(7, 3))
+
+    def fn(p, x):
+        return lax.psum(relu(x @ p["w"] + p["b"][None]) @ p["v"], "devices")
+
+    rows = {"w": P(None, "devices"), "b": P("devices"), "v": P("devices")}
+    return Network(over_devices(fn, (rows, P()), P()), p, (floats(4, 5),), {(7,): 1})
+
+
+@network
+def linear_equations():
+    "A layer that solves them: its unknowns and its equations have groups of their own"
+    p = draw(w=(5, 6), a=(6, 6), v=(6, 3))
+    fn = lambda p, x: jnp.linalg.solve(p["a"], relu(x @ p["w"]).T).T @ p["v"]
+    return Network(fn, p, (floats(4, 5),), {(6,): 2})
+
+
+@network
+def conjugate_gradients():
+    "A solver for symmetric matrices, which goes in steps: unknowns and equations are one"
+    p = draw(w=(5, 6), a=(6, 6), v=(6, 3))
+
+    def fn(p, x):
+        matrix = lambda h: p["a"] @ (p["a"].T @ h) + h
+        solved, _ = jax.scipy.sparse.linalg.cg(matrix, relu(x @ p["w"]).T, maxiter=4)
+        return solved.T @ p["v"]
+
+    return Network(fn, p, (floats(4, 5),), {(6,): 2})
+
+
+@network
+def equilibrium():
+    "A layer whose output is the fixed point of another one"
+    p = draw(u=(5, 6), w=(6, 6), b=(6,), v=(6, 3))
+
+    def fn(p, x):
+        layer = lambda z: 0.5 * jnp.tanh(z @ p["w"] / 4 + x @ p["u"] + p["b"][None])
+
+        def solve(f, z):
+            return lax.fori_loop(0, 60, lambda _, z: z - f(z), z)
+
+        def tangent(g, y):
+            return lax.fori_loop(0, 60, lambda _, z: z - (g(z) - y), y)
+
+        start = jnp.zeros((len(x), 6), x.dtype)
+        return lax.custom_root(lambda z: z - layer(z), start, solve, tangent) @ p["v"]
+
+    return Network(fn, p, (floats(4, 5),), {(6,): 1})
+
+
+@network
+def log_sum_of_experts():
+    "A reduction by a function: the logarithm of a sum of exponentials"
+    p = draw(w=(5, 7), b=(7,), v=(5, 3))
+
+    def fn(p, x):
+        h = x @ p["w"] + p["b"][None]
+        return (
+            lax.reduce(h, jnp.asarray(-jnp.inf, h.dtype), jnp.logaddexp, (1,))[:, None] + x @ p["v"]
+        )
+
+    return Network(fn, p, (floats(4, 5),), {(7,): 1})
+
+
+@network
+def gradients_of_a_convolutional_network():
+    "The loss in training, and the size of each gradient: BatchNorm, pooling, a grouped kernel"
+    p = draw(a=(3, 3, 2, 6), scale=(6,), bias=(6,), b=(3, 3, 1, 6), c=(1, 1, 6, 5), out=(5, 3))
+
+    def loss(p, x, y):
+        h = conv(x, p["a"])
+        mean, var = h.mean((0, 1, 2), keepdims=True), h.var((0, 1, 2), keepdims=True)
+        h = (h - mean) * lax.rsqrt(var + 1e-5) * along(p["scale"], h) + along(p["bias"], h)
+        h = nn.max_pool(relu(h), (2, 2), (2, 2))
+        h = conv(jnp.tanh(conv(h, p["b"], groups=6)), p["c"])
+        return -jnp.mean(nn.log_softmax(jnp.sin(h).mean((1, 2)) @ p["out"]) * y)
+
+    def fn(p, x, y):
+        value, gradients = jax.value_and_grad(loss)(p, x, y)
+        return jnp.stack([value, *(jnp.sum(g * g) for g in jax.tree.leaves(gradients))])
+
+    return Network(fn, p, (floats(3, 4, 4, 2), floats(3, 3)), {(6,): 1, (5,): 1})
+
+
+@network
+def input_gradient_of_grouped_convolutions():
+    "What a penalty on gradients computes: two groups of features, and the features in them"
+    p = draw(a=(1, 1, 2, 6), b=(3, 3, 3, 8), out=(8, 3))
+
+    def fn(p, x):
+        def score(p, x):
+            h = jnp.tanh(conv(jnp.tanh(conv(x, p["a"])), p["b"], groups=2))
+            return jnp.sum((h.mean((1, 2)) @ p["out"]) ** 3)
+
+        return jax.grad(score, 1)(p, x), jnp.sum(jax.grad(score)(p, x)["b"] ** 2, (2, 3))
+
+    groups = {(2,): 1, (2, 3): 1, (2, 4): 1, (3,): 1}  # the scores are summed
+    return Network(fn, p, (floats(3, 4, 4, 2),), groups)

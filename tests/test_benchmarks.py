@@ -30,6 +30,7 @@ recovery = script("planted_recovery")
 inference = script("inference")
 depth = script("inference_depth")
 descent = script("straight_through")
+modules = script("torch_modules")
 
 MLP = speed.Case(
     "mlp:init_mlp",
@@ -225,3 +226,15 @@ def test_the_record_of_straight_through_holds_what_its_page_reads(tmp_path):
     assert [t["what"] for t in read["targets"]] == list(descent.TARGETS)
     assert all(t["met"] in (True, False) and t["value"] > 0 for t in read["targets"])
     assert len(list(descent.lines(read))) == 6 + 2 + 2 + 1
+
+
+def test_the_record_of_pytorch_modules_is_of_these_networks():
+    """Networks and their theory are those of the script, and what is claimed of all holds."""
+    record = read_record(modules.RECORD)
+    runs = {run["case"]: run for run in record["runs"]}
+    assert runs.keys() == modules.CASES.keys() and record["libraries"].keys() == {*modules.LIBRARIES}
+    for name, run in runs.items():
+        theory = sorted(map(list, modules.CASES[name].theory))
+        assert run["complete"] == (run["sizes"] == theory) and run["recovered"]
+        assert run["theory_log10"] == pytest.approx(modules.log10_symmetries(theory))
+        assert max(run[f"{kind}error"] for kind in ("", "moved_", "merged_")) < 1e-5

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import git_rebasin as gr
+from git_rebasin.inference.own_rules import axes_rule
 from git_rebasin.statistics.batch_norm import find_batch_stats
 from git_rebasin.tree import flatten, is_array, slerp, unflatten
 
@@ -303,6 +304,13 @@ def find_names(c: Case, group: str) -> tuple[str, ...]:
     from git_rebasin.inference.taps import find_taps
 
     return find_taps(c.fn, c.models[0], c.x).groups[group][:1]
+
+
+@use
+def use_register_rule(c: Case) -> None:
+    with gr.register_rule("tanh")(axes_rule("... -> ...")) as own:
+        assert own.primitive == "tanh"
+        assert gr.infer_permutation_spec(c.fn, c.models[0], c.x).groups == c.spec.groups
 
 
 @use

@@ -33,7 +33,7 @@ from git_rebasin.experiments.networks import (
     training_loss,
     with_state,
 )
-from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.inference.explain import check_permutation_spec
 from git_rebasin.zoo import resnet
 
 TINY = {"mlp": (6, 5), "vgg11": 1 / 32, "vgg16": 1 / 32, "resnet20": 1 / 4}

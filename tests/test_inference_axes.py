@@ -5,6 +5,7 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 
 from git_rebasin.inference.axes import (
@@ -14,13 +15,16 @@ from git_rebasin.inference.axes import (
     atoms,
     concat,
     cut,
+    divide,
     factors,
     find,
     fixed_by,
+    interleave,
     limit_of,
     product,
     restrict,
     segments,
+    turns_of,
     unify,
 )
 
@@ -118,11 +122,14 @@ def test_any_order_of_meetings_gives_the_same_partition():
         made = []
         for _ in range(6):
             a = rng.choice(pool)
-            kind = rng.randrange(3)
+            kind = rng.randrange(4)
             if kind == 0:
                 b = rng.choice(pool)
             elif kind == 1:
                 b = product(*(Axis(n) for n in rng.choice([(3, 4), (2, 6), (2, 2, 3), (4, 3)])))
+            elif kind == 2:
+                n = rng.choice([2, 3, 5])
+                b = interleave(np.arange(12) % n, [Axis(len(range(k, 12, n))) for k in range(n)])
             else:
                 b = concat(*(Axis(n) for n in rng.choice([(4, 8), (6, 6), (3, 9), (4, 4, 4)])))
             made.append((a, b))
@@ -142,3 +149,40 @@ def test_any_order_of_meetings_gives_the_same_partition():
             outcomes.add("misfit" if misfit else str([len(set(labels(x))) for x in pool]))
         assert len(outcomes) == 1 or "misfit" in outcomes, (seed, outcomes)
     assert [s.size for s in segments(concat(Axis(2), concat(Axis(3), Axis(0)), Axis(4)))] == [2, 3, 4]
+
+
+# %% eac322fb
+def test_axes_of_any_order_are_divided_and_put_together():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        size = int(rng.integers(2, 20))
+        words = [np.unique(rng.integers(0, 3, size), return_inverse=True)[1] for _ in range(3)]
+        a, b = (interleave(w, [Axis(int(n)) for n in np.bincount(w)]) for w in words[:2])
+        pieces = divide(a, words[2])
+        assert [p.size for p in pieces] == np.bincount(words[2]).tolist()
+        assert interleave(words[2], pieces).size == size
+        assert labels(interleave(words[2], pieces)) == labels(a)
+        unify(a, b)
+        assert labels(a) == labels(b) and not any(x.fixed for x in atoms(a))
+        # entries are told apart by no more than where they were on both sides
+        kinds = {tuple(each) for each in zip(*words, strict=True)}
+        assert len({find(x) for x in atoms(a)}) == len(kinds)
+        order, parts = turns_of(concat(a, b))
+        assert np.bincount(order).tolist() == [p.size for p in parts]
+
+
+# %% 5b547f27
+def test_the_other_factors_of_a_product_that_is_divided_may_differ():
+    log, rows, columns = [], Axis(3), Axis(4)
+    a, b = cut(product(rows, columns), 8, log=log)
+    assert [r.segment.size for r in log] == [2, 1] and all(r.parent is columns for r in log)
+    assert find(b) is log[1].child and factors(a) == [log[0].segment, log[0].child]
+    log, rows, columns = [], Axis(3), Axis(4)
+    even, odd = divide(product(rows, columns), np.arange(12) % 2, log=log)
+    assert [find(r.parent) is rows for r in log] == [True, True] and even.size == odd.size == 6
+    log, rows, columns = [], Axis(3), Axis(4)
+    five, _ = cut(product(rows, columns), 5, log=log)  # within a row: each on its own
+    assert [r.segment.size for r in log] == [1, 1, 1] and fixed_by(rows) and not fixed_by(five)
+    many = product(Axis(20), Axis(30))
+    five, _ = cut(many, 5, log=[])  # too many rows to look at each
+    assert fixed_by(many).what == fixed_by(five).what == "it is cut within a factor of a product"

@@ -4,9 +4,10 @@
 # %% 1f7c02e1
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from git_rebasin.inference.axes import Axis, Limit, find, limit_of
-from git_rebasin.inference.elementwise import HOMOGENEOUS, LINEAR, ODD, OTHERS
+from git_rebasin.inference.elementwise import HOMOGENEOUS, LINEAR, ODD, OTHERS, SAME
 from git_rebasin.inference.trace import RULES, Trace, Value, run
 
 
@@ -52,10 +53,24 @@ def test_a_number_for_all_is_a_matter_of_each_axis():
 
 # %% 1f7c02e4
 def test_axes_in_the_same_place_are_one():
-    names = (*LINEAR, *ODD, *HOMOGENEOUS, *OTHERS)
+    names = (*SAME, *LINEAR, *ODD, *HOMOGENEOUS, *OTHERS)
     assert set(names) <= RULES.keys() and len(set(names)) == len(names)
     for fn in (jnp.add, jnp.multiply, jnp.maximum, jnp.arctan2, jnp.divide):
         inputs = [Value((4,), (Axis(4),)) for _ in range(2)]
         jaxpr = jax.make_jaxpr(fn)(jnp.ones(4), jnp.ones(4)).jaxpr
         (out,) = run(Trace(), jaxpr, [], inputs)
         assert len({id(find(v.axes[0])) for v in (*inputs, out)}) == 1
+
+
+# %% 1e9f150b
+def test_what_is_only_put_elsewhere_is_itself():
+    def placed(x, y):
+        x, y = jax.device_put([x, y])
+        return checkpoint_name(jnp.copy(x), "kept"), jax.lax.stop_gradient(y)
+
+
+    inputs = [Value(s, tuple(map(Axis, s))) for s in ((3, 4), (4,))]
+    closed = jax.make_jaxpr(placed)(jnp.ones((3, 4)), jnp.ones(4))
+    outs = run(Trace(), closed.jaxpr, [], inputs)
+    assert [v.axes for v in outs] == [v.axes for v in inputs]
+    assert limit_of(outs[0].axes[0]) is Limit.INVERTIBLE

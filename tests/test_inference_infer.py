@@ -13,7 +13,7 @@ from git_rebasin.inference.axes import Limit
 from git_rebasin.inference.infer import infer_limits, infer_permutation_spec
 from git_rebasin.inference.trace import RULES
 from git_rebasin.symmetry.builders import mlp_permutation_spec
-from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.symmetry.check import try_spec
 from git_rebasin.symmetry.spec import PermutationSpecError
 from git_rebasin.zoo.mlp import init_mlp, mlp_apply
 
@@ -111,7 +111,7 @@ def test_a_spec_that_is_wrong_would_be_found_out():
         with pytest.raises(PermutationSpecError, match="permuting group 'P_0' changes the function"):
             infer_permutation_spec(ordered, draw(), X)
         assert infer_permutation_spec(ordered, draw(), X, verify=False).groups == {"P_0": 6}
-    assert check_permutation_spec(infer_permutation_spec(ordered, draw(), X), ordered, draw(), X) == {}
+    assert try_spec(infer_permutation_spec(ordered, draw(), X), ordered, draw(), X) == {}
 
 
 # %% 5de1a0c5

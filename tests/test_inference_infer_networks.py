@@ -3,6 +3,7 @@
 from collections import Counter
 from functools import cache, partial
 
+import inference_families  # noqa: F401  (more networks)
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -71,6 +71,9 @@ def follow(fn, shapes):
     outs = run(trace, closed.jaxpr, consts, inputs)
     for record in trace.instances:
         unify(record.parent, record.child)
+    for derived, source, what in trace.derived:  # in an order that depends on the entries
+        trace.fix(source, what)
+        trace.fix(derived, what)
     return [v.axes for v in inputs], [v.axes for v in outs]
 
 
@@ -94,7 +97,7 @@ def limits_of(fn, *shapes):
 
 
 P, S, C, G = Limit.PERMUTATION, Limit.SIGNED, Limit.SCALED, Limit.INVERTIBLE
-FIXED = Limit.FIXED
+FIXED, O = Limit.FIXED, Limit.ORTHOGONAL
 UNARY = [
     *(lax.abs, lax.acosh, lax.asin, lax.asinh, lax.atan, lax.atanh, lax.bessel_i0e, lax.bessel_i1e),
     *(lax.cbrt, lax.ceil, lax.cos, lax.cosh, lax.digamma, lax.erf, lax.erf_inv, lax.erfc, lax.exp),
@@ -120,6 +123,11 @@ def test_functions_of_two_arrays_commute_with_what_they_leave(fn):
         limits_of(lambda x, n=number: fn(jnp.asarray(n, x.dtype), x), (3, 4))
     limits_of(lambda x, y: fn(x, jnp.broadcast_to(y, (3, 4))), (3, 4), (1, 4))
     limits_of(lambda x, y: fn(jnp.broadcast_to(y, (3, 4)), x), (3, 4), (3, 1))
+
+
+def pooled(x):
+    "The largest of every two neighbours"
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2), (1, 2), "VALID")
 
 
 SHAPES = [  # a function, the shapes of its inputs, and what theory leaves of their atoms
@@ -170,6 +178,13 @@ SHAPES = [  # a function, the shapes of its inputs, and what theory leaves of th
     ),
     (lambda x, y: jnp.einsum("bi,bj->bij", x, y), [(3, 4), (3, 2)], [(P, G), (P, G)]),
     (lambda x: jnp.einsum("ij,j->i", x, jnp.ones(4)), [(3, 4)], [(G, P)]),
+    (lambda x, y: lax.linalg.triangular_solve(y, x), [(3, 4), (4, 4)], None),
+    (lambda x: jnp.linalg.svd(x, compute_uv=False), [(3, 4)], [(O, O)]),
+    (lambda x: jnp.linalg.svd(x, compute_uv=False), [(2, 3, 4)], [(P, O, O)]),
+    (lambda x: lax.reduce(x, -jnp.inf, jnp.logaddexp, (1,)), [(3, 4)], [(P, P)]),
+    (lambda x: lax.reduce(x, 0.0, lambda a, b: b + 0 * a, (1,)), [(3, 4)], [(P, FIXED)]),
+    (lambda x: jax.grad(lambda x: pooled(x).sum())(x), [(3, 4)], [(P, FIXED)]),
+    (lambda x: jax.device_put([x, 2 * x]), [(3, 4)], [(G, G)]),
     (lambda x, i: lax.cond(i.sum() > 0, lambda: x, lambda: 2 * x), [(3, 4), (1,)], [(G, G), ()]),
     (lambda x: lax.cond(True, lambda: x, lambda: jnp.ones_like(x)), [(3, 4)], [(P, P)]),
     (lambda x: lax.map(lambda row: 2 * row, x), [(3, 4)], [(P, G)]),

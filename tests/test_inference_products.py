@@ -74,3 +74,27 @@ def test_groups_are_factors_of_features_in_and_out():
     assert seen(trace, g, i) and seen(trace, g, x[0])
     _, (x, w), (out,) = follow(lambda x, w: conv(x, w, groups=6), (2, 5, 5, 6), (3, 3, 1, 6))
     assert find(x[3]) is find(w[3]) is find(out[3]) and free(x[3]) == [6]
+
+
+# %% 2ddfba1c
+def test_groups_of_a_batch_are_factors_of_examples_in_and_of_features_out():
+    def by_batch(x, w, groups):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=layout, batch_group_count=groups
+        )
+
+
+    trace, (x, w), (out,) = follow(lambda x, w: by_batch(x, w, 3), (6, 5, 5, 4), (3, 3, 4, 12))
+    (g, n), (g2, o) = factors(x[0]), factors(w[3])
+    assert find(g) is find(g2) and (g.size, n.size, o.size) == (3, 2, 4)
+    assert find(out[0]) is find(n) and [find(f) for f in factors(out[3])] == [find(g), find(o)]
+    assert find(x[3]) is find(w[2]) and free(x[3]) == [4] and not free(x[1]) and not free(out[1])
+    assert seen(trace, g, x[3]) and seen(trace, g, n)
+    x = jax.random.normal(jax.random.key(0), (6, 5, 5, 4))
+    w = jax.random.normal(jax.random.key(1), (3, 3, 4, 12))
+    (p, q, r, s) = (jnp.array(i) for i in ([2, 0, 1], [1, 0], [3, 1, 0, 2], [1, 3, 2, 0]))
+    x2 = x.reshape(3, 2, 5, 5, 4)[p][:, q][..., s].reshape(x.shape)
+    w2 = w.reshape(3, 3, 4, 3, 4)[..., p, :][..., r][:, :, s].reshape(w.shape)
+    want = by_batch(x, w, 3)[q].reshape(2, 5, 5, 3, 4)[..., p, :][..., r].reshape(2, 5, 5, 12)
+    assert jnp.allclose(by_batch(x2, w2, 3), want, atol=1e-3)

@@ -130,6 +130,17 @@ def test_what_is_free_stays_free():
     assert free_sizes(out[1]) == [2, 4, 2]
     (x,), _ = check(lambda x: lax.slice(x, (0, 0), (3, 6), (1, 2)), (3, 6))
     assert free_sizes(x[1]) == [3, 3]
+    turned = lambda x: x.reshape(3, 2, 4).swapaxes(1, 2).reshape(3, 8)
+    _, ((_, x),), ((_, out),) = follow(turned, (3, 8))
+    assert free_sizes(x) == [2, 4] and free_sizes(out) == [4, 2]  # of one layer: a product
+    _, ((_, x), (_, y)), ((_, out),) = follow(
+        lambda x, y: turned(jnp.concatenate([x, y], 1)), (3, 4), (3, 4)
+    )
+    assert find(out).kind == "interleave" and list(atoms(out)) == [find(x), find(y)]
+    _, ((_, x), (_, y)), ((_, out),) = follow(
+        lambda x, y: jnp.stack([x, y], 2).reshape(3, 8), (3, 4), (3, 4)
+    )
+    assert find(out).kind == "interleave" and list(atoms(out)) == [find(x), find(y)]
 
 
 # %% 069fb9c8

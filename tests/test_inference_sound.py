@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.inference.infer import infer_permutation_spec
-from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.inference.explain import check_permutation_spec
 
 X = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the extra brings, and what comes with it.
+# What the extras bring, and what comes with it.
 BLOCKED = ["flax", "orbax", "tensorstore", "datasets", "huggingface_hub", "pyarrow", "pandas"]
+BLOCKED += ["torch"]
 # As if they were not installed. Pillow is: matplotlib needs it.
 BLOCK = f"""
 import sys
@@ -105,3 +106,10 @@ def test_networks_made_with_flax_say_so(tmp_path):
         done = run(f"import git_rebasin.zoo.{module}", tmp_path)
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("ModuleNotFoundError: flax is not installed: pip install"), last
+
+
+def test_modules_of_pytorch_say_so(tmp_path):
+    for call in ("from_torch(object(), 0.0)", "to_torch(object(), {})"):
+        done = run(f"import git_rebasin.torch as it\nit.{call}", tmp_path)
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.endswith('torch is not installed: pip install "git-rebasin[torch]"'), last

@@ -19,7 +19,7 @@ PACKAGE = "git_rebasin"
 # The subpackages, the first first. A module imports from its own subpackage and from those above
 # it in this table, never from one further down. A name with a dot at its end is a folder.
 LAYERS = [
-    ["tree", "jaxprs", "progress", "interpolation", "tables", "arguments"],
+    ["tree", "jaxprs", "progress", "interpolation", "tables", "arguments", "host"],
     ["checkpoints."],
     ["symmetry."],
     ["inference."],
@@ -29,6 +29,7 @@ LAYERS = [
     ["plot"],
     ["merging."],
     ["zoo."],
+    ["torch."],
     ["experiments."],
     ["cli."],
 ]

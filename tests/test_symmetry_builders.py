@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import pytest
 
-from git_rebasin.symmetry.check import check_permutation_spec
+from git_rebasin.inference.explain import check_permutation_spec
 from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
 from git_rebasin.zoo.mlp import init_mlp, mlp_apply
 from git_rebasin.zoo.resnet import init_resnet20, init_resnet50, resnet20_apply, resnet50_apply

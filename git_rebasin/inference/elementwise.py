@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['LINEAR', 'ODD', 'HOMOGENEOUS', 'OTHERS', 'linear', 'convert', 'multiply', 'divide', 'select', 'odd', 'power',
-           'homogeneous', 'elementwise', 'bitcast']
+__all__ = ['SAME', 'LINEAR', 'ODD', 'HOMOGENEOUS', 'OTHERS', 'same', 'empty', 'linear', 'convert', 'multiply', 'divide', 'select',
+           'odd', 'power', 'homogeneous', 'elementwise', 'bitcast']
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02d6
 from collections.abc import Callable, Sequence
@@ -18,19 +18,22 @@ from .axes import Axis, Limit
 from .trace import Trace, Value, rule, unknown
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02d7
-LINEAR = tuple(
-    "add add_any complex conj copy copy_p device_put imag neg pvary real sharding_constraint "
-    "stop_gradient sub".split()
+SAME = tuple(
+    "copy copy_p device_put layout_constraint mesh_cast name pcast pin pvary reshard "
+    "sharding_constraint stop_gradient unpin with_memory_space_constraint".split()
 )
+LINEAR = tuple("add add_any complex conj imag neg real sub".split())
 ODD = tuple(
-    "asin asinh atan atanh bessel_i1e cbrt erf erf_inv round sign sin sinh tan tanh".split()
+    "asin asinh atan atanh bessel_i1e cbrt erf erf_inv reciprocal round sign sin sinh tan "
+    "tanh".split()
 )
 HOMOGENEOUS = ("abs", "max", "min")
 OTHERS = tuple(
     "acos acosh and atan2 bessel_i0e ceil clamp clz cos cosh digamma eq eq_to erfc exp exp2 expm1 "
-    "floor ge gt igamma igammac is_finite le le_to lgamma log log1p logistic lt lt_to ne nextafter "
-    "not or polygamma population_count pow reduce_precision regularized_incomplete_beta rem rsqrt "
-    "shift_left shift_right_arithmetic shift_right_logical sqrt square xor zeta".split()
+    "floor ge gt igamma igamma_grad_a igammac is_finite le le_to lgamma log log1p logistic lt "
+    "lt_to mulhi ne nextafter not or polygamma population_count pow random_gamma_grad "
+    "reduce_precision regularized_incomplete_beta rem rsqrt shift_left shift_right_arithmetic "
+    "shift_right_logical sqrt square xor zeta".split()
 )
 
 _Along = Sequence[Axis | None]  # for each input, its axis in one place; None where it is uniform
@@ -62,6 +65,18 @@ def _unless_uniform(inputs: list[Value], limit: Limit) -> Callable[[_Along], Lim
     return choose
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02d9
+@rule(*SAME, reads=False)
+def same(trace, eqn, inputs):
+    "Every output is its input: a copy, another place, a name, a sharding"
+    return list(inputs)
+
+
+@rule("empty", "empty2")
+def empty(trace, eqn, inputs):
+    "What is not yet written"
+    return [Value(v.aval.shape, (None,) * len(v.aval.shape)) for v in eqn.outvars]
+
+
 @rule(*LINEAR, reads=False)
 def linear(trace, eqn, inputs):
     "Sums: any matrix, unless the same number is added to all entries"

@@ -24,11 +24,15 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
     experts,
     labels,
+    linear_algebra,
     lookups,
     loops,
     order,
+    own_rules,
     products,
+    reductions,
     shapes,
+    sharded,
     ties,
 )
 from .axes import Axis, Limit, Reason, atoms
@@ -39,7 +43,7 @@ from .sorting import settle
 from .trace import MOST, Trace, Value, constant, run, spend
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
-from ..symmetry.check import check_permutation_spec
+from ..symmetry.check import try_spec
 from ..symmetry.spec import BoundSpec
 from ..tree import Array, flatten
 
@@ -130,7 +134,7 @@ def _follow(
     settle(trace, [axis for row in axes.values() for axis in row if axis is not None])
     naming = name_atoms(trace, axes)
     table = {path: row_of(row, naming) for path, row in axes.items()}
-    why = {path: tuple(map(_why, row)) for path, row in axes.items()}
+    why = {path: tuple(_why(axis, naming) for axis in row) for path, row in axes.items()}
     sizes = {path: flat[path].shape for path in table}
     return BoundSpec(table, why, shapes=sizes), trace, naming
 
@@ -185,18 +189,17 @@ def trace_symmetry(
     if trace.stacks:
         other = _follow(examples, flat, (*CONSTANTS, *fixed), unroll=MOST)
         if other[0].log10_symmetries > spec.log10_symmetries + 1e-6:
-            _log.info(
-                "scans and groups of convolutions are followed one by one, which leaves more free"
-            )
+            _log.info("scans and groups of convolutions one by one, which leaves more free")
             spec, trace, naming = other
     return _with_shapes(spec, (args, *also)), trace, naming
 
 
-def _why(axis: Axis | None) -> str | None:
+def _why(axis: Axis | None, naming: Naming) -> str | None:
     "Why an axis, or a part of it, is fixed"
     if axis is None:
         return "one entry"
-    parts = [a for a in atoms(axis) if a.size > 1]
+    each = [(a, *naming.table.get(id(a), {}).values()) for a in atoms(axis)]
+    parts = [a for several in each for own in several for a in atoms(own) if a.size > 1]
     if not parts:
         return "it is cut into single entries"
     return "; ".join(dict.fromkeys(str(a.reason) for a in parts if a.fixed)) or None
@@ -256,8 +259,7 @@ def infer_permutation_spec(
     if _log.isEnabledFor(logging.INFO):
         _log.info("inferred %d groups in %d arrays; fixed: %s", *_account(spec))
     if verify and spec.groups:
-        for example in (args, *also):
-            check_permutation_spec(spec, fn, params, *example, callback=callback)
+        try_spec(spec, fn, params, *args, also=also, callback=callback)
     return spec
 
 

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['live_equations', 'inputs_needed', 'carried']
+__all__ = ['live_equations', 'inputs_needed', 'carried', 'pivots']
 
 # %% ../../nbs/inference/11_live.ipynb #99ef8ffb
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax.extend.core as jex
 
-from ..jaxprs import inner_jaxpr, scan_counts
+from ..jaxprs import inner_jaxpr, jaxprs_within, scan_counts
 
 # %% ../../nbs/inference/11_live.ipynb #e784328e
 def live_equations(
@@ -61,8 +61,13 @@ def inputs_needed(
     """
     if (inner := inner_jaxpr(eqn)) is not None:
         return live_equations(inner[0], wanted)[0]
-    of_loop = {"scan": _of_scan, "while": _of_while, "cond": _of_cond}.get(eqn.primitive.name)
-    return of_loop(eqn, wanted) if of_loop else [True] * len(eqn.invars)
+    special = {
+        "scan": _of_scan,
+        "while": _of_while,
+        "cond": _of_cond,
+        "custom_linear_solve": _of_linear_solve,
+    }.get(eqn.primitive.name)
+    return special(eqn, wanted) if special else [True] * len(eqn.invars)
 
 
 def carried(
@@ -108,3 +113,40 @@ def _of_while(eqn, wanted: Sequence[bool]) -> list[bool]:
 def _of_cond(eqn, wanted: Sequence[bool]) -> list[bool]:
     branches = [live_equations(b.jaxpr, wanted)[0] for b in eqn.params["branches"]]
     return [True, *(any(needed) for needed in zip(*branches, strict=True))]
+
+
+def _of_linear_solve(eqn, wanted: Sequence[bool]) -> list[bool]:
+    "Of one that pivots, the equations and right-hand sides; else what the solver needs"
+    lengths, jaxprs = eqn.params["const_lengths"], eqn.params["jaxprs"]
+    known, count = sum(n for n in lengths if n), len(eqn.invars)
+    if pivots(eqn):
+        return [k < lengths.matvec or k >= known for k in range(count)]
+    first = lengths.matvec + (lengths.vecmat or 0)
+    needed = live_equations(jaxprs.solve.jaxpr, wanted)[0]
+    of_solve = dict(enumerate(needed[: lengths.solve], first))
+    of_rest = dict(enumerate(needed[lengths.solve :], known))
+    return [(of_solve | of_rest).get(k, False) for k in range(count)]
+
+
+def pivots(
+    eqn: jex.JaxprEqn,  # a `custom_linear_solve`
+) -> bool:
+    """Whether LU decomposition solves it: two triangular systems, one with ones on its diagonal
+
+    Args:
+        eqn: a `custom_linear_solve`
+    """
+    lengths, solve = eqn.params["const_lengths"], eqn.params["jaxprs"].solve.jaxpr
+    every = list(_every(solve))
+    halves = [e.params["unit_diagonal"] for e in every if e.primitive.name == "triangular_solve"]
+    indices = [v.aval for v in solve.invars[: lengths.solve] if v.aval.dtype.kind in "iu"]
+    steps = {e.primitive.name for e in every} & {"while", "scan"}
+    return sorted(halves) == [False, True] and len(indices) == 1 and not steps
+
+
+def _every(jaxpr: jex.Jaxpr) -> Iterator[jex.JaxprEqn]:
+    "All equations of a jaxpr, and of those within"
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jaxprs_within(eqn):
+            yield from _every(inner)

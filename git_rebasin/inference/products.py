@@ -16,7 +16,7 @@ import numpy as np
 from .axes import Axis, Instance, Limit, divide, fixed_by, product
 from .marks import Place
 from .ties import looked_up
-from .trace import MOST, Trace, Value, rule, unknown
+from .trace import MOST, Trace, Value, rule
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
 @rule("dot_general", reads=False)
@@ -82,8 +82,6 @@ def _multiply(trace: Trace, pairs: Sequence[tuple[Axis | None, Axis | None]]) ->
 def convolution(trace, eqn, inputs):
     "Features of the image and the kernel are one, features out pass, places are fixed"
     (a, b), p, shape = inputs, eqn.params, eqn.outvars[0].aval.shape
-    if p["batch_group_count"] != 1:
-        return unknown(trace, eqn, inputs, "a convolution with groups of the batch")
     image, kernel, out = (
         getattr(p["dimension_numbers"], name) for name in ("lhs_spec", "rhs_spec", "out_spec")
     )
@@ -102,7 +100,11 @@ def convolution(trace, eqn, inputs):
             axes[out[2 + d]] = trace.fixed(shape[out[2 + d]], "a window slides along it")
     features = (a.axes[image[1]], b.axes[kernel[1]], b.axes[kernel[0]])
     sizes = (p["feature_group_count"], b.shape[kernel[1]], shape[out[1]])
-    axes[out[1]] = _features(trace, still, features, sizes)
+    if p["batch_group_count"] != 1:
+        sizes = (p["batch_group_count"], shape[out[0]], shape[out[1]])
+        axes[out[0]], axes[out[1]] = _batches(trace, still, features, sizes)
+    else:
+        axes[out[1]] = _features(trace, still, features, sizes)
     return [Value(shape, tuple(axes[k] for k in range(len(shape))))]
 
 
@@ -151,11 +153,10 @@ def _group_by_group(
 ) -> Axis:
     "As if each group were a convolution of its own, beside the others"
     (x, into, out), (groups, n_in, n_out) = axes, sizes
+    pieces = (np.repeat(np.arange(groups), axis.size // groups) for axis in (x, out))
     images, features = (
-        divide(
-            axis, np.repeat(np.arange(groups), axis.size // groups), trace.where, trace.instances
-        )
-        for axis in (x, out)
+        divide(axis, order, trace.where, trace.instances)
+        for axis, order in zip((x, out), pieces, strict=True)
     )
     for image, of_group in zip(images, features, strict=True):
         there = into
@@ -166,3 +167,29 @@ def _group_by_group(
         trace.note_read([there])
         _features(trace, still, (image, there, of_group), (1, n_in, n_out // groups))
     return out
+
+
+def _batches(
+    trace: Trace,
+    still: list[Axis | None],  # the axes of the image that pass, the batch first
+    axes: tuple[Axis | None, Axis | None, Axis | None],  # as above
+    sizes: tuple[int, int, int],  # groups of the batch, examples out, features out
+) -> tuple[Axis | None, Axis | None]:  # examples, and features, that come out
+    "Of a convolution that has kernels of its own for each part of the batch"
+    (batch, *places), (x, into, out), (groups, n, n_out) = still, axes, sizes
+    contract(trace, [(x, into)])
+    if batch is None:  # all parts are the same
+        trace.note([out])
+        pair(trace, [(x, into)])
+        return None, out
+    group, rest = Axis(groups), Axis(n)
+    trace.unify(batch, product(group, rest))
+    trace.restrict(group, Limit.PERMUTATION, "a convolution with groups of the batch")
+    made = product(group, Axis(n_out // groups))
+    if out is not None:
+        trace.unify(out, made)
+    trace.note([*places, group, rest if n != 1 else None])
+    trace.note([made])
+    both = trace.merge([x, into]) if x is not None and into is not None else None
+    trace.note([group, both])
+    return (rest if n != 1 else None), made

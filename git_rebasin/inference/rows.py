@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of', 'InexpressibleError']
+__all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
 
 # %% ../../nbs/inference/08_rows.ipynb #9e033055
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
 
 import numpy as np
 
@@ -21,6 +20,8 @@ from git_rebasin.inference.axes import (
     Limit,
     Reason,
     atoms,
+    concat,
+    displace,
     factors,
     find,
     interleave,
@@ -30,19 +31,23 @@ from git_rebasin.inference.axes import (
     turns_of,
 )
 from git_rebasin.inference.groups import (
-    UNREAD,
     Atoms,
-    Table,
     blocks_of,
     equal_segments,
     forms_of,
-    own_of,
     parents_of,
+)
+from git_rebasin.inference.instances import (
+    UNREAD,
+    Table,
+    own_of,
+    reads,
     renamed,
     resolve_instances,
     spread,
 )
 from .trace import Trace
+from .turns import InexpressibleError, in_turns, is_plain, is_unnamed, tidy
 from git_rebasin.symmetry.entries import (
     Concat,
     Coordinate,
@@ -82,6 +87,21 @@ def name_atoms(
     "Name all atoms as groups, families, joint groups or parts, from what occurred together"
     table = resolve_instances(trace, params)
     _fix_unread(trace, params, table)
+    while True:
+        naming = _named(trace, params, table)
+        try:
+            for axes in params.values():
+                row_of(axes, naming)
+        except _WordlessError as e:
+            why = Reason("a spec has no words for the order of its entries")
+            restrict(e.axis, Limit.FIXED, why)
+            displace(e.axis)
+        else:
+            return naming
+
+
+def _named(trace: Trace, params: Rows, table: Table) -> Naming:
+    "The names of all atoms, whether or not a spec has words for all axes"
     forms, _ = renamed(forms_of(trace.occurrences), table)
     parents = parents_of(blocks_of(forms))
     order = _in_order(params, table)
@@ -188,9 +208,9 @@ def _entries(
 
 def _fix_unread(trace: Trace, params: Rows, table: Table) -> None:
     "Fix what nothing reads: another example may"
-    if trace.read is None:
+    read = reads(trace)
+    if read is None:
         return
-    read = {id(x) for axis in trace.read for x in atoms(axis)}
     axes = [x for of_segments in table.values() for x in of_segments.values()]
     axes += [axis for row in params.values() for axis in row if axis is not None]
     for x in itertools.chain.from_iterable(map(atoms, axes)):
@@ -224,7 +244,7 @@ def row_of(
                 rows.append(_with_entry(row, k, entry_of(segment, naming, now)))
             return Split(k, *rows)
     entries = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
-    return tuple(None if _is_unnamed(entry) else entry for entry in entries)
+    return tuple(None if is_unnamed(entry) else entry for entry in entries)
 
 
 def _certain(axis: Axis) -> Iterator[Axis]:
@@ -249,6 +269,14 @@ def _there(axis: Axis, inside: Atoms, table: Table) -> Axis:
     return interleave(order, [_there(part, inside, table) for part in parts])
 
 
+class _WordlessError(Exception):
+    "An axis that a spec has no words for"
+
+    def __init__(self, axis: Axis):
+        super().__init__(f"a spec has no words for {axis}")
+        self.axis = axis
+
+
 def entry_of(
     axis: Axis,
     naming: Naming,
@@ -263,11 +291,15 @@ def entry_of(
     if axis.kind == "atom":
         return naming.entries.get(id(axis), Fixed(axis.size))
     if axis.kind == "concat":
-        return _tidy(Concat, [entry_of(s, naming, inside) for s in segments(axis)])
+        return tidy(Concat, [entry_of(s, naming, inside) for s in segments(axis)])
     if axis.kind == "interleave":
         order, parts = turns_of(axis)
         entries = [entry_of(part, naming, inside) for part in parts]
-        return _in_turns(order, entries, np.bincount(order))
+        try:
+            return in_turns(order, entries)
+        except InexpressibleError as e:
+            pairs = zip(parts, entries, strict=True)
+            raise _WordlessError(concat(*(x for x, own in pairs if not is_plain(own)))) from e
     parts, inside = factors(axis), (*inside, *_certain(axis))
     for j, part in enumerate(parts):
         later = [x for f in parts[j + 1 :] for x in atoms(f)]
@@ -275,17 +307,17 @@ def entry_of(
             first = [entry_of(f, naming, inside) for f in parts[:j]]
             rest, entries = parts[j + 1 :], segments(part)
             each = [_product((s, *rest), naming, (*inside, *atoms(s))) for s in entries]
-            return _tidy(Product, [*first, _tidy(Concat, each)])
+            return tidy(Product, [*first, tidy(Concat, each)])
     *earlier, last = parts
     others = [x for f in earlier for x in atoms(f)]
     if last.kind == "concat" and _decides(last, others, naming.table):
         each = [_product(earlier, naming, (*inside, *atoms(s))) for s in segments(last)]
         return Interleave(*each)
-    return _tidy(Product, [entry_of(f, naming, inside) for f in parts])
+    return tidy(Product, [entry_of(f, naming, inside) for f in parts])
 
 
 def _product(parts: Iterable[Axis], naming: Naming, inside: Atoms) -> Entry:
-    return _tidy(Product, [entry_of(part, naming, inside) for part in parts])
+    return tidy(Product, [entry_of(part, naming, inside) for part in parts])
 
 
 def _decides(axis: Axis, others: Iterable[Axis], table: Table) -> bool:
@@ -294,70 +326,8 @@ def _decides(axis: Axis, others: Iterable[Axis], table: Table) -> bool:
     return any(not here.isdisjoint(table.get(id(x), ())) for x in others)
 
 
-def _in_turns(order: np.ndarray, entries: list[Entry], whole: np.ndarray) -> Entry:
-    "Entries that take turns, of the lengths `whole`"
-    there = np.unique(order)
-    if len(there) == 1:
-        return _some(entries[there[0]], len(order), whole[there[0]])
-    last = {k: np.flatnonzero(order == k)[-1] for k in there}
-    ends = np.maximum.accumulate([last[k] for k in order])
-    stops = np.flatnonzero(ends == np.arange(len(order))) + 1
-    if len(stops) > 1:
-        pieces = np.split(order, stops[:-1])
-        return _tidy(Concat, [_in_turns(piece, entries, whole) for piece in pieces])
-    for n in range(2, min(len(order), _PERIOD) + 1):
-        turns = [order[k::n] for k in range(n)]
-        kinds = [frozenset(turn) for turn in turns]
-        if all(a.isdisjoint(b) for a, b in itertools.combinations(kinds, 2)):
-            return Interleave(*(_in_turns(turn, entries, whole) for turn in turns))
-    for n in range(2, min(len(order), _PERIOD) + 1):
-        if all(np.all(order[k::n] == order[k]) for k in range(n)):
-            return Interleave(*(_in_turns(order[k::n], entries, whole) for k in range(n)))
-    runs = np.split(order, np.flatnonzero(order[1:] != order[:-1]) + 1)
-    return _tidy(Concat, [_in_turns(run, entries, whole) for run in runs])
-
-
-_PERIOD = 64  # of entries that take turns in a spec, at most
-
-
-def _some(entry: Entry, n: int, whole: int) -> Entry:
-    "An entry, or some entries of it"
-    if n == whole:
-        return entry
-    if _is_unnamed(entry):
-        return Fixed(n)
-    if isinstance(entry, Part) or (isinstance(entry, Group) and not entry.within):
-        return Part(entry.name, n)
-    raise InexpressibleError(entry)
-
-
-class InexpressibleError(Exception):
-    "Entries take turns in a way that a spec has no words for"
-
-
 def _with_entry(row: tuple | Split, k: int, entry: Entry) -> tuple | Split:
     "A row with another entry for one axis, in all segments"
     if isinstance(row, Split):
         return Split(row.axis, *(_with_entry(r, k, entry) for r in row.rows))
     return (*row[:k], entry, *row[k + 1 :])
-
-
-def _is_unnamed(entry: Entry) -> TypeGuard[Fixed]:
-    "Whether an entry is merely fixed, and nothing is within it"
-    return isinstance(entry, Fixed) and entry.name is None
-
-
-def _tidy(kind: type[Product] | type[Concat], terms: list[Entry]) -> Entry:
-    "A product or a concatenation, with neighbours that are merely fixed as one"
-    out: list[Entry] = []
-    for term in terms:
-        if not _is_unnamed(term) or term.size is None:
-            out.append(term)
-        elif term.size != (1 if kind is Product else 0):
-            before = out[-1] if out else term
-            if out and _is_unnamed(before) and before.size is not None:
-                total = before.size * term.size if kind is Product else before.size + term.size
-                out[-1] = Fixed(total)
-            else:
-                out.append(term)
-    return out[0] if len(out) == 1 else kind(*out) if out else Fixed(1)

@@ -129,7 +129,7 @@ def _there(trace: Trace, axis: Axis, entry: Axis) -> Axis:
 @rule("concatenate", reads=False)
 def concatenate(trace, eqn, inputs):
     "The other axes are one"
-    d, shape = eqn.params["dimension"], eqn.outvars[0].aval.shape
+    d, shape = int(eqn.params["dimension"]), eqn.outvars[0].aval.shape
     if len(inputs) > 1 and all(v is eqn.invars[0] for v in eqn.invars):
         return [_repeated(inputs[0], [len(inputs) if k == d else 1 for k in range(len(shape))])]
     pieces = [whole(v, d) for v in inputs]

@@ -12,7 +12,7 @@ __all__ = ['Taps', 'find_taps']
 import functools
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.extend.core as jex
@@ -24,14 +24,40 @@ from git_rebasin.jaxprs import (
     Evaluation,
     inner_jaxpr,
     scan_counts,
-    scan_fixed_point,
     trace_arrays,
 )
-from ..symmetry.entries import Fixed, as_row, atoms_of, row_rank
+from git_rebasin.symmetry.entries import (
+    Concat,
+    Fixed,
+    Group,
+    Interleave,
+    Product,
+    Split,
+    as_row,
+    atoms_of,
+    row_rank,
+    unsplit_rows,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
 # %% ../../nbs/inference/10_taps.ipynb #a0fc37dc
+def _scan_fixed_point(
+    eqn: jex.JaxprEqn,  # a `scan`
+    given: list,  # what is known of its inputs
+    iteration: Callable[[list], list],  # of the body's inputs → of its outputs
+    join: Callable[[Any, Any], Any],  # what is known of two values that may be one
+) -> list:  # what is known of the body's outputs
+    "Follow a scan's body until its carry gets nothing new from one iteration to the next"
+    nc, nk = scan_counts(eqn)
+    while True:
+        outs = iteration(given)
+        carry = list(map(join, given[nc : nc + nk], outs[:nk]))
+        if carry == given[nc : nc + nk]:
+            return outs
+        given = [*given[:nc], *carry, *given[nc + nk :]]
+
+
 _MOVED = frozenset(
     "broadcast_in_dim convert_element_type copy expand_dims optimization_barrier pad reshape "
     "squeeze stop_gradient transpose".split()
@@ -67,7 +93,7 @@ def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], lis
         ops.update(inside)
         return outs
 
-    return ops, scan_fixed_point(eqn, flags, iteration, operator.or_)
+    return ops, _scan_fixed_point(eqn, flags, iteration, operator.or_)
 
 # %% ../../nbs/inference/10_taps.ipynb #895cefc8
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,6 +165,25 @@ class Taps:
         return f"Taps({len(self.paths)} values, of {len(self.groups)} groups)"
 
 
+def _with_sizes(rows: Mapping, sizes: Mapping[str, int]) -> dict[str, tuple | Split]:
+    "The rows with the sizes of groups that are no whole axis of any value, nor of its segments"
+    entries = [entry for row in rows.values() for one in unsplit_rows(as_row(row)) for entry in one]
+    known = {entry.name for entry in entries if isinstance(entry, Group)}
+
+    def sized(entry):
+        if isinstance(entry, Product | Concat | Interleave):
+            return type(entry)(*map(sized, entry.terms))
+        unknown = isinstance(entry, Group) and entry.size is None and entry.name not in known
+        return replace(entry, size=sizes[entry.name]) if unknown else entry
+
+    def sized_row(row):
+        if isinstance(row, Split):
+            return Split(row.axis, *map(sized_row, row.rows))
+        return tuple(map(sized, row))
+
+    return {name: sized_row(as_row(row)) for name, row in rows.items()}
+
+
 def find_taps(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
@@ -163,7 +208,7 @@ def find_taps(
         if any(not isinstance(atom, Fixed) for atom in atoms_of(as_row(row))):
             name = f"{len(rows)}: {trace.places[path]}"
             rows[name], paths[name] = row, path
-    table = PermutationSpec(rows)
+    table = PermutationSpec(_with_sizes(rows, spec.sizes))
     groups: dict[str, tuple[str, ...]] = dict.fromkeys(spec.groups, ())
     for group, places in table.perm_to_axes.items():
         groups[group] = tuple(dict.fromkeys(name for name, _ in places))
@@ -186,7 +231,7 @@ def follow_reads(
         elif eqn.primitive.name == "scan":
             body = eqn.params["jaxpr"].jaxpr
             iteration = functools.partial(follow_reads, body, path=here, names=names, read=read)
-            outs = scan_fixed_point(eqn, ins, iteration, operator.or_)
+            outs = _scan_fixed_point(eqn, ins, iteration, operator.or_)
         else:
             every = frozenset().union(*ins)
             if eqn.primitive.name in _READS:

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import SupportsIndex
 from typing import Any
 
 import jax
@@ -67,7 +68,7 @@ class Value:
         """
         return 0 in self.shape or (self.const is not None and not np.any(_bits(self.const)))
 
-    def without(self, gone: Collection[int]) -> Value:
+    def without(self, gone: Collection[SupportsIndex]) -> Value:
         "The value after some of its axes have left"
         keep = [k for k in range(len(self.shape)) if k not in gone]
         shape, axes = tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep)
@@ -175,7 +176,7 @@ class Trace:
         return self.merge(axes)
 
     def mix(
-        self, value: Value, axes: Collection[int], what: str, shape: Sequence[int] | None = None
+        self, value: Value, axes: Collection[SupportsIndex], what: str, shape: Sequence[int] | None = None
     ) -> Value:
         "Fix the axes along which the order of the entries matters, before and after"
         for k in axes:
@@ -271,7 +272,7 @@ def unknown(
     Args:
         what: why nothing may move
     """
-    what = what or f"there is no rule for {eqn.primitive.name!r}"
+    what = what or f"there is no rule for {eqn.primitive.name!r}: register_rule gives it one"
     for value in inputs:
         for axis in value.axes:
             trace.fix(axis, what)

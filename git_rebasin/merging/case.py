@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..inference.explain import check_permutation_spec
 from ..inference.infer import infer_permutation_spec
 from ..matching.match import bind_models
 from .diagnosis import Caution
@@ -35,7 +36,6 @@ from git_rebasin.merging.evaluation import (
 from ..progress import Callback
 from ..statistics.batch_norm import NoBatchNormError, find_batch_stats
 from ..statistics.batch_stats import reset_batch_stats
-from ..symmetry.check import check_permutation_spec
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import flatten, lerp
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SpecCheck', 'check_permutation_spec']
+__all__ = ['WrongGroupError', 'SpecCheck', 'try_spec']
 
 # %% ../../nbs/symmetry/07_check.ipynb #837e3ef6
 import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,21 +22,20 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..arguments import check_steps
+from ..host import HostFunction
 from git_rebasin.jaxprs import (
     Evaluation,
-    double_precision,
     is_narrow,
     jaxprs_within,
     read_arrays,
     split_arrays,
     trace_arrays,
+    widened,
 )
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
-    Permutation,
     apply_permutation,
     identity_permutation,
-    random_permutation,
 )
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Array, flatten, is_array, unflatten
@@ -47,19 +47,33 @@ def is_float(x) -> bool:
     return is_array(x) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def _is_inexact(x) -> bool:
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def _is_key(x) -> bool:
+    return is_array(x) and jnp.issubdtype(x.dtype, jax.dtypes.extended)
+
+
+def _noise(rng: np.random.Generator, w: np.ndarray) -> np.ndarray:
+    noise = rng.standard_normal(w.shape)
+    return noise + 1j * rng.standard_normal(w.shape) if np.iscomplexobj(w) else noise
+
+
 def _jittered(rng: np.random.Generator, w: Array, noise: float) -> np.ndarray:
     "The leaf with noise of its own standard deviation; where constant, of its size times `noise`"
-    w = np.asarray(w).astype(np.float64)
+    w = np.asarray(w).astype(widened(w.dtype))
     spread, size = (float(np.std(w)), float(np.max(np.abs(w)))) if w.size else (0.0, 0.0)
-    if spread <= 1e-6 * size:
-        spread = noise * (size or 1.0)
-    noisy = w + spread * rng.standard_normal(w.shape)
-    return np.abs(noisy) if w.size and w.min() > 0 else noisy
+    spread = noise * (size or 1.0) if spread <= 1e-6 * size else spread
+    noisy = w + spread * _noise(rng, w)
+    return np.abs(noisy) if w.size and not np.iscomplexobj(w) and w.min() > 0 else noisy
 
 
 def as_double(tree: PyTree) -> PyTree:
-    "The tree with its float leaves in float64"
-    return jax.tree.map(lambda x: np.asarray(x).astype(np.float64) if is_float(x) else x, tree)
+    "The tree with its floats in float64, and its complex numbers in complex128"
+    return jax.tree.map(
+        lambda x: np.asarray(x).astype(widened(x.dtype)) if _is_inexact(x) else x, tree
+    )
 
 # %% ../../nbs/symmetry/07_check.ipynb #09800963
 def in_double(fn: Callable, params: PyTree, args: tuple) -> tuple[Callable, float]:
@@ -82,7 +96,7 @@ def _coarsest_eps(jaxpr) -> float:
     for eqn in jaxpr.eqns:
         if is_narrow(eqn):
             dtypes = [getattr(v.aval, "dtype", np.int32) for v in (*eqn.invars, *eqn.outvars)]
-            epsilons += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating)]
+            epsilons += [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.inexact)]
         else:
             epsilons += map(_coarsest_eps, jaxprs_within(eqn))
     return max(epsilons)
@@ -95,7 +109,16 @@ def outputs_of(run: Callable, params: PyTree, args: tuple) -> list[np.ndarray]:
         ValueError: if there is no output, or one is not finite
     """
     # raises ValueError if there is no output, or one is not finite
-    outs = [np.asarray(x) for x in run(params, *args)]
+    return finite([np.asarray(x) for x in run(params, *args)])
+
+
+def finite(outs: list[np.ndarray]) -> list[np.ndarray]:
+    """The outputs as they are
+
+    Raises:
+        ValueError: if there is no output, or one is not finite
+    """
+    # raises ValueError if there is no output, or one is not finite
     if not outs:
         raise ValueError(
             "fn(params, *args) returns no array: return the outputs that must not change"
@@ -121,80 +144,152 @@ def deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
     return max(one(x, y) for x, y in zip(old, new, strict=True))
 
 # %% ../../nbs/symmetry/07_check.ipynb #93274d19
-def _restless(drawn: Permutation) -> dict[str, np.ndarray]:
-    "The permutation, with every row of a group that it leaves in place rolled by one"
-    perm = {g: np.asarray(p) for g, p in drawn.items()}
-    still = {g: np.all(p == np.arange(p.shape[-1]), -1, keepdims=True) for g, p in perm.items()}
-    return {g: np.where(still[g], np.roll(p, 1, axis=-1), p) for g, p in perm.items()}
+def _draw(rng: np.random.Generator, spec: BoundSpec) -> dict[str, np.ndarray]:
+    "A permutation of every group; a row that would stay in place is rolled by one"
+    perm = {}
+    for group, shape in spec.perm_shapes.items():
+        p = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+        still = np.all(p == np.arange(shape[-1]), -1, keepdims=True)
+        perm[group] = np.where(still, np.roll(p, 1, axis=-1), p)
+    return perm
+
+
+_FEW = 6  # units of a group whose permutation could be another's by chance
+
+
+def _subsets(rng: np.random.Generator, spec: BoundSpec) -> list[list[str]]:
+    "Groups that move together: all, and if one is small, those with a bit, and a random half"
+    groups = list(spec.groups)
+    if len(groups) < 2 or all(shape[-1] > _FEW for shape in spec.perm_shapes.values()):
+        return [groups]
+    bits = [1 << k for k in range(len(groups).bit_length())]
+    by_bit = [[g for k, g in enumerate(groups, 1) if k & bit] for bit in bits]
+    return [groups, *by_bit, [g for g in groups if rng.random() < 0.5] or groups]
 
 
 _NOISE = (0.3, 10.0)  # noise of constant leaves, over their size: larger in odd trials
 
 
-def randomised(seed: int, spec: PermutationSpec, params: PyTree, trial: int) -> PyTree:
-    "The tree with noise in every float leaf that the spec names, in float64"
-    flat, rng = flatten(params), np.random.default_rng(seed)
-    noise = _NOISE[trial % len(_NOISE)]
-    noisy = {
-        p: _jittered(rng, w, noise) if is_float(w) and p in spec.axes_to_perm else w
-        for p, w in flat.items()
-    }
-    return unflatten(noisy, like=params)
+def randomised(seed: int, spec: BoundSpec, params: PyTree, trial: int) -> PyTree:
+    "The tree with noise in what the spec names, in float64, and whole numbers that move shuffled"
+    rng, noise = np.random.default_rng(seed), _NOISE[trial % len(_NOISE)]
+    moves = {block.path for block in spec.blocks if not spec.groups.keys().isdisjoint(block.labels)}
+
+    def one(path, w):
+        if path in spec.axes_to_perm and _is_inexact(w):
+            return _jittered(rng, w, noise)
+        if path in moves and not _is_key(w):
+            return rng.permutation(np.asarray(w).ravel()).reshape(w.shape)
+        return w
+
+    return unflatten({p: one(p, w) for p, w in flatten(params).items()}, like=params)
+
+
+def _other(w: Array) -> Array:
+    "Other values for an array that is at random already: in other places, and of another size"
+    w = np.roll(np.asarray(w).ravel(), 1).reshape(w.shape)
+    return 1.25 * w if _is_inexact(w) else w
 
 
 def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
-    "The tree with every float entry moved by one unit in the last place, up or down at random"
+    "The tree with every entry moved by one unit in the last place, up or down at random"
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: x * (1 + eps * rng.choice((-1, 1), np.shape(x))) if is_float(x) else x, params
-    )
+
+    def one(x):
+        return x * (1 + eps * (2 * rng.integers(0, 2, np.shape(x), np.int8) - 1))
+
+    return jax.tree.map(lambda x: one(x) if _is_inexact(x) else x, params)
 
 
 def rounding(
     run: Callable, want: list, seed: int, eps: float, params: PyTree, args: tuple
 ) -> float:
     "How far the outputs may move, over the largest one, by rounding alone"
-    moved = deviation(want, outputs_of(run, nudged(seed, eps, params), args))
+    return explained(deviation(want, outputs_of(run, nudged(seed, eps, params), args)), eps)
+
+
+def explained(moved: float, eps: float) -> float:
+    "What rounding explains where a last place moves the outputs that far"
     return 5 * moved + 4 * max(eps, 25 * np.finfo(np.float64).eps)
 
 # %% ../../nbs/symmetry/07_check.ipynb #97e69097
-def _try(
-    run: Callable,
-    spec: BoundSpec,
-    params: PyTree,
-    args: tuple,
-    eps: float,
-    key,
-    t: int,
-    waiting: Mapping[str, Collection[str]],
-    done: Callable[[], None],
-):
-    "One trial: changes by each group and by all together, what rounding explains, who responds"
-    key = jax.random.fold_in(key, t)
-    seeds = np.asarray(jax.random.randint(key, (2,), 0, 2**31 - 1)).tolist()
-    theta = randomised(seeds[0], spec, params, t)
-    draw = _restless(random_permutation(jax.random.fold_in(key, 0), spec))
-    want, one = outputs_of(run, theta, args), identity_permutation(spec)
-    tolerance = rounding(run, want, seeds[1], eps, theta, args)
+@dataclass
+class _Example:
+    "The function at some inputs, with numpy, in double precision"
 
-    def change(perm):
-        moved = outputs_of(run, apply_permutation(spec, one | perm, theta), args)
-        done()
-        return deviation(want, moved)
+    run: HostFunction
+    args: list  # the arrays in its inputs
+    eps: float  # the machine epsilon of what cannot be computed in float64
 
-    old = flatten(theta)
-    other = flatten(randomised(seeds[1], spec, params, t)) if waiting else {}
+    @classmethod
+    def of(cls, fn: Callable, params: PyTree, args: tuple) -> _Example:
+        closed, arrays = trace_arrays(fn, params, *args)
+        run, own = HostFunction(closed), len(split_arrays(params)[0])
+        return cls(run, run.inputs(arrays)[own:], _coarsest_eps(closed.jaxpr))
 
-    def responds(paths):  # to other values in some arrays
-        tree = unflatten({p: (other if p in paths else old)[p] for p in old}, like=theta)
-        return deviation(want, outputs_of(run, tree, args)) > tolerance
+    def values(self, params: PyTree, base: list | None = None) -> list:
+        return self.run.values([*split_arrays(params)[0], *self.args], base)
 
-    alone = {group: change({group: p}) for group, p in draw.items()}
-    return alone, change(draw), tolerance, {g for g, paths in waiting.items() if responds(paths)}
+    def moved(self, base: list, params: PyTree) -> float:
+        "How far the outputs are from those of the base"
+        want = self.run.outputs(base)
+        return deviation(want, finite(self.run.outputs(self.values(params, base))))
+
+
+@dataclass
+class _Trial:
+    "A spec at random weights, and a permutation of each of its groups"
+
+    spec: BoundSpec
+    params: PyTree  # at random
+    draw: dict[str, np.ndarray]
+    subsets: list[list[str]]  # of the groups, which move together
+    seed: int
+
+    @classmethod
+    def of(cls, rng: np.random.Generator, spec: BoundSpec, params: PyTree, t: int) -> _Trial:
+        seed, other = rng.integers(0, 2**31, 2).tolist()
+        theta = randomised(seed, spec, params, t)
+        return cls(spec, theta, _draw(rng, spec), _subsets(rng, spec), other)
+
+    def permuted(self, groups: Collection[str]) -> PyTree:
+        perm = identity_permutation(self.spec) | {g: self.draw[g] for g in groups}
+        return apply_permutation(self.spec, perm, self.params)
+
+    def replaced(self, paths: Collection[str]) -> PyTree:
+        old = flatten(self.params)
+        new = {p: _other(old[p]) for p in paths if not _is_key(old[p])}
+        return unflatten(old | new, like=self.params)
+
+    def at(
+        self, example: _Example, waiting: Mapping[str, Collection[str]]
+    ) -> Iterator[tuple[list[str], float, bool]]:
+        "For each subset its change; then the groups that wait for a proof, and which respond"
+        base = example.values(self.params)
+        finite(example.run.outputs(base))
+        nudge = example.moved(base, nudged(self.seed, example.eps, self.params))
+        tolerance = explained(nudge, example.eps)
+        for groups in self.subsets:
+            change = example.moved(base, self.permuted(groups))
+            if change > tolerance:
+                alone = {g: example.moved(base, self.permuted([g])) for g in self.draw}
+                _raise_wrong(alone, groups, change, tolerance)
+            yield groups, change, False
+        for group, paths in waiting.items():
+            if example.moved(base, self.replaced(paths)) > tolerance:
+                yield [group], 0.0, True
 
 # %% ../../nbs/symmetry/07_check.ipynb #5d660f4a
+class WrongGroupError(PermutationSpecError):
+    "A spec that changes a function, and the groups that do it"
+
+    def __init__(self, message: str, groups: Sequence[str] = ()):
+        super().__init__(message)
+        self.groups = tuple(groups)
+
+
 class SpecCheck(dict[str, float]):
-    "Group → the largest relative change of an output; and of which groups nothing is proven"
+    "Group → the largest change of an output as it moved with others; of which nothing is proven"
 
     def __init__(
         self,
@@ -220,23 +315,25 @@ class SpecCheck(dict[str, float]):
 
 
 @with_progress
-def check_permutation_spec(
+def try_spec(
     spec: PermutationSpec,  # the spec to try
     fn: Callable[..., Any],  # fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
     params: PyTree,  # parameters of the function; only shapes, dtypes and rough sizes matter
     *args: Any,  # the function's other arguments, as a rule a batch of inputs
+    also: Sequence[Sequence[Any]] = (),  # arguments of further examples: `[(x2,), (x3,)]`
     key: jax.Array | None = None,  # seed of the noise and of the permutations; default: key 0
     trials: int = 2,  # random weights, and random permutations of them
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each permutation that was tried
 ) -> SpecCheck:  # group → largest relative change of an output; all of it rounding
-    """Check that a spec leaves a function unchanged, at random weights and by random permutations
+    """Try a spec at random weights and by random permutations; a wrong one is not explained
 
     Args:
         spec: the spec to try
         fn: fn(params, *args) → outputs, any pytree of arrays; traceable by JAX
         params: parameters of the function; only shapes, dtypes and rough sizes matter
         *args: the function's other arguments, as a rule a batch of inputs
+        also: arguments of further examples: `[(x2,), (x3,)]`
         key: seed of the noise and of the permutations; default: key 0
         trials: random weights, and random permutations of them
         progress: show a bar, in a notebook or on a terminal
@@ -246,14 +343,14 @@ def check_permutation_spec(
         SpecCheck: group → largest relative change of an output; all of it rounding
 
     Raises:
-        PermutationSpecError: if permuting one group, which is named, or all of them changes an
+        PermutationSpecError: if permuting one group, which is named, or several of them changes an
             output
         PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
         ValueError: if `fn` returns no array, or one that is not finite at random weights, or
             outputs that are the same whatever the arrays of all groups hold; or if `trials` < 1
         TypeError: if `spec` is no spec
     """
-    # raises PermutationSpecError if permuting one group, which is named, or all of them changes
+    # raises PermutationSpecError if permuting one group, which is named, or several of them changes
     #   an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises ValueError if `fn` returns no array, or one that is not finite at random weights, or
@@ -263,25 +360,27 @@ def check_permutation_spec(
     check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
     params = read_arrays(params)
-    bound, worst = spec.bind(params), {}
+    bound, worst, count = spec.bind(params), {}, itertools.count(1)
     moving = _arrays_of(bound)
-    waiting = moving
-    run, eps = in_double(fn, params, args)
-    steps, count = trials * (len(bound.groups) + 1), itertools.count(1)
+    waiting = dict(moving)
+    examples = [_Example.of(fn, params, tuple(given)) for given in (args, *also)]
+    entropy = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    for t in range(trials):
+        trial = _Trial.of(np.random.default_rng([*entropy, t]), bound, params, t)
+        steps = trials * len(examples) * len(trial.subsets)
+        for example in examples:
+            for groups, change, responds in trial.at(example, dict(waiting)):
+                if responds:
+                    waiting.pop(groups[0])
+                    continue
+                worst |= {g: max(change, worst.get(g, 0.0)) for g in groups}
+                if callback is not None:
+                    callback(Progress("spec check", next(count), steps))
+    return _account(moving, waiting, worst, trials)
 
-    def done() -> None:
-        if callback is not None:
-            callback(Progress("spec check", next(count), steps))
 
-    with double_precision():
-        args = as_double(args)
-        for t in range(trials):
-            alone, together, tolerance, seen = _try(
-                run, bound, params, args, eps, key, t, waiting, done
-            )
-            _raise_if_changed(alone, together, tolerance)
-            worst = {group: max(d, worst.get(group, 0.0)) for group, d in alone.items()}
-            waiting = {g: paths for g, paths in waiting.items() if g not in seen}
+def _account(moving: Mapping, waiting: Mapping, worst: Mapping[str, float], trials) -> SpecCheck:
+    "What is proven of which groups, and of which nothing"
     if moving and len(waiting) == len(moving):
         raise ValueError(
             "nothing is proven: the outputs are the same whatever the arrays of "
@@ -305,20 +404,24 @@ def _arrays_of(spec: BoundSpec) -> dict[str, set[str]]:
     return arrays
 
 
-def _raise_if_changed(worst: dict[str, float], together: float, tolerance: float) -> None:
-    wrong = {g: d for g, d in worst.items() if d > tolerance}
+def _raise_wrong(
+    alone: Mapping[str, float], groups: Collection[str], together: float, tolerance: float
+) -> None:
+    "Name the group that is wrong, or all that are wrong together"
+    wrong = {g: d for g, d in alone.items() if d > tolerance}
     if wrong:
         group = max(wrong, key=lambda g: wrong[g])
         others = f" (so do {', '.join(g for g in wrong if g != group)})" if len(wrong) > 1 else ""
-        raise PermutationSpecError(
+        raise WrongGroupError(
             f"permuting group {group!r} changes the function{others}: an output moves by "
             f"{wrong[group]:.2g} of the largest, where rounding explains {tolerance:.2g}. An "
             "array that knows these units is missing from the group, or the group ties axes that "
-            "do not belong together."
+            "do not belong together.",
+            [group],
         )
-    if together > tolerance:
-        raise PermutationSpecError(
-            f"each group alone leaves the function unchanged, but all of {', '.join(worst)} "
-            f"together change it by {together:.2g} of the largest output, where rounding explains "
-            f"{tolerance:.2g}"
-        )
+    raise WrongGroupError(
+        f"each group alone leaves the function unchanged, but all of {', '.join(groups)} "
+        f"together change it by {together:.2g} of the largest output, where rounding explains "
+        f"{tolerance:.2g}",
+        list(groups),
+    )

@@ -363,7 +363,10 @@ def count_parts(entry: Entry | Row) -> int:
 def atoms_of(entry: Entry | Row) -> Iterator[Atom]:
     "The atoms of an entry or of a row, from left to right"
     match entry:
-        case Split(rows=terms) | Compound(terms=terms) | tuple(terms):
+        case Split(rows=terms) | tuple(terms):
+            for term in terms:
+                yield from atoms_of(term)
+        case Product(terms=terms) | Concat(terms=terms) | Interleave(terms=terms):
             for term in terms:
                 yield from atoms_of(term)
         case _:

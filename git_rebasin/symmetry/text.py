@@ -18,7 +18,6 @@ from typing import Any
 
 from ..checkpoints.files import first_duplicate
 from git_rebasin.symmetry.entries import (
-    Compound,
     Concat,
     Coordinate,
     Entry,
@@ -54,7 +53,7 @@ def entry_to_json(
     "An entry in the types that JSON has"
     written = short(entry)
     match written:
-        case Compound(terms=terms):
+        case Product(terms=terms) | Concat(terms=terms) | Interleave(terms=terms):
             return {type(written).__name__.lower(): [entry_to_json(t) for t in terms]}
         case Fixed(size=size, name=name):
             return {"fixed": name, "size": size}
