@@ -12,7 +12,7 @@ __all__ = ['Taps', 'find_taps']
 import functools
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.extend.core as jex
@@ -26,7 +26,18 @@ from git_rebasin.jaxprs import (
     scan_counts,
     trace_arrays,
 )
-from ..symmetry.entries import Fixed, as_row, atoms_of, row_rank
+from git_rebasin.symmetry.entries import (
+    Concat,
+    Fixed,
+    Group,
+    Interleave,
+    Product,
+    Split,
+    as_row,
+    atoms_of,
+    row_rank,
+    unsplit_rows,
+)
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
@@ -154,6 +165,25 @@ class Taps:
         return f"Taps({len(self.paths)} values, of {len(self.groups)} groups)"
 
 
+def _with_sizes(rows: Mapping, sizes: Mapping[str, int]) -> dict[str, tuple | Split]:
+    "The rows with the sizes of groups that are no whole axis of any value, nor of its segments"
+    entries = [entry for row in rows.values() for one in unsplit_rows(as_row(row)) for entry in one]
+    known = {entry.name for entry in entries if isinstance(entry, Group)}
+
+    def sized(entry):
+        if isinstance(entry, Product | Concat | Interleave):
+            return type(entry)(*map(sized, entry.terms))
+        unknown = isinstance(entry, Group) and entry.size is None and entry.name not in known
+        return replace(entry, size=sizes[entry.name]) if unknown else entry
+
+    def sized_row(row):
+        if isinstance(row, Split):
+            return Split(row.axis, *map(sized_row, row.rows))
+        return tuple(map(sized, row))
+
+    return {name: sized_row(as_row(row)) for name, row in rows.items()}
+
+
 def find_taps(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
@@ -178,7 +208,7 @@ def find_taps(
         if any(not isinstance(atom, Fixed) for atom in atoms_of(as_row(row))):
             name = f"{len(rows)}: {trace.places[path]}"
             rows[name], paths[name] = row, path
-    table = PermutationSpec(rows)
+    table = PermutationSpec(_with_sizes(rows, spec.sizes))
     groups: dict[str, tuple[str, ...]] = dict.fromkeys(spec.groups, ())
     for group, places in table.perm_to_axes.items():
         groups[group] = tuple(dict.fromkeys(name for name, _ in places))
