@@ -108,6 +108,19 @@ def _reshape(p, x):
     return NotImplemented if p["dimensions"] is not None else x.reshape(p["new_sizes"])
 
 # %% ../nbs/07_host.ipynb #d2da57ec
+_ALONE, _TOGETHER = 2**18, 2**26  # multiplications that one core does, and that many do at once
+
+
+def _times(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    "A product of matrices, or of batches of them"
+    m, n = x.shape[-2], math.prod(y.shape[-2:])
+    rows = max(1, _ALONE // max(1, n))
+    if rows >= m or m * n > _TOGETHER:
+        return x @ y
+    parts = [x[..., i : i + rows, :] @ y for i in range(0, m, rows)]
+    return np.concatenate(parts, axis=-2)
+
+
 def _dot(p, a, b):
     (ca, cb), (ba, bb) = p["dimension_numbers"]
     of_a = [k for k in range(a.ndim) if k not in (*ca, *ba)]
@@ -116,7 +129,7 @@ def _dot(p, a, b):
     rows, columns = [a.shape[k] for k in of_a], [b.shape[k] for k in of_b]
     x = a.transpose((*ba, *of_a, *ca)).reshape(*batch, math.prod(rows), inner)
     y = b.transpose((*bb, *cb, *of_b)).reshape(*batch, inner, math.prod(columns))
-    return (x @ y).reshape(*batch, *rows, *columns)
+    return _times(x, y).reshape(*batch, *rows, *columns)
 
 
 _COLUMNS = 2**24  # entries of all windows of a convolution that are laid out at a time
@@ -147,7 +160,7 @@ def _convolution(p, x, w):
             at = zip(place, steps, sizes, strides, strict=True)
             here = part[:, *(slice(k * d, k * d + (n - 1) * s + 1, s) for k, d, n, s in at)]
             seen[..., j, :] = np.moveaxis(here.reshape(*here.shape[:-1], groups, inner), -2, 0)
-        out = seen.reshape(groups, -1, w.shape[1]) @ w
+        out = _times(seen.reshape(groups, -1, w.shape[1]), w)
         outs.append(out.swapaxes(0, 1).reshape(len(part), *sizes, -1))
     return np.moveaxis(np.concatenate(outs), -1, 1).transpose(np.argsort(numbers.out_spec))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['Out', 'ClosedJaxpr', 'CALLS', 'LOOPS', 'Rest', 'split_arrays', 'as_array', 'jit_arrays', 'read_arrays', 'put_arrays',
            'eval_arrays', 'trace_arrays', 'double_precision', 'inner_jaxpr', 'jaxprs_within', 'scan_counts',
-           'scan_fixed_point', 'is_narrow', 'widened', 'bind', 'Evaluation', 'keep_containers', 'evaluate']
+           'is_narrow', 'widened', 'bind', 'Evaluation', 'keep_containers', 'evaluate']
 
 # %% ../nbs/01_jaxprs.ipynb #c9d31b9e
 import functools
@@ -259,32 +259,6 @@ def scan_counts(
     stacked, given = ranks(eqn.invars, body.invars), ranks(eqn.outvars, body.outvars)
     carried = given.count(0)
     return stacked.count(0) - carried, carried
-
-
-def scan_fixed_point(
-    eqn: jex.JaxprEqn,  # a `scan`
-    given: list,  # what is known of its inputs
-    iteration: Callable[[list], list],  # of the body's inputs → of its outputs
-    join: Callable[[Any, Any], Any],  # what is known of two values that may be one
-) -> list:  # what is known of the body's outputs
-    """Follow a scan's body until its carry gets nothing new from one iteration to the next
-
-    Args:
-        eqn: a `scan`
-        given: what is known of its inputs
-        iteration: of the body's inputs → of its outputs
-        join: what is known of two values that may be one
-
-    Returns:
-        list: what is known of the body's outputs
-    """
-    nc, nk = scan_counts(eqn)
-    while True:
-        outs = iteration(given)
-        carry = list(map(join, given[nc : nc + nk], outs[:nk]))
-        if carry == given[nc : nc + nk]:
-            return outs
-        given = [*given[:nc], *carry, *given[nc + nk :]]
 
 
 _BOUND = frozenset("bitcast_convert_type nextafter reduce_precision rng_uniform".split())

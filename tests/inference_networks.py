@@ -750,6 +750,319 @@ def conditional():
     return Network(fn, p, args, {(4,): 1, (5,): 1, (6,): 1})
 
 
+# ----------------------------------------------------------------------- indices that are labels
+
+EXPERTS = {(6,): 1, (4,): 1, (4, 8): 1}  # a stream, experts, and hidden units within each expert
+MIXTURE = {"embed": (3, 6), "router": (6, 4), "w1": (4, 6, 8), "b1": (4, 8), "w2": (4, 8, 6)}
+
+
+def mixture(layer, args=None):
+    "A residual mixture of experts: layer(p, x, weights, places) with the two best of four"
+    p = draw(**MIXTURE, out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        best, places = lax.top_k(softmax(x @ p["router"]), 2)
+        best = best / best.sum(-1, keepdims=True)
+        return (x + layer(p, x, best, places)) @ p["out"]
+
+    return Network(fn, p, args or (floats(9, 3),), dict(EXPERTS))
+
+
+def chosen_experts(p, x, best, w1, b1, w2):
+    "Matrices that were looked up for each token"
+    hidden = relu(jnp.einsum("nd,nkdf->nkf", x, w1) + b1)
+    return jnp.einsum("nk,nkf,nkfd->nd", best, hidden, w2)
+
+
+def all_experts(p, x, weights):
+    "Every expert for every token, most with weight 0"
+    hidden = relu(jnp.einsum("nd,edf->nef", x, p["w1"]) + p["b1"][None])
+    return jnp.einsum("ne,nef,efd->nd", weights, hidden, p["w2"])
+
+
+@network
+def experts_by_gather():
+    "Each token looks up its experts"
+    look_up = lambda p, i: (p["w1"][i], jnp.take(p["b1"], i, axis=0), p["w2"][i])
+    return mixture(lambda p, x, best, i: chosen_experts(p, x, best, *look_up(p, i)))
+
+
+@network
+def experts_by_gather_in_turn():
+    "The first expert, then the second"
+
+    def layer(p, x, best, places):
+        y = jnp.zeros_like(x)
+        for k in range(2):
+            i = places[:, k]
+            hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w1"][i]) + p["b1"][i])
+            y += best[:, k, None] * jnp.einsum("nf,nfd->nd", hidden, p["w2"][places[:, k]])
+        return y
+
+    return mixture(layer)
+
+
+@network
+def experts_by_vmap():
+    "One token and one expert at a time"
+
+    def layer(p, x, best, places):
+        one = lambda x, i: relu(x @ p["w1"][i] + p["b1"][i]) @ p["w2"][i]
+        each = jax.vmap(lambda x, i: jax.vmap(lambda i: one(x, i))(i))(x, places)
+        return jnp.einsum("nk,nkd->nd", best, each)
+
+    return mixture(layer)
+
+
+@network
+def experts_by_scan():
+    "A loop over tokens"
+
+    def layer(p, x, best, places):
+        def token(total, one):
+            x, best, i = one
+            hidden = relu(jnp.einsum("d,kdf->kf", x, p["w1"][i]) + p["b1"][i])
+            y = jnp.einsum("k,kf,kfd->d", best, hidden, p["w2"][i])
+            return total + y, y
+
+        return lax.scan(token, jnp.zeros_like(x[0]), (x, best, places))[1]
+
+    return mixture(layer)
+
+
+@network
+def experts_one_hot():
+    "Weights of all experts, from one-hot arrays"
+    weigh = lambda best, i: (jax.nn.one_hot(i, 4) * best[..., None]).sum(1)
+    return mixture(lambda p, x, best, i: all_experts(p, x, weigh(best, i)))
+
+
+@network
+def experts_compared():
+    "Weights of all experts, where their numbers are those that were chosen"
+
+    def weigh(best, i):
+        return jnp.where(i[:, :, None] == jnp.arange(4)[None, None], best[..., None], 0).sum(1)
+
+    return mixture(lambda p, x, best, i: all_experts(p, x, weigh(best, i)))
+
+
+@network
+def experts_scattered():
+    "Weights of all experts, written to the places of the best"
+
+    def weigh(best, i):
+        return jnp.zeros((len(i), 4), best.dtype).at[jnp.arange(len(i))[:, None], i].set(best)
+
+    return mixture(lambda p, x, best, i: all_experts(p, x, weigh(best, i)))
+
+
+@network
+def experts_of_all_outputs():
+    "All experts compute, and the outputs of the best are taken"
+
+    def layer(p, x, best, places):
+        hidden = relu(jnp.einsum("nd,edf->nef", x, p["w1"]) + p["b1"][None])
+        y = jnp.einsum("nef,efd->ned", hidden, p["w2"])
+        return (best[..., None] * jnp.take_along_axis(y, places[..., None], axis=1)).sum(1)
+
+    return mixture(layer)
+
+
+def in_order_of_experts(p, x, best, places, back):
+    "Tokens sorted by expert, through `ragged_dot`; back(y, order) puts them into their order"
+    flat = places.reshape(-1)
+    order, counts = jnp.argsort(flat), jnp.bincount(flat, length=4)
+    hidden = lax.ragged_dot(jnp.repeat(x, 2, 0)[order], p["w1"], counts) + p["b1"][flat[order]]
+    y = back(lax.ragged_dot(relu(hidden), p["w2"], counts), order)
+    return jnp.einsum("nk,nkd->nd", best, y.reshape(*places.shape, -1))
+
+
+@network
+def experts_ragged():
+    "Sorted by expert, and back by the inverse order"
+    back = lambda y, order: y[jnp.argsort(order)]
+    return mixture(lambda p, *args: in_order_of_experts(p, *args, back))
+
+
+@network
+def experts_ragged_and_scattered():
+    "Sorted by expert, and written back to where they came from"
+    back = lambda y, order: jnp.zeros_like(y).at[order].set(y)
+    return mixture(lambda p, *args: in_order_of_experts(p, *args, back))
+
+
+@network
+def experts_with_capacity():
+    "Each expert takes its first three tokens, as in a Switch transformer"
+    p = draw(**MIXTURE, out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        gates = softmax(x @ p["router"])
+        mask = jax.nn.one_hot(jnp.argmax(gates, -1), 4)
+        place = jnp.cumsum(mask, 0) * mask
+        mask = mask * (place <= 3)
+        slots = jax.nn.one_hot(((place - 1) * mask).sum(-1).astype(int), 3)
+        dispatch = jnp.einsum("ne,nc->nec", mask, slots)
+        inputs = jnp.einsum("nec,nd->ecd", dispatch, x)
+        hidden = relu(jnp.einsum("ecd,edf->ecf", inputs, p["w1"]) + p["b1"][:, None])
+        weights = dispatch * (gates * mask).sum(-1)[:, None, None]
+        y = jnp.einsum("nec,ecd->nd", weights, jnp.einsum("ecf,efd->ecd", hidden, p["w2"]))
+        return (x + y) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), dict(EXPERTS))
+
+
+@network
+def experts_some_of_which_are_full():
+    "Tokens that find no place at their expert are sent to one that is not there"
+    p = draw(**MIXTURE, out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        gates = softmax(x @ p["router"])
+        i = jnp.argmax(gates, -1)
+        mask = jax.nn.one_hot(i, 4, dtype=int)
+        slot = ((jnp.cumsum(mask, 0) - 1) * mask).sum(-1)
+        i = jnp.where(slot < 3, i, 4)
+        inputs = jnp.zeros((4, 3, 6), x.dtype).at[i, slot].set(x, mode="drop")
+        hidden = relu(jnp.einsum("ecd,edf->ecf", inputs, p["w1"]) + p["b1"][:, None])
+        y = jnp.einsum("ecf,efd->ecd", hidden, p["w2"])
+        y = y.at[i, slot].get(mode="fill", fill_value=0) * gates.max(-1)[:, None]
+        return (x + y) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), dict(EXPERTS))
+
+
+@network
+def experts_within_experts():
+    "A router of groups, and in each group a router of its own"
+    p = draw(r=(3, 4), s=(4, 3, 5), w=(4, 5, 3, 6), v=(4, 5, 6, 2))
+
+    def fn(p, x):
+        i = jnp.argmax(x @ p["r"], -1)
+        j = jnp.argmax(jnp.einsum("nd,nde->ne", x, p["s"][i]), -1)
+        hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w"][i, j]))
+        return jnp.einsum("nf,nfo->no", hidden, p["v"][i, j])
+
+    return Network(fn, p, (floats(9, 3),), {(4,): 1, (4, 5): 1, (4, 5, 6): 1})
+
+
+def nearest(x, codes):
+    "The place of the code that is nearest"
+    return jnp.argmin(((x[:, None] - codes[None]) ** 2).sum(-1), -1)
+
+
+@network
+def codebook():
+    "Vector quantisation, with the gradient passed straight through"
+    p = draw(encode=(3, 6), codes=(5, 6), decode=(6, 2))
+
+    def fn(p, x):
+        z = jnp.tanh(x @ p["encode"])
+        q = p["codes"][nearest(z, p["codes"])]
+        return (z + lax.stop_gradient(q - z)) @ p["decode"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (5,): 1})
+
+
+@network
+def codebook_one_hot():
+    "Vector quantisation by a product, distances multiplied out"
+    p = draw(encode=(3, 6), codes=(5, 6), decode=(6, 2))
+
+    def fn(p, x):
+        z, codes = jnp.tanh(x @ p["encode"]), p["codes"]
+        distance = (z**2).sum(-1, keepdims=True) - 2 * z @ codes.T + (codes**2).sum(-1)[None]
+        return jax.nn.one_hot(jnp.argmin(distance, -1), 5) @ codes @ p["decode"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (5,): 1})
+
+
+@network
+def codebooks_of_heads():
+    "A codebook for each head: codes and units are within heads"
+    p = draw(encode=(3, 3, 2), codes=(3, 5, 2), decode=(3, 2, 2))
+
+    def fn(p, x):
+        z = jnp.tanh(jnp.einsum("ni,ihd->nhd", x, p["encode"]))
+        i = jax.vmap(nearest, (1, 0), 1)(z, p["codes"])
+        return jnp.einsum("nhd,hdo->no", p["codes"][jnp.arange(3)[None], i], p["decode"])
+
+    return Network(fn, p, (floats(9, 3),), {(3,): 1, (3, 5): 1, (3, 2): 1})
+
+
+@network
+def sorted_units():
+    "Units in the order of their values, whatever they are called"
+    p = draw(w=(3, 6), v=(6, 6), out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["w"]
+        order = jnp.argsort(x, -1)
+        ranked = jnp.take_along_axis(jnp.tanh(x) @ (p["v"] * (1 - jnp.eye(6))), order, -1)
+        return jnp.cumsum(ranked, -1) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1})
+
+
+@network
+def winners():
+    "The two largest units, written to their places"
+    p = draw(w=(3, 6), out=(6, 2))
+
+    def fn(p, x):
+        x = x @ p["w"]
+        best, i = lax.top_k(x, 2)
+        return jnp.zeros_like(x).at[jnp.arange(len(x))[:, None], i].add(best) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1})
+
+
+@network
+def diagonals():
+    "The diagonal of a matrix over units, its trace, and what is off its diagonal"
+    p = draw(w=(3, 6), a=(6, 6), s=(6,), out=(6, 2))
+
+    def fn(p, x):
+        off = p["a"] - jnp.diag(jnp.diag(p["a"])) + jnp.diag(p["s"])
+        masked = softmax(jnp.where(jnp.eye(6, dtype=bool), -jnp.inf, p["a"]))
+        x = jnp.tanh(x @ p["w"] * jnp.trace(p["a"]))
+        return (x @ off + jnp.tanh(x) @ masked + jnp.diagonal(p["a"])[None]) @ p["out"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1})
+
+
+@network
+def places_after_a_relu():
+    "Ties are decided by place: the router is fixed, the units of its experts are not"
+    p = draw(embed=(3, 6), router=(6, 4), w1=(4, 6, 8), w2=(4, 8, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        i = jnp.argmax(relu(x @ p["router"]), -1)
+        hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w1"][i]))
+        return jnp.einsum("nf,nfo->no", hidden, p["w2"][i])
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (4, 8): 1})
+
+
+@network
+def places_as_numbers():
+    "The expert after the best one: what comes after what is a matter of order"
+    p = draw(embed=(3, 6), router=(6, 4), w1=(4, 6, 8), w2=(8, 2))
+
+    def fn(p, x):
+        x = x @ p["embed"]
+        i = (jnp.argmax(x @ p["router"], -1) + 1) % 4
+        hidden = relu(jnp.einsum("nd,ndf->nf", x, p["w1"][i]))
+        return hidden @ p["w2"]
+
+    return Network(fn, p, (floats(9, 3),), {(6,): 1, (8,): 1})
+
+
 # ------------------------------------------------- axes that are joint, and less than meets the eye
 
 

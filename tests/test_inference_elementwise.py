@@ -8,7 +8,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from git_rebasin.inference.axes import Axis, Limit, find, limit_of
 from git_rebasin.inference.elementwise import HOMOGENEOUS, LINEAR, ODD, OTHERS, SAME
-from git_rebasin.inference.trace import RULES, Trace, Value, run
+from git_rebasin.inference.trace import RULES, run
+from git_rebasin.inference.values import Trace, Value
 
 
 def limits(fn, *shapes):

@@ -13,8 +13,8 @@ from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.jaxprs import double_precision
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
-SEEDS = range(3, 43)  # `python tests/random_programs.py 1000 --seed …` tries others
-VERIFIED = range(3, 9)
+SEEDS = range(40)  # `python tests/random_programs.py 1000 --seed …` tries others
+VERIFIED = range(6)
 
 
 @pytest.fixture(autouse=True)

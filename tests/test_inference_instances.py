@@ -9,7 +9,7 @@ from git_rebasin.inference.axes import product
 from git_rebasin.inference.axes import segments
 from git_rebasin.inference.axes import unify
 from git_rebasin.inference.groups import forms_of
-from git_rebasin.inference.trace import Trace
+from git_rebasin.inference.values import Trace
 from git_rebasin.inference.instances import own_of, renamed, resolve_instances
 
 

@@ -9,7 +9,8 @@ from git_rebasin.inference import order, products, shapes  # noqa: F401  (their 
 from git_rebasin.inference.axes import Axis, find, fixed_by
 from git_rebasin.inference.labels import fresh
 from git_rebasin.inference.marks import Marks
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def seen(fn, *shape):

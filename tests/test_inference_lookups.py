@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from git_rebasin.inference import elementwise, labels, lookups, products, shapes  # noqa: F401
 from git_rebasin.inference.axes import Axis, atoms, find
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def follow(fn, *given):

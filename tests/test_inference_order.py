@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 
 from git_rebasin.inference.axes import Axis, fixed_by
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def follow(fn, *shapes):

@@ -14,7 +14,8 @@ from jax.interpreters import mlir
 from git_rebasin.inference.elementwise import elementwise
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.inference.own_rules import axes_rule, register_rule
-from git_rebasin.inference.trace import PASSING, RULES, Value
+from git_rebasin.inference.trace import PASSING, RULES
+from git_rebasin.inference.values import Value
 from git_rebasin.symmetry.spec import PermutationSpecError
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from git_rebasin.inference.axes import Axis, atoms, factors, find
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def follow(fn, *given):

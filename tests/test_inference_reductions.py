@@ -10,7 +10,8 @@ from jax import lax
 from git_rebasin.inference.axes import Axis, Limit, find
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.inference.reductions import commutes
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def follow(fn, *shapes):

@@ -14,7 +14,8 @@ from git_rebasin.inference.axes import (
     unify,
 )
 from git_rebasin.inference.rows import name_atoms, row_of
-from git_rebasin.inference.trace import Instance, Trace
+from git_rebasin.inference.trace import Instance
+from git_rebasin.inference.values import Trace
 from git_rebasin.symmetry.entries import (
     Concat,
     Coordinate,

@@ -16,7 +16,8 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
 from git_rebasin.inference.axes import Axis, find, fixed_by
 from git_rebasin.inference.marks import generic
 from git_rebasin.inference.sorting import settle
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def follow(fn, *sizes, held=()):

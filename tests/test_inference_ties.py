@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from git_rebasin.inference import order, products, shapes  # noqa: F401  (their rules)
 from git_rebasin.inference.axes import Axis
 from git_rebasin.inference.marks import generic
-from git_rebasin.inference.trace import Trace, Value, run
+from git_rebasin.inference.trace import run
+from git_rebasin.inference.values import Trace, Value
 
 
 def marks_of(fn, *sizes):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from git_rebasin.inference.axes import Axis, Limit, fixed_by, limit_of, segments
-from git_rebasin.inference.trace import RULES, Trace, Value, constant, run, whole
+from git_rebasin.inference.trace import RULES, constant, run, whole
+from git_rebasin.inference.values import Trace, Value
 
 
 def follow(fn, *shapes, free=True):

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from .axes import Axis, Limit
-from .trace import Trace, Value, rule, unknown
+from .trace import rule, unknown
+from .values import Trace, Value
 
 # %% ../../nbs/inference/02_elementwise.ipynb #1f7c02d7
 SAME = tuple(

@@ -14,7 +14,8 @@ from dataclasses import replace
 from .axes import Axis, Limit, find
 from .marks import Marks, Place, counted, joined
 from .products import contract
-from .trace import Trace, Value, rule, unknown
+from .trace import rule, unknown
+from .values import Trace, Value
 
 # %% ../../nbs/inference/16_experts.ipynb #b47ccf54
 def _experts(trace: Trace, rows: Value, matrices: Value, counts: Value) -> Place | None:

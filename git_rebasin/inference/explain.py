@@ -28,6 +28,7 @@ from git_rebasin.symmetry.entries import (
     Entry,
     Fixed,
     Group,
+    Interleave,
     Part,
     Product,
     atoms_of,
@@ -68,7 +69,7 @@ def _names(given: BoundSpec, inferred: BoundSpec) -> dict[str, str]:
 
 def _translated(entry: Entry, spec: BoundSpec, names: Mapping[str, str]) -> Entry:
     "An entry in other names, with all that a group is within and no sizes"
-    if isinstance(entry, (Product, Concat)):
+    if isinstance(entry, (Product, Concat, Interleave)):
         return type(entry)(*(_translated(t, spec, names) for t in entry.terms))
     if isinstance(entry, Fixed):
         return Fixed()
@@ -106,7 +107,7 @@ def _groups(entries: Sequence[Entry]) -> list[str]:
 
 def _plain(entry: Entry) -> Entry:
     "The entry, with one permutation for all that a group is within"
-    if isinstance(entry, (Product, Concat)):
+    if isinstance(entry, (Product, Concat, Interleave)):
         return type(entry)(*map(_plain, entry.terms))
     return Group(entry.name) if isinstance(entry, Group) else entry
 

@@ -40,7 +40,8 @@ from .live import live_equations
 from .marks import NOTHING, Marks, generic
 from .rows import Naming, name_atoms, row_of
 from .sorting import settle
-from .trace import MOST, Trace, Value, constant, run, spend
+from .trace import constant, run, spend
+from .values import MOST, Trace, Value
 from ..jaxprs import ClosedJaxpr, trace_arrays
 from ..progress import Callback, with_progress
 from ..symmetry.check import try_spec

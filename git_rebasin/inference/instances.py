@@ -32,7 +32,7 @@ from git_rebasin.inference.axes import (
     unify,
 )
 from .groups import Atoms, Forms, blocks_of, each_once, forms_of, pieces
-from .trace import Trace
+from .values import Trace
 
 # %% ../../nbs/inference/18_instances.ipynb #4e78e4fb
 def _mirror(
@@ -100,9 +100,7 @@ def _takes_turns(axis: Axis, at: int) -> bool:
     parts = factors(axis)
     last = parts[-1]
     return (
-        at == len(parts) - 1
-        and last.kind == "concat"
-        and all(s.size == 1 for s in segments(last))
+        at == len(parts) - 1 and last.kind == "concat" and all(s.size == 1 for s in segments(last))
     )
 
 # %% ../../nbs/inference/18_instances.ipynb #a42af65f

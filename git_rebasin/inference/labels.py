@@ -29,7 +29,8 @@ from git_rebasin.inference.marks import (
     moved_place,
 )
 from .ties import MOVING, STILL, moves_of, part_of_place
-from .trace import LABELS, Trace, Value, apply, constant, rule
+from .trace import LABELS, apply, constant, rule
+from .values import Trace, Value
 
 # %% ../../nbs/inference/13_labels.ipynb #8c1b410f
 def labelled(
@@ -190,9 +191,8 @@ def places_apart(trace, eqn, inputs):
     return [with_label(out, refreshed(a.marks.label, out.shape)) for out in outs]
 
 # %% ../../nbs/inference/13_labels.ipynb #55941bc6
-def _shared(trace: Trace, a: Value, b: Value) -> None:
-    "Record which axes two arrays of places step through together"
-    axis = a.marks.label.axis
+def _shared(trace: Trace, a: Value, b: Value, axis: Axis) -> None:
+    "Record which axes two arrays of places of one axis step through together"
     if is_numbered(a) or is_numbered(b):
         return  # the result shows the axis
     both = [x for x, y in zip(a.axes, b.axes, strict=False) if x is not None and y is not None]
@@ -213,10 +213,11 @@ def is_numbered(v: Value) -> bool:
 def same_place(trace, eqn, inputs):
     "Whether two places are the same"
     a, b = inputs
-    if any(v.marks.label is None for v in inputs) or one_axis(trace, inputs) is None:
+    label = one_axis(trace, inputs)
+    if label is None:
         return _compared(trace, eqn, inputs)
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
-    _shared(trace, a, b)
+    _shared(trace, a, b, label.axis)
     hot = _one_hot(a, b, out) or _one_hot(b, a, out)
     if hot is not None and eqn.primitive.name == "ne":
         hot = replace(hot, kind="rest")
@@ -225,15 +226,15 @@ def same_place(trace, eqn, inputs):
 
 def _one_hot(label: Value, numbers: Value, out: Value) -> OneHot | None:
     "One-hot entries, where places are compared with 0, 1, 2, …"
-    if not is_numbered(numbers):
+    place, order = label.marks.label, numbers.marks.label
+    if place is None or order is None or not is_numbered(numbers):
         return None
-    (d,), key = numbers.marks.label.dims, label.marks.label.key
+    (d,), covered = order.dims, set(place.dims)
     every = {k for k, n in enumerate(out.shape) if n != 1}
-    covered = set(label.marks.label.dims)
     if len(label.shape) != len(out.shape) or d in covered:
         return None
     whole = covered == every - {d}  # else the places are repeated
-    return OneHot("hot", d, *((counted(key), label.marks.label) if whole else (object(),)))
+    return OneHot("hot", d, counted(place.key), place) if whole else OneHot("hot", d, object())
 
 
 _COMPARED = {
@@ -338,17 +339,18 @@ def one_of_several(trace, eqn, inputs):
     label = one_axis(trace, places)
     if label is None:
         return None
-    stray = {n for v in cases if v.marks.label is None for n in _none_of(v, label.axis.size)}
-    if None in stray:
+    others = [_none_of(v, label.axis.size) for v in cases if v.marks.label is None]
+    stray = {n for numbers in others for n in numbers or ()}
+    if None in others:
         return None
     (out,) = apply(trace, eqn, [bare(v) for v in inputs])
     return [with_label(out, fresh(label.axis, out.shape, None, label.stray | stray))]
 
 
-def _none_of(value: Value, size: int) -> list[int | None]:
+def _none_of(value: Value, size: int) -> list[int] | None:
     "Numbers that are not places of an axis; None if some may be"
     number = _number(value)
     if number is None or value.axes.count(None) < len(value.axes):
-        return [None]
-    every = np.unique(number).tolist()
-    return [None] if any(0 <= n < size for n in every) else every
+        return None
+    every = [int(n) for n in np.unique(number)]
+    return None if any(0 <= n < size for n in every) else every

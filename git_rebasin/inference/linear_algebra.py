@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from .axes import Axis, Limit
 from .live import pivots
-from .trace import Trace, Value, constant, rule, run
+from .trace import constant, rule, run
+from .values import Trace, Value
 from ..jaxprs import ClosedJaxpr
 
 # %% ../../nbs/inference/22_linear_algebra.ipynb #83565268

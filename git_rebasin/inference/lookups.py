@@ -31,7 +31,8 @@ from git_rebasin.inference.marks import (
 from .products import pair
 from .shapes import dynamic_slice as slice_at_numbers
 from .shapes import dynamic_update_slice as update_at_numbers
-from .trace import Trace, Value, constant, plain, rule, spend
+from .trace import constant, plain, rule, spend
+from .values import Trace, Value
 
 # %% ../../nbs/inference/14_lookups.ipynb #0ce007e9
 @dataclass(frozen=True)
@@ -185,15 +186,16 @@ def _looked_up(
     if not a.marks.labelled:
         return out
     strays = any(label.stray for label in index.labels.values())
-    if a.marks.label is None or a.marks.parts or not index.labels or strays:
+    found = a.marks.label
+    if found is None or a.marks.parts or not index.labels or strays:
         spend(trace, a.marks)
         return out
-    label, moved_once = refreshed(a.marks.label, out.shape), dict((*x, *y) for x, y in of_index)
-    once = index.labels.get(a.marks.label.once, NOTHING.label)
-    if once is not None and once.once is not None:
-        label = replace(label, once=moved_once[once.once])
+    label = refreshed(found, out.shape)
+    for k, by in index.labels.items():
+        if k == found.once and by.once is not None:
+            label = replace(label, once=next(new[0] for old, new in of_index if old[0] == by.once))
     order = next(iter(index.labels.values()))
-    if isinstance(order.key, tuple) and order.key[:2] == ("order", a.marks.label.key):
+    if isinstance(order.key, tuple) and order.key[:2] == ("order", found.key):
         label = replace(label, key=("sorted", *order.key[1:]))
     return with_label(out, label)
 
@@ -235,8 +237,7 @@ def _scalar_axes(trace: Trace, a: Value, labels: Mapping[int, Place]) -> None:
     for k, label in labels.items():
         trace.restrict(label.axis, Limit.PERMUTATION, "it is looked up by an index")
         trace.note([label.axis])
-        if a.axes[k] is not None:
-            trace.unify(a.axes[k], label.axis)
+        trace.merge([a.axes[k], label.axis])
 
 
 def _entry(a: Value, gone: Collection[int]) -> Value:
@@ -276,7 +277,7 @@ def scatter(trace, eqn, inputs):
     how, shape = eqn.params["dimension_numbers"], inputs[0].shape
     batched, gone = how.operand_batching_dims, how.inserted_window_dims
     kept = [k for k in range(len(shape)) if k not in gone and k not in batched]
-    window = dict(zip(kept, how.update_window_dims, strict=True))
+    window = dict(zip(kept, map(int, how.update_window_dims), strict=True))
     written = [
         k for k, n in enumerate(shape) if k in gone or (k in window and new.shape[window[k]] != n)
     ]

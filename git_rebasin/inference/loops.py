@@ -17,7 +17,8 @@ from .labels import one_axis, refreshed, with_label
 from .live import carried
 from .marks import Marks, Place, kept, moved
 from .shapes import sliced_along
-from .trace import Trace, Value, constant, plain, rule, run, uniform
+from .trace import constant, plain, rule, run, uniform
+from .values import Trace, Value
 from ..jaxprs import ClosedJaxpr, scan_counts
 
 # %% ../../nbs/inference/06_loops.ipynb #a8376fb8

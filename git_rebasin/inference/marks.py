@@ -10,8 +10,9 @@ __all__ = ['NUMBERED', 'NOTHING', 'Moves', 'Place', 'counted', 'OneHot', 'Marks'
            'joined', 'kept', 'regrouped']
 
 # %% ../../nbs/inference/11_marks.ipynb #bc81f4a1
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,14 @@ class Place:
 
     Attributes:
         axis: whose places they are
-        key: the same for arrays that hold the same places
+        key: the same for arrays that hold the same places; hashable
         dims: of the value: for each axis of the array that is longer than 1
         once: one of them, along which no place comes twice
         stray: numbers beside the places: below 0, or beyond the last
     """
 
     axis: Axis  # whose places they are
-    key: Hashable  # the same for arrays that hold the same places
+    key: Any  # the same for arrays that hold the same places; hashable
     dims: tuple[int, ...]  # of the value: for each axis of the array that is longer than 1
     once: int | None = None  # one of them, along which no place comes twice
     stray: frozenset[int] = frozenset()  # numbers beside the places: below 0, or beyond the last
@@ -55,8 +56,8 @@ NUMBERED = "0, 1, 2, …"  # the key of such places
 
 
 def counted(
-    key: Hashable,
-) -> Hashable:
+    key: Any,
+) -> Any:
     "What two arrays have in common that hold the same places in another shape"
     while isinstance(key, tuple) and key[0] == "reshaped":
         key = key[1]
@@ -78,7 +79,7 @@ class OneHot:
         str  # "hot", "rest" (all but one), "spike" (any two numbers), "sums", or "counts" (of all)
     )
     dim: int  # along which
-    key: Hashable  # of the places of which it is one-hot, whatever their shape
+    key: Any  # of the places of which it is one-hot, whatever their shape
     place: Place | None = None  # these places
 
 # %% ../../nbs/inference/11_marks.ipynb #9e9a2cf8

@@ -12,7 +12,8 @@ __all__ = ['REDUCTIONS', 'reduce', 'cumulate', 'fourier_transform', 'reduce_wind
 from collections.abc import Collection
 
 from .axes import Limit
-from .trace import Trace, Value, rule, unknown
+from .trace import rule, unknown
+from .values import Trace, Value
 
 # %% ../../nbs/inference/04_order.ipynb #653bb74d
 _ALIKE = {

@@ -15,7 +15,8 @@ from typing import Any
 import jax.extend.core as jex
 
 from .axes import Axis, Limit
-from .trace import PASSING, RULES, Rule, Trace, Value, rule, unknown
+from .trace import PASSING, RULES, Rule, rule, unknown
+from .values import Trace, Value
 from ..jaxprs import CALLS
 
 # %% ../../nbs/inference/24_own_rules.ipynb #7ec82912

@@ -16,7 +16,8 @@ import numpy as np
 from .axes import Axis, Instance, Limit, divide, fixed_by, product
 from .marks import Place
 from .ties import looked_up
-from .trace import MOST, Trace, Value, rule
+from .trace import rule
+from .values import MOST, Trace, Value
 
 # %% ../../nbs/inference/05_products.ipynb #a6fe8837
 @rule("dot_general", reads=False)

@@ -15,7 +15,8 @@ import jax.extend.core as jex
 import numpy as np
 
 from .axes import Limit
-from .trace import Trace, Value, rule
+from .trace import rule
+from .values import Trace, Value
 from ..jaxprs import inner_jaxpr
 
 # %% ../../nbs/inference/23_reductions.ipynb #d577ec88

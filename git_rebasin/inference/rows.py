@@ -46,8 +46,8 @@ from git_rebasin.inference.instances import (
     resolve_instances,
     spread,
 )
-from .trace import Trace
 from .turns import InexpressibleError, in_turns, is_plain, is_unnamed, tidy
+from .values import Trace
 from git_rebasin.symmetry.entries import (
     Concat,
     Coordinate,

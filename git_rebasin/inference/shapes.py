@@ -30,7 +30,8 @@ from git_rebasin.inference.axes import (
     product,
     segments,
 )
-from .trace import Trace, Value, rule, uniform, unknown, whole
+from .trace import rule, uniform, unknown, whole
+from .values import Trace, Value
 
 # %% ../../nbs/inference/03_shapes.ipynb #6779c104
 @rule("optimization_barrier", reads=False)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from .axes import Axis, Limit, Reason, atoms, find, restrict
 from .labels import is_numbered, refreshed
 from .marks import NUMBERED, Marks, Place, fresh, joined, kept, moved
-from .trace import Trace, Value, plain, rule
+from .trace import plain, rule
+from .values import Trace, Value
 
 # %% ../../nbs/inference/15_sorting.ipynb #511b2ffe
 _TIES = "the place of its largest or least entry is asked for, and ties are decided by place"
@@ -33,7 +34,6 @@ def _labels(
         return out
     if d not in a.marks.distinct:
         trace.fix(axis, _TIES)
-        return out
     return replace(out, marks=replace(out.marks, label=fresh(axis, out.shape, once)))
 
 
@@ -84,8 +84,8 @@ def sort(trace, eqn, inputs):
     label = key.marks.label
     single = all(size == 1 for k, size in enumerate(shape) if k != d)
     by_place = label is not None and label.once == d and label.axis.size == shape[d]
-    by_place = by_place and not label.stray
-    low = label is not None and any(n < 0 for n in label.stray)
+    stray = label.stray if label is not None else frozenset()
+    by_place, low = by_place and not stray, any(n < 0 for n in stray)
     if label is None or low or (not by_place and not single) or key.marks.parts:
         key, label = plain(trace, key), None
     inputs = [key, *others]

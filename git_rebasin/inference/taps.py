@@ -24,7 +24,6 @@ from git_rebasin.jaxprs import (
     Evaluation,
     inner_jaxpr,
     scan_counts,
-    scan_fixed_point,
     trace_arrays,
 )
 from git_rebasin.symmetry.entries import (
@@ -43,6 +42,22 @@ from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Array, flatten
 
 # %% ../../nbs/inference/10_taps.ipynb #a0fc37dc
+def _scan_fixed_point(
+    eqn: jex.JaxprEqn,  # a `scan`
+    given: list,  # what is known of its inputs
+    iteration: Callable[[list], list],  # of the body's inputs → of its outputs
+    join: Callable[[Any, Any], Any],  # what is known of two values that may be one
+) -> list:  # what is known of the body's outputs
+    "Follow a scan's body until its carry gets nothing new from one iteration to the next"
+    nc, nk = scan_counts(eqn)
+    while True:
+        outs = iteration(given)
+        carry = list(map(join, given[nc : nc + nk], outs[:nk]))
+        if carry == given[nc : nc + nk]:
+            return outs
+        given = [*given[:nc], *carry, *given[nc + nk :]]
+
+
 _MOVED = frozenset(
     "broadcast_in_dim convert_element_type copy expand_dims optimization_barrier pad reshape "
     "squeeze stop_gradient transpose".split()
@@ -78,7 +93,7 @@ def _of_scan(eqn, flags: list[bool], path: tuple) -> tuple[dict[tuple, str], lis
         ops.update(inside)
         return outs
 
-    return ops, scan_fixed_point(eqn, flags, iteration, operator.or_)
+    return ops, _scan_fixed_point(eqn, flags, iteration, operator.or_)
 
 # %% ../../nbs/inference/10_taps.ipynb #895cefc8
 @dataclass(frozen=True, eq=False, repr=False)
@@ -216,7 +231,7 @@ def follow_reads(
         elif eqn.primitive.name == "scan":
             body = eqn.params["jaxpr"].jaxpr
             iteration = functools.partial(follow_reads, body, path=here, names=names, read=read)
-            outs = scan_fixed_point(eqn, ins, iteration, operator.or_)
+            outs = _scan_fixed_point(eqn, ins, iteration, operator.or_)
         else:
             every = frozenset().union(*ins)
             if eqn.primitive.name in _READS:

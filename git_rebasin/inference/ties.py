@@ -30,7 +30,8 @@ from git_rebasin.inference.marks import (
     moved_place,
     regrouped,
 )
-from .trace import MARKS, Value
+from .trace import MARKS
+from .values import Value
 
 # %% ../../nbs/inference/12_ties.ipynb #9dfbff9b
 Known = Callable[..., list[Marks]]
@@ -194,6 +195,8 @@ def _one_hot(eqn, inputs: list[Value]) -> OneHot | None:
     if len(several) != 1 or any(any(axis is not None for axis in v.axes) for v in others):
         return None
     hot, other = several[0].marks.hot, others[0] if others else None
+    if hot is None:
+        return None
     turned = {"hot": "rest", "rest": "hot"}.get(hot.kind)
     if name == "convert_element_type":
         return hot
@@ -235,9 +238,9 @@ def product_of_matrices(trace, eqn, inputs, outs):
         places = [*v.marks.chosen, *([] if place is None else [place])]
         there = (moved_place(p, moves, outs[0].shape) for p in places)
         chosen.append([p for p in there if p is not None])
-        hot = other.marks.hot is not None and other.marks.hot.kind == "hot"
         live = _not_zero(other, -1) or (summed > 1 and _not_zero(other, -2))
-        live = live or (hot and other.marks.hot.dim in of_other)
+        by = looked_up(other, of_other)
+        live = live or (by is not None and not by.stray)
         distinct += [at + i for i, k in enumerate(free) if live and k in v.marks.distinct]
         at += len(free)
     a, b = inputs

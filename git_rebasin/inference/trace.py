@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MOST', 'Rule', 'RULES', 'LABELS', 'MARKS', 'PASSING', 'Value', 'Trace', 'rule', 'plain', 'spend', 'apply', 'unknown',
-           'uniform', 'whole', 'constant', 'run']
+__all__ = ['Rule', 'RULES', 'LABELS', 'MARKS', 'PASSING', 'rule', 'plain', 'spend', 'apply', 'unknown', 'uniform', 'whole',
+           'constant', 'run']
 
 # %% ../../nbs/inference/01_trace.ipynb #dda21660
 import math
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import jax
 import jax.extend.core as jex
@@ -23,166 +23,16 @@ from jax.extend import source_info_util
 
 from git_rebasin.inference.axes import (
     Axis,
-    Instance,
     Limit,
     Reason,
     atoms,
     concat,
     find,
-    restrict,
-    unify,
 )
 from .live import live_equations
-from .marks import NOTHING, Marks
+from .marks import Marks
+from .values import Trace, Value, bits
 from ..jaxprs import inner_jaxpr, jaxprs_within
-
-# %% ../../nbs/inference/01_trace.ipynb #5567acab
-@dataclass(frozen=True)
-class Value:
-    """A value on the way: its shape and axes, and its entries where they are known
-
-    Attributes:
-        axes: what each axis consists of; None where it is uniform
-        const: the value itself, where it depends on no argument
-        frozen: whether it comes from outside of the function
-        inside: axes of the loops around that it depends on; None: as what it is computed from
-        marks: what is known of its entries
-    """
-
-    shape: tuple[int, ...]
-    axes: tuple[Axis | None, ...]  # what each axis consists of; None where it is uniform
-    const: np.ndarray | None = None  # the value itself, where it depends on no argument
-    frozen: bool = False  # whether it comes from outside of the function
-    inside: tuple[Axis, ...] | None = None  # axes of the loops around that it depends on; None: as
-    #   what it is computed from
-    marks: Marks = NOTHING  # what is known of its entries
-
-    @property
-    def zero(self) -> bool:
-        """Whether it is known to be 0 everywhere, and so stays the same under any matrix
-
-        Returns:
-            bool
-        """
-        return 0 in self.shape or (self.const is not None and not np.any(_bits(self.const)))
-
-    def without(self, gone: Collection[int]) -> Value:
-        "The value after some of its axes have left"
-        keep = [k for k in range(len(self.shape)) if k not in gone]
-        shape, axes = tuple(self.shape[k] for k in keep), tuple(self.axes[k] for k in keep)
-        return Value(shape, axes, inside=self.inside)
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-    "The bytes of an array's entries: −0 is not 0, and a NaN is itself"
-    whole = np.ascontiguousarray(array).reshape(*np.shape(array), 1)
-    return whole.view(np.uint8)
-
-# %% ../../nbs/inference/01_trace.ipynb #8eae47b2
-_ACTS = {
-    Limit.FIXED: "each entry is treated in a way of its own",
-    Limit.PERMUTATION: "a function of each entry",
-    Limit.SIGNED: "an odd function of each entry",
-    Limit.SCALED: "a positively homogeneous function of each entry",
-}
-
-MOST = 16  # iterations, or groups, that are followed one by one
-
-
-@dataclass
-class Trace:
-    """The values, occurrences and slices of a function, recorded while its equations are followed
-
-    Attributes:
-        unroll: a scan of at most so many iterations is unrolled, and a convolution of at most so
-            many groups followed group by group
-        apart: uniform segments: their neighbours differ
-        values: by path of the equation, with the axes of the loops around first; those of `while`
-            and `cond` are not kept
-        places: where they are computed
-        keep: whether values are kept
-        loops: axes of the loops around
-        inside: those that the equation at hand depends on
-        read: axes of what is more than passed on; None: not recorded
-        path: of the equation at hand
-        where: its primitive, and its line in the program
-        wanted: which outputs of the equation at hand are needed
-        stacks: scans over an axis that may move, and convolutions of at most `MOST` groups
-        derived: an axis that moves when another does, which one, and how
-    """
-
-    unroll: int = 0  # a scan of at most so many iterations is unrolled, and a convolution of at
-    #   most so many groups followed group by group
-    occurrences: list[tuple[Axis, ...]] = field(default_factory=list)
-    instances: list[Instance] = field(default_factory=list)
-    apart: list[Axis] = field(default_factory=list)  # uniform segments: their neighbours differ
-    values: dict[tuple[int, ...], Value] = field(default_factory=dict)  # by path of the equation,
-    #   with the axes of the loops around first; those of `while` and `cond` are not kept
-    places: dict[tuple[int, ...], str] = field(default_factory=dict)  # where they are computed
-    keep: bool = True  # whether values are kept
-    loops: tuple[Axis, ...] = ()  # axes of the loops around
-    inside: tuple[Axis, ...] = ()  # those that the equation at hand depends on
-    read: list[Axis] | None = None  # axes of what is more than passed on; None: not recorded
-    path: tuple[int, ...] = ()  # of the equation at hand
-    where: str | None = None  # its primitive, and its line in the program
-    wanted: Sequence[bool] = ()  # which outputs of the equation at hand are needed
-    stacks: int = 0  # scans over an axis that may move, and convolutions of at most `MOST` groups
-    derived: list[tuple[Axis, Axis, Hashable]] = field(default_factory=list)  # an axis that moves
-    #   when another does, which one, and how
-
-    def note(self, axes: Iterable[Axis | None]) -> None:
-        "Record that these axes occur together"
-        together = tuple(axis for axis in axes if axis is not None)
-        if together or self.inside:
-            self.occurrences.append((*together, *self.inside))
-
-    def note_read(self, axes: Iterable[Axis | None]) -> None:
-        "Record that the entries along these axes have an effect"
-        if self.read is not None:
-            self.read += [axis for axis in axes if axis is not None]
-
-    def restrict(self, axis: Axis | None, limit: Limit, what: str | None = None) -> None:
-        "Limit an axis, with a reason; by default that a function acts on each entry"
-        if axis is not None and limit is not Limit.INVERTIBLE:
-            restrict(axis, limit, Reason(what or _ACTS[limit], self.where))
-
-    def fix(self, axis: Axis | None, what: str) -> None:
-        "Fix an axis, with a reason"
-        self.restrict(axis, Limit.FIXED, what)
-
-    def fixed(self, size: int, what: str) -> Axis | None:
-        "A new axis that cannot move"
-        return Axis(size, Reason(what, self.where)) if size != 1 else None
-
-    def unify(self, a: Axis, b: Axis) -> None:
-        "Make two axes move together; what a cut leaves to differ is recorded"
-        unify(a, b, self.where, self.instances)
-
-    def merge(self, axes: Iterable[Axis | None]) -> Axis | None:
-        "Unify axes that are combined entry by entry; uniform ones are left out"
-        moving = [axis for axis in axes if axis is not None]
-        for other in moving[1:]:
-            self.unify(moving[0], other)
-        return moving[0] if moving else None
-
-    def merge_linear(self, axes: Iterable[Axis | None], values: Iterable[Value]) -> Axis | None:
-        "Unify axes of values that are added or concatenated; a uniform one, not 0, limits all"
-        axes = list(axes)
-        if any(x is None and not v.zero for x, v in zip(axes, values, strict=True)):
-            for axis in axes:
-                self.restrict(axis, Limit.PERMUTATION, "it meets the same number everywhere")
-        return self.merge(axes)
-
-    def mix(
-        self, value: Value, axes: Collection[int], what: str, shape: Sequence[int] | None = None
-    ) -> Value:
-        "Fix the axes along which the order of the entries matters, before and after"
-        for k in axes:
-            self.fix(value.axes[k], what)
-        self.note(value.without(axes).axes)
-        shape = tuple(value.shape if shape is None else shape)  # afterwards, of as many axes
-        mixed = (self.fixed(n, what) if k in axes else value.axes[k] for k, n in enumerate(shape))
-        return Value(shape, tuple(mixed))
 
 # %% ../../nbs/inference/01_trace.ipynb #8e9ac57e
 Rule = Callable[[Trace, jex.JaxprEqn, list[Value]], list[Value]]
@@ -346,7 +196,7 @@ def _runs(array: np.ndarray, k: int) -> list[int]:
     "How many entries along an axis are equal to each other, one run after the other"
     if not array.size:
         return []
-    entries = _bits(np.moveaxis(array, k, 0)).reshape(array.shape[k], -1)
+    entries = bits(np.moveaxis(array, k, 0)).reshape(array.shape[k], -1)
     starts = np.flatnonzero(np.any(entries[1:] != entries[:-1], axis=1)) + 1
     return np.diff(np.array([0, *starts, len(entries)])).tolist()
 

@@ -34,7 +34,6 @@ from git_rebasin.jaxprs import (
 )
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
-    Permutation,
     apply_permutation,
     identity_permutation,
 )
@@ -65,8 +64,7 @@ def _jittered(rng: np.random.Generator, w: Array, noise: float) -> np.ndarray:
     "The leaf with noise of its own standard deviation; where constant, of its size times `noise`"
     w = np.asarray(w).astype(widened(w.dtype))
     spread, size = (float(np.std(w)), float(np.max(np.abs(w)))) if w.size else (0.0, 0.0)
-    if spread <= 1e-6 * size:
-        spread = noise * (size or 1.0)
+    spread = noise * (size or 1.0) if spread <= 1e-6 * size else spread
     noisy = w + spread * _noise(rng, w)
     return np.abs(noisy) if w.size and not np.iscomplexobj(w) and w.min() > 0 else noisy
 
@@ -146,17 +144,14 @@ def deviation(old: list[np.ndarray], new: list[np.ndarray]) -> float:
     return max(one(x, y) for x, y in zip(old, new, strict=True))
 
 # %% ../../nbs/symmetry/07_check.ipynb #93274d19
-def _restless(drawn: Permutation) -> dict[str, np.ndarray]:
-    "The permutation, with every row of a group that it leaves in place rolled by one"
-    perm = {g: np.asarray(p) for g, p in drawn.items()}
-    still = {g: np.all(p == np.arange(p.shape[-1]), -1, keepdims=True) for g, p in perm.items()}
-    return {g: np.where(still[g], np.roll(p, 1, axis=-1), p) for g, p in perm.items()}
-
-
 def _draw(rng: np.random.Generator, spec: BoundSpec) -> dict[str, np.ndarray]:
-    "A permutation of every group, with no row in place"
-    rows = {g: np.broadcast_to(np.arange(s[-1]), s) for g, s in spec.perm_shapes.items()}
-    return _restless({g: rng.permuted(row, axis=-1) for g, row in rows.items()})
+    "A permutation of every group; a row that would stay in place is rolled by one"
+    perm = {}
+    for group, shape in spec.perm_shapes.items():
+        p = rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+        still = np.all(p == np.arange(shape[-1]), -1, keepdims=True)
+        perm[group] = np.where(still, np.roll(p, 1, axis=-1), p)
+    return perm
 
 
 _FEW = 6  # units of a group whose permutation could be another's by chance
@@ -167,8 +162,8 @@ def _subsets(rng: np.random.Generator, spec: BoundSpec) -> list[list[str]]:
     groups = list(spec.groups)
     if len(groups) < 2 or all(shape[-1] > _FEW for shape in spec.perm_shapes.values()):
         return [groups]
-    bits = range(len(groups).bit_length())
-    by_bit = [[g for k, g in enumerate(groups, 1) if k >> bit & 1] for bit in bits]
+    bits = [1 << k for k in range(len(groups).bit_length())]
+    by_bit = [[g for k, g in enumerate(groups, 1) if k & bit] for bit in bits]
     return [groups, *by_bit, [g for g in groups if rng.random() < 0.5] or groups]
 
 
@@ -190,12 +185,20 @@ def randomised(seed: int, spec: BoundSpec, params: PyTree, trial: int) -> PyTree
     return unflatten({p: one(p, w) for p, w in flatten(params).items()}, like=params)
 
 
+def _other(w: Array) -> Array:
+    "Other values for an array that is at random already: in other places, and of another size"
+    w = np.roll(np.asarray(w).ravel(), 1).reshape(w.shape)
+    return 1.25 * w if _is_inexact(w) else w
+
+
 def nudged(seed: int, eps: float, params: PyTree) -> PyTree:
     "The tree with every entry moved by one unit in the last place, up or down at random"
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: x * (1 + eps * rng.choice((-1, 1), np.shape(x))) if _is_inexact(x) else x, params
-    )
+
+    def one(x):
+        return x * (1 + eps * (2 * rng.integers(0, 2, np.shape(x), np.int8) - 1))
+
+    return jax.tree.map(lambda x: one(x) if _is_inexact(x) else x, params)
 
 
 def rounding(
@@ -221,9 +224,8 @@ class _Example:
     @classmethod
     def of(cls, fn: Callable, params: PyTree, args: tuple) -> _Example:
         closed, arrays = trace_arrays(fn, params, *args)
-        run = HostFunction(closed)
-        own = run.inputs(arrays)[len(split_arrays(params)[0]) :]
-        return cls(run, own, _coarsest_eps(closed.jaxpr))
+        run, own = HostFunction(closed), len(split_arrays(params)[0])
+        return cls(run, run.inputs(arrays)[own:], _coarsest_eps(closed.jaxpr))
 
     def values(self, params: PyTree, base: list | None = None) -> list:
         return self.run.values([*split_arrays(params)[0], *self.args], base)
@@ -240,24 +242,24 @@ class _Trial:
 
     spec: BoundSpec
     params: PyTree  # at random
-    others: PyTree  # at random again
     draw: dict[str, np.ndarray]
     subsets: list[list[str]]  # of the groups, which move together
     seed: int
 
     @classmethod
     def of(cls, rng: np.random.Generator, spec: BoundSpec, params: PyTree, t: int) -> _Trial:
-        seeds = rng.integers(0, 2**31, 3).tolist()
-        one, other = (randomised(seed, spec, params, t) for seed in seeds[:2])
-        return cls(spec, one, other, _draw(rng, spec), _subsets(rng, spec), seeds[2])
+        seed, other = rng.integers(0, 2**31, 2).tolist()
+        theta = randomised(seed, spec, params, t)
+        return cls(spec, theta, _draw(rng, spec), _subsets(rng, spec), other)
 
     def permuted(self, groups: Collection[str]) -> PyTree:
         perm = identity_permutation(self.spec) | {g: self.draw[g] for g in groups}
         return apply_permutation(self.spec, perm, self.params)
 
     def replaced(self, paths: Collection[str]) -> PyTree:
-        old, new = flatten(self.params), flatten(self.others)
-        return unflatten({p: (new if p in paths else old)[p] for p in old}, like=self.params)
+        old = flatten(self.params)
+        new = {p: _other(old[p]) for p in paths if not _is_key(old[p])}
+        return unflatten(old | new, like=self.params)
 
     def at(
         self, example: _Example, waiting: Mapping[str, Collection[str]]
