@@ -16,7 +16,7 @@ from .axes import Axis, Limit, fixed_by
 from .labels import one_axis, refreshed, with_label
 from .live import carried
 from .marks import Marks, Place, kept, moved
-from .shapes import sliced_along
+from .slices import sliced_along
 from .trace import constant, plain, rule, run, uniform
 from .values import Trace, Value
 from ..jaxprs import ClosedJaxpr, scan_counts

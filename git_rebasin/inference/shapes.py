@@ -7,11 +7,9 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['optimization_barrier', 'transpose', 'broadcast_in_dim', 'squeeze', 'expand_dims', 'reshape', 'concatenate', 'stack',
-           'tile', 'pad', 'sliced', 'sliced_along', 'slice_', 'split', 'unstack', 'dynamic_slice',
-           'dynamic_update_slice', 'updated']
+           'tile', 'pad']
 
 # %% ../../nbs/inference/03_shapes.ipynb #c8f2463d
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -20,16 +18,14 @@ import numpy as np
 from git_rebasin.inference.axes import (
     Axis,
     Instance,
-    Reason,
     concat,
-    cut,
-    divide,
     find,
     fixed_by,
     interleave,
     product,
     segments,
 )
+from .slices import sliced
 from .trace import rule, uniform, unknown, whole
 from .values import Trace, Value
 
@@ -219,181 +215,3 @@ def _cropped(trace: Trace, a: Value, config: Sequence[tuple[int, int, int]]) -> 
         stops.append(n - max(0, -high) if cropped else n)
     whole_of_it = not any(starts) and tuple(stops) == a.shape
     return a if whole_of_it else sliced(trace, a, starts, stops)
-
-# %% ../../nbs/inference/03_shapes.ipynb #a0f440af
-def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
-    "The entries from start to stop"
-    reason = fixed_by(axis)
-    if reason:
-        return axis if stop - start == axis.size else Axis(stop - start, reason)
-    if stop < axis.size:
-        axis, _ = cut(axis, stop, trace.where, trace.instances)
-    return cut(axis, start, trace.where, trace.instances)[1] if start else axis
-
-
-def sliced(
-    trace: Trace,
-    a: Value,
-    starts: Sequence[int],  # for each axis
-    stops: Sequence[int],
-    strides: Sequence[int] | None = None,  # default: 1
-) -> Value:
-    """A part of a value, from places that are known
-
-    Args:
-        starts: for each axis
-        strides: default: 1
-    """
-    shape, axes, strides = [], [], strides or (1,) * len(a.shape)
-    bounds = list(zip(starts, stops, strides, strict=True))
-    if any(start >= stop for start, stop, _ in bounds):  # it has no entries, and says nothing
-        sizes = tuple(len(range(*each)) for each in bounds)
-        return Value(sizes, (None,) * len(sizes))
-    for n, axis, (start, stop, stride) in zip(a.shape, a.axes, bounds, strict=True):
-        shape.append(len(range(start, stop, stride)))
-        axes.append(_piece(trace, axis, n, shape[-1], start, stop, stride))
-    trace.note(axes)
-    cuts = [k for k, n in enumerate(shape) if n != a.shape[k] and a.axes[k] is not None]
-    if len(cuts) == 1 and shape[cuts[0]]:
-        _instantiate(trace, a, cuts[0], axes)
-    kept = [None if n == 1 else axis for n, axis in zip(shape, axes, strict=True)]
-    return Value(tuple(shape), tuple(kept))
-
-
-def sliced_along(
-    trace: Trace,
-    a: Value,
-    k: int,  # which axis
-    start: int,
-    stop: int,
-) -> Value:
-    """A part of a value along one axis
-
-    Args:
-        k: which axis
-    """
-    starts = [start if j == k else 0 for j in range(len(a.shape))]
-    stops = [stop if j == k else n for j, n in enumerate(a.shape)]
-    return sliced(trace, a, starts, stops)
-
-
-def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stride) -> Axis | None:
-    "The axis of a slice, from an axis of n entries"
-    if axis is None or size == n:
-        return axis
-    if stride == 1 and size:
-        return _taken(trace, axis, start, stop)
-    reason = fixed_by(axis)
-    if reason or not size:
-        return Axis(size, reason or Reason("it has no entries"))
-    others = np.ones(n, int)
-    others[start:stop:stride] = 0
-    return divide(axis, others, trace.where, trace.instances)[0]
-
-
-def _instantiate(trace: Trace, a: Value, k: int, axes: list[Axis | None]) -> None:
-    "New axes for the others of a value that was cut along axis k"
-    cut, segment = a.axes[k], axes[k]
-    for j, axis in enumerate(axes):
-        if j == k or cut is None or segment is None or axis is None or fixed_by(axis):
-            continue
-        axes[j] = child = Axis(axis.size)
-        trace.instances.append(Instance(axis, cut, segment, child))
-
-
-@rule("slice", reads=False)
-def slice_(trace, eqn, inputs):
-    "From constant places"
-    (a,), p = inputs, eqn.params
-    return [sliced(trace, a, p["start_indices"], p["limit_indices"], p["strides"])]
-
-
-@rule("split", reads=False)
-def split(trace, eqn, inputs):
-    "Several slices, one after the other"
-    k, stops = eqn.params["axis"], list(itertools.accumulate(map(int, eqn.params["sizes"])))
-    bounds = zip([0, *stops], stops, strict=False)
-    return [sliced_along(trace, inputs[0], k, start, stop) for start, stop in bounds]
-
-
-@rule("unstack", reads=False)
-def unstack(trace, eqn, inputs):
-    "Slices of one entry, without the axis that was cut"
-    (a,), k = inputs, eqn.params["axis"]
-    return [sliced_along(trace, a, k, i, i + 1).without([k]) for i in range(a.shape[k])]
-
-# %% ../../nbs/inference/03_shapes.ipynb #1ca644ec
-def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int] | None:
-    "Where a slice starts, if that is known; the primitive keeps it within bounds"
-    known = [int(s.const) for s in starts if s.const is not None]
-    if len(known) < len(starts):
-        return None
-    ends = [n - size for n, size in zip(a.shape, sizes, strict=True)]
-    return [min(max(start, 0), end) for start, end in zip(known, ends, strict=True)]
-
-
-@rule("dynamic_slice", reads=False)
-def dynamic_slice(trace, eqn, inputs):
-    "From places that may be computed"
-    a, *starts = inputs
-    sizes, what = eqn.params["slice_sizes"], "a slice at a place that is computed"
-    known = _known(a, starts, sizes)
-    if known is not None:
-        return [sliced(trace, a, known, [i + n for i, n in zip(known, sizes, strict=True)])]
-    cuts = [k for k, n in enumerate(sizes) if n != a.shape[k]]
-    return [trace.mix(a, cuts, what, sizes)]
-
-
-@rule("dynamic_update_slice", reads=False)
-def dynamic_update_slice(trace, eqn, inputs):
-    "A part of a value replaced: a segment of it, where one axis is cut at a known place"
-    a, new, *starts = inputs
-    known, what = _known(a, starts, new.shape), "a part of it is replaced"
-    cuts = [k for k, n in enumerate(a.shape) if n != new.shape[k]]
-    if len(cuts) == 1 and known is not None:
-        return [updated(trace, a, new, cuts[0], known[cuts[0]])]
-    pairs = enumerate(zip(a.axes, new.axes, strict=True))
-    axes = [None if k in cuts else trace.merge_linear(pair, (a, new)) for k, pair in pairs]
-    for k in cuts:
-        trace.fix(a.axes[k], what)
-        trace.fix(new.axes[k], what)
-        axes[k] = trace.fixed(a.shape[k], what)
-    trace.note(axis for k, axis in enumerate(axes) if k not in cuts)
-    return [Value(a.shape, tuple(axes))]
-
-
-def updated(
-    trace: Trace,
-    a: Value,
-    new: Value,  # of the same shape but for one axis
-    k: int,  # that axis
-    start: int,  # the place on it
-    joins: bool = False,  # whether old entries are combined with new ones, rather than replaced
-) -> Value:
-    """A value whose entries from a place on are new along one axis
-
-    Args:
-        new: of the same shape but for one axis
-        k: that axis
-        start: the place on it
-        joins: whether old entries are combined with new ones, rather than replaced
-    """
-    pairs = enumerate(zip(a.axes, new.axes, strict=True))
-    axes = [None if j == k else trace.merge_linear(pair, (a, new)) for j, pair in pairs]
-    old, piece = whole(a, k), whole(new, k)
-    first, last = _ends(trace, old, start, start + piece.size)
-    if joins:
-        rest = _taken(trace, old, start, old.size) if start else old
-        middle = _taken(trace, rest, 0, piece.size)
-        trace.merge_linear([middle, new.axes[k]], (a, new))
-        piece = middle
-    trace.apart.append(piece)
-    axes[k] = concat(first, piece, last)
-    return Value(a.shape, tuple(axes))
-
-
-def _ends(trace: Trace, axis: Axis, start: int, stop: int) -> tuple[Axis, Axis]:
-    "The entries before start, and those from stop on"
-    first = _taken(trace, axis, 0, start) if start else Axis(0)
-    last = _taken(trace, axis, stop, axis.size) if stop < axis.size else Axis(0)
-    return first, last

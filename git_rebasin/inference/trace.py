@@ -291,7 +291,7 @@ def _step(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
         consts = [constant(trace, c, frozen=True) for c in inner[1]]
         return run(trace, inner[0], consts, inputs, wanted)
     trace.inside = _together(inputs)
-    outs = _empty(trace, eqn) or _fold(trace, eqn, inputs)
+    outs = _empty(trace, eqn, inputs) or _fold(trace, eqn, inputs)
     if outs is None:
         if eqn.primitive.name not in PASSING:
             trace.note_read(x for v in inputs for x in v.axes)
@@ -312,9 +312,11 @@ def _together(values: Iterable[Value]) -> tuple[Axis, ...]:
     return tuple({id(find(x)): x for v in values for x in v.inside or ()}.values())
 
 
-def _empty(trace: Trace, eqn) -> list[Value] | None:
-    "Arrays without entries are known, and say nothing of what they are computed from"
+def _empty(trace: Trace, eqn, inputs: list[Value]) -> list[Value] | None:
+    "What takes no entries of arrays that have some is known, and says nothing of them"
     avals = [v.aval for v in eqn.outvars]
+    if any(0 in v.shape for v in inputs):
+        return None
     if not avals or any(0 not in getattr(a, "shape", ()) for a in avals):
         return None
     if any(jnp.issubdtype(a.dtype, jax.dtypes.extended) for a in avals):
