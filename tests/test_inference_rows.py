@@ -6,6 +6,7 @@ import numpy as np
 # %% 271450dc
 from git_rebasin.inference.axes import (
     Axis,
+    Instance,
     Reason,
     concat,
     fixed_by,
@@ -14,7 +15,6 @@ from git_rebasin.inference.axes import (
     unify,
 )
 from git_rebasin.inference.rows import name_atoms, row_of
-from git_rebasin.inference.trace import Instance
 from git_rebasin.inference.values import Trace
 from git_rebasin.symmetry.entries import (
     Concat,

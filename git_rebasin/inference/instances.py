@@ -116,20 +116,30 @@ def resolve_instances(
     Args:
         params: the axes of the arrays that a spec has rows for
     """
-    records, sources, table = list(trace.instances), None, None
-    for look in itertools.count():
-        log = [] if look < _LOOKS else None
-        records, sources = _sources(records, log)
-        table = None if sources is None else _decide(trace, params, sources, log)
-        records += log or []
-        if sources is not None and table is not None:
-            break
+    sources, table = _look_until_settled(trace, params)
     for atom, _ in sources.values():
         for own in table[id(atom)].values():  # what limits an array limits its segments
             if atom.reason is not None and own is not atom:
                 restrict(own, atom.limit, atom.reason)
     _keep_apart(trace, sources)
     return table
+
+
+_LOOKS = 100  # later nothing more is taken apart, so that the looks come to an end
+
+
+def _look_until_settled(
+    trace: Trace, params: Mapping[str, Sequence[Axis | None]]
+) -> tuple[Mapping[int, tuple], Table]:
+    "Look at all slices, until nothing has to be unified any more"
+    records, look = list(trace.instances), 0
+    while True:
+        log: list[Instance] | None = [] if look < _LOOKS else None
+        records, sources = _sources(records, log)
+        table = None if sources is None else _decide(trace, params, sources, log)
+        if sources is not None and table is not None:
+            return sources, table
+        records, look = [*records, *(log or [])], look + 1
 
 
 def _keep_apart(trace: Trace, sources: Mapping[int, tuple]) -> None:
@@ -142,9 +152,6 @@ def _keep_apart(trace: Trace, sources: Mapping[int, tuple]) -> None:
                 own = [child for _, child in sources[id(x)][1]] if id(x) in sources else []
                 trace.apart += own
                 todo += own
-
-
-_LOOKS = 100  # later nothing more is taken apart, so that the looks come to an end
 
 
 UNREAD = Reason("this example does not read it: also=[…] takes inputs that do")

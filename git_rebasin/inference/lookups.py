@@ -31,6 +31,7 @@ from git_rebasin.inference.marks import (
 from .products import pair
 from .shapes import dynamic_slice as slice_at_numbers
 from .shapes import dynamic_update_slice as update_at_numbers
+from .shapes import updated
 from .trace import constant, plain, rule, spend
 from .values import Trace, Value
 
@@ -275,6 +276,8 @@ def scatter(trace, eqn, inputs):
     "`x.at[i].set(…)`, `x.at[i].add(…)`, `segment_sum`"
     (a, where, new), what = inputs, "it is written to at an index"
     how, shape = eqn.params["dimension_numbers"], inputs[0].shape
+    if (out := _at_a_number(trace, eqn, inputs)) is not None:
+        return [out]
     batched, gone = how.operand_batching_dims, how.inserted_window_dims
     kept = [k for k in range(len(shape)) if k not in gone and k not in batched]
     window = dict(zip(kept, map(int, how.update_window_dims), strict=True))
@@ -308,6 +311,28 @@ def scatter(trace, eqn, inputs):
         axes[k] = place.axis
     out = Value(shape, tuple(axes), marks=_counts(eqn, a, new, index))
     return [out if label is None else with_label(out, label)]
+
+
+def _at_a_number(trace: Trace, eqn, inputs: list[Value]) -> Value | None:
+    "What is written to at one place, a number in the program: `x.at[:, :2].add(…)` is as a slice"
+    (a, where, new), how = inputs, eqn.params["dimension_numbers"]
+    if where.const is None or where.frozen or where.const.ndim != 1:
+        return None
+    places = zip(how.scatter_dims_to_operand_dims, where.const.tolist(), strict=True)
+    starts = dict.fromkeys(range(len(a.shape)), 0) | dict(places)
+    gone, rest = how.inserted_window_dims, iter(zip(new.shape, new.axes, strict=True))
+    entries = [(1, None) if k in gone else next(rest) for k in range(len(a.shape))]
+    new = replace(plain(trace, new), shape=tuple(n for n, _ in entries), const=None)
+    new = replace(new, axes=tuple(axis for _, axis in entries))
+    cuts = [k for k, n in enumerate(a.shape) if n != new.shape[k]]
+    if len(cuts) != 1 or not 0 <= starts[cuts[0]] <= a.shape[cuts[0]] - new.shape[cuts[0]]:
+        return None
+    joins = eqn.primitive.name != "scatter"
+    out = updated(trace, plain(trace, a), new, cuts[0], starts[cuts[0]], joins)
+    if eqn.primitive.name not in ("scatter", "scatter-add"):
+        for axis in out.axes:
+            trace.restrict(axis, Limit.PERMUTATION)
+    return out
 
 
 def _places(trace: Trace, eqn, index: Index, new: Value, rest: Sequence[int]) -> None:

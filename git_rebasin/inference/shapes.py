@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['optimization_barrier', 'transpose', 'broadcast_in_dim', 'squeeze', 'expand_dims', 'reshape', 'concatenate', 'stack',
            'tile', 'pad', 'sliced', 'sliced_along', 'slice_', 'split', 'unstack', 'dynamic_slice',
-           'dynamic_update_slice']
+           'dynamic_update_slice', 'updated']
 
 # %% ../../nbs/inference/03_shapes.ipynb #c8f2463d
 import itertools
@@ -350,21 +350,46 @@ def dynamic_update_slice(trace, eqn, inputs):
     a, new, *starts = inputs
     known, what = _known(a, starts, new.shape), "a part of it is replaced"
     cuts = [k for k, n in enumerate(a.shape) if n != new.shape[k]]
+    if len(cuts) == 1 and known is not None:
+        return [updated(trace, a, new, cuts[0], known[cuts[0]])]
     pairs = enumerate(zip(a.axes, new.axes, strict=True))
     axes = [None if k in cuts else trace.merge_linear(pair, (a, new)) for k, pair in pairs]
-    if len(cuts) == 1 and known is not None:
-        (k,) = cuts
-        old, piece, n = whole(a, k), whole(new, k), known[k]
-        trace.apart.append(piece)
-        ends = _ends(trace, old, n, n + piece.size)
-        axes[k] = concat(ends[0], piece, ends[1])
-        return [Value(a.shape, tuple(axes))]
     for k in cuts:
         trace.fix(a.axes[k], what)
         trace.fix(new.axes[k], what)
         axes[k] = trace.fixed(a.shape[k], what)
     trace.note(axis for k, axis in enumerate(axes) if k not in cuts)
     return [Value(a.shape, tuple(axes))]
+
+
+def updated(
+    trace: Trace,
+    a: Value,
+    new: Value,  # of the same shape but for one axis
+    k: int,  # that axis
+    start: int,  # the place on it
+    joins: bool = False,  # whether old entries are combined with new ones, rather than replaced
+) -> Value:
+    """A value whose entries from a place on are new along one axis
+
+    Args:
+        new: of the same shape but for one axis
+        k: that axis
+        start: the place on it
+        joins: whether old entries are combined with new ones, rather than replaced
+    """
+    pairs = enumerate(zip(a.axes, new.axes, strict=True))
+    axes = [None if j == k else trace.merge_linear(pair, (a, new)) for j, pair in pairs]
+    old, piece = whole(a, k), whole(new, k)
+    first, last = _ends(trace, old, start, start + piece.size)
+    if joins:
+        rest = _taken(trace, old, start, old.size) if start else old
+        middle = _taken(trace, rest, 0, piece.size)
+        trace.merge_linear([middle, new.axes[k]], (a, new))
+        piece = middle
+    trace.apart.append(piece)
+    axes[k] = concat(first, piece, last)
+    return Value(a.shape, tuple(axes))
 
 
 def _ends(trace: Trace, axis: Axis, start: int, stop: int) -> tuple[Axis, Axis]:

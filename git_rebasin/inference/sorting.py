@@ -49,7 +49,7 @@ def _chosen(a: Value, d: int, kept_rank: bool) -> Marks:
 @rule("argmax", "argmin")
 def index_of_extremum(trace, eqn, inputs):
     "Which entry is the largest"
-    (a,), (d, *others) = inputs, eqn.params["axes"]
+    (a,), (d, *others) = inputs, map(int, eqn.params["axes"])
     for axis in a.axes:
         trace.restrict(axis, Limit.PERMUTATION)
     out = a.without((d, *others))
