@@ -317,3 +317,11 @@ def attention_over_a_part_of_a_stack():
         return x @ p["head"]
 
     return Network(fn, p, (floats(2, 5, 4),), {(2,): 2, (2, 3): 2, (2, 4): 2, (6,): 1})
+
+
+@network
+def reversed_units_before_a_layer_of_a_stack():
+    "Units in reverse order, read by the first layer of a stack: their places count"
+    p = draw(w=(4, 6), a=(2, 6, 5), b=(5, 2))
+    fn = lambda p, x: jnp.tanh(jnp.flip(relu(x @ p["w"]), 1) @ p["a"][0]) @ p["b"]
+    return Network(fn, p, (floats(3, 4),), {(5,): 1})

@@ -821,7 +821,7 @@ def clipped(m, i, shape):
         lambda p, x: (
             jnp.clip(x, -0.5, 0.5),
             jnp.where(x > 0, x, 0.1 * x),
-            jnp.nan_to_num(jnp.log(x)),
+            jnp.nan_to_num(jnp.log(x), neginf=-9),
         )[kind],
         (i,),
     )

@@ -168,7 +168,8 @@ def settle(
         axes: of the parameters
     """
     made = [axis for axis, _, _ in trace.derived]
-    for record in [r for r in trace.instances if _any_of(made, r.parent)]:
+    cut = [r for r in trace.instances if any(_any_of(made, x) for x in (r.parent, r.child))]
+    for record in cut:
         trace.unify(record.parent, record.child)  # it has no segments of its own
         trace.instances.remove(record)
     changed = True
