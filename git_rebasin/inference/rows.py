@@ -10,8 +10,9 @@ __all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
 
 # %% ../../nbs/inference/08_rows.ipynb #9e033055
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -256,12 +257,14 @@ def row_of(
     axes: Sequence[Axis | None],  # of an array; None where it has length 1
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
+    cut: Collection[SupportsIndex] = (),  # the axes that these are segments of
 ) -> tuple | Split:
     """The row of an array in a spec
 
     Args:
         axes: of an array; None where it has length 1
         inside: the segments that are looked at
+        cut: the axes that these are segments of
     """
     table, axes = naming.table, [axis and find(axis) for axis in axes]
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
@@ -270,14 +273,16 @@ def row_of(
         rows = []
         for segment, here in spread(axes[k]):
             now = (*inside, *here)
-            row = row_of([*axes[:k], segment, *axes[k + 1 :]], naming, now)
+            row = row_of([*axes[:k], segment, *axes[k + 1 :]], naming, now, (*cut, k))
             rows += row.rows if isinstance(row, Split) and row.axis == k else [row]
         return Split(k, *rows)
     there = [axis and _there(axis, inside, table) for axis in axes]
     if any(x is not y for x, y in zip(axes, there, strict=True)):
-        return row_of(there, naming, inside)
+        return row_of(there, naming, inside, cut)
     entries = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
-    return tuple(None if is_unnamed(entry) else entry for entry in entries)
+    return tuple(
+        None if is_unnamed(entry) and k not in cut else entry for k, entry in enumerate(entries)
+    )
 
 
 def _splits(axes: Sequence[Axis | None], table: Table, inside: Atoms) -> int | None:
