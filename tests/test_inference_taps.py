@@ -135,3 +135,23 @@ def test_wrong_names_and_other_functions_are_refused():
     taps = find_taps(depends, p, np.ones((5, 3), np.float32))
     with pytest.raises(ValueError, match="computes other values for these arguments"):
         taps(p, np.ones((2, 3), np.float32))
+
+
+# %% 7a95b1c2
+def test_what_was_looked_up_or_sorted_by_units_is_no_tap():
+    def experts(p, x):
+        sent = jnp.argmax(x @ p["r"], -1)
+        y = jnp.einsum("nf,nfo->no", jnp.tanh(jnp.einsum("nd,ndf->nf", x, p["w"][sent])), p["v"][sent])
+        return y, (x @ p["u"])[jnp.argsort(sent)].sum(0) @ p["o"]
+
+
+    shapes = {"r": (3, 4), "w": (4, 3, 5), "v": (4, 5, 2), "u": (3, 6), "o": (6,)}
+    weights = {name: jax.random.normal(jax.random.key(1), s) for name, s in shapes.items()}
+    inputs = jax.random.normal(jax.random.key(2), (7, 3))
+    found = find_taps(experts, weights, inputs)
+    moved = random_permutation(jax.random.key(3), found.symmetry)
+    seen = {group: order for group, order in moved.items() if group in found.spec.groups}
+    want = apply_permutation(found.spec, seen, found(weights, inputs))
+    got = found(apply_permutation(found.symmetry, moved, weights), inputs)
+    assert sorted(found.symmetry.perm_shapes.values()) == [(4,), (4, 5), (6,)] and len(got) >= 2
+    assert all(jnp.allclose(want[name], got[name], atol=1e-5) for name in got)

@@ -22,6 +22,9 @@ def test_pieces_make_the_whole():
     back = put(jnp.zeros((2, 5, 3)), some, 1, -4, 9, 2)
     np.testing.assert_array_equal(back[:, -4:9:2], some)
     assert not np.any(back[:, ::2])
+    roll = find_operator("aten.roll.default")
+    np.testing.assert_array_equal(roll(jnp.asarray(x), [2, -4], [1, 2]), np.roll(x, (2, -4), (1, 2)))
+    np.testing.assert_array_equal(roll(jnp.asarray(x), [7]), np.roll(x, 7))
 
 
 # %% 41b1f93c

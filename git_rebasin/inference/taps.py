@@ -18,8 +18,10 @@ from typing import Any
 import jax.extend.core as jex
 from jaxtyping import PyTree
 
+from .axes import find
 from .infer import trace_symmetry
 from .rows import row_of
+from .values import Trace, Value
 from git_rebasin.jaxprs import (
     Evaluation,
     inner_jaxpr,
@@ -184,6 +186,19 @@ def _with_sizes(rows: Mapping, sizes: Mapping[str, int]) -> dict[str, tuple | Sp
     return {name: sized_row(as_row(row)) for name, row in rows.items()}
 
 
+def _is_sorted(trace: Trace, value: Value) -> bool:
+    "Whether entries are sorted by places of units, and so stand elsewhere in another model"
+    made = {id(find(axis)) for axis, _, _ in trace.derived}
+    return any(axis is not None and id(find(axis)) in made for axis in value.axes)
+
+
+def _shows_hosts(row: tuple | Split) -> bool:
+    "Whether a row has all that its families are within: what was looked up by units has not"
+    every = list(atoms_of(as_row(row)))
+    names = {getattr(atom, "name", None) for atom in every}
+    return all(names.issuperset(getattr(atom, "within", ())) for atom in every)
+
+
 def find_taps(
     fn: Callable[..., Any],  # fn(params, *args) → outputs; any function that JAX can trace
     params: PyTree,  # arrays, or `jax.ShapeDtypeStruct`
@@ -205,6 +220,8 @@ def find_taps(
         if of_data.get(path, "copy") in _MOVED:
             continue
         row = row_of(value.axes, naming)
+        if _is_sorted(trace, value) or not _shows_hosts(row):
+            continue
         if any(not isinstance(atom, Fixed) for atom in atoms_of(as_row(row))):
             name = f"{len(rows)}: {trace.places[path]}"
             rows[name], paths[name] = row, path

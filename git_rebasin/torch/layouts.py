@@ -133,7 +133,12 @@ def _unfold(x, dim, size, step):
 @operator("aten.roll")
 def _roll(x, shifts, dims=()):
     "Shifted around; without axes, as one row"
-    return jnp.roll(x, tuple(shifts), tuple(dims)) if dims else jnp.roll(x, shifts[0])
+    if not dims:
+        return _roll(x.reshape(-1), shifts, (0,)).reshape(x.shape)
+    for shift, dim in zip(shifts, dims, strict=True):
+        first = -shift % max(x.shape[dim], 1)
+        x = jnp.concatenate([_slice(x, dim, first), _slice(x, dim, 0, first)], axis=dim)
+    return x
 
 # %% ../../nbs/torch/02_layouts.ipynb #c04a735c
 def _margins(pad: Sequence[int], ndim: int) -> list[tuple[int, int]]:
