@@ -119,8 +119,11 @@ def _misread(params: Rows, table: Table) -> list[Axis]:
         if differ:
             forms, lost = renamed(forms_of([axes]), table)
             seen = {frozenset(str(id(x)) for x in b if x.size > 1) for b in blocks_of(forms)}
-            choices = (itertools.product(*map(_names, one)) for one in unsplit_rows(row_of(row, alone)))
-            written = {frozenset().union(*choice) for several in choices for choice in several}
+            written = {
+                frozenset().union(*choice)
+                for one in unsplit_rows(row_of(row, alone))
+                for choice in itertools.product(*map(_names, one))
+            }
             if lost or seen != written:
                 return differ
     return []
@@ -268,10 +271,10 @@ def row_of(
     """
     table, axes = naming.table, [axis and find(axis) for axis in axes]
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
-    k = _splits(axes, table, inside)
-    if k is not None:
-        rows = []
-        for segment, here in spread(axes[k]):
+    split = _split(axes, table, inside)
+    if split is not None:
+        (k, axis), rows = split, []
+        for segment, here in spread(axis):
             now = (*inside, *here)
             row = row_of([*axes[:k], segment, *axes[k + 1 :]], naming, now, (*cut, k))
             rows += row.rows if isinstance(row, Split) and row.axis == k else [row]
@@ -285,7 +288,9 @@ def row_of(
     )
 
 
-def _splits(axes: Sequence[Axis | None], table: Table, inside: Atoms) -> int | None:
+def _split(
+    axes: Sequence[Axis | None], table: Table, inside: Atoms
+) -> tuple[int, Axis] | None:
     "Which axis has segments that decide what others are, or what these will be"
     for later in (False, True):
         for k, axis in enumerate(axes):
@@ -293,7 +298,7 @@ def _splits(axes: Sequence[Axis | None], table: Table, inside: Atoms) -> int | N
                 continue
             others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
             if _decides(axis, others, table, inside, later):
-                return k
+                return k, axis
     return None
 
 
