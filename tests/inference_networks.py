@@ -357,6 +357,57 @@ def torch_attention_fused():
 
 
 @network
+def fused_qkv_with_biases_of_their_own():
+    "As in BEiT and Swin V2: the bias is that of queries, zeros, and that of values, end to end"
+    p = draw(qkv=(D, 3 * H * Q), q_bias=(H * Q,), v_bias=(H * Q,), o=(H * Q, D), **STREAM)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        bias = jnp.concatenate([p["q_bias"], jnp.zeros(H * Q), p["v_bias"]])
+        q, k, v = (x @ p["qkv"] + along(bias, x)).reshape(2, T, 3, H, Q).transpose(2, 0, 3, 1, 4)
+        y = softmax(q @ k.swapaxes(-1, -2)) @ v
+        return (x + y.transpose(0, 2, 1, 3).reshape(2, T, H * Q) @ p["o"]) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, Q): 2})
+
+
+@network
+def fused_qkv_with_three_biases_and_rotary_positions():
+    "As in EVA: what turns by angles of its own is fixed, and the units of values are free"
+    biases = dict.fromkeys(("q_bias", "k_bias", "v_bias"), (H * 4,))
+    p = draw(qkv=(D, 3 * H * 4), o=(H * 4, D), **biases, **STREAM)
+
+    def rotary(x):
+        angles = jnp.arange(T)[:, None] / jnp.array([1.0, 9.0])
+        a, b, cos, sin = x[..., ::2], x[..., 1::2], jnp.cos(angles), jnp.sin(angles)
+        return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
+
+    def fn(p, ids):
+        x = p["embed"][ids]
+        bias = jnp.concatenate([p["q_bias"], p["k_bias"], p["v_bias"]])
+        q, k, v = (x @ p["qkv"] + along(bias, x)).reshape(2, T, 3, H, 4).transpose(2, 0, 3, 1, 4)
+        y = softmax(rotary(q) @ rotary(k).swapaxes(-1, -2)) @ v
+        return (x + y.transpose(0, 2, 1, 3).reshape(2, T, H * 4) @ p["o"]) @ p["head"]
+
+    return Network(fn, p, (tokens(2, T, VOCABULARY),), {(D,): 1, (H,): 1, (H, 4): 1})
+
+
+@network
+def slices_of_a_slice():
+    "Rows 0 and 1 are read again within each column: there, heads and rows number units together"
+    p = draw(w=(3, 4, 3, 5), scale=(5,), o=(4, 15, 2), u=(4, 2, 5, 2), v=(4, 2, 5, 2))
+
+    def fn(p, x):
+        y = jnp.tanh(jnp.einsum("bi,ihrc->bhrc", x, p["w"])) * along(p["scale"], x[:, None, None])
+        first, flat = y[:, :, :2], y.reshape(*y.shape[:2], -1)
+        again = jnp.pad(first, ((0, 0), (0, 0), (0, 0), (1, 2)))[..., 1:6]
+        read = jnp.tensordot(first, p["u"], 3) + jnp.tensordot(again, p["v"], 3)
+        return jnp.tensordot(flat, p["o"], 2) + read
+
+    return Network(fn, p, (floats(2, 3),), {(5,): 1, (5, 8): 1, (5, 4): 1})
+
+
+@network
 def fused_qkv_on_one_axis():
     "As in timm: 3 × heads × units on one axis, transposed, then unpacked"
     p = draw(qkv=(D, 3 * H * Q), bias=(3 * H * Q,), o=(H * Q, D), **STREAM)

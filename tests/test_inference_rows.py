@@ -133,3 +133,21 @@ def test_what_differs_from_segment_to_segment_is_a_split_or_a_concatenation():
     two = Axis(2, Reason("data"))
     assert fused(lambda c, q: (product(two, c, q),))["qkv"] == (Product(2, Concat(P, P, V)),)
     assert fused(lambda c, q: (product(q, c),))["qkv"] == (Interleave(P, P, V),)
+
+
+# %% 18c459ef
+def test_a_segment_that_differs_within_another_segment_still_decides_what_others_are():
+    heads, two, one, column, pad = (Axis(n) for n in (4, 2, 3, 5, 6))
+    cut, padded, first = concat(two, one), concat(pad, column), Axis(4)
+    inner = (Axis(4), Axis(2), column)  # what heads and rows are in the column of the first rows
+    records = [
+        Instance(heads, cut, two, first),
+        Instance(first, padded, column, inner[0]),
+        Instance(two, padded, column, inner[1]),
+    ]
+    for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        outer = tuple((heads, cut, column)[k] for k in order)
+        params = {"outer": outer, "flat": (heads, product(cut, column)), "inner": inner}
+        got = rows(params, (first, two, padded), (two, padded), (column,), instances=records)
+        assert got["outer"].rows[0] == tuple(got["inner"][k] for k in order)
+        assert got["flat"].rows[0] == (got["inner"][0], Product(*got["inner"][1:]))

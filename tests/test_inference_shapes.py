@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from git_rebasin.inference.axes import Axis, atoms, find, unify
+from git_rebasin.inference.axes import Axis, Reason, atoms, concat, find, unify
+from git_rebasin.inference.shapes import sliced
 from git_rebasin.inference.trace import run
 from git_rebasin.inference.values import Trace, Value
 
@@ -153,3 +154,14 @@ def test_a_slice_has_axes_of_its_own():
     assert [list(atoms(r.segment)) == [list(atoms(c))[k]] for k, r in enumerate(trace.instances)] == [
         True
     ] * 3
+
+
+# %% ef157c67
+def test_what_is_cut_from_segments_that_cannot_move_is_these_segments():
+    still = [Axis(n, Reason("data")) for n in (1, 1, 2)]
+    a = Value((4,), (concat(*still),))
+    assert sliced(Trace(), a, [1], [4]).axes[0].parts == (still[1], still[2])
+    assert find(sliced(Trace(), a, [2], [4]).axes[0]) is still[2]
+    assert find(sliced(Trace(), a, [0], [2], [2]).axes[0] or still[0]) is still[0]
+    within = find(sliced(Trace(), a, [0], [3]).axes[0])
+    assert within.fixed and within.size == 3  # a segment is cut, and nothing depends on it

@@ -149,12 +149,22 @@ def _added(array: Any, axes: tuple[int, ...]) -> Any:
 
 def _names(mesh: Mesh, eqn: jex.JaxprEqn) -> tuple[str, ...]:
     "The mesh axes that a collective is about"
-    return mesh.real(eqn.params["axes" if "axes" in eqn.params else "axis_name"])
+    given = eqn.params["axes" if "axes" in eqn.params else "axis_name"]
+    return mesh.real(given if isinstance(given, str) else [n for n in given if type(n) is not int])
+
+
+def _places(v: Spread, eqn: jex.JaxprEqn) -> tuple[int, ...]:
+    "The axes of the array itself that a collective is about, as `vmap` gives them"
+    given = (n for n in eqn.params["axes"] if type(n) is int)
+    return tuple(len(v.names) + n for n in given)
 
 
 def _sum(mesh, eqn, inputs):
     "`psum`"
-    return [total(mesh, v, _names(mesh, eqn)) for v in inputs]
+    outs = [total(mesh, v, _names(mesh, eqn)) for v in inputs]
+    at = [_places(v, eqn) for v in outs]
+    pairs = zip(outs, at, strict=True)
+    return [Spread(_added(v.array, k), v.names) if k else v for v, k in pairs]
 
 
 def _extremum(mesh, eqn, inputs):
@@ -164,7 +174,9 @@ def _extremum(mesh, eqn, inputs):
         here = [n for n in v.names if n in _names(mesh, eqn)]
         at = tuple(v.names.index(n) for n in here)
         rest = tuple(n for n in v.names if n not in here)
-        outs.append(Spread(how(v.array, at), rest) if here else v)
+        out = Spread(how(v.array, at), rest) if here else v
+        places = _places(out, eqn)
+        outs.append(Spread(how(out.array, places), out.names) if places else out)
     return outs
 
 # %% ../../nbs/inference/20_devices.ipynb #0e112e65

@@ -138,6 +138,7 @@ def _look_until_settled(
         records, sources = _sources(records, log)
         table = None if sources is None else _decide(trace, params, sources, log)
         if sources is not None and table is not None:
+            trace.instances = records
             return sources, table
         records, look = [*records, *(log or [])], look + 1
 
@@ -330,24 +331,28 @@ def renamed(
 
 def _renamed_once(form: tuple, table: Table) -> list[tuple] | Axis | None:
     "A form with one atom renamed, or taken apart; or the atom that is in none, or in several"
-    for k, axis in enumerate(form):
-        for j, piece in enumerate(axis):
-            for x in piece:
-                own = table.get(id(x), {})
-                if not own:
-                    continue
-                inside = [id(s) for s in piece if id(s) in own]
-                others = [(m, _told(a, own)) for m, a in enumerate(form) if m != k]
-                others = [(m, told) for m, told in others if told != [()]]
-                at_once = [len(t) for _, each in others for t in each]
-                if len(inside) + len(others) != 1 or any(n != 1 for n in at_once):
-                    return x
-                if others and len(others[0][1]) > 1:
-                    return _by_segment(form, others[0][0], own)
-                there = find(own[inside[0] if inside else others[0][1][0][0]])
-                if there is not x:
-                    new = [_instead(piece, x, each) for each in pieces(there, {})]
-                    return [(*form[:k], (*axis[:j], *new, *axis[j + 1 :]), *form[k + 1 :])]
+    every = [
+        (k, j, x)
+        for k, axis in enumerate(form)
+        for j, piece in enumerate(axis)
+        for x in piece
+        if table.get(id(x))
+    ]
+    deciding = {s for _, _, x in every for s in table[id(x)]}  # renamed after what they decide
+    for k, j, x in sorted(every, key=lambda place: id(place[2]) in deciding):
+        own, piece = table[id(x)], form[k][j]
+        inside = [id(s) for s in piece if id(s) in own]
+        others = [(m, _told(a, own)) for m, a in enumerate(form) if m != k]
+        others = [(m, told) for m, told in others if told != [()]]
+        at_once = [len(t) for _, each in others for t in each]
+        if len(inside) + len(others) != 1 or any(n != 1 for n in at_once):
+            return x
+        if others and len(others[0][1]) > 1:
+            return _by_segment(form, others[0][0], own)
+        there = find(own[inside[0] if inside else others[0][1][0][0]])
+        if there is not x:
+            new = [_instead(piece, x, each) for each in pieces(there, {})]
+            return [(*form[:k], (*form[k][:j], *new, *form[k][j + 1 :]), *form[k + 1 :])]
     return None
 
 

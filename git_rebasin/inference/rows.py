@@ -10,8 +10,9 @@ __all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
 
 # %% ../../nbs/inference/08_rows.ipynb #9e033055
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from git_rebasin.inference.axes import (
     restrict,
     segments,
     turns_of,
+    unify,
 )
 from git_rebasin.inference.groups import (
     Atoms,
@@ -58,6 +60,7 @@ from git_rebasin.symmetry.entries import (
     Part,
     Product,
     Split,
+    unsplit_rows,
 )
 
 Rows = Mapping[
@@ -86,6 +89,11 @@ def name_atoms(
 ) -> Naming:
     "Name all atoms as groups, families, joint groups or parts, from what occurred together"
     table = resolve_instances(trace, params)
+    while misread := _misread(params, table):
+        for x in misread:
+            for own in table[id(x)].values():
+                unify(x, own)
+        table = resolve_instances(trace, params)
     _fix_unread(trace, params, table)
     while True:
         naming = _named(trace, params, table)
@@ -98,6 +106,36 @@ def name_atoms(
             displace(e.axis)
         else:
             return naming
+
+
+def _misread(params: Rows, table: Table) -> list[Axis]:
+    "Atoms that differ from segment to segment where the rows of a spec could not say so"
+    every = [x for row in params.values() for a in row if a is not None for x in atoms(a)]
+    every += [x for own in table.values() for a in own.values() for x in atoms(a)]
+    alone = Naming({id(x): Group(str(id(x))) for x in every if x.size > 1}, table)
+    for row in params.values():
+        axes = [axis for axis in row if axis is not None]
+        differ = [x for axis in axes for x in atoms(axis) if table.get(id(x))]
+        if differ:
+            forms, lost = renamed(forms_of([axes]), table)
+            seen = {frozenset(str(id(x)) for x in b if x.size > 1) for b in blocks_of(forms)}
+            written = {
+                frozenset().union(*choice)
+                for one in unsplit_rows(row_of(row, alone))
+                for choice in itertools.product(*map(_names, one))
+            }
+            if lost or seen != written:
+                return differ
+    return []
+
+
+def _names(entry: Entry | None) -> list[frozenset[str]]:
+    "The names in each segment of an entry"
+    if isinstance(entry, Product):
+        return [frozenset().union(*each) for each in itertools.product(*map(_names, entry.terms))]
+    if isinstance(entry, Concat | Interleave):
+        return [names for term in entry.terms for names in _names(term)]
+    return [frozenset([entry.name] if isinstance(entry, Group | Part) else [])]
 
 
 def _named(trace: Trace, params: Rows, table: Table) -> Naming:
@@ -222,29 +260,46 @@ def row_of(
     axes: Sequence[Axis | None],  # of an array; None where it has length 1
     naming: Naming,
     inside: Atoms = (),  # the segments that are looked at
+    cut: Collection[SupportsIndex] = (),  # the axes that these are segments of
 ) -> tuple | Split:
     """The row of an array in a spec
 
     Args:
         axes: of an array; None where it has length 1
         inside: the segments that are looked at
+        cut: the axes that these are segments of
     """
+    table, axes = naming.table, [axis and find(axis) for axis in axes]
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
-    axes = [axis and _there(axis, inside, naming.table) for axis in axes]
-    for k, axis in enumerate(axes):
-        if axis is None or axis.kind == "interleave":
-            continue
-        others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
-        if _decides(axis, others, naming.table) and len(spread(axis)) > 1:
-            rest = [None if j == k else a for j, a in enumerate(axes)]
-            rows = []
-            for segment, here in spread(axis):
-                now = (*inside, *here)
-                row = row_of(rest, naming, now)
-                rows.append(_with_entry(row, k, entry_of(segment, naming, now)))
-            return Split(k, *rows)
+    split = _split(axes, table, inside)
+    if split is not None:
+        (k, axis), rows = split, []
+        for segment, here in spread(axis):
+            now = (*inside, *here)
+            row = row_of([*axes[:k], segment, *axes[k + 1 :]], naming, now, (*cut, k))
+            rows += row.rows if isinstance(row, Split) and row.axis == k else [row]
+        return Split(k, *rows)
+    there = [axis and _there(axis, inside, table) for axis in axes]
+    if any(x is not y for x, y in zip(axes, there, strict=True)):
+        return row_of(there, naming, inside, cut)
     entries = [Fixed(1) if axis is None else entry_of(axis, naming, inside) for axis in axes]
-    return tuple(None if is_unnamed(entry) else entry for entry in entries)
+    return tuple(
+        None if is_unnamed(entry) and k not in cut else entry for k, entry in enumerate(entries)
+    )
+
+
+def _split(
+    axes: Sequence[Axis | None], table: Table, inside: Atoms
+) -> tuple[int, Axis] | None:
+    "Which axis has segments that decide what others are, or what these will be"
+    for later in (False, True):
+        for k, axis in enumerate(axes):
+            if axis is None or axis.kind == "interleave" or len(spread(axis)) < 2:
+                continue
+            others = [x for j, a in enumerate(axes) if j != k and a is not None for x in atoms(a)]
+            if _decides(axis, others, table, inside, later):
+                return k, axis
+    return None
 
 
 def _certain(axis: Axis) -> Iterator[Axis]:
@@ -255,18 +310,24 @@ def _certain(axis: Axis) -> Iterator[Axis]:
 
 
 def _there(axis: Axis, inside: Atoms, table: Table) -> Axis:
-    "An axis as it is in these segments"
+    "An axis as it is in these segments, one step on: its atoms may differ further"
     axis = find(axis)
     if axis.kind == "atom":
-        own = own_of(axis, inside, table)
-        return axis if own is axis else _there(own, inside, table)
+        return own_of(axis, inside, table)
     if table.keys().isdisjoint(map(id, atoms(axis))):
         return axis
     if axis.kind == "product":
         inside = (*inside, *_certain(axis))
-        return product(*(_there(part, inside, table) for part in factors(axis)))
-    order, parts = turns_of(axis)
-    return interleave(order, [_there(part, inside, table) for part in parts])
+        old = factors(axis)
+        new = [_there(part, inside, table) for part in old]
+        return axis if _same(old, new) else product(*new)
+    order, old = turns_of(axis)
+    new = [_there(part, inside, table) for part in old]
+    return axis if _same(old, new) else interleave(order, new)
+
+
+def _same(old: Iterable[Axis], new: Iterable[Axis]) -> bool:
+    return all(x is y for x, y in zip(old, new, strict=True))
 
 
 class _WordlessError(Exception):
@@ -287,47 +348,66 @@ def entry_of(
     Args:
         inside: the segments that are looked at
     """
-    axis = _there(axis, inside, naming.table)
+    axis, table = find(axis), naming.table
+    if axis.kind == "product":
+        entry = _by_factor(axis, naming, (*inside, *_certain(axis)))
+        if entry is not None:
+            return entry
+    there = _there(axis, inside, table)
+    if there is not axis:
+        return entry_of(there, naming, (*inside, *_certain(axis)))
     if axis.kind == "atom":
         return naming.entries.get(id(axis), Fixed(axis.size))
+    if axis.kind == "product":
+        inside = (*inside, *_certain(axis))
+        return tidy(Product, [entry_of(f, naming, inside) for f in factors(axis)])
     if axis.kind == "concat":
         return tidy(Concat, [entry_of(s, naming, inside) for s in segments(axis)])
-    if axis.kind == "interleave":
-        order, parts = turns_of(axis)
-        entries = [entry_of(part, naming, inside) for part in parts]
-        try:
-            return in_turns(order, entries)
-        except InexpressibleError as e:
-            pairs = zip(parts, entries, strict=True)
-            raise _WordlessError(concat(*(x for x, own in pairs if not is_plain(own)))) from e
-    parts, inside = factors(axis), (*inside, *_certain(axis))
-    for j, part in enumerate(parts):
-        later = [x for f in parts[j + 1 :] for x in atoms(f)]
-        if part.kind == "concat" and _decides(part, later, naming.table):
+    order, parts = turns_of(axis)
+    entries = [entry_of(part, naming, inside) for part in parts]
+    try:
+        return in_turns(order, entries)
+    except InexpressibleError as e:
+        pairs = zip(parts, entries, strict=True)
+        raise _WordlessError(concat(*(x for x, own in pairs if not is_plain(own)))) from e
+
+
+def _by_factor(axis: Axis, naming: Naming, inside: Atoms) -> Entry | None:
+    "The entry of a product in which segments of one factor decide what others are; else None"
+    table, parts = naming.table, factors(axis)
+    for later, (j, part) in itertools.product((False, True), enumerate(parts)):
+        others = [x for f in parts[j + 1 :] for x in atoms(f)]
+        if part.kind == "concat" and _decides(part, others, table, inside, later):
             first = [entry_of(f, naming, inside) for f in parts[:j]]
-            rest, entries = parts[j + 1 :], segments(part)
-            each = [_product((s, *rest), naming, (*inside, *atoms(s))) for s in entries]
+            each = [
+                entry_of(product(s, *parts[j + 1 :]), naming, (*inside, *atoms(s)))
+                for s in segments(part)
+            ]
             return tidy(Product, [*first, tidy(Concat, each)])
     *earlier, last = parts
     others = [x for f in earlier for x in atoms(f)]
-    if last.kind == "concat" and _decides(last, others, naming.table):
-        each = [_product(earlier, naming, (*inside, *atoms(s))) for s in segments(last)]
+    if last.kind == "concat" and _decides(last, others, table, inside, later=True):
+        each = [entry_of(product(*earlier), naming, (*inside, *atoms(s))) for s in segments(last)]
         return Interleave(*each)
-    return tidy(Product, [entry_of(f, naming, inside) for f in parts])
+    return None
 
 
-def _product(parts: Iterable[Axis], naming: Naming, inside: Atoms) -> Entry:
-    return tidy(Product, [entry_of(part, naming, inside) for part in parts])
-
-
-def _decides(axis: Axis, others: Iterable[Axis], table: Table) -> bool:
+def _decides(
+    axis: Axis,
+    others: Iterable[Axis],
+    table: Table,
+    inside: Atoms,
+    later: bool,  # whether by what they are in other segments, too
+) -> bool:
     "Whether other atoms depend on the segments of an axis"
-    here = {id(x) for x in atoms(axis)}
-    return any(not here.isdisjoint(table.get(id(x), ())) for x in others)
-
-
-def _with_entry(row: tuple | Split, k: int, entry: Entry) -> tuple | Split:
-    "A row with another entry for one axis, in all segments"
-    if isinstance(row, Split):
-        return Split(row.axis, *(_with_entry(r, k, entry) for r in row.rows))
-    return (*row[:k], entry, *row[k + 1 :])
+    here, todo, seen = {id(x) for x in atoms(axis)}, list(others), set()
+    while todo:
+        x = todo.pop()
+        own = table.get(id(x), {})
+        if not here.isdisjoint(own):
+            return True
+        if later and own and id(x) not in seen:
+            seen.add(id(x))
+            there = own_of(x, inside, table)
+            todo += [y for z in (own.values() if there is x else [there]) for y in atoms(z)]
+    return False

@@ -24,17 +24,34 @@ from git_rebasin.inference.axes import (
     concat,
     cut,
     divide,
+    find,
     fixed_by,
+    segments,
 )
 from .trace import plain, rule, whole
 from .values import Trace, Value
 
 # %% ../../nbs/inference/26_slices.ipynb #a0f440af
+def _still(axis: Axis, places: range, reason: Reason) -> Axis:
+    "Entries of an axis that cannot move: of a concatenation the segments, as others depend on them"
+    if len(places) == axis.size:
+        return axis
+    taken, at = [], 0
+    for segment in segments(axis):
+        here = range(at, at + segment.size)
+        some = sum(k in places for k in here) if find(axis).kind == "concat" else -1
+        if some not in (0, len(here)):
+            return Axis(len(places), reason)
+        taken += [segment] if some else []
+        at += segment.size
+    return concat(*taken)
+
+
 def _taken(trace: Trace, axis: Axis, start: int, stop: int) -> Axis:
     "The entries from start to stop"
     reason = fixed_by(axis)
     if reason:
-        return axis if stop - start == axis.size else Axis(stop - start, reason)
+        return _still(axis, range(start, stop), reason)
     if stop < axis.size:
         axis, _ = cut(axis, stop, trace.where, trace.instances)
     return cut(axis, start, trace.where, trace.instances)[1] if start else axis
@@ -93,8 +110,10 @@ def _piece(trace: Trace, axis: Axis | None, n: int, size: int, start, stop, stri
     if stride == 1 and size:
         return _taken(trace, axis, start, stop)
     reason = fixed_by(axis)
-    if reason or not size:
+    if not size:
         return Axis(size, reason or Reason("it has no entries"))
+    if reason:
+        return _still(axis, range(start, stop, stride), reason)
     others = np.ones(n, int)
     others[start:stop:stride] = 0
     return divide(axis, others, trace.where, trace.instances)[0]
