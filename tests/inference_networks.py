@@ -378,8 +378,9 @@ def fused_qkv_with_three_biases_and_rotary_positions():
     p = draw(qkv=(D, 3 * H * 4), o=(H * 4, D), **biases, **STREAM)
 
     def rotary(x):
-        angles = jnp.arange(T)[:, None] / jnp.array([1.0, 9.0])
-        a, b, cos, sin = x[..., ::2], x[..., 1::2], jnp.cos(angles), jnp.sin(angles)
+        angles = jnp.arange(T)[:, None] / jnp.array([[1.0, 9.0]])
+        a, b = x[..., ::2], x[..., 1::2]
+        cos, sin = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
         return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape)
 
     def fn(p, ids):

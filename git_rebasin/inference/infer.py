@@ -38,7 +38,8 @@ from git_rebasin.inference import (  # noqa: F401  (their rules)
 from .axes import Axis, Limit, Reason, atoms
 from .live import live_equations
 from .marks import NOTHING, Marks, generic
-from .rows import Naming, name_atoms, row_of
+from .names import name_atoms
+from .rows import Naming, row_of
 from .sorting import settle
 from .trace import constant, run, spend
 from .values import MOST, Trace, Value

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Rows', 'Naming', 'name_atoms', 'row_of', 'entry_of']
+__all__ = ['Rows', 'Naming', 'row_of', 'WordlessError', 'entry_of']
 
 # %% ../../nbs/inference/08_rows.ipynb #9e033055
 import itertools
@@ -14,54 +14,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import SupportsIndex
 
-import numpy as np
-
 from git_rebasin.inference.axes import (
     Axis,
     Limit,
     Reason,
     atoms,
     concat,
-    displace,
     factors,
     find,
     interleave,
     product,
-    restrict,
     segments,
     turns_of,
-    unify,
 )
-from git_rebasin.inference.groups import (
-    Atoms,
-    blocks_of,
-    equal_segments,
-    forms_of,
-    parents_of,
-)
-from git_rebasin.inference.instances import (
-    UNREAD,
-    Table,
-    own_of,
-    reads,
-    renamed,
-    resolve_instances,
-    spread,
-)
+from .groups import Atoms
+from .instances import Table, own_of, spread
 from .turns import InexpressibleError, in_turns, is_plain, is_unnamed, tidy
-from .values import Trace
-from git_rebasin.symmetry.entries import (
-    Concat,
-    Coordinate,
-    Entry,
-    Fixed,
-    Group,
-    Interleave,
-    Part,
-    Product,
-    Split,
-    unsplit_rows,
-)
+from ..symmetry.entries import Concat, Entry, Fixed, Interleave, Product, Split
 
 Rows = Mapping[
     str, Sequence[Axis | None]
@@ -82,179 +51,6 @@ class Naming:
     table: Table  # atoms that differ from segment to segment
     limits: Mapping[str, tuple[Limit, Reason | None]] = field(default_factory=dict)  # of each group
 
-
-def name_atoms(
-    trace: Trace,
-    params: Rows,
-) -> Naming:
-    "Name all atoms as groups, families, joint groups or parts, from what occurred together"
-    table = resolve_instances(trace, params)
-    while misread := _misread(params, table):
-        for x in misread:
-            for own in table[id(x)].values():
-                unify(x, own)
-        table = resolve_instances(trace, params)
-    _fix_unread(trace, params, table)
-    while True:
-        naming = _named(trace, params, table)
-        try:
-            for axes in params.values():
-                row_of(axes, naming)
-        except _WordlessError as e:
-            why = Reason("a spec has no words for the order of its entries")
-            restrict(e.axis, Limit.FIXED, why)
-            displace(e.axis)
-        else:
-            return naming
-
-
-def _misread(params: Rows, table: Table) -> list[Axis]:
-    "Atoms that differ from segment to segment where the rows of a spec could not say so"
-    every = [x for row in params.values() for a in row if a is not None for x in atoms(a)]
-    every += [x for own in table.values() for a in own.values() for x in atoms(a)]
-    alone = Naming({id(x): Group(str(id(x))) for x in every if x.size > 1}, table)
-    for row in params.values():
-        axes = [axis for axis in row if axis is not None]
-        differ = [x for axis in axes for x in atoms(axis) if table.get(id(x))]
-        if differ:
-            forms, lost = renamed(forms_of([axes]), table)
-            seen = {frozenset(str(id(x)) for x in b if x.size > 1) for b in blocks_of(forms)}
-            written = {
-                frozenset().union(*choice)
-                for one in unsplit_rows(row_of(row, alone))
-                for choice in itertools.product(*map(_names, one))
-            }
-            if lost or seen != written:
-                return differ
-    return []
-
-
-def _names(entry: Entry | None) -> list[frozenset[str]]:
-    "The names in each segment of an entry"
-    if isinstance(entry, Product):
-        return [frozenset().union(*each) for each in itertools.product(*map(_names, entry.terms))]
-    if isinstance(entry, Concat | Interleave):
-        return [names for term in entry.terms for names in _names(term)]
-    return [frozenset([entry.name] if isinstance(entry, Group | Part) else [])]
-
-
-def _named(trace: Trace, params: Rows, table: Table) -> Naming:
-    "The names of all atoms, whether or not a spec has words for all axes"
-    forms, _ = renamed(forms_of(trace.occurrences), table)
-    parents = parents_of(blocks_of(forms))
-    order = _in_order(params, table)
-    free = [i for i, x in order.items() if not x.fixed and x.size > 1]
-    within = {i: [j for j in parents.get(i, ()) if j in order] for i in free}
-    members = _joint(within)
-    tied = {j for i in free for j in (i, *within[i]) if within[i]}
-    tied |= {s for own in table.values() for s in own}
-    tied |= {id(x) for axis in trace.apart for x in atoms(axis)}
-    for same in equal_segments(forms, tied):
-        ids = [id(x) for x in same if id(x) in order]
-        if _in_one_order(ids, params, table):
-            members |= dict.fromkeys(ids, ids)
-    entries = _entries(order, members, within, _bare(params, table))
-    return Naming(entries, table, _limits(order, entries))
-
-
-def _limits(
-    order: Mapping[int, Axis], entries: Mapping[int, Entry]
-) -> dict[str, tuple[Limit, Reason | None]]:
-    "For each group the meet of its atoms' limits, and the reason of the last that shrank it"
-    limits: dict[str, tuple[Limit, Reason | None]] = {}
-    for i, entry in entries.items():
-        if isinstance(entry, (Group, Part, Coordinate)):
-            atom = order[i]
-            limit, reason = limits.get(entry.name, (Limit.INVERTIBLE, None))
-            why = reason if limit <= atom.limit else atom.reason
-            limits[entry.name] = limit.meet(atom.limit), why
-    return limits
-
-
-def _bare(params: Rows, table: Table) -> set[int]:
-    "Atoms that are a whole axis of some array, whose length gives their size"
-    axes = [find(axis) for row in params.values() for axis in row if axis is not None]
-    ids = {id(axis) for axis in axes if axis.kind == "atom"}
-    return ids | {id(find(x)) for i in ids & table.keys() for x in table[i].values()}
-
-
-def _in_one_order(ids: list[int], params: Rows, table: Table) -> bool:
-    "Whether the units of several atoms follow each other in one order on every axis that has them"
-    todo = [axis for row in params.values() for axis in row if axis is not None]
-    seen: set[int] = set()
-    orders: set[bytes] = set()
-    while todo:
-        axis = find(todo.pop())
-        if id(axis) in seen:
-            continue
-        seen.add(id(axis))
-        if axis.kind in ("atom", "product"):
-            todo += table.get(id(axis), {}).values() if axis.kind == "atom" else factors(axis)
-            continue
-        order, parts = turns_of(axis)
-        each = ([part] if part.kind == "atom" else factors(part) for part in parts)
-        within = [[ids.index(id(x)) for x in own if id(x) in ids] for own in each]
-        todo += [part for part, here in zip(parts, within, strict=True) if not here]
-        which = np.array([here[0] if here else -1 for here in within])
-        if any(here for here in within):
-            if sorted(which[which >= 0]) != list(range(len(ids))):
-                return False
-            orders.add(which[order][which[order] >= 0].tobytes())
-    return len(orders) <= 1
-
-
-def _in_order(params: Rows, table: Table) -> dict[int, Axis]:
-    "The atoms of the parameters, as the arrays mention them"
-    forms = forms_of([a for a in axes if a is not None] for axes in params.values())
-    blocks = blocks_of(renamed(forms, table)[0])
-    return {id(x): x for block in blocks for x in block}
-
-
-def _joint(within: dict[int, list[int]]) -> dict[int, list[int]]:
-    "For each atom, those that it is one group with, itself included"
-    return {
-        i: [j for j in within if j == i or (j in parents and i in within[j])]
-        for i, parents in within.items()
-    }
-
-
-def _entries(
-    order: dict[int, Axis], members: dict[int, list[int]], within, bare: set[int]
-) -> dict[int, Entry]:
-    "The entry of every atom"
-    names: dict[int, str] = {}
-    for i in members:
-        if i not in names:
-            names |= dict.fromkeys(members[i], f"P_{len(set(names.values()))}")
-    within = dict.fromkeys(names, ()) | within  # a part may be of one unit
-    still = [j for i in names for j in within[i] if j not in names]
-    fixed = {j: f"axis_{k}" for k, j in enumerate(dict.fromkeys(still))}
-    called = names | fixed
-    entries: dict[int, Entry] = {}
-    for i, x in order.items():
-        if i not in names:
-            entries[i] = Fixed(x.size, fixed.get(i))
-        elif within[i] or len(members[i]) == 1:
-            outer = dict.fromkeys(called[j] for j in within[i] if j not in members[i])
-            entries[i] = Group(names[i], None if i in bare else x.size, tuple(outer))
-            if len(members[i]) > 1:
-                entries[i] = Coordinate(names[i], members[i].index(i), x.size, tuple(outer))
-        else:
-            entries[i] = Part(names[i], x.size)
-    return entries
-
-
-def _fix_unread(trace: Trace, params: Rows, table: Table) -> None:
-    "Fix what nothing reads: another example may"
-    read = reads(trace)
-    if read is None:
-        return
-    axes = [x for of_segments in table.values() for x in of_segments.values()]
-    axes += [axis for row in params.values() for axis in row if axis is not None]
-    for x in itertools.chain.from_iterable(map(atoms, axes)):
-        if id(x) not in read and id(x) not in table:
-            restrict(x, Limit.FIXED, UNREAD)
-
 # %% ../../nbs/inference/08_rows.ipynb #0cf5e24f
 def row_of(
     axes: Sequence[Axis | None],  # of an array; None where it has length 1
@@ -268,7 +64,11 @@ def row_of(
         axes: of an array; None where it has length 1
         inside: the segments that are looked at
         cut: the axes that these are segments of
+
+    Raises:
+        WordlessError: if entries take turns in an order that a spec has no words for
     """
+    # raises WordlessError if entries take turns in an order that a spec has no words for
     table, axes = naming.table, [axis and find(axis) for axis in axes]
     inside = (*inside, *(x for axis in axes if axis is not None for x in _certain(axis)))
     split = _split(axes, table, inside)
@@ -330,7 +130,7 @@ def _same(old: Iterable[Axis], new: Iterable[Axis]) -> bool:
     return all(x is y for x, y in zip(old, new, strict=True))
 
 
-class _WordlessError(Exception):
+class WordlessError(Exception):
     "An axis that a spec has no words for"
 
     def __init__(self, axis: Axis):
@@ -347,7 +147,11 @@ def entry_of(
 
     Args:
         inside: the segments that are looked at
+
+    Raises:
+        WordlessError: if entries take turns in an order that a spec has no words for
     """
+    # raises WordlessError if entries take turns in an order that a spec has no words for
     axis, table = find(axis), naming.table
     if axis.kind == "product":
         entry = _by_factor(axis, naming, (*inside, *_certain(axis)))
@@ -369,7 +173,7 @@ def entry_of(
         return in_turns(order, entries)
     except InexpressibleError as e:
         pairs = zip(parts, entries, strict=True)
-        raise _WordlessError(concat(*(x for x, own in pairs if not is_plain(own)))) from e
+        raise WordlessError(concat(*(x for x, own in pairs if not is_plain(own)))) from e
 
 
 def _by_factor(axis: Axis, naming: Naming, inside: Atoms) -> Entry | None:
