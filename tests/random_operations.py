@@ -325,8 +325,9 @@ def attention(m, i, shape):
 def branches(m, i, shape):
     "One value or another, by a sum that is known when it runs"
     j = m.choice(m.others(lambda other: other == shape))
-    by_cond = lambda p, x, y: lax.cond(jnp.sum(x) > 0, lambda: x + y, lambda: x * 2)
-    by_where = lambda p, x, y: jnp.where(jnp.sum(x) > 0, x + y, x * 2)
+    # not 0, which the sum of what was normalised is, but for rounding
+    by_cond = lambda p, x, y: lax.cond(jnp.sum(x) > 0.1, lambda: x + y, lambda: x * 2)
+    by_where = lambda p, x, y: jnp.where(jnp.sum(x) > 0.1, x + y, x * 2)
     return Step(m.one_of(by_cond, by_where), (i, j))
 
 
@@ -575,7 +576,7 @@ def divide_by_sum(m, i, shape):
 def over_all(m, i, shape):
     "More by a number that all entries decide on"
     how = m.choice((jnp.max, jnp.sum, lambda x: jnp.argmax(x).astype(x.dtype), jnp.mean))
-    return Step(lambda p, x: jnp.tanh(x + how(x)), (i,))
+    return Step(lambda p, x: jnp.tanh(x + 0.1 * how(x)), (i,))  # too much would be 1 for all
 
 
 @operation
@@ -983,7 +984,7 @@ def within_a_call(m, i, shape):
     step = (
         lambda p, x: jax.jit(fn)(p, x),
         lambda p, x: jax.checkpoint(fn)(p, x),
-        lambda p, x: lax.cond(x.sum() > 0, lambda: fn(p, x), lambda: 2 * fn(p, x)),
+        lambda p, x: lax.cond(x.sum() > 0.1, lambda: fn(p, x), lambda: 2 * fn(p, x)),
         lambda p, x: jax.named_call(fn)(p, x),
     )[kind]
     return Step(
