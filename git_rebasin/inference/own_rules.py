@@ -197,7 +197,7 @@ def axes_rule(
         ins = _named(who, "input", given, [v.shape for v in inputs])
         outs = _named(who, "output", made, shapes)
         _same_sizes(who, [*ins, *outs], [*(v.shape for v in inputs), *shapes])
-        one = _Axes(trace, frozenset(mapped), frozenset(fixed), limit)
+        one = _AxesRule(trace, frozenset(mapped), frozenset(fixed), limit)
         return one.apply(ins, inputs, outs, shapes)
 
     return from_names
@@ -229,7 +229,7 @@ def _same_sizes(who: str, names: list[list[str]], shapes: Sequence) -> None:
                 )
 
 
-class _Axes:
+class _AxesRule:
     "The axes of one equation, by name"
 
     def __init__(self, trace: Trace, mapped: frozenset, fixed: frozenset, limit: Limit):
