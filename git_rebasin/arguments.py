@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['check_steps', 'check_share', 'check_positive']
+__all__ = ['check_steps', 'check_share', 'check_positive', 'check_examples']
 
 # %% ../nbs/06_arguments.ipynb #c0a1e104
 import math
@@ -96,3 +96,24 @@ def check_positive(
         if not (real > 0 or (zero and real == 0)) or (math.isinf(real) and not infinite):
             finite = "" if infinite else "finite "
             raise ValueError(f"{name} is {number!r}: give a {finite}number {least}")
+
+# %% ../nbs/06_arguments.ipynb #a15e0002
+def check_examples(
+    *examples: Any,  # of each call of a function, the tuple of its arguments
+) -> list[tuple]:
+    """Calls of a function, each the tuple of its arguments
+
+    Args:
+        *examples: of each call of a function, the tuple of its arguments
+
+    Raises:
+        TypeError: if one is no tuple
+    """
+    # raises TypeError if one is no tuple
+    for example in examples:
+        if not isinstance(example, (tuple, list)):
+            raise TypeError(
+                f"also: an example is a {type(example).__name__}: give the tuple of its "
+                "arguments, (x,) where there is one"
+            )
+    return list(map(tuple, examples))

@@ -188,6 +188,8 @@ def test_the_spec_is_what_several_examples_have_in_common():
     assert type(both).from_json(both.to_json()).examples == both.examples
     with pytest.raises(TypeError, match="the tuple of its arguments"):
         infer_permutation_spec(fn, p, two, also=[four])
+    with pytest.raises(TypeError, match="an example is a ndarray: give the tuple of its arguments"):
+        check_permutation_spec(both, fn, p, two, also=[four])
 
 
 def test_empty_pieces_say_nothing():

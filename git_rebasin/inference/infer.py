@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ..arguments import check_examples
 from git_rebasin.inference import (  # noqa: F401  (their rules)
     elementwise,
     experts,
@@ -178,12 +179,7 @@ def trace_symmetry(
             raise ValueError(
                 f"fixed: no array is called {pattern!r}. The arrays are {', '.join(paths)}"
             )
-    for example in (args, *also):
-        if not isinstance(example, (tuple, list)):
-            raise TypeError(
-                f"also: an example is a {type(example).__name__}: give the tuple of its "
-                "arguments, (x,) where there is one"
-            )
+    for example in check_examples(args, *also):
         closed, arrays = trace_arrays(fn, params, *example)
         flat, others = dict(zip(paths, arrays, strict=False)), arrays[len(paths) :]
         examples.append((closed, others))

@@ -211,10 +211,8 @@ def updated(
     old, piece = whole(a, k), whole(new, k)
     first, last = _ends(trace, old, start, start + piece.size)
     if joins:
-        rest = _taken(trace, old, start, old.size) if start else old
-        middle = _taken(trace, rest, 0, piece.size)
-        trace.merge_linear([middle, new.axes[k]], (a, new))
-        piece = middle
+        piece = _taken(trace, old, start, start + piece.size)
+        trace.merge_linear([piece, new.axes[k]], (a, new))
     trace.apart.append(piece)
     axes[k] = concat(first, piece, last)
     return Value(a.shape, tuple(axes))

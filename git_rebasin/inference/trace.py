@@ -178,10 +178,12 @@ def constant(
         if frozen
         else "it meets a constant that is not uniform"
     )
+    if not array.size:
+        return Value(array.shape, (None,) * array.ndim, array, frozen)
     axes = []
     for k, n in enumerate(array.shape):
         runs = [1] * n if frozen else _runs(array, k)
-        if not array.size or len(runs) == 1:
+        if len(runs) == 1:
             axes.append(None)
         elif len(runs) > min(_RUNS, n // 2):
             axes.append(trace.fixed(n, what))
@@ -194,8 +196,6 @@ def constant(
 
 def _runs(array: np.ndarray, k: int) -> list[int]:
     "How many entries along an axis are equal to each other, one run after the other"
-    if not array.size:
-        return []
     entries = bits(np.moveaxis(array, k, 0)).reshape(array.shape[k], -1)
     starts = np.flatnonzero(np.any(entries[1:] != entries[:-1], axis=1)) + 1
     return np.diff(np.array([0, *starts, len(entries)])).tolist()

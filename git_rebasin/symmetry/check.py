@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..arguments import check_steps
+from ..arguments import check_examples, check_steps
 from ..host import HostFunction
 from git_rebasin.jaxprs import (
     Evaluation,
@@ -348,14 +348,14 @@ def try_spec(
         PermutationSpecError: if the tree does not fit the spec, as in `spec.bind`
         ValueError: if `fn` returns no array, or one that is not finite at random weights, or
             outputs that are the same whatever the arrays of all groups hold; or if `trials` < 1
-        TypeError: if `spec` is no spec
+        TypeError: if `spec` is no spec, or an example in `also` no tuple of arguments
     """
     # raises PermutationSpecError if permuting one group, which is named, or several of them changes
     #   an output
     # raises PermutationSpecError if the tree does not fit the spec, as in `spec.bind`
     # raises ValueError if `fn` returns no array, or one that is not finite at random weights, or
     #   outputs that are the same whatever the arrays of all groups hold; or if `trials` < 1
-    # raises TypeError if `spec` is no spec
+    # raises TypeError if `spec` is no spec, or an example in `also` no tuple of arguments
     as_spec(spec, "check_permutation_spec(spec, fn, params, *args)")
     check_steps("trial", trials=trials)
     key = jax.random.key(0) if key is None else key
@@ -363,7 +363,7 @@ def try_spec(
     bound, worst, count = spec.bind(params), {}, itertools.count(1)
     moving = _arrays_of(bound)
     waiting = dict(moving)
-    examples = [_Example.of(fn, params, tuple(given)) for given in (args, *also)]
+    examples = [_Example.of(fn, params, given) for given in check_examples(args, *also)]
     entropy = np.asarray(jax.random.key_data(key)).ravel().tolist()
     for t in range(trials):
         trial = _Trial.of(np.random.default_rng([*entropy, t]), bound, params, t)
