@@ -29,9 +29,7 @@ from git_rebasin.inference.marks import (
     moved_place,
 )
 from .products import pair
-from .slices import at_a_number
-from .slices import dynamic_slice as slice_at_numbers
-from .slices import dynamic_update_slice as update_at_numbers
+from .slices import at_a_number, slice_at_numbers, update_at_numbers
 from .trace import constant, plain, rule, spend
 from .values import Trace, Value
 

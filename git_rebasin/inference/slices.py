@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['sliced', 'sliced_along', 'slice_', 'split', 'unstack', 'dynamic_slice', 'dynamic_update_slice', 'updated',
+__all__ = ['sliced', 'sliced_along', 'slice_', 'split', 'unstack', 'slice_at_numbers', 'update_at_numbers', 'updated',
            'at_a_number']
 
 # %% ../../nbs/inference/05_slices.ipynb #51ce0004
@@ -160,9 +160,8 @@ def _known(a: Value, starts: Sequence[Value], sizes: Sequence[int]) -> list[int]
     return [min(max(start, 0), end) for start, end in zip(known, ends, strict=True)]
 
 
-@rule("dynamic_slice", reads=False)
-def dynamic_slice(trace, eqn, inputs):
-    "From places that may be computed"
+def slice_at_numbers(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
+    "`dynamic_slice`, from places that may be computed"
     a, *starts = inputs
     sizes, what = eqn.params["slice_sizes"], "a slice at a place that is computed"
     known = _known(a, starts, sizes)
@@ -172,9 +171,8 @@ def dynamic_slice(trace, eqn, inputs):
     return [trace.mix(a, cuts, what, sizes)]
 
 
-@rule("dynamic_update_slice", reads=False)
-def dynamic_update_slice(trace, eqn, inputs):
-    "A part of a value replaced: a segment of it, where one axis is cut at a known place"
+def update_at_numbers(trace: Trace, eqn, inputs: list[Value]) -> list[Value]:
+    "`dynamic_update_slice`: a segment of a value replaced, where one axis is cut at a known place"
     a, new, *starts = inputs
     known, what = _known(a, starts, new.shape), "a part of it is replaced"
     cuts = [k for k, n in enumerate(a.shape) if n != new.shape[k]]
