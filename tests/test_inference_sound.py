@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.inference.explain import check_permutation_spec
@@ -222,3 +223,15 @@ def test_units_of_a_segment_that_is_cut_again_are_seen_with_all_its_segments():
 
     spec = infer_permutation_spec(fn, draw(w=(4, 4, 3, 2), v=(2, 3)), X)
     assert sorted(spec.groups.values()) == [3, 4, 4]
+
+
+def test_names_and_barriers_pass_on_what_is_known_of_entries():
+    def fn(p, x):
+        gates = checkpoint_name(jax.nn.softmax(x @ p["router"]), "gates")
+        weight, at = jax.lax.top_k(gates, 2)
+        weight, at = jax.lax.optimization_barrier((weight, checkpoint_name(at, "places")))
+        h = jax.nn.relu(jnp.einsum("nd,nkdf->nkf", x, p["up"][at]))
+        return jnp.einsum("nk,nkf,nkfd->nd", weight, h, p["down"][at])
+
+    spec = infer_permutation_spec(fn, draw(router=(4, 3), up=(3, 4, 6), down=(3, 6, 2)), X)
+    assert sorted(spec.perm_shapes.values()) == [(3,), (3, 6)]

@@ -20,8 +20,8 @@ from .values import Trace, Value
 
 # %% ../../nbs/inference/04_elementwise.ipynb #1f7c02d7
 SAME = tuple(
-    "copy copy_p device_put layout_constraint mesh_cast name pcast pin pvary reshard "
-    "sharding_constraint stop_gradient unpin with_memory_space_constraint".split()
+    "copy copy_p device_put layout_constraint mesh_cast name optimization_barrier pcast pin pvary "
+    "reshard sharding_constraint stop_gradient unpin with_memory_space_constraint".split()
 )
 LINEAR = tuple("add add_any complex conj imag neg real sub".split())
 ODD = tuple(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .axes import Axis, Limit, Reason, find
+from .elementwise import SAME
 from git_rebasin.inference.marks import (
     NUMBERED,
     Marks,
@@ -28,7 +29,7 @@ from git_rebasin.inference.marks import (
     fresh,
     moved_place,
 )
-from .ties import MOVING, STILL, moves_of, part_of_place
+from .ties import MOVING, moves_of, part_of_place
 from .trace import LABELS, apply, constant, rule
 from .values import Trace, Value
 
@@ -105,7 +106,7 @@ def iota(trace, eqn, inputs):
     return [Value(shape, axes, marks=Marks(label=label))]
 
 
-@labelled(*MOVING, *STILL)
+@labelled(*MOVING, *SAME)
 def places_that_move(trace, eqn, inputs):
     "Places in another order are places"
     outs = apply(trace, eqn, [bare(v) for v in inputs])

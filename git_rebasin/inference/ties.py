@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Known', 'MOVING', 'STILL', 'known', 'moves_of', 'entries_that_move', 'part', 'part_of_place', 'functions_of_entries',
+__all__ = ['Known', 'MOVING', 'known', 'moves_of', 'entries_that_move', 'part', 'part_of_place', 'functions_of_entries',
            'what_stays_of_a_sum', 'product_of_matrices', 'looked_up', 'features_out']
 
 # %% ../../nbs/inference/10_ties.ipynb #9623efa5
@@ -17,7 +17,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from .elementwise import HOMOGENEOUS, LINEAR, ODD, OTHERS
+from .elementwise import HOMOGENEOUS, LINEAR, ODD, OTHERS, SAME
 from git_rebasin.inference.marks import (
     NOTHING,
     Marks,
@@ -54,9 +54,6 @@ def known(
 
 # %% ../../nbs/inference/10_ties.ipynb #9f695e11
 MOVING = "broadcast_in_dim expand_dims reshape squeeze transpose".split()
-STILL = (
-    "copy copy_p device_put optimization_barrier pvary sharding_constraint stop_gradient".split()
-)
 
 
 def moves_of(
@@ -79,7 +76,7 @@ def moves_of(
     return kept(len(shape), ())
 
 
-@known(*MOVING, *STILL)
+@known(*MOVING, *SAME)
 def entries_that_move(trace, eqn, inputs, outs):
     "What is known of a value moves with its axes"
     pairs = zip(inputs, outs, strict=True)
@@ -126,7 +123,7 @@ _ENTRYWISE = dict.fromkeys([*LINEAR, *ODD, *HOMOGENEOUS, *OTHERS, "convert_eleme
 _ENTRYWISE |= dict.fromkeys(["div", "integer_pow", "mul", "select_n"])
 
 
-@known(*(name for name in _ENTRYWISE if name not in STILL))
+@known(*_ENTRYWISE)
 def functions_of_entries(trace, eqn, inputs, outs):
     "Distinct entries give distinct ones; a choice stays one"
     chosen = joined(v.marks.chosen for v in inputs)
