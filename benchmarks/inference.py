@@ -8,7 +8,6 @@ is computed and nothing is verified.
 """
 
 import argparse
-import datetime
 import json
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 
 from git_rebasin.architectures import cifar_resnet, transformer
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.jaxprs import trace_arrays
 from git_rebasin.zoo import mlp, resnet, vgg
@@ -154,13 +153,7 @@ def main() -> None:
             f"{run['first']:.3f} s, then {run['seconds']:.3f} s, {run['ratio']:.1f} × the trace",
             flush=True,
         )
-    record = {
-        "benchmark": "inference",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "provenance": provenance(),
-        "seconds": time.perf_counter() - began,
-        "runs": runs,
-    }
+    record = timed_record("inference", began, runs=runs)
     print(f"{record['seconds']:.0f} s; wrote {write_record(options.out, record)}")
 
 

@@ -11,7 +11,6 @@ time is linear in depth.
 """
 
 import argparse
-import datetime
 import time
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.jaxprs import trace_arrays
 
@@ -142,13 +141,7 @@ def main() -> None:
                 f"as at {DEPTHS[0]}",
                 flush=True,
             )
-    record = {
-        "benchmark": "inference_depth",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "provenance": provenance(),
-        "seconds": time.perf_counter() - began,
-        "runs": runs,
-    }
+    record = timed_record("inference_depth", began, runs=runs)
     print(f"{record['seconds']:.0f} s; wrote {write_record(options.out, record)}")
 
 

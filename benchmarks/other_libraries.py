@@ -10,7 +10,6 @@ that are not installed are left out, and named; the record is written if there a
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 import math
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from git_rebasin import check_permutation_spec
-from git_rebasin.experiments.records import provenance, read_record, write_record
+from git_rebasin.experiments.records import read_record, timed_record, write_record
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.tree import flatten
 
@@ -1002,14 +1001,8 @@ def main() -> None:
     elif args.case or len(wanted) < len(names):
         print(json.dumps(runs, indent=1))
         return
-    record = {
-        "benchmark": "other_libraries",
-        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        "provenance": provenance(),
-        "libraries": libraries | {n: importlib.metadata.version(n) for n in wanted},
-        "seconds": time.perf_counter() - start,
-        "runs": runs,
-    }
+    libraries |= {n: importlib.metadata.version(n) for n in wanted}
+    record = timed_record("other_libraries", start, libraries=libraries, runs=runs)
     write_record(args.out, record)
 
 

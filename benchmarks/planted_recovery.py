@@ -22,10 +22,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from weight_matching import CASES, DEFAULT, bound, isolated, models, now, shuffle
+from weight_matching import CASES, DEFAULT, bound, isolated, models, shuffle
 
 from git_rebasin import weight_matching
-from git_rebasin.experiments.records import provenance, read_record, write_record
+from git_rebasin.experiments.records import provenance, read_record, timed_record, write_record
 from git_rebasin.symmetry.permutation import compose_permutations
 from git_rebasin.symmetry.spec import PermutationSpec
 
@@ -184,14 +184,9 @@ def benchmark(
         progress(f"[{time.perf_counter() - began:4.0f} s]")
         for line in table(measured):
             progress(line)
-    return {
-        "benchmark": "planted recovery",
-        "date": now(),
-        "provenance": made,
-        "default_start": DEFAULT,
-        "seconds": sum(done[which]["took"] for which in asked),  # of all runs that it took
-        "rows": rows,
-    }
+    took = sum(done[which]["took"] for which in asked)  # of all runs that it took
+    record = timed_record("planted recovery", began, default_start=DEFAULT, rows=rows)
+    return record | {"provenance": made, "seconds": took}
 
 
 def table(rows: list[dict]) -> Iterator[str]:

@@ -24,9 +24,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from weight_matching import blas, median, now, published
+from weight_matching import blas, median, published
 
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.matching import straight_through as module
 from git_rebasin.matching.weights import key_entropy, weight_matching
 from git_rebasin.symmetry.builders import mlp_permutation_spec
@@ -159,20 +159,18 @@ def benchmark(config: dict) -> dict:
         "published projection": medians["published"] / medians["alone"],
         **{f"first {way}": first["published"][way] / first["ours"][way] for way in first["ours"]},
     }
-    return {
-        "benchmark": "straight-through estimator",
-        "date": now(),
-        "provenance": provenance(),
-        "blas": blas(),
-        "load": load_before,
-        "config": config,
-        "seconds": time.perf_counter() - began,
-        "medians": medians,
-        "first": first,
-        "ratios": ratios,
-        "targets": [target(name, ratios[name]) for name in TARGETS],
-        "runs": runs,
-    }
+    return timed_record(
+        "straight-through estimator",
+        began,
+        blas=blas(),
+        load=load_before,
+        config=config,
+        medians=medians,
+        first=first,
+        ratios=ratios,
+        targets=[target(name, ratios[name]) for name in TARGETS],
+        runs=runs,
+    )
 
 
 def target(name: str, value: float) -> dict:

@@ -14,7 +14,6 @@ library has a process of its own. Without PyTorch nothing is done.
 """
 
 import argparse
-import datetime
 import importlib.util
 import json
 import math
@@ -34,7 +33,7 @@ import jax
 import numpy as np
 
 import git_rebasin as gr
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.torch import from_torch, to_torch
 
 RECORD = Path(__file__).parent / "records" / "torch_modules.json"
@@ -473,14 +472,8 @@ def main() -> None:
         )
     if options.case and options.out == RECORD:
         return
-    record = {
-        "benchmark": "torch_modules",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "provenance": provenance(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "seconds": time.perf_counter() - began,
-        "runs": runs,
-    }
+    libraries = {name: version(name) for name in LIBRARIES}
+    record = timed_record("torch_modules", began, libraries=libraries, runs=runs)
     print(f"{record['seconds']:.0f} s; wrote {write_record(options.out, record)}")
 
 

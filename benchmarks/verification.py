@@ -8,7 +8,6 @@ processor, as others may use it, too. What is first contains whatever has to be 
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import os
@@ -23,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from git_rebasin.architectures import transformer
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.inference.explain import check_permutation_spec
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.zoo import mlp, resnet
@@ -199,13 +198,7 @@ def main() -> None:
             f"{run['verification']:.2f} s: {run['first_ratio']:.1f} × and {run['ratio']:.1f} ×",
             flush=True,
         )
-    record = {
-        "benchmark": "verification",
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "provenance": provenance(),
-        "seconds": time.perf_counter() - began,
-        "runs": runs,
-    }
+    record = timed_record("verification", began, runs=runs)
     print(f"{record['seconds']:.0f} s; wrote {write_record(options.out, record)}")
 
 

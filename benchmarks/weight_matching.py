@@ -21,7 +21,6 @@ let the libraries take the buffers that they keep.
 import argparse
 import contextlib
 import ctypes
-import datetime
 import functools
 import gc
 import importlib
@@ -46,7 +45,7 @@ from scipy.optimize import linear_sum_assignment
 
 import git_rebasin.symmetry.builders as builders
 from git_rebasin import random_permutation, weight_matching
-from git_rebasin.experiments.records import provenance, write_record
+from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.matching.assignment import RepeatedAssignment, assignment_backend
 from git_rebasin.matching.weights import sweep_order
 from git_rebasin.symmetry.permutation import permute_block
@@ -481,11 +480,6 @@ def targets(row: dict) -> Iterator[dict]:
             yield same | {"what": what, "sign": sign, "bound": bound, "value": value, "met": met}
 
 
-def now() -> str:
-    """The date and time, to the minute."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def benchmark(
     cases: dict[str, Case],
     kinds: Sequence[str] = tuple(KINDS),
@@ -510,17 +504,15 @@ def benchmark(
         for kind in kinds
         for start in CONTENDERS[1:]
     ]
-    return {
-        "benchmark": "weight matching",
-        "date": now(),
-        "provenance": provenance(),
-        "machine": machine,
-        "default_start": DEFAULT,
-        "seconds": time.perf_counter() - began,
-        "summary": rows,
-        "targets": [target for row in rows for target in targets(row)],
-        "runs": measured,
-    }
+    return timed_record(
+        "weight matching",
+        began,
+        machine=machine,
+        default_start=DEFAULT,
+        summary=rows,
+        targets=[target for row in rows for target in targets(row)],
+        runs=measured,
+    )
 
 
 def machine_lines(record: dict) -> Iterator[str]:

@@ -4,11 +4,13 @@ import json
 import pytest
 import re
 import tempfile
+import time
 from git_rebasin.experiments.records import (
     made_on,
     provenance,
     read_record,
     read_records,
+    timed_record,
     write_record,
 )
 
@@ -24,6 +26,9 @@ def test_provenance_names_versions_and_machine():
     where |= {"device": "4 × TPU v5e", "processor": "some", "cores": 2}
     text = made_on({"provenance": where})
     assert text == f"4 × TPU v5e (some, 2 cores), jax {jax.__version__}"
+    record = timed_record("this", time.perf_counter() - 5, runs=[1])
+    assert record["benchmark"] == "this" and record["runs"] == [1] and 5 <= record["seconds"] < 60
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", record["date"])
 
 
 # %% 205d4a59

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['provenance', 'device_of', 'made_on', 'write_record', 'read_record', 'read_records']
+__all__ = ['provenance', 'timed_record', 'device_of', 'made_on', 'write_record', 'read_record', 'read_records']
 
 # %% ../../nbs/experiments/00_records.ipynb #ccfcab32
+import datetime
 import json
 import math
 import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -79,6 +81,27 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "revision": _revision(),
+    }
+
+
+def timed_record(
+    benchmark: str,  # its name
+    began: float,  # by `time.perf_counter`
+    **contents: Any,  # what came out
+) -> dict[str, Any]:
+    """The record of a benchmark that ends now: when and where it was made, and how long it took
+
+    Args:
+        benchmark: its name
+        began: by `time.perf_counter`
+        **contents: what came out
+    """
+    return {
+        "benchmark": benchmark,
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M UTC}",
+        "provenance": provenance(),
+        "seconds": time.perf_counter() - began,
+        **contents,
     }
 
 # %% ../../nbs/experiments/00_records.ipynb #35180fd7
