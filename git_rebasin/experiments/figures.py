@@ -124,7 +124,7 @@ def loss_axis(
     linear: float = 0.1,  # below it the axis is linear, where it is logarithmic above
     ratio: float = 20.0,  # of the highest value to the lowest, from which on it is logarithmic
 ) -> None:
-    """A vertical axis for losses: linear where they are of one order, else logarithmic above a limit
+    """A vertical axis for losses: linear where they are of one order, else logarithmic, but near zero
 
     Args:
         ax: with all that is to be drawn in it
@@ -137,6 +137,10 @@ def loss_axis(
     values = np.concatenate(heights)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low > high / ratio:
+        return
+    if low >= linear:
+        ax.set_yscale("log")
+        plain_log(ax.yaxis)
         return
     ax.set_yscale("symlog", linthresh=linear, subs=())
     ticks = [d * 10.0**k for k in range(-8, 4) for d in (1, 2, 5) if d * 10.0**k >= linear / 2]
