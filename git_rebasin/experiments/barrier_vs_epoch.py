@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .compare import mean_and_spread
-from .mlp_matchers import CIFAR_MLP, CIFAR_MLPS
+from .mlp_matchers import CIFAR_MLPS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
     LineConfig,
@@ -88,9 +88,9 @@ PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
         "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
-        "cifar10": Runs(EpochSweep(CIFAR_MLP, 9, 5000, epochs=_LATER, checkpoints=CIFAR_MLPS)),
+        "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_LATER, checkpoints=CIFAR_MLPS)),
     },
-    "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(CIFAR_MLP)},
+    "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #5n4p0d01

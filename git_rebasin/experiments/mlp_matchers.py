@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLP', 'CIFAR_MLPS', 'PUBLISHED', 'PRESETS', 'EXPERIMENT', 'Matchers', 'match_pair',
+__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLPS', 'PUBLISHED', 'PRESETS', 'EXPERIMENT', 'cifar_mlp', 'Matchers', 'match_pair',
            'finding']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
@@ -41,13 +41,20 @@ from ..zoo.train import PAPER_CONFIGS
 WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `ways_to_match`
 MORE_WAYS = (*WAYS[:3], "weights, outward", "Frank–Wolfe", "activations, correlation", WAYS[3])
 
-CIFAR_MLP = NetworkConfig(
-    *("mlp", "cifar10", PAPER_CONFIGS["cifar10 mlp"]),
-    augment=True,
-    pixels="imagenet",
-    held_out=5000,
-    snapshots=EPOCHS,
-)
+
+def cifar_mlp(
+    epochs: int = 100,  # of the training; its schedule ends with it
+) -> NetworkConfig:
+    """The paper's MLP on CIFAR-10, trained as in its code by SGD
+
+    Args:
+        epochs: of the training; its schedule ends with it
+    """
+    training = dataclasses.replace(PAPER_CONFIGS["cifar10 mlp"], epochs=epochs)
+    options = {"augment": True, "pixels": "imagenet", "held_out": 5000, "snapshots": EPOCHS}
+    return NetworkConfig("mlp", "cifar10", training, **options)
+
+
 CIFAR_MLPS = "mlp-matchers/checkpoints/cpu/cifar10"  # below `out`: where this experiment keeps them
 PUBLISHED = Effort(  # of the paper's code: each epoch of 50 steps sees 50,000 images
     batches=100,
@@ -69,7 +76,7 @@ class Matchers(Comparison):
 _compared = partial(Matchers, effort=Effort(straight_through=240))
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _FIRST = _compared(MNIST_MLP, checkpoints=MNIST_MLPS)
-_CIFAR = Matchers(CIFAR_MLP, 13, keys=3, effort=PUBLISHED, ways=MORE_WAYS)
+_CIFAR = Matchers(cifar_mlp(), 13, keys=3, effort=PUBLISHED, ways=MORE_WAYS)
 _SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
