@@ -313,6 +313,7 @@ def finding_of_steepest_descent(
         f"descends, and more steeply than weight matching's, in {steeper} of {len(records)} pairs; "
         f"leaves {100 * min(left):.0f} to {100 * max(left):.0f} % of the naive training barrier",
         verdict(steep and min(left) > 0.5, steep and higher),
+        records,
     )
 
 
@@ -336,6 +337,7 @@ def finding_of_failure(
         "no numbers",
         f"it leaves {spread[0]} of the naive training barrier, and {spread[1]} in the control",
         verdict(control_holds and min(left) > 0.5, control_holds and min(left) > 0.1),
+        records[family],
     )
 
 
@@ -359,6 +361,7 @@ def finding_of_largest_gain(
         f"{min(rates[0]):.3f} to {max(rates[0]):.3f} times the objective of the random order, "
         f"with {min(rates[1]):.1f} to {max(rates[1]):.1f} times its assignment problems",
         verdict(all(holds), any(holds)),
+        beyond=True,
     )
 
 
