@@ -171,6 +171,8 @@ def finding(
         f"matched training barrier {narrow} at {Fraction(min(widths))}, {wide} at "
         f"{Fraction(max(widths))}; rank correlation with the width {falls:.2f}",
         verdict(left < 0.25 and falls <= -0.8, left < 1),
+        [record for of in widths.values() for record in of],
+        [family for family in PRESETS["paper"] if family.startswith(network["network"])],
     )
 
 
