@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'finding']
+__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLP', 'CIFAR_MLPS', 'PUBLISHED', 'PRESETS', 'EXPERIMENT', 'Matchers', 'match_pair',
+           'finding']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from .compare import Effort, format_ways, shares_left
 from git_rebasin.experiments.networks import (
     DIGITS_MLP,
+    EPOCHS,
     MNIST_MLP,
     MNIST_MLPS,
     Comparison,
@@ -23,32 +27,76 @@ from git_rebasin.experiments.networks import (
     match_lines,
 )
 from .records import Record
-from .runner import Experiment, Finding, Runs, for_each_family, verdict
-from ..zoo.train import PAPER_CONFIGS, TrainConfig
+from git_rebasin.experiments.runner import (
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    for_each_family,
+    verdict,
+)
+from ..zoo.train import PAPER_CONFIGS
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #ef9cc443
 WAYS = ("none", "activations, inner", "weights", "straight-through")  # as in `ways_to_match`
+MORE_WAYS = (*WAYS[:3], "weights, outward", "Frank–Wolfe", "activations, correlation", WAYS[3])
+
+CIFAR_MLP = NetworkConfig(
+    *("mlp", "cifar10", PAPER_CONFIGS["cifar10 mlp"]),
+    augment=True,
+    pixels="imagenet",
+    held_out=5000,
+    snapshots=EPOCHS,
+)
+CIFAR_MLPS = "mlp-matchers/checkpoints/cpu/cifar10"  # below `out`: where this experiment keeps them
+PUBLISHED = Effort(  # of the paper's code: each epoch of 50 steps sees 50,000 images
+    batches=100,
+    straight_through=250 * 50,
+    straight_through_rate=1e-2,
+    straight_through_optimizer="sgd",
+    straight_through_batch=1000,
+    straight_through_tries=1,
+)
 
 
-_compared = partial(Comparison, effort=Effort(straight_through=240))
+@dataclass(frozen=True)
+class Matchers(Comparison):
+    "A pair of networks, and the ways in which it is matched"
+
+    ways: tuple[str, ...] = WAYS
+
+
+_compared = partial(Matchers, effort=Effort(straight_through=240))
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
-_CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100))
-_SHORT = dataclasses.replace(_CIFAR, training=TrainConfig(20, 100))
 _FIRST = _compared(MNIST_MLP, checkpoints=MNIST_MLPS)
-_SMOKE = Comparison(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
+_CIFAR = Matchers(CIFAR_MLP, 13, keys=3, effort=PUBLISHED, ways=MORE_WAYS)
+_SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
-    "cpu": {"mnist": Runs(_FIRST), "cifar10": Runs(_compared(_SHORT))},
+    "cpu": {"mnist": Runs(_FIRST), "cifar10": Runs(_CIFAR)},
     "paper": {
         "MNIST MLP": Runs(_FIRST),
-        "CIFAR-10 MLP": Runs(_compared(dataclasses.replace(_CIFAR, augment=True))),
-        "CIFAR-10 ResNet20": Runs(_compared(_RESNET)),
+        "CIFAR-10 MLP": Runs(_CIFAR),
+        "CIFAR-10 ResNet20": Runs(_compared(dataclasses.replace(_RESNET, pixels="imagenet"))),
     },
 }
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #8ccea6fb
-match_pair = partial(match_lines, WAYS)
+def match_pair(
+    config: Matchers,
+    seed: int,  # which pair
+    context: Context,
+) -> dict[str, Any]:  # what the record says
+    """Train a pair, or take it from its checkpoints, and match it in the ways of its configuration
+
+    Args:
+        seed: which pair
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
+    return match_lines(config.ways, config, seed, context)
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #3f3bd730
 def finding(
