@@ -250,6 +250,7 @@ def _same(old: Any, config: Any) -> bool:
         if name in old
         else getattr(config, name) == field.default
         for name, field in fields.items()
+        if field.compare
     )
 
 
@@ -471,6 +472,7 @@ EXPERIMENTS = {  # name → module
     "single-pass": "git_rebasin.experiments.single_pass",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
+    "resnet-width": "git_rebasin.experiments.resnet_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
     "imagenet-resnet50": "git_rebasin.experiments.imagenet_resnet50",
     "merging-many": "git_rebasin.experiments.merging_many",
