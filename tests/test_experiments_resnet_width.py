@@ -18,26 +18,26 @@ from git_rebasin.experiments.resnet_width import (
 from git_rebasin.zoo.train import PAPER_CONFIGS
 
 
+def record_with(width, matched, naive=1.0, ends=0.98, seed=0, name=CHOSEN, unseen="test"):
+    "A record of one width, with these barriers on both splits"
+    training = vars(CANDIDATES[name])
+    network = {"network": "resnet20", "data": "mnist", "size": width, "training": training}
+    of = lambda b: {
+        "barrier": {"train": b, unseen: b},
+        "curves": {unseen: {"accuracy": [ends] * 3}},
+        "cosine": 0.5,
+    }
+    return {
+        "config": {"network": network},
+        "seed": seed,
+        "ends": [{"train": {"accuracy": 1.0}, unseen: {"accuracy": ends}}] * 2,
+        "tries": [{"way": way, "permutation": k} for k, way in enumerate(WAYS)],
+        "permutations": [of(naive), of(matched)],
+    }
+
+
 # %% a1e5f689
 def test_the_verdict_follows_barriers_shares_and_ends():
-    def record_with(width, matched, naive=1.0, ends=0.98, seed=0, name=CHOSEN, unseen="test"):
-        "A record of one width, with these barriers on both splits"
-        training = vars(CANDIDATES[name])
-        network = {"network": "resnet20", "data": "mnist", "size": width, "training": training}
-        of = lambda b: {
-            "barrier": {"train": b, unseen: b},
-            "curves": {unseen: {"accuracy": [ends] * 3}},
-            "cosine": 0.5,
-        }
-        return {
-            "config": {"network": network},
-            "seed": seed,
-            "ends": [{"train": {"accuracy": 1.0}, unseen: {"accuracy": ends}}] * 2,
-            "tries": [{"way": way, "permutation": k} for k, way in enumerate(WAYS)],
-            "permutations": [of(naive), of(matched)],
-        }
-
-
     def verdicts(*matched, **options):
         records = [record_with(2**k, b, **options) for k, b in enumerate(matched)]
         return [f.verdict for f in findings(records)]
