@@ -10,26 +10,15 @@ from git_rebasin.experiments.held_out import (
     SMALL,
     HeldOut,
     by_products,
-    held_out_splits,
     small_fn,
     train_small,
 )
+from git_rebasin.experiments.networks import load_splits
 from git_rebasin.experiments.problem import in_batches
 from git_rebasin.statistics.batch_stats import reset_batch_stats
 from git_rebasin.zoo.train import TrainConfig
 
 digits = HeldOut("cnn, BatchNorm", "digits", TrainConfig(1, 50), (4, 6, 5), held_out=300)
-
-
-# %% 5d1e7a0f
-def test_no_image_is_in_two_splits():
-    splits = held_out_splits(digits)
-    assert [len(splits[s]) for s in ("validation", "train")] == [300, len(splits["train"])]
-    whole = held_out_splits(HeldOut("mlp", "digits", TrainConfig(1), (4,), held_out=1))
-    together = np.concatenate([splits[s].images for s in ("train", "validation")])
-    np.testing.assert_array_equal(together[:-1], whole["train"].images)
-    with pytest.raises(ValueError, match="lower `examples` or `held_out`"):
-        held_out_splits(HeldOut("mlp", "digits", TrainConfig(1), (4,), examples=1400, held_out=300))
 
 
 # %% 5d1e7a10
@@ -43,7 +32,7 @@ def test_convolutions_as_products_are_the_same():
 
 # %% 5d1e7a11
 def test_the_statistics_are_those_of_training_images():
-    data = held_out_splits(digits)["train"]
+    data = load_splits(digits)["train"]
     trained = train_small(digits, 0, data).params
     again = reset_batch_stats(small_fn(digits), trained, in_batches(data[:2000].arrays, 500))
     for path, leaf in trained.items():
@@ -55,7 +44,7 @@ def test_the_statistics_are_those_of_training_images():
 def test_pixels_are_normalised_or_bytes():
     import dataclasses
 
-    data = held_out_splits(digits)["train"].arrays
+    data = load_splits(digits)["train"].arrays
     params = SMALL["cnn, BatchNorm"].init(jax.random.key(0), (8, 8, 1), (4, 6, 5), 10)
     few = {"images": data["images"][:200]}
     var = {}

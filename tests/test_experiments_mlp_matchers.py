@@ -4,6 +4,7 @@
 # %% 8844896b
 from git_rebasin.experiments.compare import shares_left
 from git_rebasin.experiments.mlp_matchers import EXPERIMENT, PRESETS, WAYS, finding
+from git_rebasin.zoo.train import TrainConfig
 
 
 # %% a64d0439
@@ -37,6 +38,11 @@ def test_the_paper_preset_is_the_papers():
     first, own = mnist_mlp.PRESETS["paper"][""], PRESETS["paper"]["MNIST MLP"]
     assert own.config.network.training == first.config.network.training and own.seeds == first.seeds
     cifar = PRESETS["paper"]["CIFAR-10 MLP"].config.network
-    assert cifar.augment and cifar.training.batch_size == 100 and cifar.training.epochs == 100
+    sgd = TrainConfig(100, 100, "sgd", 0.1, 0.9, 5e-4, "warmup_cosine", 1)
+    assert cifar.augment and cifar.training == sgd and cifar.size == (512, 512, 512)
+    assert cifar.pixels == "imagenet" and cifar.examples is None and cifar.shrink == 1
+    effort = PRESETS["paper"]["CIFAR-10 MLP"].config.effort
+    assert effort.straight_through * effort.straight_through_batch == 250 * 50_000
+    assert effort.batches * PRESETS["paper"]["CIFAR-10 MLP"].config.batch_size == 50_000
     resnet = PRESETS["paper"]["CIFAR-10 ResNet20"].config.network
     assert resnet.size == 32 and resnet.training.epochs == 250 and resnet.augment

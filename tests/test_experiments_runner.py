@@ -44,6 +44,16 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         assert files[0].read_text() == texts[0]
 
 
+# %% 87a76808
+def test_a_part_of_a_preset_runs_alone():
+    with tempfile.TemporaryDirectory() as out:
+        experiment = toy("a", "b")
+        (file,) = experiment.run("smoke", out, families=["b"], seeds=[1])
+        assert file.name == "smoke-b-pair-1.json" and list(file.parent.glob("*.json")) == [file]
+        with pytest.raises(ValueError, match=r"no pairs \[2\] of \['b'\]: .* the families 'a', 'b'"):
+            experiment.run("smoke", out, families=["b"], seeds=[2])
+
+
 # %% c4969ce3
 def test_a_record_that_is_older_than_a_setting_counts_as_its_default():
     from dataclasses import field
@@ -183,7 +193,7 @@ def test_records_are_sorted_by_their_family():
 
 
 # %% 1f42091b
-def test_findings_are_a_table_and_verdicts_are_three():
+def test_findings_are_a_table_and_know_their_records():
     from git_rebasin.experiments.runner import (
         Finding,
         for_each_family,
@@ -192,7 +202,7 @@ def test_findings_are_a_table_and_verdicts_are_three():
     )
 
     text = format_findings([Finding("units align", "§1", "yes", "90 %", "partly")])
-    assert "| units align | §1 | yes | 90 % | **partly** |" in text
+    assert "| units align | §1 | yes | 90 % |  | **partly** |" in text
     with pytest.raises(ValueError, match="give one of reproduced"):
         Finding("units align", "§1", "yes", "90 %", "perhaps")
     rows = [{"family": name, "k": k} for k, name in enumerate(("b", "a", "b"))]
@@ -200,6 +210,8 @@ def test_findings_are_a_table_and_verdicts_are_three():
     each = for_each_family(lambda records: rule([r["k"] for r in records]))
     assert [f.claim for f in each(rows)] == ["[0, 2]", "[1]"]
     assert [f.claim for f in for_each_record(rule)(rows)] == list(map(str, rows))
+    assert [f.records for f in each(rows)] == [[rows[0], rows[2]], [rows[1]]]
+    assert [f.records for f in for_each_record(rule)(rows)] == [[row] for row in rows]
 
 
 # %% efc64673

@@ -12,7 +12,9 @@ from git_rebasin.zoo.checkpoint import (
     digest,
     load_checkpoint,
     read_checkpoint,
+    read_snapshot,
     save_checkpoint,
+    save_snapshot,
 )
 
 
@@ -83,3 +85,21 @@ def test_checkpoints_with_other_arrays_are_refused():
         ):
             with pytest.raises(CheckpointError, match=words):
                 load_checkpoint(path, {"params": other}, run)
+
+
+# %% 5n4p0a03
+def test_snapshots_belong_to_their_run():
+    params, history = {"w": jnp.arange(3.0)}, [{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": 2.0}]
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_checkpoint(f"{folder}/run.safetensors", {"params": params}, history, {"key": "1"})
+        snapshot = save_snapshot(path, params, history, {"key": "1"})
+        assert snapshot.name == "run-epoch-2.safetensors"
+        np.testing.assert_array_equal(read_snapshot(path, 2)["w"], params["w"])
+        with pytest.raises(FileNotFoundError, match="epoch-1.* beyond epoch 1: delete .*run.safeten"):
+            read_snapshot(path, 1)
+        save_snapshot(path, params, history, {"key": "another"})
+        with pytest.raises(CheckpointError, match="epoch-2.* is of another run than .*run.safetensors"):
+            read_snapshot(path, 2)
+        snapshot.write_bytes(snapshot.read_bytes()[:-1] + b"?")
+        with pytest.raises(CheckpointError, match="epoch-2.* was damaged after it was written"):
+            read_snapshot(path, 2)

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'EXPERIMENT', 'EpochSweep', 'keep_snapshot', 'train_with_snapshots', 'weights_after', 'match_epochs',
-           'follow_pair', 'barriers', 'format_epochs', 'onset', 'finding', 'film']
+__all__ = ['PRESETS', 'EXPERIMENT', 'EpochSweep', 'weights_after', 'match_epochs', 'follow_pair', 'barriers', 'format_epochs',
+           'onset', 'finding', 'film']
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #c1ec4df4
 import dataclasses
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -23,18 +23,17 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .compare import mean_and_spread
-from .figures import title_of, legend_below, mark_ends
+from .figures import legend_below, mark_ends, title_of
+from .mlp_matchers import CIFAR_MLPS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
+    MNIST_MLPS,
     LineConfig,
     NetworkConfig,
-    TrainedPair,
     checkpoint_file,
     initial_params,
-    load_splits,
     model_seeds,
-    train_both,
-    train_network,
+    train_pair,
 )
 from .problem import Problem, evaluate_permutation
 from .records import Record
@@ -47,13 +46,11 @@ from git_rebasin.experiments.runner import (
     verdict,
 )
 from ..matching.weights import weight_matching
-from ..progress import Progress
 from ..symmetry.permutation import identity_permutation
 from ..tables import markdown_table
-from ..tree import unflatten
-from ..zoo.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
+from ..zoo.checkpoint import read_snapshot
 from ..zoo.data import Split
-from ..zoo.train import TrainConfig, TrainResult
+from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #17ce666a
 @dataclass(frozen=True)
@@ -62,88 +59,49 @@ class EpochSweep(LineConfig):
 
     Attributes:
         epochs: after which of them; 0: the initial weights
+        checkpoints: below `out`: where another experiment keeps these networks
     """
 
     epochs: tuple[int, ...] = field(kw_only=True)  # after which of them; 0: the initial weights
+    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
     def __post_init__(self):
         last, epochs = self.network.training.epochs, list(self.epochs)
         if not epochs or epochs != sorted(set(epochs)) or not 0 <= epochs[0] <= epochs[-1] <= last:
             raise ValueError(f"epochs={self.epochs} must ascend within 0 … {last}, the training")
+        if missing := set(epochs) - {0, *self.network.snapshots}:
+            raise ValueError(f"the weights after {min(missing)} epochs are not in `snapshots`")
 
 
-_DIGITS = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,))
-_CIFAR = NetworkConfig("mlp", "cifar10", TrainConfig(100, 100), augment=True)
-_MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
-_CIFAR_10 = NetworkConfig("mlp", "cifar10", TrainConfig(10, 100))
-_ALL = tuple(range(101))
+_DIGITS = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,), snapshots=(2, 3))
+_ALL = tuple(range(1, 101))
+
+
+def _whole(network: NetworkConfig) -> Runs[EpochSweep]:
+    "All epochs, all points and all images, as in the paper"
+    network = dataclasses.replace(network, snapshots=_ALL)
+    return Runs(EpochSweep(network, judged=None, epochs=(0, *_ALL)))
+
+
+_SOME = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
+_MORE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 40, 60, 80, 100)  # of MNIST
 
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
-        "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
-        "cifar10": Runs(EpochSweep(_CIFAR_10, 9, epochs=(0, 1, 2, 3, 5, 7, 10))),
+        "mnist": Runs(EpochSweep(MNIST_MLP, 11, epochs=_MORE, checkpoints=MNIST_MLPS)),
+        "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_SOME, checkpoints=CIFAR_MLPS)),
     },
-    "paper": {
-        "mnist": Runs(EpochSweep(MNIST_MLP, judged=None, epochs=_ALL)),
-        "cifar10": Runs(EpochSweep(_CIFAR, judged=None, epochs=_ALL)),
-    },
+    "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }
 
-# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #ee8d389a
-def _snapshot(checkpoint: Path, epoch: int) -> Path:
-    return checkpoint.with_name(f"{checkpoint.stem}-epoch-{epoch}{checkpoint.suffix}")
-
-
-def keep_snapshot(
-    checkpoint: Path,  # of a training; there may be none yet
-    epochs: Collection[int],  # those that are wanted
-) -> None:
-    """Write the weights of a checkpoint to a file of their own, if its epoch is wanted
-
-    Args:
-        checkpoint: of a training; there may be none yet
-        epochs: those that are wanted
-    """
-    if not checkpoint.exists():
-        return
-    arrays, run, history = read_checkpoint(checkpoint)
-    if (epoch := len(history)) in epochs:
-        params = {"params": unflatten(arrays)["params"]}
-        save_checkpoint(_snapshot(checkpoint, epoch), params, history, run)
-
-
-def train_with_snapshots(
-    config: EpochSweep,
-    seed: int,  # of the network
-    data: Split,  # training data
-    context: Context,  # where its checkpoint and its snapshots are, or will be
-) -> TrainResult:
-    """Train one network, or take it from its checkpoint, and keep its weights along the way
-
-    Args:
-        seed: of the network
-        data: training data
-        context: where its checkpoint and its snapshots are, or will be
-    """
-    checkpoint = checkpoint_file(context.checkpoints, seed)
-
-    def keep_and_report(progress: Progress) -> None:
-        keep_snapshot(checkpoint, config.epochs)
-        if context.listener is not None:
-            context.listener(progress)
-
-    keep_snapshot(checkpoint, config.epochs)
-    keeping = dataclasses.replace(context, listener=keep_and_report)
-    return train_network(config.network, seed, data, keeping)
-
-
+# %% ../../nbs/experiments/barrier_vs_epoch.ipynb #5n4p0d01
 def weights_after(
     config: EpochSweep,
     seed: int,  # of the network
     epoch: int,  # one of the configuration's
     data: Split,  # training data
-    folder: Path,  # where the snapshots are
+    folder: Path,  # where the checkpoint and its snapshots are
 ) -> PyTree:
     """The weights of a network after an epoch of its training; after none, the initial ones
 
@@ -151,21 +109,17 @@ def weights_after(
         seed: of the network
         epoch: one of the configuration's
         data: training data
-        folder: where the snapshots are
+        folder: where the checkpoint and its snapshots are
+
+    Raises:
+        FileNotFoundError: if those of that epoch were not kept
+        CheckpointError: if the file is damaged, or is of another run than the checkpoint
     """
+    # raises FileNotFoundError if those of that epoch were not kept
+    # raises CheckpointError if the file is damaged, or is of another run than the checkpoint
     if epoch == 0:
         return initial_params(config.network, seed, data)
-    checkpoint = checkpoint_file(folder, seed)
-    file = _snapshot(checkpoint, epoch)
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{file} is missing, and the training is beyond epoch {epoch}: delete {checkpoint} to "
-            "train again"
-        )
-    (arrays, run, _), again = read_checkpoint(file), f"delete it and {checkpoint} to train again"
-    if run != read_checkpoint(checkpoint)[1]:
-        raise CheckpointError(f"{file} is of another run than {checkpoint}: {again}")
-    return unflatten(arrays)["params"]
+    return read_snapshot(checkpoint_file(folder, seed), epoch)
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #51feee1e
 def match_epochs(
@@ -215,11 +169,8 @@ def follow_pair(
         seed: which pair
         context: where checkpoints and snapshots are kept and looked for
     """
-    splits = load_splits(config.network)
-    train_one = lambda s, stage: train_with_snapshots(config, s, splits["train"], stage)
-    results = train_both(train_one, seed, context)
-    pair = TrainedPair(seed, results, splits["train"].source, splits)
-    rows = match_epochs(config, seed, splits, context.stage("match and walk"))
+    pair = train_pair(config.network, seed, context)
+    rows = match_epochs(config, seed, pair.splits, context.stage("match and walk"))
     lambdas = np.linspace(0, 1, config.lambdas).tolist()
     return {"lambdas": lambdas, "epochs": rows} | pair.facts()
 

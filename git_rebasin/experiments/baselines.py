@@ -302,6 +302,7 @@ def decay_finding(
         "a milder collapse, after matching; merging is best at a middle decay (from the abstracts)",
         f"rise of the test loss at the naive midpoint, {'; '.join(shown)}",
         worst_verdict(verdicts),
+        beyond=True,
     )
 
 
@@ -326,6 +327,7 @@ def temperature_finding(
         "widening alone connects networks, with a calibrated temperature (from the abstract)",
         f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)}",
         worst_verdict(verdicts),
+        beyond=True,
     )
 
 
@@ -351,6 +353,7 @@ def repair_finding(
         "alignment alone is not enough; with repair 60 to 100 % of the barrier goes",
         f"accuracy repaired, matched, both, {'; '.join(shown)}",
         worst_verdict(verdicts),
+        beyond=True,
     )
 
 
@@ -382,6 +385,7 @@ def narrow_findings(
                 f"the matched midpoint loses {_percent(lost[0])} accuracy at {first[0]} units, "
                 f"repaired {_percent(lost[1])}",
                 verdict(all(fails), fails[0]),
+                [r for of in pairs.values() for r in of],
             ),
             Finding(
                 f"Where matching fails, it helps: MLPs on {data}",
@@ -389,6 +393,8 @@ def narrow_findings(
                 "not asked",
                 f"points of accuracy that matching gains: {gained}",
                 verdict(every, mean),
+                [r for of in pairs.values() for r in of],
+                beyond=True,
             ),
         ]
     return findings

@@ -42,11 +42,13 @@ class Way:
         match: (problem, key, where to start)
         start: the way whose match it starts from
         random: whether the key decides anything
+        tries: at most so many keys are tried; None: all
     """
 
     match: Callable[[Problem, jax.Array, Match | None], Match]  # (problem, key, where to start)
     start: str | None = None  # the way whose match it starts from
     random: bool = True  # whether the key decides anything
+    tries: int | None = None  # at most so many keys are tried; None: all
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,20 @@ class Effort:
     Attributes:
         batches: of training data, for activation matching
         straight_through: steps
-        straight_through_rate: learning rate of Adam
+        straight_through_rate: learning rate
+        straight_through_optimizer: or "sgd", with momentum 0.9, as in the paper's code
+        straight_through_batch: examples a step; None: as many as for the others
+        straight_through_tries: at most so many keys; None: all
         sinkhorn: steps
         sinkhorn_rate: learning rate of Adam
     """
 
     batches: int = 20  # of training data, for activation matching
     straight_through: int = 100  # steps
-    straight_through_rate: float = 1e-3  # learning rate of Adam
+    straight_through_rate: float = 1e-3  # learning rate
+    straight_through_optimizer: str = "adam"  # or "sgd", with momentum 0.9, as in the paper's code
+    straight_through_batch: int | None = None  # examples a step; None: as many as for the others
+    straight_through_tries: int | None = None  # at most so many keys; None: all
     sinkhorn: int = 50  # steps
     sinkhorn_rate: float = 0.1  # learning rate of Adam
 
@@ -119,14 +127,16 @@ def _by_weights(
 def _straight_through(
     problem: Problem, key: jax.Array, start: Match | None, effort: Effort
 ) -> Match:
-    "Permutations are compared on the first batches, all of them on the same"
+    "Permutations are compared on some batches, the same for all; with SGD on those of the steps"
+    rate, sgd = effort.straight_through_rate, effort.straight_through_optimizer == "sgd"
+    size = effort.straight_through_batch
     return straight_through_matching(
         key,
         *problem.models,
         loss_fn=problem.loss,
-        batches=problem.batches(key, effort.straight_through),
-        optimizer=optax.adam(effort.straight_through_rate),
-        eval_batches=list(problem.batches(key, min(effort.batches, 5))),
+        batches=problem.batches(key, effort.straight_through, size),
+        optimizer=optax.sgd(rate, 0.9) if sgd else optax.adam(rate),
+        eval_batches=None if sgd else list(problem.batches(key, min(effort.batches, 5))),
         init="identity",
         ignore=(),
     )
@@ -166,7 +176,8 @@ def ways_to_match(
     for similarity in ("inner", "correlation"):
         match = partial(_by_activations, similarity=similarity, n=effort.batches)
         ways[f"activations, {similarity}"] = Way(match)
-    ways["straight-through"] = Way(partial(_straight_through, effort=effort))
+    descent = partial(_straight_through, effort=effort)
+    ways["straight-through"] = Way(descent, tries=effort.straight_through_tries)
     sinkhorn = partial(_sinkhorn, effort=effort)
     ways["Sinkhorn, weights"] = Way(partial(sinkhorn, data=False), start="weights", random=False)
     ways["Sinkhorn, loss"] = Way(partial(sinkhorn, data=True), start="weights")
@@ -209,7 +220,7 @@ def compare_ways(
     """
     tries, evaluated, matches = [], {}, {}
     for name, way in ways.items():
-        for k, key in enumerate(keys if way.random else keys[:1]):
+        for k, key in enumerate(keys[: way.tries] if way.random else keys[:1]):
             start = matches.get((way.start, k if (way.start, k) in matches else 0), (None, 0.0))
             match, seconds = matches[name, k] = run_way(problem, way, key, *start)
             which = b"".join(match.perm[g].tobytes() for g in sorted(match.perm))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['SMALL', 'init_norm_mlp', 'norm_mlp_apply', 'init_norm_cnn', 'norm_cnn_apply', 'HeldOut', 'Small', 'small_fn',
-           'by_products', 'held_out_splits', 'train_small', 'train_small_pair']
+           'by_products', 'train_small', 'train_small_pair']
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a03
 import dataclasses
@@ -28,6 +28,7 @@ from git_rebasin.experiments.networks import (
     TrainedPair,
     checkpoint_file,
     load_splits,
+    pixel_scale,
     train_both,
 )
 from .problem import classify, in_batches
@@ -36,7 +37,7 @@ from ..jaxprs import Evaluation, evaluate
 from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..tree import Array
 from ..zoo import mlp, vgg
-from ..zoo.data import SOURCES, Split, to_float
+from ..zoo.data import Split, to_float
 from ..zoo.train import TrainResult, train
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a05
@@ -144,15 +145,10 @@ def norm_cnn_apply(
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a08
 @dataclass(frozen=True)
 class HeldOut(NetworkConfig):
-    """A small network of `SMALL`, its training images, and those that are held out
+    "A small network of `SMALL`, its training images, and those that are held out"
 
-    Attributes:
-        pixels: or "unit", in [0, 1], or "bytes", up to 255
-        held_out: so many of the last training images are not trained on
-    """
-
-    pixels: str = "normalised"  # or "unit", in [0, 1], or "bytes", up to 255
-    held_out: int = 5000  # so many of the last training images are not trained on
+    pixels: str = "normalised"
+    held_out: int = 5000
 
 
 @dataclass(frozen=True)
@@ -191,15 +187,12 @@ def small_fn(
     Returns:
         Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
     """
-    return _pixels_fn(SMALL[config.network].apply, config.data, config.pixels)
+    return _scaled_fn(SMALL[config.network].apply, pixel_scale(config) or (None, None))
 
 
 @cache  # one object for all networks of a kind, so that it is compiled once
-def _pixels_fn(apply: Callable, data: str, pixels: str) -> Callable:
-    source = SOURCES[data]
-    scales = {"normalised": (source.mean, source.std), "unit": (None, None)}
-    mean, std = (scales | {"bytes": (None, (1 / 255,))})[pixels]
-    return lambda params, batch: apply(params, to_float(batch["images"], mean, std))
+def _scaled_fn(apply: Callable, scale: tuple) -> Callable:
+    return lambda params, batch: apply(params, to_float(batch["images"], *scale))
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a0b
 class _Products(Evaluation):
@@ -230,26 +223,6 @@ def by_products(fn: Callable) -> Callable:
     return lambda *args: evaluate(fn, _Products(), *args)[0]
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a0a
-def held_out_splits(
-    config: HeldOut,
-) -> dict[str, Split]:  # "train", "validation", "test"
-    """The data of a network; no image is in two splits
-
-    Returns:
-        dict[str, Split]: "train", "validation", "test"
-    """
-    splits = load_splits(dataclasses.replace(config, examples=None))
-    everything, n = splits["train"], len(splits["train"]) - config.held_out
-    count = n if config.examples is None else config.examples
-    if count > n:
-        raise ValueError(
-            f"{count} training images and {config.held_out} held out are more than the "
-            f"{len(everything)} of {config.data}: lower `examples` or `held_out`"
-        )
-    parts = {"train": everything[:count], "validation": everything[n:]}
-    return parts | {"test": splits["test"]}
-
-
 @cache  # one object for all networks of a kind, so that an epoch is compiled once
 def _loss_of(fn: Callable) -> Callable:
     def loss(params: PyTree, batch: Any) -> tuple[Array, dict[str, Array]]:
@@ -311,6 +284,6 @@ def train_small_pair(
         seed: which pair
         context: where their checkpoints are, or will be
     """
-    splits = held_out_splits(config)
+    splits = load_splits(config)
     train_one = lambda s, stage: train_small(config, s, splits["train"], stage)
     return TrainedPair(seed, train_both(train_one, seed, context), splits["train"].source, splits)

@@ -289,6 +289,7 @@ def finding(
         f"{100 * worst:.0f} %; midpoint {100 * middle(matched):.2f} %, naive "
         f"{100 * middle(naive):.2f} %, ends {ends}",
         verdict(worst >= 2 / 3, worst >= 1 / 3),
+        scale=_in_place(records[0]),
     )
 
 
@@ -298,6 +299,14 @@ def _named(record: Record) -> str:
     if record["experiment"] == RECORDS:
         return f"public {record['family']} networks, {config['data']}"
     return f"{config['network']['network']} networks, {config['network']['data']}"
+
+
+def _in_place(record: Record) -> str:
+    "What stands in the place of the paper's networks"
+    if record["experiment"] != RECORDS:
+        return ""
+    paper = _PAPER.network
+    return f"{_named(record)} for {paper.network} on {paper.data}"
 
 
 EXPERIMENT = Experiment(

@@ -287,6 +287,7 @@ def _others(records: Sequence[Record]) -> Finding:
         "all weights, as they are",
         "; ".join(f"{o}: {of}" for o, of in others.items()),
         verdict(not better, not any(of.clear for of in better)),
+        beyond=True,
     )
 
 
@@ -302,7 +303,8 @@ def findings(
     for claim in CLAIMS:
         of = contrast(records, claim.one, claim.other, claim.after)
         right = verdict(of.better and of.clear, of.better)
-        found.append(Finding(claim.text, "beyond the paper", claim.paper, str(of), right))
+        row = claim.text, "beyond the paper", claim.paper, str(of), right
+        found.append(Finding(*row, beyond=True))
     ranks = [x for x in map(rank_correlation, records) if not np.isnan(x)]
     rank = float(np.median(ranks)) if ranks else 0.0
     guide = Finding(
@@ -312,6 +314,7 @@ def findings(
         f"rank correlation with the loss at ½: median {rank:+.2f}, below 0 on "
         f"{sum(x < 0 for x in ranks)} of {len(ranks)} pairs",
         verdict(rank < -0.5, rank < 0),
+        beyond=True,
     )
     return [*found[:2], _others(records), *found[2:-1], guide, found[-1]]
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'EXPERIMENT', 'line_of_pair']
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #3250e972
-from .networks import LineConfig, NetworkConfig
+from .networks import MNIST_MLP, LineConfig, NetworkConfig
 from .pair import format_pair, run_pair
 from .records import Record
 from .runner import Context, Experiment, Runs, one_by_one
-from ..zoo.train import PAPER_CONFIGS, TrainConfig
+from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #7c1e4ec0
 _DIGITS = NetworkConfig("mlp", "digits", TrainConfig(epochs=5, batch_size=50), (64, 64))
-_MNIST = NetworkConfig("mlp", "mnist", PAPER_CONFIGS["mlp"])
 
 PRESETS = {
     "smoke": {"": Runs(LineConfig(_DIGITS, lambdas=5, judged=None), (0,))},
-    "paper": {"": Runs(LineConfig(_MNIST, judged=None))},
+    "paper": {"": Runs(LineConfig(MNIST_MLP, judged=None))},
 }
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #b372a347

@@ -283,6 +283,7 @@ def finding(
         f"{best} leaves {100 * shares[best]:.0f} % of the barrier; accuracy at ½, at best, "
         f"{100 * top:.1f} %",
         verdict(shares[best] < 0.05, shares[best] < 0.5),
+        beyond=True,
     )
 
 

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'NetworkConfig', 'Architecture', 'architecture', 'network_spec',
-           'init_network', 'network_fn', 'load_splits', 'training_loss', 'params_and_state', 'with_state',
-           'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair', 'train_both',
-           'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
+__all__ = ['EPOCHS', 'MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'NetworkConfig', 'Architecture', 'architecture', 'network_spec',
+           'init_network', 'network_fn', 'pixel_scale', 'load_splits', 'training_loss', 'params_and_state',
+           'with_state', 'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair',
+           'train_both', 'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
@@ -33,8 +32,8 @@ from ..symmetry.spec import PermutationSpec
 from ..tree import Array
 from ..zoo import mlp
 from ..zoo.augment import augment_images
-from ..zoo.data import Split, load
-from ..zoo.hub import extra
+from ..zoo.data import SOURCES, Split, load, to_float
+from ..zoo.products import by_products
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 
 # %% ../../nbs/experiments/04_networks.ipynb #243ba071
@@ -50,6 +49,9 @@ class NetworkConfig:
         shrink: so many pixels are averaged in each direction
         examples: the first so many training images; None for all
         augment: crops, mirrors and turns, as the paper's on CIFAR
+        pixels: how they are scaled: a name that `pixel_scale` knows
+        held_out: so many of the last training images are kept to choose by
+        snapshots: epochs whose weights are kept
     """
 
     network: str  # a name that `architecture` knows
@@ -59,9 +61,13 @@ class NetworkConfig:
     shrink: int = 1  # so many pixels are averaged in each direction
     examples: int | None = None  # the first so many training images; None for all
     augment: bool = False  # crops, mirrors and turns, as the paper's on CIFAR
+    pixels: str = "unit"  # how they are scaled: a name that `pixel_scale` knows
+    held_out: int = 0  # so many of the last training images are kept to choose by
+    snapshots: tuple[int, ...] = field(default=(), compare=False)  # epochs whose weights are kept
 
 
-MNIST_MLP = NetworkConfig("mlp", "mnist", TrainConfig())  # of the paper's first experiment
+EPOCHS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100)  # looked at
+MNIST_MLP = NetworkConfig("mlp", "mnist", TrainConfig(), snapshots=EPOCHS)  # the paper's first
 MNIST_MLPS = "mnist-mlp/checkpoints/paper"  # below `out`: where that experiment keeps them
 DIGITS_MLP = NetworkConfig("mlp", "digits", TrainConfig(8, 50), (24, 24))  # trained in a second
 
@@ -147,7 +153,8 @@ def network_fn(
     Returns:
         Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
     """
-    return _image_fn(architecture(config.network).apply)
+    apply, scale = architecture(config.network).apply, pixel_scale(config)
+    return _image_fn(_scaled(apply, *scale) if scale else apply)
 
 
 @cache  # one object for all networks of an architecture, so that it is compiled once
@@ -155,58 +162,72 @@ def _image_fn(apply: Callable) -> Callable:
     return lambda params, batch: apply(params, batch["images"])
 
 # %% ../../nbs/experiments/04_networks.ipynb #5dc90acf
-def load_splits(
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, in [0, 1]
+
+
+def pixel_scale(
     config: NetworkConfig,
-) -> dict[str, Split]:  # "train" and "test"
-    """The data of a network
+) -> tuple[tuple[float, ...] | None, tuple[float, ...]] | None:  # None: they stay in [0, 1]
+    """What is subtracted from the pixels, by channel, and what they are divided by, after that
 
     Returns:
-        dict[str, Split]: "train" and "test"
+        tuple[tuple[float, ...] | None, tuple[float, ...]] | None: None: they stay in [0, 1]
+
+    Raises:
+        KeyError: if the name is unknown
     """
-    k, splits = config.shrink, {}
-    for name in ("train", "test"):
-        split = load(config.data, name)[: config.examples if name == "train" else None]
-        n, h, w, c = split.images.shape
-        squares = split.images.reshape(n, h // k, k, w // k, k, c)
-        images = squares.mean((2, 4)).round().astype(np.uint8) if k > 1 else split.images
-        splits[name] = dataclasses.replace(split, images=images)
-    return splits
+    # raises KeyError if the name is unknown
+    of_data = SOURCES[config.data].mean, SOURCES[config.data].std
+    return {
+        "unit": None,
+        "bytes": (None, (1 / 255,)),
+        "normalised": of_data,
+        "imagenet": _IMAGENET,  # as in the paper's code for CIFAR
+    }[config.pixels]
+
+
+def load_splits(
+    config: NetworkConfig,
+) -> dict[str, Split]:  # "train", "test" and, where images are held out, "validation"
+    """The data of a network; no image is in two splits
+
+    Returns:
+        dict[str, Split]: "train", "test" and, where images are held out, "validation"
+
+    Raises:
+        ValueError: if there are not so many training images
+    """
+    # raises ValueError if there are not so many training images
+    everything, test = load(config.data, "train"), load(config.data, "test")
+    n = len(everything) - config.held_out
+    count = n if config.examples is None else config.examples
+    if count > n:
+        raise ValueError(
+            f"{count} training images and {config.held_out} held out are more than the "
+            f"{len(everything)} of {config.data}: lower `examples` or `held_out`"
+        )
+    splits = {"train": everything[:count], "validation": everything[n:], "test": test}
+    return {name: _shrunk(x, config.shrink) for name, x in splits.items() if len(x)}
+
+
+def _shrunk(split: Split, k: int) -> Split:
+    "Each square of k × k pixels as one, their mean"
+    if k == 1:
+        return split
+    n, h, w, c = split.images.shape
+    squares = split.images.reshape(n, h // k, k, w // k, k, c)
+    return dataclasses.replace(split, images=squares.mean((2, 4)).round().astype(np.uint8))
 
 # %% ../../nbs/experiments/04_networks.ipynb #3ad625a9
-def _convolve(next_fun, args, kwargs, context):
-    "Flax's `nn.Conv` with zero padding, as one matrix product over patches"
-    from flax import linen as nn
-
-    conv = context.module
-    if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
-        return next_fun(*args, **kwargs)
-    h, w = args[0].shape[1:3]
-    rows, columns = np.broadcast_to(conv.kernel_size, 2).tolist()
-    kernel = conv.get_variable("params", "kernel").reshape(-1, conv.features)
-    s = conv.strides if isinstance(conv.strides, int) else 1
-    high, wide = -(-h // s), -(-w // s)
-    pad = [((high - 1) * s + rows - h) // 2, ((wide - 1) * s + columns - w) // 2]
-    x = jnp.pad(args[0], ((0, 0), (pad[0], rows), (pad[1], columns), (0, 0)))
-    patches = [
-        x[:, i : i + (high - 1) * s + 1 : s, j : j + (wide - 1) * s + 1 : s]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-    out = jnp.concatenate(patches, -1) @ kernel
-    return out + conv.get_variable("params", "bias") if conv.use_bias else out
+@cache  # one object for each scale, so that what is compiled is shared
+def _scaled(apply: Callable, mean: tuple[float, ...] | None, std: tuple[float, ...]) -> Callable:
+    return lambda params, images: apply(params, to_float(images, mean, std))
 
 
-@cache  # one object here too: `train` compiles an epoch for each loss
-def _by_products(apply: Callable) -> Callable:
-    "What a network computes, with its convolutions as products"
-    with extra():
-        from flax import linen as nn
-
-    def products(params: PyTree, images: Any) -> Any:
-        with nn.intercept_methods(_convolve):
-            return apply(params, images)
-
-    return products
+@cache
+def _scaled_loss(loss: Callable, mean: tuple[float, ...] | None, std: tuple[float, ...]):
+    batch_of = lambda batch: {**batch, "images": to_float(batch["images"], mean, std)}
+    return lambda params, state, batch: loss(params, state, batch_of(batch))
 
 
 def training_loss(
@@ -217,11 +238,12 @@ def training_loss(
     Returns:
         Callable: as `train` takes it, with state or without
     """
-    if (loss := architecture(config.network).loss) is not None:
-        return loss
-    apply = architecture(config.network).apply
+    known, scale = architecture(config.network), pixel_scale(config)
+    if known.loss is not None:
+        return _scaled_loss(known.loss, *scale) if scale else known.loss
     products = config.network != "mlp" and jax.default_backend() == "cpu"
-    return classifier_loss(_by_products(apply) if products else apply)
+    apply = by_products(known.apply) if products else known.apply
+    return classifier_loss(_scaled(apply, *scale) if scale else apply)
 
 # %% ../../nbs/experiments/04_networks.ipynb #393d2511
 def params_and_state(
@@ -316,6 +338,7 @@ def train_network(
         state=state,
         augment=augment_images if config.augment else None,
         checkpoint=context.folder and checkpoint_file(context.folder, seed),
+        keep=config.snapshots,
         callback=context.as_stage,
     )
     return with_state(result)

@@ -158,6 +158,7 @@ def findings_of(
             f"{means['weights']}, single pass {means[PASSES[0]]} (inner products), "
             f"{means[PASSES[1]]} (distances); ends {means['ends']}, ensemble {means['ensemble']}",
             verdict((ahead >= 0).all(), (ahead.mean(1) >= 0).all()),
+            records,
         ),
         Finding(
             f"A single pass merges {what} better than no matching",
@@ -165,6 +166,7 @@ def findings_of(
             theirs[PASSES[1]],
             f"plain average {means['none']}; the gain is at least {100 * gained.min():.2f} points",
             verdict((gained >= 0.1).all(), (gained.mean(1) > 0).all()),
+            records,
         ),
         Finding(
             f"Weight matching with a good start merges {what} better than a single pass",
@@ -172,6 +174,8 @@ def findings_of(
             "–",
             "; ".join(f"{way} {means[way]}" for way in STARTS),
             verdict((started >= 0).all(), (started.mean(1) >= 0).all()),
+            records,
+            beyond=True,
         ),
     ]
 

@@ -55,7 +55,7 @@ class Problem:
         params_a: model A, which stays
         params_b: model B, which moves
         fn: (params, batch) → outputs
-        batches: (key, n) → n batches of training data
+        batches: (key, n) → n batches of training data; also (…, size)
         evaluated: split → the batches on which lines are evaluated
         metrics: (outputs, batch) → metrics
         lambdas: points of a line, both ends included
@@ -65,7 +65,7 @@ class Problem:
     params_a: PyTree  # model A, which stays
     params_b: PyTree  # model B, which moves
     fn: Callable[[PyTree, Any], Array]  # (params, batch) → outputs
-    batches: Callable[[jax.Array, int], Iterable[Any]]  # (key, n) → n batches of training data
+    batches: Callable[..., Iterable[Any]]  # (key, n) → n batches of training data; also (…, size)
     evaluated: Mapping[str, Sequence[Any]]  # split → the batches on which lines are evaluated
     metrics: Callable[[Array, Any], Mapping[str, Array]] = classify  # (outputs, batch) → metrics
     lambdas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)  # points of a line, both ends included
@@ -165,7 +165,7 @@ def in_batches(
 def stream(
     data: Mapping[str, Shaped[np.ndarray, "n ..."]],  # arrays of one length, by name
     batch_size: int,  # examples a batch; fewer where there are not so many
-) -> Callable[[jax.Array, int], Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches
+) -> Callable[..., Iterator[dict[str, np.ndarray]]]:  # (key, n) → n batches; (key, n, size) as well
     """Batches of one epoch after another, each shuffled by the key
 
     Args:
@@ -173,11 +173,11 @@ def stream(
         batch_size: examples a batch; fewer where there are not so many
 
     Returns:
-        Callable[[jax.Array, int], Iterator[dict[str, np.ndarray]]]: (key, n) → n batches
+        Callable[..., Iterator[dict[str, np.ndarray]]]: (key, n) → n batches; (key, n, size) as well
     """
-    size = min(batch_size, len(next(iter(data.values()))))
 
-    def take(key: jax.Array, n: int) -> Iterator[dict[str, np.ndarray]]:
+    def take(key: jax.Array, n: int, size: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        size = min(size or batch_size, len(next(iter(data.values()))))
         epochs = (batches(key, data, size, epoch=epoch) for epoch in count())
         return islice(chain.from_iterable(epochs), n)
 

@@ -345,6 +345,7 @@ def finding(
         f"{100 * accuracy:.1f} % ({way}, {kind}); ends at least {100 * worse:.1f} %, naive "
         f"{100 * naive['accuracy']:.1f} %",
         verdict(accuracy >= worse - 0.05, accuracy >= 0.65),
+        beyond=True,
     )
 
 

@@ -245,6 +245,7 @@ def finding(
         f"lowest on the line {100 * here:.1f} %, {100 * alone:.1f} % by the permutation alone, "
         f"{100 * lowest(record, 'as trained'):.1f} % as trained; ends at least {100 * worse:.1f} %",
         verdict(here >= worse - 0.05, here >= 0.65),
+        beyond=True,
     )
 
 

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict', 'worst_verdict', 'format_findings', 'grouped',
-           'by_family', 'complete', 'for_each_family', 'for_each_record', 'one_by_one', 'Context', 'Config', 'Runs',
-           'Experiment', 'row_file', 'load_experiment']
+__all__ = ['NOT_RUN', 'WHOLE', 'EXACT', 'VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict', 'worst_verdict',
+           'format_findings', 'grouped', 'by_family', 'complete', 'for_each_family', 'for_each_record', 'one_by_one',
+           'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
 
 # %% ../../nbs/experiments/01_runner.ipynb #6bcde85b
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +32,10 @@ from ..zoo.checkpoint import fingerprint
 _log = logging.getLogger(__name__)
 
 # %% ../../nbs/experiments/01_runner.ipynb #8be68b98
-VERDICTS = ("reproduced", "partly", "not")
+NOT_RUN = "not run at this scale"
+WHOLE = "the paper's configuration"  # a scale; so is
+EXACT = "exact, of no scale"  # which a rule says where none matters
+VERDICTS = ("reproduced", "partly", "not", NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Finding:
         paper: what it reports
         ours: what our records say
         verdict: one of `VERDICTS`
+        records: of these; none: all
+        beside: families of `paper` that they stand for; none: the nearest
+        scale: what was run, beside what the paper ran; `scale.judge` says it
+        beyond: it is of a later work, or ours, and no claim of the paper
     """
 
     claim: str  # in our words
@@ -52,6 +59,10 @@ class Finding:
     paper: str  # what it reports
     ours: str  # what our records say
     verdict: str  # one of `VERDICTS`
+    records: Sequence[Record] = field(default=(), repr=False, compare=False)  # of these; none: all
+    beside: Sequence[str] = ()  # families of `paper` that they stand for; none: the nearest
+    scale: str = ""  # what was run, beside what the paper ran; `scale.judge` says it
+    beyond: bool = False  # it is of a later work, or ours, and no claim of the paper
 
     def __post_init__(self):
         if self.verdict not in VERDICTS:
@@ -81,14 +92,14 @@ def worst_verdict(verdicts: Iterable[str]) -> str:
 def format_findings(
     findings: Iterable[Finding],
 ) -> str:  # Markdown
-    """Claims, the paper's numbers, ours, and the verdicts
+    """Claims, the paper's numbers, ours, at which scale, and the verdicts
 
     Returns:
         str: Markdown
     """
-    rows = [(f.claim, f.source, f.paper, f.ours, f"**{f.verdict}**") for f in findings]
-    heads = ["claim", "in the paper", "paper", "here", "verdict"]
-    return markdown_table(heads, rows, text=range(5))
+    rows = [(f.claim, f.source, f.paper, f.ours, f.scale, f"**{f.verdict}**") for f in findings]
+    heads = ["claim", "source", "reported", "here", "what was run", "verdict"]
+    return markdown_table(heads, rows, text=range(6))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
 K = TypeVar("K")
@@ -147,14 +158,19 @@ def for_each_family(
     Args:
         rule: for the records of one family
     """
-    return lambda records: [rule(these) for these in by_family(records).values()]
+    return lambda records: [_of(rule(these), these) for these in by_family(records).values()]
 
 
 def for_each_record(
     rule: Callable[[Record], Finding],
 ) -> Rule:
     "A rule that is applied to each record"
-    return lambda records: list(map(rule, records))
+    return lambda records: [_of(rule(record), [record]) for record in records]
+
+
+def _of(finding: Finding, records: Sequence[Record]) -> Finding:
+    "A finding with the records that it is of"
+    return dataclasses.replace(finding, records=finding.records or records)
 
 
 def one_by_one(
@@ -250,6 +266,7 @@ def _same(old: Any, config: Any) -> bool:
         if name in old
         else getattr(config, name) == field.default
         for name, field in fields.items()
+        if field.compare
     )
 
 
@@ -293,6 +310,7 @@ class Experiment(Generic[C]):
         table: the records of a family, as Markdown
         findings: of the records of `cpu`; none: it has no claim
         borrowed: preset → whose it is
+        headlines: claims that only `paper` runs, shown until it did
     """
 
     name: str  # as in `EXPERIMENTS`; also the folder of its records
@@ -301,6 +319,7 @@ class Experiment(Generic[C]):
     table: Callable[[Sequence[Record]], str]  # the records of a family, as Markdown
     findings: Rule = lambda records: []  # of the records of `cpu`; none: it has no claim
     borrowed: Mapping[str, Experiment[Any]] = field(default_factory=dict)  # preset → whose it is
+    headlines: Sequence[Finding] = ()  # claims that only `paper` runs, shown until it did
 
     def preset(self, name: str) -> Mapping[str, Runs[Any]]:  # family → its runs
         """A preset by its name
@@ -318,23 +337,42 @@ class Experiment(Generic[C]):
         preset: str,  # "smoke", "cpu" or "paper"
         out: str | Path,  # records go to `out/name/`, checkpoints to a folder below that
         *,
+        families: Collection[str] | None = None,  # which; None: all
+        seeds: Collection[int] | None = None,  # of which pairs; None: all
         progress: bool = False,  # show a bar, in a notebook or on a terminal
         callback: Callback | None = None,  # called with the progress of each pair's stages
     ) -> list[Path]:  # the records, one per pair
-        """Run each pair of a preset that has no record yet
+        """Run each pair of a preset that has no record yet; several processes can take some each
 
         Args:
             preset: "smoke", "cpu" or "paper"
             out: records go to `out/name/`, checkpoints to a folder below that
+            families: which; None: all
+            seeds: of which pairs; None: all
             progress: show a bar, in a notebook or on a terminal
             callback: called with the progress of each pair's stages
 
         Returns:
             list[Path]: the records, one per pair
+
+        Raises:
+            ValueError: if there are no such pairs
         """
+        # raises ValueError if there are no such pairs
         if preset in self.borrowed:
-            return self.borrowed[preset].run(preset, out, callback=callback)
-        runs = [(family, r.config, s) for family, r in self.preset(preset).items() for s in r.seeds]
+            which = {"families": families, "seeds": seeds, "callback": callback}
+            return self.borrowed[preset].run(preset, out, **which)
+        runs = [
+            (family, r.config, s)
+            for family, r in self.preset(preset).items()
+            for s in r.seeds
+            if (families is None or family in families) and (seeds is None or s in seeds)
+        ]
+        if not runs:
+            raise ValueError(
+                f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} has "
+                f"the families {', '.join(map(repr, self.preset(preset)))}"
+            )
         return [self._run_one(preset, *which, Path(out), callback) for which in runs]
 
     def _run_one(
@@ -452,6 +490,7 @@ EXPERIMENTS = {  # name → module
     "single-pass": "git_rebasin.experiments.single_pass",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
+    "resnet-width": "git_rebasin.experiments.resnet_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
     "imagenet-resnet50": "git_rebasin.experiments.imagenet_resnet50",
     "merging-many": "git_rebasin.experiments.merging_many",

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['PRESETS', 'EXPERIMENT', 'SplitData', 'biased_halves', 'merge_halves', 'format_models', 'pair_verdict', 'finding']
 
 # %% ../../nbs/experiments/split_data.ipynb #1236bb19
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from git_rebasin.experiments.calibration import (
     log_probabilities,
     metric_cells,
 )
+from .mlp_matchers import cifar_mlp
 from .networks import LineConfig, NetworkConfig, load_splits, train_network
 from .problem import walk_line
 from .records import Record
@@ -56,14 +58,15 @@ class SplitData(LineConfig):
     models: int = 3  # that are trained for each record: A, B, and one on all of the data
 
 
-_RESNET = NetworkConfig("resnet20", "cifar100", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
+_RESNET = NetworkConfig("resnet20", "cifar100", PAPER_CONFIGS["resnet20"], 32.0)
+_RESNET = dataclasses.replace(_RESNET, augment=True, pixels="imagenet")
 _SMOKE = SplitData(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)), lambdas=3)
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        data: Runs(SplitData(NetworkConfig("mlp", data, TrainConfig(20, size))))
-        for data, size in (("mnist", 500), ("cifar10", 100))
+        "mnist": Runs(SplitData(NetworkConfig("mlp", "mnist", TrainConfig(20)))),
+        "cifar10": Runs(SplitData(cifar_mlp(20), lambdas=13)),
     },
     "paper": {"cifar100": Runs(SplitData(_RESNET))},
 }

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['digest', 'fingerprint', 'CheckpointError', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
+__all__ = ['digest', 'fingerprint', 'CheckpointError', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'save_snapshot',
+           'read_snapshot']
 
 # %% ../../nbs/zoo/03_checkpoint.ipynb #e439fca3
 import dataclasses
@@ -167,3 +168,60 @@ def load_checkpoint(
                 f"{_ADVICE}"
             )
     return jax.tree.map(jnp.array, trees), history
+
+# %% ../../nbs/zoo/03_checkpoint.ipynb #5n4p0a02
+def _snapshot_file(checkpoint: Path, epoch: int) -> Path:
+    return checkpoint.with_name(f"{checkpoint.stem}-epoch-{epoch}{checkpoint.suffix}")
+
+
+def save_snapshot(
+    checkpoint: str | Path,  # of the run; the snapshot's file lies beside it
+    params: PyTree,  # the weights after the last epoch of `history`
+    history: list[dict[str, float]],  # a record for each epoch that is done
+    run: Mapping[str, str],  # the fingerprint
+) -> Path:  # the path written
+    """Write the weights after an epoch to a file of their own, whole or not at all
+
+    Args:
+        checkpoint: of the run; the snapshot's file lies beside it
+        params: the weights after the last epoch of `history`
+        history: a record for each epoch that is done
+        run: the fingerprint
+
+    Returns:
+        Path: the path written
+
+    Raises:
+        OSError: if the file cannot be written
+    """
+    # raises OSError if the file cannot be written
+    file = _snapshot_file(Path(checkpoint), len(history))
+    return save_checkpoint(file, {"params": params}, history, run)
+
+
+def read_snapshot(
+    checkpoint: str | Path,  # of the run, which is beyond that epoch
+    epoch: int,  # counted from 1
+) -> PyTree:
+    """The weights of a run after an epoch
+
+    Args:
+        checkpoint: of the run, which is beyond that epoch
+        epoch: counted from 1
+
+    Raises:
+        FileNotFoundError: if none were kept
+        CheckpointError: if the file is damaged, or is of another run than the checkpoint
+    """
+    # raises FileNotFoundError if none were kept
+    # raises CheckpointError if the file is damaged, or is of another run than the checkpoint
+    file = _snapshot_file(Path(checkpoint), epoch)
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file} is missing, and the training is beyond epoch {epoch}: delete {checkpoint} to "
+            "train again"
+        )
+    (arrays, run, _), again = read_checkpoint(file), f"delete it and {checkpoint} to train again"
+    if run != read_checkpoint(checkpoint)[1]:
+        raise CheckpointError(f"{file} is of another run than {checkpoint}: {again}")
+    return unflatten(arrays)["params"]

@@ -14,7 +14,7 @@ __all__ = ['PAPER_CONFIGS', 'TrainConfig', 'learning_rate_schedule', 'make_optim
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from git_rebasin.zoo.checkpoint import (
     fingerprint,
     load_checkpoint,
     save_checkpoint,
+    save_snapshot,
 )
 from .data import Split, epoch_order, to_float
 
@@ -79,6 +80,7 @@ class TrainConfig:
 # %% ../../nbs/zoo/02_train.ipynb #18ffee19
 PAPER_CONFIGS = {
     "mlp": TrainConfig(),
+    "cifar10 mlp": TrainConfig(100, 100, "sgd", 0.1, 0.9, 5e-4, "warmup_cosine", 1),
     "vgg16": TrainConfig(100, 100, "sgd", 0.1, 0.9, 5e-4, "warmup_cosine", 1),
     "resnet20": TrainConfig(250, 100, "sgd", 0.1, 0.9, 1e-4, "warmup_cosine", 5),
 }
@@ -364,13 +366,18 @@ def _record(
 
 @dataclass(frozen=True)
 class Loop:
-    "The loop over epochs, with records, evaluation and checkpoints; for batches of any source"
+    """The loop over epochs, with records, evaluation and checkpoints; for batches of any source
+
+    Attributes:
+        keep: epochs after which the weights go into a file of their own, too
+    """
 
     config: TrainConfig
     checkpoint: str | Path | None
     save_every: int
     eval_fn: Callable | None
     callback: Callback | None
+    keep: Collection[int] = ()  # epochs after which the weights go into a file of their own, too
 
     def run(
         self,
@@ -413,6 +420,8 @@ class Loop:
                 given = _copy(carry[:1] if state is None else carry[::2])
                 record |= {name: float(x) for name, x in self.eval_fn(*given).items()}
             history.append(record | {"seconds": seconds})
+            if self.checkpoint is not None and epoch + 1 in self.keep:  # first, so none is missed
+                save_snapshot(self.checkpoint, carry[0], history, run)
             last = epoch + 1 == self.config.epochs
             if self.checkpoint is not None and (last or (epoch + 1) % self.save_every == 0):
                 kept = dict(zip(parts, carry, strict=True))
@@ -436,6 +445,7 @@ def train(
     augment: Callable | None = None,  # (key, batch) → batch, within the compiled step
     checkpoint: str | Path | None = None,  # a file to write, and to resume from where it exists
     save_every: int = 1,  # epochs from one checkpoint to the next; the last has one
+    keep: Collection[int] = (),  # epochs whose weights are kept beside it: `read_snapshot`
     eval_fn: Callable | None = None,  # (params) or (params, state) → {name: number} to record
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each epoch with its loss and metrics
@@ -451,6 +461,7 @@ def train(
         augment: (key, batch) → batch, within the compiled step
         checkpoint: a file to write, and to resume from where it exists
         save_every: epochs from one checkpoint to the next; the last has one
+        keep: epochs whose weights are kept beside it: `read_snapshot`
         eval_fn: (params) or (params, state) → {name: number} to record
         progress: show a bar, in a notebook or on a terminal
         callback: called after each epoch with its loss and metrics
@@ -469,5 +480,5 @@ def train(
     identity = partial(fingerprint, key, config, params=params, state=state, data=data)
     placed = replicate(data, mesh)
     run_epoch = lambda carry, epoch: _epoch(carry, placed, key, epoch, stepper=stepper)
-    loop = Loop(config, checkpoint, save_every, eval_fn, callback)
+    loop = Loop(config, checkpoint, save_every, eval_fn, callback, keep)
     return loop.run(run_epoch, stepper, (params, state), identity)
