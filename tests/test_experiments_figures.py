@@ -13,7 +13,6 @@ from git_rebasin.experiments.figures import (
     legend_below,
     loss_axis,
     mark_ends,
-    plain_log,
     title_of,
     way_styles,
 )
