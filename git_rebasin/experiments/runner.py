@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -388,8 +389,10 @@ class Experiment(Generic[C]):
         own = file.parent.joinpath("checkpoints", preset, *names)
         pair = ", ".join([*names, f"pair {seed}"])
         context = Context(out / elsewhere if elsewhere else own, callback, pair)
+        begin = time.perf_counter()
         record = self.run_pair(config, seed, context)
-        head |= {"config": dataclasses.asdict(config), "provenance": provenance()}
+        made = provenance() | {"seconds": round(time.perf_counter() - begin, 1)}
+        head |= {"config": dataclasses.asdict(config), "provenance": made}
         return write_record(file, head | dict(record))
 
     def _place(
