@@ -25,7 +25,7 @@ from jaxtyping import Float, PyTree
 from ..architectures.cifar_resnet import init_cifar_resnet
 from .compare import Way, given, match_activations, run_way, ways_to_match
 from .problem import Problem, classify, in_batches, mean_metrics, stream
-from .records import Record, read_record, write_record
+from .records import Record, read_record, row_file, write_record
 from git_rebasin.experiments.runner import (
     Context,
     Experiment,
@@ -33,7 +33,6 @@ from git_rebasin.experiments.runner import (
     Runs,
     for_each_record,
     one_by_one,
-    row_file,
     verdict,
 )
 from ..inference.infer import infer_permutation_spec

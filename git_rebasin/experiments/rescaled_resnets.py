@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 
 from . import real_resnets
 from .problem import Problem, output_change
-from .records import Record, read_record, write_record
+from .records import Record, read_record, row_file, write_record
 from git_rebasin.experiments.runner import (
     Context,
     Experiment,
@@ -29,7 +29,6 @@ from git_rebasin.experiments.runner import (
     Runs,
     for_each_record,
     one_by_one,
-    row_file,
     verdict,
 )
 from ..matching.learn_scaling import learn_scaling
