@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .compare import Way, mean_and_spread, run_way, ways_to_match
+from .mlp_matchers import cifar_mlp
 from .networks import DIGITS_MLP, LineConfig, NetworkConfig, train_pair
 from .problem import Problem, evaluate_permutation
 from .records import Record
@@ -158,13 +159,8 @@ def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Ru
 
 PRESETS = {
     "smoke": {"digits": Runs(LineConfig(DIGITS_MLP, lambdas=3, judged=None), (0,))},
-    "cpu": _families(8, NetworkConfig("mlp", "cifar10", TrainConfig(5)), lambdas=11, judged=5000),
-    "paper": _families(
-        100,
-        NetworkConfig("mlp", "cifar10", TrainConfig(100, 100), augment=True),
-        lambdas=25,
-        judged=None,
-    ),
+    "cpu": _families(8, cifar_mlp(5), lambdas=11, judged=5000),
+    "paper": _families(100, cifar_mlp(), lambdas=25, judged=None),
 }
 
 # %% ../../nbs/experiments/negative_results.ipynb #946f21ce

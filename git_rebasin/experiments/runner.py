@@ -266,6 +266,7 @@ def _same(old: Any, config: Any) -> bool:
         if name in old
         else getattr(config, name) == field.default
         for name, field in fields.items()
+        if field.compare
     )
 
 
