@@ -44,6 +44,16 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         assert files[0].read_text() == texts[0]
 
 
+# %% 87a76808
+def test_a_part_of_a_preset_runs_alone():
+    with tempfile.TemporaryDirectory() as out:
+        experiment = toy("a", "b")
+        (file,) = experiment.run("smoke", out, families=["b"], seeds=[1])
+        assert file.name == "smoke-b-pair-1.json" and list(file.parent.glob("*.json")) == [file]
+        with pytest.raises(ValueError, match=r"no pairs \[2\] of \['b'\]: .* the families 'a', 'b'"):
+            experiment.run("smoke", out, families=["b"], seeds=[2])
+
+
 # %% c4969ce3
 def test_a_record_that_is_older_than_a_setting_counts_as_its_default():
     from dataclasses import field

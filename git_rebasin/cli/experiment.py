@@ -27,6 +27,10 @@ def add_arguments(
     parser.add_argument("--preset", default="smoke", help=presets)
     folder = "folder for records (default: %(default)s)"
     parser.add_argument("--out", default="records", metavar="DIR", help=folder)
+    family = "of this family only; may be given several times (default: all)"
+    parser.add_argument("--family", action="append", metavar="NAME", help=family)
+    pair = "this pair only; may be given several times (default: all)"
+    parser.add_argument("--pair", action="append", type=int, metavar="N", help=pair)
     dry = "run nothing: what would be trained, and its size"
     parser.add_argument("--dry-run", action="store_true", help=dry)
 
@@ -49,7 +53,9 @@ def run(
         print(format_plans(plans_of(preset)))
         return
     with ProgressBar() as bar:
-        files = experiment.run(args.preset, args.out, callback=bar)
+        files = experiment.run(
+            args.preset, args.out, families=args.family, seeds=args.pair, callback=bar
+        )
     for file in files:
         print(experiment.format(read_record(file)), "\n")
     print(f"Written to {files[0].parent}: {', '.join(file.name for file in files)}")

@@ -23,9 +23,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .compare import mean_and_spread
+from .figures import data_title, legend_below, mark_ends
 from .mlp_matchers import CIFAR_MLPS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
+    MNIST_MLPS,
     LineConfig,
     NetworkConfig,
     checkpoint_file,
@@ -72,7 +74,6 @@ class EpochSweep(LineConfig):
 
 
 _DIGITS = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,), snapshots=(2, 3))
-_MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
 _ALL = tuple(range(1, 101))
 
 
@@ -82,13 +83,14 @@ def _whole(network: NetworkConfig) -> Runs[EpochSweep]:
     return Runs(EpochSweep(network, judged=None, epochs=(0, *_ALL)))
 
 
-_LATER = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
+_SOME = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
+_MORE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 40, 60, 80, 100)  # of MNIST
 
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
-        "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
-        "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_LATER, checkpoints=CIFAR_MLPS)),
+        "mnist": Runs(EpochSweep(MNIST_MLP, 11, epochs=_MORE, checkpoints=MNIST_MLPS)),
+        "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_SOME, checkpoints=CIFAR_MLPS)),
     },
     "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }
@@ -293,22 +295,23 @@ def film(
     pairs = [these[0] for these in families.values()]
     for ax, pair in zip(axes[0], pairs, strict=True):
         highest = max(max(row["naive"]["curves"]["train"]["loss"]) for row in pair["epochs"])
-        ax.set(xlabel="λ", xlim=(0, 1), ylim=(0, 1.05 * highest))
+        ax.set(xlim=(0, 1), ylim=(0, 1.05 * highest))
+        mark_ends(ax)
         for way, color in (("naive", "#666666"), ("matched", "#0072b2")):
             ax.plot([], [], color=color, label=way)
-    axes[0][0].set_ylabel("cross entropy (nats)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    axes[0][0].set_ylabel("training loss (nats)")
+    legend_below(figure, axes[0][0])
 
     def draw(frame: int) -> None:
         for ax, (name, pair) in zip(axes[0], zip(families, pairs, strict=True), strict=True):
             row = pair["epochs"][min(frame, len(pair["epochs"]) - 1)]
             for line, way in zip(ax.lines, ("naive", "matched"), strict=True):
                 line.set_data(pair["lambdas"], row[way]["curves"]["train"]["loss"])
-            ax.set_title(f"{name}, epoch {row['epoch']}")
+            ax.set_title(f"{data_title(name)}, epoch {row['epoch']}")
 
     frames = max(len(pair["epochs"]) for pair in pairs)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "film.gif"
-        FuncAnimation(figure, draw, frames).save(file, PillowWriter(rate), dpi=80)
+        FuncAnimation(figure, draw, frames).save(file, PillowWriter(rate), dpi=160)
         plt.close(figure)
         return file.read_bytes()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'width_of', 'by_width', 'barriers', 'format_widths',
+__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'each_width', 'width_of', 'by_width', 'barriers', 'format_widths',
            'format_architectures', 'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
@@ -36,12 +36,17 @@ from ..zoo.train import PAPER_CONFIGS, TrainConfig
 WAYS = ("none", "weights")  # as in `ways_to_match`
 
 
-def _widths(
+def each_width(
     config: Comparison,  # whose network has any width
     sizes: Sequence[float],  # units of each hidden layer of an MLP; else multipliers
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> dict[str, Runs[Comparison]]:
-    "A family for each width"
+    """A family for each width
+
+    Args:
+        config: whose network has any width
+        sizes: units of each hidden layer of an MLP; else multipliers
+    """
     network, families = config.network, {}
     for s in sizes:
         size = (int(s),) * len(network.size) if isinstance(network.size, tuple) else s
@@ -61,10 +66,11 @@ _PAPER = {
 }
 
 PRESETS = {
-    "smoke": _widths(_SMOKE, (4, 8), (0,)),
-    "cpu": _widths(_MLP, [2**k for k in range(3, 12)]) | _widths(_VGG16, (1 / 16, 1 / 8, 1 / 4)),
-    "paper": _widths(_PAPER["vgg16"], (1 / 8, 1 / 4, 1 / 2, 1, 2, 4))
-    | _widths(_PAPER["resnet20"], (1, 2, 4, 8, 16, 32)),
+    "smoke": each_width(_SMOKE, (4, 8), (0,)),
+    "cpu": each_width(_MLP, [2**k for k in range(3, 12)])
+    | each_width(_VGG16, (1 / 16, 1 / 8, 1 / 4)),
+    "paper": each_width(_PAPER["vgg16"], (1 / 8, 1 / 4, 1 / 2, 1, 2, 4))
+    | each_width(_PAPER["resnet20"], (1, 2, 4, 8, 16, 32)),
 }
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #068da11d

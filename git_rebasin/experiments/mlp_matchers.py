@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLPS', 'PUBLISHED', 'PRESETS', 'EXPERIMENT', 'cifar_mlp', 'Matchers', 'match_pair',
+__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLPS', 'PRESETS', 'EXPERIMENT', 'cifar_mlp', 'published_effort', 'Matchers', 'match_pair',
            'finding']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
@@ -57,14 +57,26 @@ def cifar_mlp(
 
 
 CIFAR_MLPS = "mlp-matchers/checkpoints/cpu/cifar10"  # below `out`: where this experiment keeps them
-PUBLISHED = Effort(  # of the paper's code: each epoch of 50 steps sees 50,000 images
-    batches=100,
-    straight_through=250 * 50,
-    straight_through_rate=1e-2,
-    straight_through_optimizer="sgd",
-    straight_through_batch=1000,
-    straight_through_tries=1,
-)
+
+
+def published_effort(
+    images: int,  # of the training data
+    part: float = 1.0,  # of the descent that is taken
+) -> Effort:
+    """What the matchers do in the paper's code: all images once, or 250 times, by the thousand
+
+    Args:
+        images: of the training data
+        part: of the descent that is taken
+    """
+    return Effort(
+        batches=images // 500,
+        straight_through=round(part * 250 * images / 1000),
+        straight_through_rate=1e-2,
+        straight_through_optimizer="sgd",
+        straight_through_batch=1000,
+        straight_through_tries=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -74,25 +86,26 @@ class Matchers(Comparison):
     ways: tuple[str, ...] = WAYS
 
 
-_compared = partial(Matchers, effort=Effort(straight_through=240))
+_compared = partial(Matchers, keys=3, ways=MORE_WAYS)
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
-_FIRST = _compared(MNIST_MLP, checkpoints=MNIST_MLPS)
-_TENTH = dataclasses.replace(PUBLISHED, straight_through=25 * 50)
-_CIFAR = Matchers(cifar_mlp(), 13, keys=3, effort=_TENTH, ways=MORE_WAYS)
-_DESCENT = Matchers(cifar_mlp(), 13, effort=PUBLISHED, checkpoints=CIFAR_MLPS, ways=WAYS[::3])
+_RESNET = dataclasses.replace(_RESNET, pixels="imagenet")
+_MNIST, _CIFAR = published_effort(60_000), published_effort(50_000)  # as in the paper's code
+_DESCENT = Matchers(cifar_mlp(), 13, effort=_CIFAR, checkpoints=CIFAR_MLPS, ways=WAYS[::3])
 _SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        "mnist": Runs(_FIRST),
-        "cifar10": Runs(_CIFAR),
+        "mnist": Runs(
+            _compared(MNIST_MLP, 13, effort=published_effort(60_000, 0.1), checkpoints=MNIST_MLPS)
+        ),
+        "cifar10": Runs(_compared(cifar_mlp(), 13, effort=published_effort(50_000, 0.1))),
         "cifar10, whole descent": Runs(_DESCENT, (0,)),
     },
     "paper": {
-        "MNIST MLP": Runs(_FIRST),
-        "CIFAR-10 MLP": Runs(Matchers(cifar_mlp(), keys=3, effort=PUBLISHED, ways=MORE_WAYS)),
-        "CIFAR-10 ResNet20": Runs(_compared(dataclasses.replace(_RESNET, pixels="imagenet"))),
+        "MNIST MLP": Runs(_compared(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)),
+        "CIFAR-10 MLP": Runs(_compared(cifar_mlp(), effort=_CIFAR)),
+        "CIFAR-10 ResNet20": Runs(Matchers(_RESNET, effort=_CIFAR)),
     },
 }
 

@@ -11,7 +11,7 @@ __all__ = ['PRESETS', 'EXPERIMENT', 'line_of_pair', 'rise', 'shares_left', 'find
 # %% ../../nbs/experiments/mnist_mlp.ipynb #3250e972
 from collections.abc import Sequence
 
-from .networks import LineConfig, NetworkConfig
+from .networks import MNIST_MLP, LineConfig, NetworkConfig
 from .pair import format_pair, run_pair
 from .records import Record
 from git_rebasin.experiments.runner import (
@@ -22,15 +22,14 @@ from git_rebasin.experiments.runner import (
     one_by_one,
     verdict,
 )
-from ..zoo.train import PAPER_CONFIGS, TrainConfig
+from ..zoo.train import TrainConfig
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #7c1e4ec0
 _DIGITS = NetworkConfig("mlp", "digits", TrainConfig(epochs=5, batch_size=50), (64, 64))
-_MNIST = NetworkConfig("mlp", "mnist", PAPER_CONFIGS["mlp"])
 
 PRESETS = {
     "smoke": {"": Runs(LineConfig(_DIGITS, lambdas=5, judged=None), (0,))},
-    "paper": {"": Runs(LineConfig(_MNIST, judged=None))},
+    "paper": {"": Runs(LineConfig(MNIST_MLP, judged=None))},
 }
 
 # %% ../../nbs/experiments/mnist_mlp.ipynb #b372a347

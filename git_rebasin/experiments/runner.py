@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -337,23 +337,42 @@ class Experiment(Generic[C]):
         preset: str,  # "smoke", "cpu" or "paper"
         out: str | Path,  # records go to `out/name/`, checkpoints to a folder below that
         *,
+        families: Collection[str] | None = None,  # which; None: all
+        seeds: Collection[int] | None = None,  # of which pairs; None: all
         progress: bool = False,  # show a bar, in a notebook or on a terminal
         callback: Callback | None = None,  # called with the progress of each pair's stages
     ) -> list[Path]:  # the records, one per pair
-        """Run each pair of a preset that has no record yet
+        """Run each pair of a preset that has no record yet; several processes can take some each
 
         Args:
             preset: "smoke", "cpu" or "paper"
             out: records go to `out/name/`, checkpoints to a folder below that
+            families: which; None: all
+            seeds: of which pairs; None: all
             progress: show a bar, in a notebook or on a terminal
             callback: called with the progress of each pair's stages
 
         Returns:
             list[Path]: the records, one per pair
+
+        Raises:
+            ValueError: if there are no such pairs
         """
+        # raises ValueError if there are no such pairs
         if preset in self.borrowed:
-            return self.borrowed[preset].run(preset, out, callback=callback)
-        runs = [(family, r.config, s) for family, r in self.preset(preset).items() for s in r.seeds]
+            which = {"families": families, "seeds": seeds, "callback": callback}
+            return self.borrowed[preset].run(preset, out, **which)
+        runs = [
+            (family, r.config, s)
+            for family, r in self.preset(preset).items()
+            for s in r.seeds
+            if (families is None or family in families) and (seeds is None or s in seeds)
+        ]
+        if not runs:
+            raise ValueError(
+                f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} has "
+                f"the families {', '.join(map(repr, self.preset(preset)))}"
+            )
         return [self._run_one(preset, *which, Path(out), callback) for which in runs]
 
     def _run_one(
@@ -471,6 +490,7 @@ EXPERIMENTS = {  # name → module
     "single-pass": "git_rebasin.experiments.single_pass",
     "counterexample": "git_rebasin.experiments.counterexample",
     "barrier-vs-width": "git_rebasin.experiments.barrier_vs_width",
+    "resnet-width": "git_rebasin.experiments.resnet_width",
     "barrier-vs-epoch": "git_rebasin.experiments.barrier_vs_epoch",
     "imagenet-resnet50": "git_rebasin.experiments.imagenet_resnet50",
     "merging-many": "git_rebasin.experiments.merging_many",
