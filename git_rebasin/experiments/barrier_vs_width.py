@@ -20,7 +20,15 @@ import numpy as np
 from .compare import mean_and_spread, tries_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
-from .runner import Experiment, Finding, Runs, complete, grouped, verdict
+from git_rebasin.experiments.runner import (
+    NOT_RUN,
+    Experiment,
+    Finding,
+    Runs,
+    complete,
+    grouped,
+    verdict,
+)
 from ..tables import markdown_table
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
@@ -193,4 +201,22 @@ def findings(
     return [finding(widths) for widths in by_width(records).values()]
 
 
-EXPERIMENT = Experiment("barrier-vs-width", match_pair, PRESETS, format_architectures, findings)
+_HEADLINES = [
+    Finding(
+        f"Wider is easier to match: {name} on CIFAR-10, × {widths}",
+        "§5.3, Figure 4",
+        "the matched barrier falls with the width (from the figure)",
+        "",
+        NOT_RUN,
+        beside=[family for family in PRESETS["paper"] if family.startswith(name.lower())],
+    )
+    for name, widths in (("VGG16", "1/8 to 4"), ("ResNet20", "1 to 32"))
+]
+EXPERIMENT = Experiment(
+    "barrier-vs-width",
+    match_pair,
+    PRESETS,
+    format_architectures,
+    findings,
+    headlines=_HEADLINES,
+)
