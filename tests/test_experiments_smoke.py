@@ -119,6 +119,14 @@ def check_mlp_matchers(experiment, records, stages):
     assert "straight-through" in experiment.format(records[0])
 
 
+def check_resnet_width(experiment, records, stages):
+    assert "mlp-8, pair 0, train B" in stages and len(records) == 2
+    # Images are held out, and neither they nor any other choice is in what is reported.
+    assert all(end.keys() == {"train", "test"} for record in records for end in record["ends"])
+    assert all("left, test" in experiment.format(record) for record in records)
+    assert len(experiment.findings(records)) == 2
+
+
 def check_loss_contour(experiment, records, stages):
     (record,) = records
     assert len(record["losses"]) == 25 and "middle of A and π(B)" in experiment.format(record)
