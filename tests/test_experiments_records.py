@@ -7,6 +7,7 @@ import re
 import tempfile
 import time
 from git_rebasin.experiments.records import (
+    changed_revision,
     made_on,
     provenance,
     read_record,
@@ -18,12 +19,17 @@ from git_rebasin.experiments.records import (
 
 # %% 6a0bb0f4
 def test_provenance_names_versions_and_machine():
+    from unittest.mock import patch
+
     import jax
 
     where = provenance()
     assert where["versions"]["jax"] == jax.__version__ and where["cores"] >= 1 and where["processor"]
     assert where["revision"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", where["revision"])
     assert json.loads(json.dumps(where)) == where
+    for revision, changed in (("ab12", None), ("ab12+", "ab12"), (None, None)):
+        with patch("git_rebasin.experiments.records._revision", lambda r=revision: r):
+            assert changed_revision() == changed and provenance()["revision"] == revision
     where |= {"device": "4 × TPU v5e", "processor": "some", "cores": 2}
     text = made_on({"provenance": where})
     assert text == f"4 × TPU v5e (some, 2 cores), jax {jax.__version__}"

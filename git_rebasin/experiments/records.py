@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['provenance', 'timed_record', 'device_of', 'made_on', 'write_record', 'read_record', 'read_records', 'row_file']
+__all__ = ['provenance', 'changed_revision', 'timed_record', 'device_of', 'made_on', 'write_record', 'read_record',
+           'read_records', 'row_file']
 
 # %% ../../nbs/experiments/00_records.ipynb #ccfcab32
 import datetime
@@ -83,6 +84,16 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
         else os.cpu_count(),
         "revision": _revision(),
     }
+
+
+def changed_revision() -> str | None:  # that revision; None where nothing was changed
+    """Whether this source tree differs from its revision: what a record names is then not what ran
+
+    Returns:
+        str | None: that revision; None where nothing was changed
+    """
+    revision = _revision()
+    return revision[:-1] if revision and revision.endswith("+") else None
 
 
 def timed_record(
