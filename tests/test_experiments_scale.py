@@ -8,7 +8,7 @@ from git_rebasin.experiments.runner import Runs
 from git_rebasin.experiments.scale import at_scale, cost_of, judge, scale_of, settings_of
 
 
-# %% 49d2667e
+# %% b5f16fc1
 import dataclasses
 
 import pytest
@@ -36,7 +36,7 @@ def found(verdict, *records, **more):
     return Finding("units align", "§1", "yes", "90 %", verdict, records, **more)
 
 
-# %% 9fce4c48
+# %% cdb65b26
 def test_settings_are_flat_and_later_ones_count_as_their_default():
     old = record(kind=Comparison)["config"]
     del old["network"]["augment"], old["lambdas"], old["effort"]
@@ -47,7 +47,7 @@ def test_settings_are_flat_and_later_ones_count_as_their_default():
         settings_of(LineConfig(NETWORK), record(kind=Comparison)["config"])
 
 
-# %% 1630c674
+# %% 16f6756c
 def test_a_scale_names_each_setting_that_differs():
     paper = {"mnist": Runs(LineConfig(NETWORK))}
     assert scale_of([record()], paper).text == "the paper's configuration"
@@ -61,6 +61,8 @@ def test_a_scale_names_each_setting_that_differs():
         (dataclasses.replace(NETWORK, shrink=4), "7 × 7 of 28 × 28 pixels"),
         (dataclasses.replace(NETWORK, examples=20_000), "20,000 of 60,000 training images"),
         (dataclasses.replace(NETWORK, augment=True), "augmentation"),
+        (dataclasses.replace(NETWORK, pixels="imagenet"), "images normalised for in [0, 1]"),
+        (trained(warmup_epochs=1.0), "warm-up 1 for 0"),
         (dataclasses.replace(NETWORK, data="cifar10"), "cifar10 for mnist"),
     ):
         scale = scale_of([record(network)], paper)
@@ -70,13 +72,18 @@ def test_a_scale_names_each_setting_that_differs():
     assert scale_of([record()], {}).text == "our own question"
 
 
-# %% 5519bdc8
+# %% 017e39f4
 def test_how_it_is_measured_is_said_and_makes_no_other_scale():
     paper = {"mnist": Runs(LineConfig(NETWORK, judged=None))}
     scale = scale_of([record(lambdas=11)], paper)
     assert not scale.differs and scale.measured
     assert scale.text == f"{WHOLE}, 11 of 25 points on a line, 10,000 of all images judged"
-    assert _said("held_out", {5000}, {0}, "mnist") == "5,000 training images held out"
+    choosing = dataclasses.replace(NETWORK, held_out=5000)
+    for other in (NETWORK, choosing):
+        scale = scale_of([record(choosing)], {"mnist": Runs(LineConfig(other))})
+        assert scale.text == f"{WHOLE}, 5,000 training images held out to choose by"
+    assert not scale_of([record()], {"mnist": Runs(LineConfig(choosing))}).measured
+    assert _said("keys", {None}, {3}, None) == "1 of 3 keys"
     assert _said("epochs", {(0, 1, 5)}, {tuple(range(101))}, None) == "3 of 101 epochs looked at"
 
 
@@ -97,7 +104,7 @@ def test_how_it_is_measured_is_said_and_makes_no_other_scale():
     assert scale_of([chosen], {"": choosing}).differs == ("tricks 2 for 3",)
 
 
-# %% 6eced653
+# %% 14197ee3
 def test_a_ladder_stands_beside_a_ladder():
     wide = lambda *widths: [dataclasses.replace(NETWORK, size=float(w)) for w in widths]
     paper = {f"{n.size:g}": Runs(LineConfig(n)) for n in wide(1 / 8, 1 / 4, 1 / 2, 1)}
@@ -107,7 +114,7 @@ def test_a_ladder_stands_beside_a_ladder():
     assert scale_of(of[1:], paper).beside == ("0.125", "0.25") and not scale_of(of[1:], paper).differs
 
 
-# %% 25a47fb6
+# %% b782dd8d
 def test_several_architectures_are_told_apart():
     from git_rebasin.experiments.run_times import Timing
 
@@ -118,7 +125,7 @@ def test_several_architectures_are_told_apart():
     assert scale.text == "vgg16: width 1/2 for 1, vgg16: 1 of 3 repeats" and len(scale.differs) == 1
 
 
-# %% cef2eb0e
+# %% 954e9ce3
 def test_what_has_no_family_of_its_name_stands_beside_the_nearest():
     other = dataclasses.replace(NETWORK, network="resnet20", data="cifar100", size=32.0)
     paper = {"far": Runs(LineConfig(other)), "near": Runs(LineConfig(NETWORK))}
@@ -128,7 +135,7 @@ def test_what_has_no_family_of_its_name_stands_beside_the_nearest():
     assert scale_of([record()], alone).text == words
 
 
-# %% 69fc3c85
+# %% 0b0c9a5f
 def test_only_the_papers_configuration_refutes_it():
     paper = {"mnist": Runs(LineConfig(NETWORK))}
     whole, small = record(), record(trained(epochs=20))
@@ -149,7 +156,7 @@ def test_only_the_papers_configuration_refutes_it():
         assert at_scale(found(verdict, scale="public networks"), [whole], paper).verdict == at_less
 
 
-# %% 275598fb
+# %% 0213fd4c
 def test_a_headline_is_there_until_it_is_run():
     big = dataclasses.replace(NETWORK, size=(2048, 2048, 2048))
     paper = {"mnist": Runs(LineConfig(NETWORK)), "big": Runs(LineConfig(big))}

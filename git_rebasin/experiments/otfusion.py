@@ -26,7 +26,7 @@ from git_rebasin.experiments.compare import (
 )
 from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
-from .runner import Experiment, Finding, Runs, by_family, verdict
+from .runner import NOT_RUN, Experiment, Finding, Runs, by_family, verdict
 from .single_pass import single_pass_matching
 from ..matching.weights import weight_matching
 from ..tables import markdown_table
@@ -191,4 +191,19 @@ def findings(
     return [finding for these in by_family(records).values() for finding in findings_of(these)]
 
 
-EXPERIMENT = Experiment("otfusion", partial(match_lines, WAYS), PRESETS, format_both, findings)
+_HEADLINE = Finding(
+    "Weight matching merges VGG11s on CIFAR-10, at full size, better than a single pass",
+    "Table 2",
+    f"{PAPER['cifar10']['weights']}, {PAPER['cifar10'][PASSES[1]]}",
+    "",
+    NOT_RUN,
+    beside=["CIFAR-10 VGG11"],
+)
+EXPERIMENT = Experiment(
+    "otfusion",
+    partial(match_lines, WAYS),
+    PRESETS,
+    format_both,
+    findings,
+    headlines=[_HEADLINE],
+)
