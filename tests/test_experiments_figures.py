@@ -9,12 +9,11 @@ from git_rebasin.experiments.compare import ways_to_match
 from git_rebasin.experiments.figures import (
     JOINED,
     bare,
-    data_title,
     draw_along,
     legend_below,
     loss_axis,
     mark_ends,
-    plain_log,
+    title_of,
     way_styles,
 )
 
@@ -25,7 +24,8 @@ def test_every_way_has_a_look_of_its_own():
     styles = way_styles(ways)
     assert list(styles) == ways and len({s["color"] for s in styles.values()}) == len(ways)
     assert way_styles(["weights"])["weights"] == styles["weights"]  # on every page
-    assert [data_title(x) for x in ("mnist", "cifar10 sgd", "x")] == ["MNIST", "CIFAR-10 sgd", "x"]
+    names = ("mnist", "mlp cifar10", "x")
+    assert [title_of(x) for x in names] == ["MNIST", "MLP CIFAR-10", "x"]
 
 
 # %% e078b658

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .compare import mean_and_spread, spread_below, spread_of
-from .figures import data_title, legend_below, mark_ends
+from .figures import legend_below, mark_ends, title_of
 from .mlp_matchers import CIFAR_MLPS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
@@ -308,7 +308,7 @@ def film(
             row = pair["epochs"][min(frame, len(pair["epochs"]) - 1)]
             for line, way in zip(ax.lines, ("naive", "matched"), strict=True):
                 line.set_data(pair["lambdas"], row[way]["curves"]["train"]["loss"])
-            ax.set_title(f"{data_title(name)}, epoch {row['epoch']}")
+            ax.set_title(f"{title_of(name)}, epoch {row['epoch']}")
 
     frames = max(len(pair["epochs"]) for pair in pairs)
     with tempfile.TemporaryDirectory() as folder:

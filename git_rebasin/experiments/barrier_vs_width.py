@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'each_width', 'width_of', 'by_width', 'barriers', 'format_widths',
-           'format_architectures', 'finding', 'findings']
+__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'each_width', 'width_of', 'by_width', 'barriers', 'ceiling',
+           'format_widths', 'format_architectures', 'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
 import dataclasses
@@ -19,6 +19,7 @@ import numpy as np
 
 from .compare import mean_and_spread, spread_below, spread_of, tries_of
 from .networks import Comparison, NetworkConfig, match_lines
+from .plan import IMAGES
 from .records import Record
 from git_rebasin.experiments.runner import (
     NOT_RUN,
@@ -57,8 +58,9 @@ def each_width(
 
 _SMOKE = Comparison(NetworkConfig("mlp", "digits", TrainConfig(2, 50), (8,)), lambdas=3)
 _MLP = Comparison(NetworkConfig("mlp", "mnist", TrainConfig(5)), lambdas=11)
-_SHORT = TrainConfig(2, 100, learning_rate=1e-3, schedule="warmup_cosine", warmup_epochs=0.25)
-_VGG16 = Comparison(NetworkConfig("vgg16", "cifar10", _SHORT, 1.0, shrink=2), 9, judged=2000)
+_SHORT = TrainConfig(3, 100, "sgd", 0.1, 0.9, 1e-2, "warmup_cosine", 1)  # as of the ResNets
+_SMALL = NetworkConfig("vgg16", "mnist", _SHORT, 1.0, shrink=2, examples=20_000)
+_VGG16 = Comparison(_SMALL, lambdas=9, judged=2000)
 _PAPER = {
     name: Comparison(NetworkConfig(name, "cifar10", how, 1.0, augment=True), judged=None)
     for name in ("vgg16", "resnet20")
@@ -68,7 +70,7 @@ _PAPER = {
 PRESETS = {
     "smoke": each_width(_SMOKE, (4, 8), (0,)),
     "cpu": each_width(_MLP, [2**k for k in range(3, 12)])
-    | each_width(_VGG16, (1 / 16, 1 / 8, 1 / 4)),
+    | each_width(_VGG16, (1 / 8, 1 / 4, 1 / 2)),
     "paper": each_width(_PAPER["vgg16"], (1 / 8, 1 / 4, 1 / 2, 1, 2, 4))
     | each_width(_PAPER["resnet20"], (1, 2, 4, 8, 16, 32)),
 }
@@ -125,6 +127,23 @@ def barriers(
     return [[t["barrier"][split] for t in tries_of(r)[way]] for r in widths.values()]
 
 
+def ceiling(
+    records: Sequence[Record],  # of one width
+    split: str = "train",
+) -> float:  # nats
+    """The barrier that there is where a midpoint gives all classes alike
+
+    Args:
+        records: of one width
+
+    Returns:
+        float: nats
+    """
+    data = records[0]["config"]["network"]["data"]
+    ends = [end[split]["loss"] for record in records for end in record["ends"]]
+    return np.log(IMAGES[data][2]) - np.mean(ends)
+
+
 def format_widths(
     widths: Mapping[float, Sequence[Record]],  # of one architecture
 ) -> str:  # Markdown
@@ -136,12 +155,12 @@ def format_widths(
     Returns:
         str: Markdown
     """
-    heads = ["width", "test accuracy of the ends", "naive", "matched", "naive, test"]
+    heads = ["width", "test accuracy of the ends", "guessing", "naive", "matched", "naive, test"]
     heads, rows = [*heads, "matched, test", "cosine, matched"], []
     columns = [barriers(widths, way, split) for split in ("train", "test") for way in WAYS]
     for k, (width, records) in enumerate(widths.items()):
         ends = [end["test"]["accuracy"] for r in records for end in r["ends"]]
-        cells = [str(Fraction(width)), f"{100 * np.mean(ends):.1f} %"]
+        cells = [str(Fraction(width)), f"{100 * np.mean(ends):.1f} %", f"{ceiling(records):.3f}"]
         cells += [mean_and_spread(column[k], 3) for column in columns]
         cells += [mean_and_spread([t["cosine"] for t in tries_of(records)["weights"]], 3)]
         rows.append(cells)

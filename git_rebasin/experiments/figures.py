@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['JOINED', 'way_styles', 'data_title', 'draw_along', 'plain_log', 'loss_axis', 'mark_ends', 'bare', 'legend_below']
+__all__ = ['JOINED', 'way_styles', 'title_of', 'draw_along', 'plain_log', 'loss_axis', 'mark_ends', 'bare', 'legend_below']
 
 # %% ../../nbs/experiments/14_figures.ipynb #558edcbc
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,18 @@ _STYLES = {  # way → colour and marker
 }
 _SPARE = (("#117733", "h"), ("#cc6677", "8"), ("#88ccee", "H"), ("#44aa99", "X"), ("#661100", "1"))
 
-_TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits"}
+_TITLES = {  # a word of a configuration → as readers know it
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "mlp": "MLP",
+    "cnn": "CNN",
+    "vgg11": "VGG11",
+    "vgg16": "VGG16",
+    "resnet20": "ResNet20",
+    "resnet50": "ResNet50",
+    "resnet56": "ResNet56",
+}
 
 
 def way_styles(
@@ -57,16 +68,15 @@ def way_styles(
     return {way: dict(zip(("color", "marker"), styles[way], strict=True)) for way in ways}
 
 
-def data_title(
-    name: str,  # of a data set, as in a configuration, or of a family that begins with one
+def title_of(
+    name: str,  # of a data set or a network, as in a configuration, or of a family
 ) -> str:
-    """A data set as readers know it
+    """A name as readers know it
 
     Args:
-        name: of a data set, as in a configuration, or of a family that begins with one
+        name: of a data set or a network, as in a configuration, or of a family
     """
-    first, *rest = name.split(" ")
-    return " ".join([_TITLES.get(first, first), *rest])
+    return " ".join(_TITLES.get(word, word) for word in name.split(" "))
 
 # %% ../../nbs/experiments/14_figures.ipynb #6fdd5ab7
 JOINED = 9  # points from which on a line is drawn through them
@@ -124,7 +134,7 @@ def loss_axis(
     linear: float = 0.1,  # below it the axis is linear, where it is logarithmic above
     ratio: float = 20.0,  # of the highest value to the lowest, from which on it is logarithmic
 ) -> None:
-    """A vertical axis for losses: linear where they are of one order, else logarithmic, but near zero
+    """A vertical axis for losses: linear where they are of one order, else logarithmic above a limit
 
     Args:
         ax: with all that is to be drawn in it

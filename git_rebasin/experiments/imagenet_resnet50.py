@@ -367,8 +367,8 @@ def accuracies(
         ways = (record["curves"][way] for way in ("naive", "matched"))
         naive, matched = (curves["recomputed"]["accuracy"] for curves in ways)
         return naive, matched
-    at = {row["way"]: row["mended"]["reset"]["accuracy"] for row in record["rows"]}
-    one, other = (end["accuracy"] for end in record["ends"])
+    at = {w: np.mean(real_resnets.tested(record, w, "reset")) for w in ("none", "weights")}
+    one, other = (end["test"]["accuracy"] for end in record["ends"])
     return [one, at["none"], other], [one, at["weights"], other]
 
 
