@@ -55,8 +55,8 @@ def run(
         return
     if revision := changed_revision():
         print(
-            f"warning: the source differs from its revision {revision[:12]}, and the records will say "
-            "so: to keep them, commit first, or run a clean clone",
+            f"warning: the source differs from its revision {revision[:12]}, and the records will "
+            "say so: to keep them, commit first, or run a clean clone",
             file=sys.stderr,
         )
     with ProgressBar() as bar:

@@ -186,7 +186,8 @@ def small_fn(
     Returns:
         Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
     """
-    return _scaled_fn(SMALL[config.network].apply, pixel_scale(config.data, config.pixels) or (None, None))
+    scale = pixel_scale(config.data, config.pixels) or (None, None)
+    return _scaled_fn(SMALL[config.network].apply, scale)
 
 
 @cache  # one object for all networks of a kind, so that it is compiled once

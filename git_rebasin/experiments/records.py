@@ -28,6 +28,7 @@ import jax
 
 import git_rebasin
 from ..checkpoints.files import read_json, write_atomic
+from ..zoo.checkpoint import fingerprint
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
 Record = Mapping[str, Any]  # what JSON can hold

@@ -368,8 +368,8 @@ class Experiment(Generic[C]):
         ]
         if not runs:
             raise ValueError(
-                f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} has "
-                f"the families {', '.join(map(repr, self.preset(preset)))}"
+                f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} "
+                f"has the families {', '.join(map(repr, self.preset(preset)))}"
             )
         return [self._run_one(preset, *which, Path(out), callback) for which in runs]
 
