@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from git_rebasin.experiments.validation import (
-    chosen,
     choosing_split,
+    chosen,
     hold_out,
     mean_over_keys,
 )

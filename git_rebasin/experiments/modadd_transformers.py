@@ -285,7 +285,8 @@ def finding(
         "beyond the paper",
         "nothing on transformers",
         f"{best}, the best of {len(shares)} ways on the same sums, leaves "
-        f"{mean_over_keys(shares[best], 0)} of the barrier; accuracy at ½ {mean_over_keys(at_half)}",
+        f"{mean_over_keys(shares[best], 0)} of the barrier; accuracy at ½ "
+        f"{mean_over_keys(at_half)}",
         verdict(least < 0.05, least < 0.5),
         beyond=True,
     )
