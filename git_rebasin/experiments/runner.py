@@ -14,6 +14,7 @@ __all__ = ['NOT_RUN', 'WHOLE', 'EXACT', 'VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPE
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -381,13 +382,12 @@ class Experiment(Generic[C]):
             _record_of(file, head, config)
             _log.info("%s is there already", file)
             return file
-        names = [family] if family else []
         elsewhere = getattr(config, "checkpoints", None)  # below `out`: another experiment's
-        own = file.parent.joinpath("checkpoints", preset, *names)
-        pair = ", ".join([*names, f"pair {seed}"])
-        context = Context(out / elsewhere if elsewhere else own, callback, pair)
+        folder = out / elsewhere if elsewhere else file.parent / "checkpoints" / preset / family
+        context = Context(folder, callback, f"{family}, pair {seed}".removeprefix(", "))
         record = self.run_pair(config, seed, context)
-        head |= {"config": dataclasses.asdict(config), "provenance": provenance()}
+        made = provenance() | {"seconds": round(time.perf_counter() - begin, 1)}
+        head |= {"config": dataclasses.asdict(config), "provenance": made}
         return write_record(file, head | dict(record))
 
     def _place(
