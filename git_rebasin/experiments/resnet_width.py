@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 from .barrier_vs_width import PRESETS as _ALL
 from .barrier_vs_width import barriers, each_width, width_of
 from .barrier_vs_width import finding as falls
-from .compare import mean_and_spread, middle, tries_of
+from .compare import mean_and_spread, middle, spread_below, tries_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .problem import Problem
 from .records import Record
@@ -196,7 +196,7 @@ def format_widths(
         right = [accuracies(record, unseen) for record in records]
         cells += [_cell([r[of] for r in right], percent=True) for of in ("ends", *WAYS[::-1])]
         rows.append(cells)
-    return markdown_table(heads, rows, text=())
+    return spread_below(markdown_table(heads, rows, text=()), None)
 
 
 def _cell(values: Sequence[float], percent: bool = False) -> str:
@@ -260,6 +260,8 @@ def zero_barrier(
         f"at width {Fraction(widest)} at most {matched.max():.4f} nats, {100 * left.max():.1f} % "
         f"of the naive barrier; ends at least {100 * ends:.1f} %",
         verdict(good, (left <= 0.25).all()),
+        [record for of in widths.values() for record in of],
+        list(PRESETS["paper"]),
     )
 
 
