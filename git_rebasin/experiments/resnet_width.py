@@ -10,6 +10,7 @@ __all__ = ['WAYS', 'CANDIDATES', 'CHOSEN', 'CONTROL', 'PRESETS', 'match_pair', '
            'shares', 'accuracies', 'format_widths', 'format_recipes', 'choice', 'zero_barrier', 'findings']
 
 # %% ../../nbs/experiments/resnet_width.ipynb #a1e5aa87
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -91,6 +92,15 @@ def _widths(
     return {f"{name}-{family}": runs for family, runs in each_width(lines, widths, seeds).items()}
 
 
+_CIFAR = NetworkConfig(
+    "resnet20",
+    "cifar10",
+    dataclasses.replace(CANDIDATES[CHOSEN], epochs=10),
+    1.0,
+    shrink=4,
+    pixels="imagenet",
+    held_out=5000,
+)
 _MLP = NetworkConfig("mlp", "digits", CANDIDATES[CHOSEN], (8, 8), held_out=400)
 
 PRESETS = {
@@ -101,6 +111,9 @@ PRESETS = {
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
     "cpu": _widths(CHOSEN, (1, 2, 4, 8)) | _widths(CONTROL, (1, 2, 4)),
+    "larger": _widths(CHOSEN, (16,), (0, 1))
+    | _widths(CHOSEN, (32,), (0,))
+    | each_width(Lines(_CIFAR, lambdas=7, judged=2000), (1, 2, 4, 8)),
     "paper": {family: runs for family, runs in _ALL["paper"].items() if "resnet20" in family},
 }
 
