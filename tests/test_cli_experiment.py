@@ -41,6 +41,24 @@ def test_an_experiment_prints_a_table_for_each_pair_and_goes_on():
     assert "pair 0, train A" in outputs[0][1] and "train" not in outputs[1][1]
 
 
+# %% 6e58157a
+def test_a_source_with_changes_is_warned_of():
+    import contextlib
+    import io
+    import tempfile
+    from unittest.mock import patch
+
+    for revision, warned in (("0123456789abcdef+", True), ("0123456789abcdef", False), (None, False)):
+        with (
+            patch("git_rebasin.experiments.records._revision", lambda r=revision: r),
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()) as err_,
+        ):
+            assert main(["experiment", "counterexample", "--out", folder]) == 0
+        assert ("differs from its revision 0123456789ab, " in err_.getvalue()) == warned
+
+
 # %% 255eec1c
 def test_a_pair_that_a_preset_does_not_have_is_refused():
     with contextlib.redirect_stderr(io.StringIO()) as err:

@@ -42,16 +42,27 @@ def test_an_ensemble_says_the_mean_probability():
 
 
 # %% 62081095
-def test_a_picture_has_a_point_for_each_bin_that_was_said():
+def test_a_picture_has_a_point_for_each_bin_in_which_enough_was_said():
     import matplotlib.pyplot as plt
 
-    metrics = {"A": evaluate_predictions(np.log(np.array([[0.9, 0.1], [0.7, 0.3]])), np.array([0, 1]))}
-    ax = plt.figure().add_subplot()
-    plot_reliability(ax, metrics, {"A": "k"}, marker="s")
+    from git_rebasin.experiments.calibration import FEWEST
+
+    n = FEWEST
+    probabilities = np.array([[0.9, 0.1]] * n + [[0.7, 0.3]] * n + [[0.45, 0.55]])
+    labels = np.array([0] * n + [1] * (n + 1))
+    metrics = {"A": evaluate_predictions(np.log(probabilities), labels)}
+    ax, below = plt.figure().subplots(2)
+    plot_reliability(ax, metrics, {"A": "k"}, below, marker="s")
     _, curve = ax.lines
     points = np.column_stack(curve.get_data())
     np.testing.assert_allclose(points[[1, 3, 7, 9]], [[0.1, 0], [0.3, 1], [0.7, 0], [0.9, 1]])
-    assert np.isnan(points[[0, 2]]).all() and curve.get_label() == "A" and curve.get_marker() == "s"
+    assert np.isnan(points[[0, 2, 4, 5, 6, 8], 1]).all()  # of none and of one answer: a gap
+    assert curve.get_label() == "A" and curve.get_marker() == "s"
+    (steps,) = below.patches
+    np.testing.assert_array_equal(steps.get_data().values, [0, n, 0, n, 1, 1, 0, n, 0, n])
+    assert below.get_xlabel() == "predicted probability" and not ax.get_xlabel()
+    plot_reliability(ax, metrics, {"A": "k"})
+    assert ax.get_xlabel() == "predicted probability"
     plt.close(ax.figure)
 
 

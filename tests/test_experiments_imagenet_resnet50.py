@@ -2,6 +2,8 @@
 
 
 # %% 652b7d10
+import numpy as np
+
 from git_rebasin.experiments.imagenet_resnet50 import (
     EXPERIMENT,
     PAPER,
@@ -25,14 +27,15 @@ def test_the_papers_numbers_give_67_percent_of_accuracy_and_78_of_loss():
 def test_the_verdict_is_of_accuracies_with_new_statistics():
     def real(family, none, weights):
         "A record of public networks"
-        rows = [("none", none), ("weights", weights)]
-        rows = [{"way": w, "mended": {"reset": {"accuracy": a}}} for w, a in rows]
-        ends = [{"accuracy": 0.9}, {"accuracy": 0.8}]
+        found = [("none", none), ("weights", weights - 0.01), ("weights", weights + 0.01)]
+        found = [{"way": w, "statistics": "reset", "accuracy": a} for w, a in found]
+        ends = [{"test": {"accuracy": 0.9}}, {"test": {"accuracy": 0.8}}]
         head = {"experiment": RECORDS, "family": family, "seed": 0, "config": {"data": "cifar10"}}
-        return head | {"rows": rows, "ends": ends}
+        return head | {"tested": found, "ends": ends}
 
 
-    assert accuracies(real("a", 0.1, 0.6)) == ([0.9, 0.1, 0.8], [0.9, 0.6, 0.8])
+    for line, at_half in zip(accuracies(real("a", 0.1, 0.6)), (0.1, 0.6), strict=True):
+        np.testing.assert_allclose(line, [0.9, at_half, 0.8])  # the mean over keys
     records = [real("a", 0.1, 0.7), real("a", 0.1, 0.4), real("b", 0.1, 0.65), real("c", 0.25, 0.3)]
     findings = EXPERIMENT.findings(records)
     assert [f.verdict for f in findings] == ["partly", "reproduced", "not"]

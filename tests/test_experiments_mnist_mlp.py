@@ -3,6 +3,26 @@
 from git_rebasin.experiments.mnist_mlp import PRESETS
 
 
+# %% 940be568
+def test_the_verdict_follows_the_worst_pair():
+    from git_rebasin.experiments.mnist_mlp import finding
+
+
+    def record_with(barrier, rise):
+        "A record with a naive barrier and rise of 1, and these after matching"
+        line = lambda top: {"test": {"loss": [0.5, 0.5 + top, 0.5]}}
+        return {
+            "barrier": {"naive": {"train": 1.0}, "matched": {"train": barrier}},
+            "curves": {"naive": line(1.0), "matched": line(rise)},
+        }
+
+
+    good = record_with(0.01, 0.01)
+    assert finding([good]).verdict == "reproduced" and "1.00 % of the rise" in finding([good]).ours
+    for barrier, left, expected in ((0.03, 0.0, "partly"), (0.0, 0.1, "partly"), (0.3, 0.0, "not")):
+        assert finding([good, record_with(barrier, left)]).verdict == expected
+
+
 # %% de9334d1
 def test_the_paper_preset_is_the_papers():
     config = PRESETS["paper"][""].config

@@ -26,6 +26,7 @@ def test_a_plan_counts_parameters_steps_operations_and_memory():
     assert products < plan.step_flops < 1.5 * products
     assert plan.step_bytes > 4 * 4 * plan.parameters  # weights, gradients and Adam's two moments
     assert plan.flops == plan.steps * plan.step_flops
+    assert plan_network(dataclasses.replace(SMALL, held_out=437)).steps == 3 * (1000 // 50)
 
 
 # %% 6320eada

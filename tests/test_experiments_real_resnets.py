@@ -2,15 +2,39 @@
 
 
 # %% 3fd2e75b
+from git_rebasin.experiments.public_resnets import STATISTICS, Config, load_problem
 from git_rebasin.experiments.real_resnets import (
-    STATISTICS,
-    Config,
-    best_midpoint,
+    choose_midpoint,
+    choose_similarity,
     finding,
     format_midpoints,
-    load_problem,
     ways_of,
 )
+
+
+def tries(way, accuracy, keys=3):
+    "Tries whose midpoints have that accuracy on validation images as they are, and less repaired"
+    mended = {
+        kind: {"accuracy": accuracy - k / 100, "loss": 1.0} for k, kind in enumerate(STATISTICS)
+    }
+    return [{"way": way, "key": k, "seconds": 2.0, "mended": mended} for k in range(keys)]
+
+
+def pair(on_test):
+    "A record whose best midpoint on validation images has these accuracies on test images"
+    rows = [*tries("none", 0.1, 1), *tries("weights", 0.7), *tries("Sinkhorn", 0.6)]
+    found = [("none", 0.1), *(("weights", a) for a in on_test)]
+    end = {"validation": {"accuracy": 0.99}, "test": {"accuracy": 0.9}}
+    return {
+        "family": "resnet20",
+        "ends": [{"validation": {"accuracy": 1.0}, "test": {"accuracy": 0.92}}, end],
+        "ensemble": {"validation": {"accuracy": 1.0}, "test": {"accuracy": 0.95}},
+        "rows": rows,
+        "tested": [
+            {"way": w, "key": k, "statistics": "as it is", "accuracy": a, "loss": 1.0}
+            for k, (w, a) in enumerate(found)
+        ],
+    }
 
 
 # %% fe2ad059
@@ -19,38 +43,31 @@ def test_the_learners_take_as_many_steps_as_they_are_told():
 
     from git_rebasin.experiments.compare import run_way
 
-    how = {"steps": 2, "sinkhorn_steps": 3, "batch": 16, "start": "inner"}
+    how = {"steps": 2, "sinkhorn_steps": 3, "batch": 16, "held_out": 64}
     config = Config(None, "digits", None, 32, 32, 32, **how)
-    (problem, _), ways, key = load_problem(config), ways_of(config), jax.random.key(0)
-    start, seconds = run_way(problem, ways["activations, inner"], key, None, 0.0)
-    for way, steps in (("straight-through", 2), ("Sinkhorn", 3)):
+    (problem, _), key = load_problem(config), jax.random.key(0)
+    for similarity, way, steps in (("inner", "straight-through", 2), ("inner", "Sinkhorn", 3)):
+        ways = ways_of(config, similarity)
+        assert ways[way].start == f"activations, {similarity}"
+        start, seconds = run_way(problem, ways[ways[way].start], key, None, 0.0)
         match, _ = run_way(problem, ways[way], key, start, seconds)
-        assert ways[way].start == "activations, inner" and len(match.losses) == steps
+        assert len(match.losses) == steps
 
 
 # %% 69ce29c1
 def test_a_record_is_printed_as_a_table():
-    mended = {kind: {"accuracy": 0.5 + k / 8, "loss": 1.0} for k, kind in enumerate(STATISTICS)}
-    record = {"family": "pair", "ends": [{"accuracy": 0.9}] * 2, "ensemble": {"accuracy": 0.95}}
-    record["rows"] = [{"way": "weights", "seconds": 2.0, "mended": mended}]
-    text = format_midpoints(record)
-    assert "| weights | 50.00 % | 62.50 % | 75.00 % | 1.000 | 2.0 |" in text and "95.00 %" in text
+    text = format_midpoints(pair([0.5, 0.6, 0.7]))
+    assert "on test images the ends have 92.00 % and 90.00 %, their ensemble 95.00 %" in text
+    assert "| **weights** | **70.0 ± 0.0** | **69.0 ± 0.0** | **68.0 ± 0.0** |" in text
+    assert "| **60.0 ± 10.0 (as it is)** |" in text and "| none | 10.0 | 9.0 | 8.0 |" in text
 
 
 # %% 07ad1f1b
-def test_the_verdict_is_of_the_best_midpoint():
-    def pair(best):
-        "A record whose best midpoint has that accuracy"
-        rows = [
-            {
-                "way": way,
-                "mended": {kind: {"accuracy": a - k / 100} for k, kind in enumerate(STATISTICS)},
-            }
-            for way, a in (("none", 0.1), ("weights", best), ("Sinkhorn", best - 0.005))
-        ]
-        return {"family": "resnet20", "ends": [{"accuracy": 0.92}, {"accuracy": 0.9}], "rows": rows}
-
-
-    assert best_midpoint(pair(0.7)) == (0.7, "weights", "as it is")
-    assert [finding(pair(a)).verdict for a in (0.86, 0.7, 0.6)] == ["reproduced", "partly", "not"]
-    assert "naive 10.0 %" in finding(pair(0.7)).ours
+def test_validation_chooses_and_the_verdict_is_of_the_mean_over_keys_on_test_images():
+    assert choose_midpoint(pair([0.7] * 3)["rows"]) == ("weights", "as it is")
+    by_units = [*tries("activations, inner", 0.5), *tries("activations, correlation", 0.6)]
+    assert choose_similarity(by_units) == "correlation" and choose_similarity(by_units[:3]) == "inner"
+    for mean, expected in {0.86: "reproduced", 0.7: "partly", 0.6: "not"}.items():
+        found = finding(pair([mean - 0.1, mean, mean + 0.1]))
+        assert found.verdict == expected and "naive 10.0 %" in found.ours
+        assert f"{100 * mean:.1f} ± 10.0 % (sd over 3 keys) on test images" in found.ours

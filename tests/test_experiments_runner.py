@@ -36,6 +36,7 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         assert experiment.run("smoke", out, callback=lambda p: stages.append(p.stage)) == files
         assert files[0].read_text() == texts[0] and all(s.startswith("pair 1, ") for s in stages)
         assert stages and "pair 1, train A" not in stages  # its checkpoint was complete
+
         strip = lambda r: {k: v for k, v in r.items() if k not in ("seconds", "provenance")}
         assert strip(json.loads(files[1].read_text())) == strip(json.loads(texts[1]))
         other = toy("", config=dataclasses.replace(TINY, judged=17))
@@ -145,6 +146,7 @@ def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
         assert experiment.kept(out) == borrower.kept(out) == []
         assert [r["k"] for r in experiment.records(out)] == [0, 1]
         assert [r["k"] for r in experiment.records(out)] == [0, 1]
+        assert 0 <= experiment.records(out)[0]["provenance"]["seconds"] < 60
         assert made == [Path(out) / "toy/checkpoints/cpu/some kind"] * 2
         names = [f"cpu-some-kind-pair-{k}.json" for k in (1, 0)]
         assert experiment.run("cpu", out) == [Path(out) / "toy" / name for name in names]
@@ -193,7 +195,7 @@ def test_records_are_sorted_by_their_family():
 
 
 # %% 1f42091b
-def test_findings_are_a_table_and_verdicts_are_three():
+def test_findings_are_a_table_and_know_their_records():
     from git_rebasin.experiments.runner import (
         Finding,
         for_each_family,
@@ -202,7 +204,7 @@ def test_findings_are_a_table_and_verdicts_are_three():
     )
 
     text = format_findings([Finding("units align", "§1", "yes", "90 %", "partly")])
-    assert "| units align | §1 | yes | 90 % | **partly** |" in text
+    assert "| units align | §1 | yes | 90 % |  | **partly** |" in text
     with pytest.raises(ValueError, match="give one of reproduced"):
         Finding("units align", "§1", "yes", "90 %", "perhaps")
     rows = [{"family": name, "k": k} for k, name in enumerate(("b", "a", "b"))]
@@ -210,6 +212,8 @@ def test_findings_are_a_table_and_verdicts_are_three():
     each = for_each_family(lambda records: rule([r["k"] for r in records]))
     assert [f.claim for f in each(rows)] == ["[0, 2]", "[1]"]
     assert [f.claim for f in for_each_record(rule)(rows)] == list(map(str, rows))
+    assert [f.records for f in each(rows)] == [[rows[0], rows[2]], [rows[1]]]
+    assert [f.records for f in for_each_record(rule)(rows)] == [[row] for row in rows]
 
 
 # %% efc64673

@@ -228,34 +228,41 @@ def check_modadd_transformers(experiment, records, stages):
     assert max(record["correlation"].values()) < 0.999
     assert all(f"| {way} |" in experiment.format(record) for way in config.ways)
     (finding,) = experiment.findings(records)
-    best = min(max(left) for left in shares_left([moving], "all").values())
+    best = min(np.mean(left) for left in shares_left([moving], "all").values())
     assert (finding.verdict == "not") == (best >= 0.5)
     assert f"leaves {100 * best:.0f} %" in finding.ours
 
 
 def check_real_resnets(experiment, records, stages):
-    from git_rebasin.experiments.real_resnets import STATISTICS
+    from git_rebasin.experiments.real_resnets import BESIDE, STATISTICS, choose_midpoint, tested
 
     (record,) = records
-    ways = experiment.preset("smoke")[record["family"]].config.ways
-    assert [row["way"] for row in record["rows"]] == ["none", *ways]
-    assert len(stages) == 1 + len(ways)
+    config = experiment.preset("smoke")[record["family"]].config
+    tries = [("none", 0), *((way, k) for way in config.ways for k in range(config.keys))]
+    assert [(row["way"], row["key"]) for row in record["rows"]] == tries
+    assert len(stages) == len(tries) and record["start"] == "correlation"
     for row in record["rows"]:
         assert list(row["mended"]) == list(STATISTICS)
         assert all(0 <= m["accuracy"] <= 1 and m["loss"] > 0 for m in row["mended"].values())
-    assert len({row["mended"]["as it is"]["loss"] for row in record["rows"]}) == 3  # they differ
-    assert "| weights |" in experiment.format(record)
+    assert len({row["mended"]["as it is"]["loss"] for row in record["rows"]}) >= 3  # they differ
+    # Test images are looked at for what validation chose, and for what is always beside it.
+    best = choose_midpoint(record["rows"])
+    looked_at = list(dict.fromkeys((row["way"], row["statistics"]) for row in record["tested"]))
+    assert looked_at == list(dict.fromkeys([*BESIDE, best]))
+    assert len(tested(record, "weights", "reset")) == config.keys
+    assert "weights" in experiment.format(record)
 
 
 def check_rescaled_resnets(experiment, records, stages):
-    from git_rebasin.experiments.rescaled_resnets import LINES
+    from git_rebasin.experiments.rescaled_resnets import LINES, lowest
 
     (record,) = records
-    assert [row["b"] for row in record["rows"]] == list(LINES)
+    keys = record["config"]["pair"]["keys"]
+    assert [len(lowest(record, name)) for name in LINES] == [1, *[keys] * (len(LINES) - 1)]
     for row in record["rows"]:
         assert row["output_change"] < 1e-3 and 0 < row["share"]["median"] < 1
         assert len(row["line"]["accuracy"]) == len(record["lambdas"]) == 3
-    assert len({row["line"]["loss"][1] for row in record["rows"]}) == len(LINES)
+    assert len({row["line"]["loss"][1] for row in record["rows"]}) >= len(LINES)
     assert "| permuted, rescaled for the line |" in experiment.format(record)
 
 

@@ -10,6 +10,7 @@ __all__ = ['add_arguments', 'run']
 
 # %% ../../nbs/cli/02_experiment.ipynb #ac7ef86f
 import argparse
+import sys
 
 from ..progress import ProgressBar
 
@@ -44,7 +45,7 @@ def run(
         args: of `add_arguments`
     """
     from git_rebasin.experiments.plan import format_plans, plans_of
-    from git_rebasin.experiments.records import read_record
+    from git_rebasin.experiments.records import changed_revision, read_record
     from git_rebasin.experiments.runner import load_experiment
 
     experiment = load_experiment(args.name)
@@ -52,6 +53,12 @@ def run(
     if args.dry_run:
         print(format_plans(plans_of(preset)))
         return
+    if revision := changed_revision():
+        print(
+            f"warning: the source differs from its revision {revision[:12]}, and the records will "
+            "say so: to keep them, commit first, or run a clean clone",
+            file=sys.stderr,
+        )
     with ProgressBar() as bar:
         files = experiment.run(
             args.preset, args.out, families=args.family, seeds=args.pair, callback=bar

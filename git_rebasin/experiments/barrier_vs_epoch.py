@@ -22,10 +22,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .compare import mean_and_spread
-from .mlp_matchers import CIFAR_MLP, CIFAR_MLPS
+from .compare import mean_and_spread, spread_below, spread_of
+from .figures import legend_below, mark_ends, title_of
+from .mlp_matchers import CIFAR_MLPS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
+    MNIST_MLPS,
     LineConfig,
     NetworkConfig,
     checkpoint_file,
@@ -72,7 +74,6 @@ class EpochSweep(LineConfig):
 
 
 _DIGITS = NetworkConfig("mlp", "digits", TrainConfig(3, 50), (16,), snapshots=(2, 3))
-_MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
 _ALL = tuple(range(1, 101))
 
 
@@ -82,15 +83,16 @@ def _whole(network: NetworkConfig) -> Runs[EpochSweep]:
     return Runs(EpochSweep(network, judged=None, epochs=(0, *_ALL)))
 
 
-_LATER = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
+_SOME = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
+_MORE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 40, 60, 80, 100)  # of MNIST
 
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
-        "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
-        "cifar10": Runs(EpochSweep(CIFAR_MLP, 9, 5000, epochs=_LATER, checkpoints=CIFAR_MLPS)),
+        "mnist": Runs(EpochSweep(MNIST_MLP, 11, epochs=_MORE, checkpoints=MNIST_MLPS)),
+        "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_SOME, checkpoints=CIFAR_MLPS)),
     },
-    "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(CIFAR_MLP)},
+    "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #5n4p0d01
@@ -212,7 +214,8 @@ def format_epochs(
         [row["epoch"], *(mean_and_spread([pair[k] for pair in column]) for column in columns)]
         for k, row in enumerate(records[0]["epochs"])
     ]
-    return markdown_table([*heads, "cosine, matched"], rows, text=())
+    table = markdown_table([*heads, "cosine, matched"], rows, text=())
+    return spread_below(table, len(records))
 
 # %% ../../nbs/experiments/barrier_vs_epoch.ipynb #bdf49467
 def onset(
@@ -253,7 +256,7 @@ def finding(
     onsets = [onset(record) for record in records]
     early = all(e is not None and e <= last / 2 for e in onsets)
     when = ", ".join("–" if e is None else str(e) for e in onsets)
-    low = "below a tenth of the naive one"
+    low, spread = "below a tenth of the naive one", spread_of(len(records))
     low = f"{low} from epoch {when} on" if set(onsets) != {None} else f"never {low}"
     first = next(k for k, row in enumerate(records[0]["epochs"]) if row["epoch"] > 0)
     return Finding(
@@ -261,8 +264,8 @@ def finding(
         "§5.2, Figure 3",
         "matched barrier falls from the first epoch to about zero at 25 (from the figure)",
         f"matched training barrier {mean_and_spread([m[first] for m in matched], 3)} after the "
-        f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last}; {low}; "
-        f"the initial permutation leaves at least {100 * initial:.0f} %",
+        f"first epoch, {mean_and_spread([m[-1] for m in matched], 3)} after {last} "
+        f"(± {spread}); {low}; the initial permutation leaves at least {100 * initial:.0f} %",
         verdict(early and initial > 0.5, end < 0.5 < initial),
     )
 
@@ -293,22 +296,23 @@ def film(
     pairs = [these[0] for these in families.values()]
     for ax, pair in zip(axes[0], pairs, strict=True):
         highest = max(max(row["naive"]["curves"]["train"]["loss"]) for row in pair["epochs"])
-        ax.set(xlabel="λ", xlim=(0, 1), ylim=(0, 1.05 * highest))
+        ax.set(xlim=(0, 1), ylim=(0, 1.05 * highest))
+        mark_ends(ax)
         for way, color in (("naive", "#666666"), ("matched", "#0072b2")):
             ax.plot([], [], color=color, label=way)
-    axes[0][0].set_ylabel("cross entropy (nats)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    axes[0][0].set_ylabel("training loss (nats)")
+    legend_below(figure, axes[0][0])
 
     def draw(frame: int) -> None:
         for ax, (name, pair) in zip(axes[0], zip(families, pairs, strict=True), strict=True):
             row = pair["epochs"][min(frame, len(pair["epochs"]) - 1)]
             for line, way in zip(ax.lines, ("naive", "matched"), strict=True):
                 line.set_data(pair["lambdas"], row[way]["curves"]["train"]["loss"])
-            ax.set_title(f"{name}, epoch {row['epoch']}")
+            ax.set_title(f"{title_of(name)}, epoch {row['epoch']}")
 
     frames = max(len(pair["epochs"]) for pair in pairs)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "film.gif"
-        FuncAnimation(figure, draw, frames).save(file, PillowWriter(rate), dpi=80)
+        FuncAnimation(figure, draw, frames).save(file, PillowWriter(rate), dpi=160)
         plt.close(figure)
         return file.read_bytes()

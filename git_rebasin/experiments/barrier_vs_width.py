@@ -17,11 +17,19 @@ from functools import partial
 
 import numpy as np
 
-from .compare import mean_and_spread, tries_of
+from .compare import mean_and_spread, spread_below, spread_of, tries_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .plan import IMAGES
 from .records import Record
-from .runner import Experiment, Finding, Runs, complete, grouped, verdict
+from git_rebasin.experiments.runner import (
+    NOT_RUN,
+    Experiment,
+    Finding,
+    Runs,
+    complete,
+    grouped,
+    verdict,
+)
 from ..tables import markdown_table
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
@@ -156,7 +164,8 @@ def format_widths(
         cells += [mean_and_spread(column[k], 3) for column in columns]
         cells += [mean_and_spread([t["cosine"] for t in tries_of(records)["weights"]], 3)]
         rows.append(cells)
-    return markdown_table(heads, rows, text=())
+    pairs = len(next(iter(widths.values())))
+    return spread_below(markdown_table(heads, rows, text=()), pairs)
 
 
 def format_architectures(
@@ -194,8 +203,11 @@ def finding(
         "§5.3, Figure 4",
         "the matched barrier falls with the width (VGG16 and ResNet20; from the figure)",
         f"matched training barrier {narrow} at {Fraction(min(widths))}, {wide} at "
-        f"{Fraction(max(widths))}; rank correlation with the width {falls:.2f}",
+        f"{Fraction(max(widths))} (± {spread_of(len(matched[0]))}); rank correlation with the "
+        f"width {falls:.2f}",
         verdict(left < 0.25 and falls <= -0.8, left < 1),
+        [record for of in widths.values() for record in of],
+        [family for family in PRESETS["paper"] if family.startswith(network["network"])],
     )
 
 
@@ -210,4 +222,22 @@ def findings(
     return [finding(widths) for widths in by_width(records).values()]
 
 
-EXPERIMENT = Experiment("barrier-vs-width", match_pair, PRESETS, format_architectures, findings)
+_HEADLINES = [
+    Finding(
+        f"Wider is easier to match: {name} on CIFAR-10, × {widths}",
+        "§5.3, Figure 4",
+        "the matched barrier falls with the width (from the figure)",
+        "",
+        NOT_RUN,
+        beside=[family for family in PRESETS["paper"] if family.startswith(name.lower())],
+    )
+    for name, widths in (("VGG16", "1/8 to 4"), ("ResNet20", "1 to 32"))
+]
+EXPERIMENT = Experiment(
+    "barrier-vs-width",
+    match_pair,
+    PRESETS,
+    format_architectures,
+    findings,
+    headlines=_HEADLINES,
+)

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from .calibration import ensemble, log_probabilities
-from .compare import mean_and_spread
+from .compare import mean_and_spread, spread_of
 from .midpoints import TREATMENTS, loss_and_accuracy, treat_midpoint
 from .networks import NetworkConfig, network_fn, network_spec, train_pair
 from .problem import in_batches
@@ -264,6 +264,11 @@ def _percent(values: np.ndarray) -> str:
     return f"{mean_and_spread(100 * values, 1)} %"
 
 
+def _spread(records: Sequence[Record]) -> str:
+    "What ± is: of the pairs of each family"
+    return f"± {spread_of(len({r['seed'] for r in records}))}"
+
+
 def decays_that_count(
     pairs: Mapping[float, Sequence[Record]],  # of a sweep over weight decays
 ) -> list[float]:
@@ -300,8 +305,9 @@ def decay_finding(
         "Weight decay lowers the barrier of the plain average",
         "arXiv 2402.05966, 2510.04686",
         "a milder collapse, after matching; merging is best at a middle decay (from the abstracts)",
-        f"rise of the test loss at the naive midpoint, {'; '.join(shown)}",
+        f"rise of the test loss at the naive midpoint, {'; '.join(shown)} ({_spread(records)})",
         worst_verdict(verdicts),
+        beyond=True,
     )
 
 
@@ -324,8 +330,10 @@ def temperature_finding(
         "A wide network needs a temperature, and no permutation",
         "arXiv 2510.08023",
         "widening alone connects networks, with a calibrated temperature (from the abstract)",
-        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)}",
+        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)} "
+        f"({_spread(records)})",
         worst_verdict(verdicts),
+        beyond=True,
     )
 
 
@@ -349,8 +357,9 @@ def repair_finding(
         "Matching and repair do more together than either alone",
         "REPAIR, arXiv 2211.08403",
         "alignment alone is not enough; with repair 60 to 100 % of the barrier goes",
-        f"accuracy repaired, matched, both, {'; '.join(shown)}",
+        f"accuracy repaired, matched, both, {'; '.join(shown)} ({_spread(records)})",
         worst_verdict(verdicts),
+        beyond=True,
     )
 
 
@@ -380,15 +389,18 @@ def narrow_findings(
                 "§5.3, Figure 4",
                 "high barriers at small widths (from the figure, VGG16 and ResNet20)",
                 f"the matched midpoint loses {_percent(lost[0])} accuracy at {first[0]} units, "
-                f"repaired {_percent(lost[1])}",
+                f"repaired {_percent(lost[1])} ({_spread(records)})",
                 verdict(all(fails), fails[0]),
+                [r for of in pairs.values() for r in of],
             ),
             Finding(
                 f"Where matching fails, it helps: MLPs on {data}",
                 "beyond §5.3",
                 "not asked",
-                f"points of accuracy that matching gains: {gained}",
+                f"points of accuracy that matching gains: {gained} ({_spread(records)})",
                 verdict(every, mean),
+                [r for of in pairs.values() for r in of],
+                beyond=True,
             ),
         ]
     return findings

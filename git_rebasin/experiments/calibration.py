@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COLORS', 'reliability', 'log_probabilities', 'evaluate_predictions', 'metric_cells', 'ensemble', 'tempered',
+__all__ = ['COLORS', 'FEWEST', 'reliability', 'log_probabilities', 'evaluate_predictions', 'metric_cells', 'ensemble', 'tempered',
            'best_temperature', 'plot_reliability']
 
 # %% ../../nbs/experiments/07_calibration.ipynb #cb4b7c59
@@ -168,26 +168,39 @@ def best_temperature(
 
 # %% ../../nbs/experiments/07_calibration.ipynb #c9f172db
 COLORS = {"plain mean": "#999999", "merged": "#0072b2", "ensemble": "#d55e00"}
+FEWEST = 30  # answers in a bin, below which their share says little: one half is off by 0.09
 
 
 def plot_reliability(
     ax: Any,  # matplotlib axes
     metrics: Mapping[str, Mapping[str, Any]],  # name → of `evaluate_predictions`
     colors: Mapping[str, str],  # name → its colour; those that are not named are left out
+    counts: Any = None,  # matplotlib axes below, for the number of answers in each bin
     **line: Any,  # for `Axes.plot`
 ) -> None:
-    """Draw how often classes came true, by the probability that they were given
+    """Draw how often classes came true, by the probability that they were given, where that is known
 
     Args:
         ax: matplotlib axes
         metrics: name → of `evaluate_predictions`
         colors: name → its colour; those that are not named are left out
+        counts: matplotlib axes below, for the number of answers in each bin
         **line: for `Axes.plot`
     """
     ax.plot([0, 1], [0, 1], ":", color="#333333", lw=1)
     for name, color in colors.items():
         r = metrics[name]["reliability"]
-        points = (np.array(r[part], dtype=float) for part in ("probability", "frequency"))
-        ax.plot(*points, **{"marker": "o", "ms": 3, "lw": 1.2, **line}, color=color, label=name)
-    ax.set(xlabel="predicted probability", xlim=(0, 1), ylim=(0, 1))
-    ax.spines[["top", "right"]].set_visible(False)
+        count = np.array(r["count"])
+        x, y = (np.array(r[part], dtype=float) for part in ("probability", "frequency"))
+        style = {"marker": "o", "ms": 3, "lw": 1.2, **line}
+        ax.plot(x, np.where(count >= FEWEST, y, np.nan), **style, color=color, label=name)
+        if counts is not None:
+            edges = np.linspace(0, 1, len(count) + 1)
+            counts.stairs(count, edges, color=color, lw=style["lw"], baseline=None)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    for panel in filter(None, (ax, counts)):
+        panel.spines[["top", "right"]].set_visible(False)
+    if counts is not None:
+        counts.axhline(FEWEST, color="#333333", lw=0.8, ls=":")
+        counts.set(yscale="log", xlim=(0, 1), ylabel="answers")
+    (ax if counts is None else counts).set_xlabel("predicted probability")

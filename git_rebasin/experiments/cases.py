@@ -22,6 +22,7 @@ from .held_out import SMALL, HeldOut, small_fn, train_small_pair
 from .problem import Problem, in_batches, stream
 from .records import Record
 from .runner import Context
+from .validation import hold_out
 from ..inference.infer import infer_permutation_spec
 from ..statistics.batch_stats import reset_batch_stats
 from ..symmetry.permutation import Permutation, apply_permutation
@@ -46,6 +47,7 @@ class CaseConfig:
         lambdas: points on a line, an odd number: ½ is one of them
         evaluated: examples of validation, and of the test
         statistics: training images for new statistics
+        held_out: of the training images of public ResNets; `network` has its own
     """
 
     network: HeldOut | None = None  # trained here
@@ -53,6 +55,7 @@ class CaseConfig:
     lambdas: int = 3  # points on a line, an odd number: ½ is one of them
     evaluated: int = 1000  # examples of validation, and of the test
     statistics: int = 1000  # training images for new statistics
+    held_out: int = 0  # of the training images of public ResNets; `network` has its own
 
 # %% ../../nbs/experiments/11_cases.ipynb #7a5c0009
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ def load_case(
 
 
 def _public_case(config: CaseConfig, kind: str) -> Case:
-    "A public pair, with halves of what there is to evaluate it on"
+    "A public pair, with training images that are held out, or halves of a table"
     names, begin = public_pair(kind), time.perf_counter()
     models = [load_public(name).params for name in names]
 
@@ -130,8 +133,7 @@ def _public_case(config: CaseConfig, kind: str) -> Case:
         arrays = {"train": first, "validation": first, "test": second}
         return _case(config, _add, models, arrays, False, lambda: facts("all sums"))
     train, test = (load("cifar10", name) for name in ("train", "test"))
-    half = len(test) // 2
-    splits = {"train": train, "validation": test[:half], "test": test[half:]}
+    splits = hold_out(train, config.held_out) | {"test": test}
     arrays = {s: split.arrays for s, split in splits.items()}
     return _case(config, _classify, models, arrays, True, lambda: facts(train.source))
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, verdict
+from .runner import EXACT, Context, Experiment, Finding, Runs, verdict
 from ..interpolation import loss_barrier
 from ..symmetry.builders import mlp_permutation_spec
 from ..symmetry.permutation import apply_permutation
@@ -206,6 +206,7 @@ def findings(
         f"the lowest barrier of all is {100 * least['wrong']:.1f} % of the points "
         f"({100 * least['overlap']:.1f} % with the best threshold); wrong at the ends: {at_ends}",
         verdict(good and least["wrong"] > 0.01, good),
+        scale=EXACT,
     )
     return [finding]
 

@@ -28,7 +28,6 @@ from git_rebasin.experiments.networks import (
     TrainedPair,
     checkpoint_file,
     load_splits,
-    pixel_scale,
     train_both,
 )
 from .problem import classify, in_batches
@@ -37,7 +36,7 @@ from ..jaxprs import Evaluation, evaluate
 from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..tree import Array
 from ..zoo import mlp, vgg
-from ..zoo.data import Split, to_float
+from ..zoo.data import Split, pixel_scale, to_float
 from ..zoo.train import TrainResult, train
 
 # %% ../../nbs/experiments/09_held_out.ipynb #5d1e7a05
@@ -187,7 +186,8 @@ def small_fn(
     Returns:
         Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
     """
-    return _scaled_fn(SMALL[config.network].apply, pixel_scale(config) or (None, None))
+    scale = pixel_scale(config.data, config.pixels) or (None, None)
+    return _scaled_fn(SMALL[config.network].apply, scale)
 
 
 @cache  # one object for all networks of a kind, so that it is compiled once

@@ -33,7 +33,15 @@ from git_rebasin.experiments.networks import (
 )
 from .problem import Problem
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, one_by_one, verdict
+from git_rebasin.experiments.runner import (
+    EXACT,
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    one_by_one,
+    verdict,
+)
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import Permutation, apply_permutation
 from ..symmetry.spec import BoundSpec
@@ -292,7 +300,8 @@ def _table_finding(table: Mapping[str, Symmetries]) -> Finding:
     paper = ", ".join(f"{name}: {n}" for name, n in PAPER_TABLE.items())
     ours = ", ".join(f"{name}: {table[name].tied:.0f}" for name in PAPER_TABLE)
     claim = "Networks have very many symmetries"
-    return Finding(claim, "Table 1", paper, ours, verdict(near("tied"), near("alone")))
+    judged = verdict(near("tied"), near("alone"))
+    return Finding(claim, "Table 1", paper, ours, judged, scale=EXACT)
 
 
 EXPERIMENT = Experiment("loss-contour", contour_pair, PRESETS, one_by_one(format_plane), findings)

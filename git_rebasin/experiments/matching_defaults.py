@@ -39,10 +39,16 @@ from git_rebasin.experiments.choices import (
     scaled,
     tries,
 )
-from .compare import match_activations, mean_and_spread
+from git_rebasin.experiments.compare import (
+    match_activations,
+    mean_and_spread,
+    over_pairs,
+    spread_below,
+)
 from .held_out import HeldOut
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, grouped, verdict
+from .validation import HELD_OUT
 from git_rebasin.symmetry.permutation import (
     Permutation,
     identity_permutation,
@@ -74,6 +80,7 @@ _vgg = _cifar("vgg16, LayerNorm", training=_train(8), size=1 / 8)
 _digits = partial(HeldOut, data="digits", training=TrainConfig(2, 50), held_out=200)
 _small = partial(Defaults, keys=2, evaluated=200, batches=1, statistics=200)
 _mlp, _public = partial(Defaults, evaluated=5000), partial(Defaults, None)
+_resnet = partial(_public, evaluated=500, held_out=HELD_OUT)
 _widths = (256, 256, 256)
 
 PRESETS = {
@@ -88,10 +95,8 @@ PRESETS = {
         "cnn BatchNorm": Runs(Defaults(_cnn()), (0, 1)),
         "cnn BatchNorm bytes": Runs(Defaults(_cnn(pixels="bytes")), (0, 1)),
         "vgg16 LayerNorm": Runs(Defaults(_vgg), (0,)),
-        "public resnet20": Runs(_public("cifar10-resnet20", evaluated=500, statistics=500), (0,)),
-        "public resnet56": Runs(
-            _public("cifar10-resnet56", evaluated=500, statistics=250, keys=2, batches=5), (0,)
-        ),
+        "public resnet20": Runs(_resnet("cifar10-resnet20", statistics=500), (0,)),
+        "public resnet56": Runs(_resnet("cifar10-resnet56", statistics=250, batches=5), (0,)),
         "public transformer 1L": Runs(_public("modadd59-transformer-1L", evaluated=2000), (0,)),
         "public transformer 2L": Runs(_public("modadd59-transformer-2L", evaluated=2000), (0,)),
     },
@@ -216,7 +221,9 @@ def format_defaults(
     rows = [[rule, *cost_of(records, rule), *cells(records, ("weights", rule))] for rule in RULES]
     tables.append(markdown_table(["start", *COSTS, *heads], rows))
     rows = [[s, *cells(records, ("activations", s))] for s in SIMILARITIES]
-    return "\n\n".join([*tables, markdown_table(["similarity", *heads], rows)])
+    tables.append(markdown_table(["similarity", *heads], rows))
+    keys = records[0]["config"]["keys"]
+    return "\n\n".join(spread_below(table, len(records), keys) for table in tables)
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0019
 DEFAULT = ("weights", "auto")
@@ -287,6 +294,7 @@ def _others(records: Sequence[Record]) -> Finding:
         "all weights, as they are",
         "; ".join(f"{o}: {of}" for o, of in others.items()),
         verdict(not better, not any(of.clear for of in better)),
+        beyond=True,
     )
 
 
@@ -302,7 +310,8 @@ def findings(
     for claim in CLAIMS:
         of = contrast(records, claim.one, claim.other, claim.after)
         right = verdict(of.better and of.clear, of.better)
-        found.append(Finding(claim.text, "beyond the paper", claim.paper, str(of), right))
+        row = claim.text, "beyond the paper", claim.paper, str(of), right
+        found.append(Finding(*row, beyond=True))
     ranks = [x for x in map(rank_correlation, records) if not np.isnan(x)]
     rank = float(np.median(ranks)) if ranks else 0.0
     guide = Finding(
@@ -312,6 +321,7 @@ def findings(
         f"rank correlation with the loss at ½: median {rank:+.2f}, below 0 on "
         f"{sum(x < 0 for x in ranks)} of {len(ranks)} pairs",
         verdict(rank < -0.5, rank < 0),
+        beyond=True,
     )
     return [*found[:2], _others(records), *found[2:-1], guide, found[-1]]
 
@@ -332,16 +342,18 @@ def format_test(
     """
     rows = []
     for kind, of in grouped(records, itemgetter("family")).items():
-        ends = [100 * e["accuracy"] for r in of for e in r["ends"]["test"]]
-        found = {"none": [_tested(r, 0) for r in of]}
-        for name, way in FINAL.items():
-            found[name] = [
-                _tested(r, row["line"])
-                for r in of
-                for row in tries(r, *way) or tries(r, "weights", way[1])
-            ]
-        rows.append([kind, *(mean_and_spread(x, 1) for x in (ends, *found.values()))])
-    return markdown_table(["", "the two networks", "no matching", *FINAL], rows)
+        ends = [100 * np.mean([e["accuracy"] for e in r["ends"]["test"]]) for r in of]
+        found = [over_pairs(_of_keys(r, *way) for r in of) for way in FINAL.values()]
+        columns = ends, [_tested(r, 0) for r in of], *found
+        rows.append([kind, len(of), *(mean_and_spread(x, 1) for x in columns)])
+    heads = ["", "pairs", "the two networks", "no matching", *FINAL]
+    return spread_below(markdown_table(heads, rows), None, 2)
+
+
+def _of_keys(record: Record, by: str, rule: str) -> list[float]:
+    "The accuracy on the test, in per cent, at the midpoint, for each key"
+    of = tries(record, by, rule) or tries(record, "weights", rule)
+    return [_tested(record, row["line"]) for row in of]
 
 
 def _tested(record: Record, line: int) -> float:

@@ -255,7 +255,7 @@ def findings(
             sets = [r["judged"]["test"] for r in these]
             claim = claim.format(epochs=these[0]["config"]["network"]["training"]["epochs"])
             worst, ours = worst_verdict(map(rule, sets)), "; ".join(map(_in_words, sets))
-            findings.append(Finding(claim, source, paper, ours, worst))
+            findings.append(Finding(claim, source, paper, ours, worst, these))
     return findings
 
 

@@ -19,7 +19,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .compare import Way, mean_and_spread, run_way, ways_to_match
+from git_rebasin.experiments.compare import (
+    Way,
+    mean_and_spread,
+    run_way,
+    spread_below,
+    ways_to_match,
+)
+from .mlp_matchers import cifar_mlp
 from .networks import DIGITS_MLP, LineConfig, NetworkConfig, train_pair
 from .problem import Problem, evaluate_permutation
 from .records import Record
@@ -158,13 +165,8 @@ def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Ru
 
 PRESETS = {
     "smoke": {"digits": Runs(LineConfig(DIGITS_MLP, lambdas=3, judged=None), (0,))},
-    "cpu": _families(8, NetworkConfig("mlp", "cifar10", TrainConfig(5)), lambdas=11, judged=5000),
-    "paper": _families(
-        100,
-        NetworkConfig("mlp", "cifar10", TrainConfig(100, 100), augment=True),
-        lambdas=25,
-        judged=None,
-    ),
+    "cpu": _families(8, cifar_mlp(5), lambdas=11, judged=5000),
+    "paper": _families(100, cifar_mlp(), lambdas=25, judged=None),
 }
 
 # %% ../../nbs/experiments/negative_results.ipynb #946f21ce
@@ -275,7 +277,8 @@ def format_directions(
         cells += [mean_and_spread(column(records, way, "barrier", s), 3) for s in ("train", "test")]
         cells += [f"{np.mean(column(records, way, 'problems')):.0f}"]
         rows.append(cells)
-    return markdown_table([*heads, "train barrier", "test barrier", "problems"], rows)
+    table = markdown_table([*heads, "train barrier", "test barrier", "problems"], rows)
+    return spread_below(table, len(records))
 
 # %% ../../nbs/experiments/negative_results.ipynb #ec9b11c6
 def shares_left(
@@ -313,6 +316,7 @@ def finding_of_steepest_descent(
         f"descends, and more steeply than weight matching's, in {steeper} of {len(records)} pairs; "
         f"leaves {100 * min(left):.0f} to {100 * max(left):.0f} % of the naive training barrier",
         verdict(steep and min(left) > 0.5, steep and higher),
+        records,
     )
 
 
@@ -336,6 +340,7 @@ def finding_of_failure(
         "no numbers",
         f"it leaves {spread[0]} of the naive training barrier, and {spread[1]} in the control",
         verdict(control_holds and min(left) > 0.5, control_holds and min(left) > 0.1),
+        records[family],
     )
 
 
@@ -359,6 +364,7 @@ def finding_of_largest_gain(
         f"{min(rates[0]):.3f} to {max(rates[0]):.3f} times the objective of the random order, "
         f"with {min(rates[1]):.1f} to {max(rates[1]):.1f} times its assignment problems",
         verdict(all(holds), any(holds)),
+        beyond=True,
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['EPOCHS', 'MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'NetworkConfig', 'Architecture', 'architecture', 'network_spec',
-           'init_network', 'network_fn', 'pixel_scale', 'load_splits', 'training_loss', 'params_and_state',
-           'with_state', 'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair',
-           'train_both', 'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
+           'init_network', 'network_fn', 'load_splits', 'training_loss', 'params_and_state', 'with_state',
+           'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair', 'train_both',
+           'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -32,7 +32,7 @@ from ..symmetry.spec import PermutationSpec
 from ..tree import Array
 from ..zoo import mlp
 from ..zoo.augment import augment_images
-from ..zoo.data import SOURCES, Split, load, to_float
+from ..zoo.data import Split, load, pixel_scale, to_float
 from ..zoo.products import by_products
 from ..zoo.train import TrainConfig, TrainResult, classifier_loss, train
 
@@ -153,7 +153,7 @@ def network_fn(
     Returns:
         Callable[[PyTree, Mapping[str, Array]], Float[Array, "n classes"]]: (params, batch) → logits
     """
-    apply, scale = architecture(config.network).apply, pixel_scale(config)
+    apply, scale = architecture(config.network).apply, pixel_scale(config.data, config.pixels)
     return _image_fn(_scaled(apply, *scale) if scale else apply)
 
 
@@ -162,30 +162,6 @@ def _image_fn(apply: Callable) -> Callable:
     return lambda params, batch: apply(params, batch["images"])
 
 # %% ../../nbs/experiments/04_networks.ipynb #5dc90acf
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, in [0, 1]
-
-
-def pixel_scale(
-    config: NetworkConfig,
-) -> tuple[tuple[float, ...] | None, tuple[float, ...]] | None:  # None: they stay in [0, 1]
-    """What is subtracted from the pixels, by channel, and what they are divided by, after that
-
-    Returns:
-        tuple[tuple[float, ...] | None, tuple[float, ...]] | None: None: they stay in [0, 1]
-
-    Raises:
-        KeyError: if the name is unknown
-    """
-    # raises KeyError if the name is unknown
-    of_data = SOURCES[config.data].mean, SOURCES[config.data].std
-    return {
-        "unit": None,
-        "bytes": (None, (1 / 255,)),
-        "normalised": of_data,
-        "imagenet": _IMAGENET,  # as in the paper's code for CIFAR
-    }[config.pixels]
-
-
 def load_splits(
     config: NetworkConfig,
 ) -> dict[str, Split]:  # "train", "test" and, where images are held out, "validation"
@@ -238,7 +214,7 @@ def training_loss(
     Returns:
         Callable: as `train` takes it, with state or without
     """
-    known, scale = architecture(config.network), pixel_scale(config)
+    known, scale = architecture(config.network), pixel_scale(config.data, config.pixels)
     if known.loss is not None:
         return _scaled_loss(known.loss, *scale) if scale else known.loss
     products = config.network != "mlp" and jax.default_backend() == "cpu"

@@ -94,7 +94,7 @@ def steps_per_epoch(
     config: NetworkConfig,
 ) -> int:
     "Batches of an epoch"
-    examples = IMAGES[config.data][1]
+    examples = IMAGES[config.data][1] - config.held_out
     return min(examples, config.examples or examples) // config.training.batch_size
 
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['provenance', 'timed_record', 'device_of', 'made_on', 'write_record', 'read_record', 'read_records']
+__all__ = ['provenance', 'changed_revision', 'timed_record', 'device_of', 'made_on', 'write_record', 'read_record',
+           'read_records', 'row_file']
 
 # %% ../../nbs/experiments/00_records.ipynb #ccfcab32
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -26,6 +28,7 @@ import jax
 
 import git_rebasin
 from ..checkpoints.files import read_json, write_atomic
+from ..zoo.checkpoint import fingerprint
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
 Record = Mapping[str, Any]  # what JSON can hold
@@ -82,6 +85,16 @@ def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revis
         else os.cpu_count(),
         "revision": _revision(),
     }
+
+
+def changed_revision() -> str | None:  # that revision; None where nothing was changed
+    """Whether this source tree differs from its revision: what a record names is then not what ran
+
+    Returns:
+        str | None: that revision; None where nothing was changed
+    """
+    revision = _revision()
+    return revision[:-1] if revision and revision.endswith("+") else None
 
 
 def timed_record(
@@ -215,3 +228,21 @@ def read_records(
             f"there are no records {pattern} in {folder}: run the experiment that writes them"
         )
     return [read_record(f) for f in files]
+
+# %% ../../nbs/experiments/00_records.ipynb #aa261f25
+def row_file(
+    folder: Path,  # the experiment's, for this pair
+    number: int,  # of the row
+    key: jax.Array,  # the random key of the run
+    config: Any,  # its configuration
+) -> Path:
+    """Where a row is kept: another file for another key, or another configuration
+
+    Args:
+        folder: the experiment's, for this pair
+        number: of the row
+        key: the random key of the run
+        config: its configuration
+    """
+    text = json.dumps(fingerprint(key, config)).encode()
+    return folder / f"{number}-{hashlib.sha256(text).hexdigest()[:12]}.json"

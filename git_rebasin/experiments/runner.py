@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict', 'worst_verdict', 'format_findings', 'grouped',
-           'by_family', 'complete', 'for_each_family', 'for_each_record', 'one_by_one', 'Context', 'Config', 'Runs',
-           'Experiment', 'row_file', 'load_experiment']
+__all__ = ['NOT_RUN', 'WHOLE', 'EXACT', 'VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict', 'worst_verdict',
+           'format_findings', 'grouped', 'by_family', 'complete', 'for_each_family', 'for_each_record', 'one_by_one',
+           'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
 
 # %% ../../nbs/experiments/01_runner.ipynb #6bcde85b
 import dataclasses
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -32,7 +33,10 @@ from ..zoo.checkpoint import fingerprint
 _log = logging.getLogger(__name__)
 
 # %% ../../nbs/experiments/01_runner.ipynb #8be68b98
-VERDICTS = ("reproduced", "partly", "not")
+NOT_RUN = "not run at this scale"
+WHOLE = "the paper's configuration"  # a scale; so is
+EXACT = "exact, of no scale"  # which a rule says where none matters
+VERDICTS = ("reproduced", "partly", "not", NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ class Finding:
         paper: what it reports
         ours: what our records say
         verdict: one of `VERDICTS`
+        records: of these; none: all
+        beside: families of `paper` that they stand for; none: the nearest
+        scale: what was run, beside what the paper ran; `scale.judge` says it
+        beyond: it is of a later work, or ours, and no claim of the paper
     """
 
     claim: str  # in our words
@@ -52,6 +60,10 @@ class Finding:
     paper: str  # what it reports
     ours: str  # what our records say
     verdict: str  # one of `VERDICTS`
+    records: Sequence[Record] = field(default=(), repr=False, compare=False)  # of these; none: all
+    beside: Sequence[str] = ()  # families of `paper` that they stand for; none: the nearest
+    scale: str = ""  # what was run, beside what the paper ran; `scale.judge` says it
+    beyond: bool = False  # it is of a later work, or ours, and no claim of the paper
 
     def __post_init__(self):
         if self.verdict not in VERDICTS:
@@ -81,14 +93,14 @@ def worst_verdict(verdicts: Iterable[str]) -> str:
 def format_findings(
     findings: Iterable[Finding],
 ) -> str:  # Markdown
-    """Claims, the paper's numbers, ours, and the verdicts
+    """Claims, the paper's numbers, ours, at which scale, and the verdicts
 
     Returns:
         str: Markdown
     """
-    rows = [(f.claim, f.source, f.paper, f.ours, f"**{f.verdict}**") for f in findings]
-    heads = ["claim", "in the paper", "paper", "here", "verdict"]
-    return markdown_table(heads, rows, text=range(5))
+    rows = [(f.claim, f.source, f.paper, f.ours, f.scale, f"**{f.verdict}**") for f in findings]
+    heads = ["claim", "source", "reported", "here", "what was run", "verdict"]
+    return markdown_table(heads, rows, text=range(6))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
 K = TypeVar("K")
@@ -147,14 +159,19 @@ def for_each_family(
     Args:
         rule: for the records of one family
     """
-    return lambda records: [rule(these) for these in by_family(records).values()]
+    return lambda records: [_of(rule(these), these) for these in by_family(records).values()]
 
 
 def for_each_record(
     rule: Callable[[Record], Finding],
 ) -> Rule:
     "A rule that is applied to each record"
-    return lambda records: list(map(rule, records))
+    return lambda records: [_of(rule(record), [record]) for record in records]
+
+
+def _of(finding: Finding, records: Sequence[Record]) -> Finding:
+    "A finding with the records that it is of"
+    return dataclasses.replace(finding, records=finding.records or records)
 
 
 def one_by_one(
@@ -294,6 +311,7 @@ class Experiment(Generic[C]):
         table: the records of a family, as Markdown
         findings: of the records of `cpu`; none: it has no claim
         borrowed: preset → whose it is
+        headlines: claims that only `paper` runs, shown until it did
     """
 
     name: str  # as in `EXPERIMENTS`; also the folder of its records
@@ -302,6 +320,7 @@ class Experiment(Generic[C]):
     table: Callable[[Sequence[Record]], str]  # the records of a family, as Markdown
     findings: Rule = lambda records: []  # of the records of `cpu`; none: it has no claim
     borrowed: Mapping[str, Experiment[Any]] = field(default_factory=dict)  # preset → whose it is
+    headlines: Sequence[Finding] = ()  # claims that only `paper` runs, shown until it did
 
     def preset(self, name: str) -> Mapping[str, Runs[Any]]:  # family → its runs
         """A preset by its name
@@ -370,8 +389,10 @@ class Experiment(Generic[C]):
         own = file.parent.joinpath("checkpoints", preset, *names)
         pair = ", ".join([*names, f"pair {seed}"])
         context = Context(out / elsewhere if elsewhere else own, callback, pair)
+        begin = time.perf_counter()
         record = self.run_pair(config, seed, context)
-        head |= {"config": dataclasses.asdict(config), "provenance": provenance()}
+        made = provenance() | {"seconds": round(time.perf_counter() - begin, 1)}
+        head |= {"config": dataclasses.asdict(config), "provenance": made}
         return write_record(file, head | dict(record))
 
     def _place(

@@ -23,7 +23,15 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from .records import Record
-from .runner import Context, Experiment, Finding, Runs, by_family, verdict
+from git_rebasin.experiments.runner import (
+    EXACT,
+    Context,
+    Experiment,
+    Finding,
+    Runs,
+    by_family,
+    verdict,
+)
 from ..matching.assignment import linear_assignment
 from ..matching.frank_wolfe import frank_wolfe_matching
 from ..matching.match import Match, bind_models
@@ -394,6 +402,7 @@ def findings(
             f"{pass_[-1]:.3g} times below the best at ε = {smallest[0]:g}; weight matching "
             f"reaches the best in {sum(hits)} of {len(hits)} runs",
             verdict(_grows(pass_) and all(hits), _grows(pass_)),
+            scale=EXACT,
         ),
         Finding(
             "Weight matching has no guarantee either",
@@ -402,6 +411,7 @@ def findings(
             f"{best[-1]:.3g} times below the best at ε = {smallest[1]:g}, with its best key; "
             f"Frank–Wolfe reaches the best in {sum(exact)} of {len(exact)}",
             verdict(_grows(best), _grows(worst)),
+            scale=EXACT,
         ),
     ]
 

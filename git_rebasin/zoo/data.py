@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['SOURCES', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'digits', 'Source', 'Split', 'DataNotFoundError',
-           'find_split', 'load', 'to_float', 'epoch_order', 'batches']
+           'find_split', 'load', 'to_float', 'pixel_scale', 'epoch_order', 'batches']
 
 # %% ../../nbs/zoo/00_data.ipynb #ad13a578
 import logging
@@ -343,6 +343,34 @@ def to_float(
     if mean is not None:
         x = x - xp.asarray(mean, x.dtype).reshape(channels)
     return x if std is None else x / xp.asarray(std, x.dtype).reshape(channels)
+
+# %% ../../nbs/zoo/00_data.ipynb #5n4p0e01
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, in [0, 1]
+
+
+def pixel_scale(
+    name: str,  # of a data set, one of `SOURCES`
+    pixels: str,  # "unit", "bytes", "normalised" or "imagenet"
+) -> tuple[tuple[float, ...] | None, tuple[float, ...]] | None:  # None: they stay in [0, 1]
+    """What is subtracted from the pixels, by channel, and what they are divided by, after that
+
+    Args:
+        name: of a data set, one of `SOURCES`
+        pixels: "unit", "bytes", "normalised" or "imagenet"
+
+    Returns:
+        tuple[tuple[float, ...] | None, tuple[float, ...]] | None: None: they stay in [0, 1]
+
+    Raises:
+        KeyError: if a name is unknown
+    """
+    # raises KeyError if a name is unknown
+    return {
+        "unit": None,
+        "bytes": (None, (1 / 255,)),
+        "normalised": (SOURCES[name].mean, SOURCES[name].std),  # by the data set's own
+        "imagenet": _IMAGENET,  # as in the paper's code for CIFAR
+    }[pixels]
 
 # %% ../../nbs/zoo/00_data.ipynb #ef472e6c
 def epoch_order(
