@@ -36,6 +36,7 @@ def test_finished_pairs_are_skipped_and_others_resumed():
         assert experiment.run("smoke", out, callback=lambda p: stages.append(p.stage)) == files
         assert files[0].read_text() == texts[0] and all(s.startswith("pair 1, ") for s in stages)
         assert stages and "pair 1, train A" not in stages  # its checkpoint was complete
+
         strip = lambda r: {k: v for k, v in r.items() if k not in ("seconds", "provenance")}
         assert strip(json.loads(files[1].read_text())) == strip(json.loads(texts[1]))
         other = toy("", config=dataclasses.replace(TINY, judged=17))
@@ -93,6 +94,25 @@ def test_the_first_records_were_of_mlps_alone_and_named_data_and_layers_beside_t
     assert _modern(dataclasses.asdict(TINY)) == dataclasses.asdict(TINY)
 
 
+# %% c5fe6ee0
+def test_each_row_has_a_file_of_its_key_and_configuration():
+    import jax
+
+    from git_rebasin.experiments.runner import row_file
+
+    key, config = jax.random.key(0), TrainConfig(1, 10)
+    files = [
+        row_file(Path("x"), number, k, c)
+        for number, k, c in (
+            (0, key, config),
+            (1, key, config),
+            (0, jax.random.key(1), config),
+            (0, key, TrainConfig(2, 10)),
+        )
+    ]
+    assert len(set(files)) == 4 and row_file(Path("x"), 0, key, config) == files[0]
+
+
 # %% beb240be
 def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
     from unittest.mock import patch
@@ -126,6 +146,7 @@ def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
         assert experiment.kept(out) == borrower.kept(out) == []
         assert [r["k"] for r in experiment.records(out)] == [0, 1]
         assert [r["k"] for r in experiment.records(out)] == [0, 1]
+        assert 0 <= experiment.records(out)[0]["provenance"]["seconds"] < 60
         assert made == [Path(out) / "toy/checkpoints/cpu/some kind"] * 2
         names = [f"cpu-some-kind-pair-{k}.json" for k in (1, 0)]
         assert experiment.run("cpu", out) == [Path(out) / "toy" / name for name in names]

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from .compare import mean_and_spread, tries_of
+from .compare import mean_and_spread, spread_below, spread_of, tries_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .plan import IMAGES
 from .records import Record
@@ -164,7 +164,8 @@ def format_widths(
         cells += [mean_and_spread(column[k], 3) for column in columns]
         cells += [mean_and_spread([t["cosine"] for t in tries_of(records)["weights"]], 3)]
         rows.append(cells)
-    return markdown_table(heads, rows, text=())
+    pairs = len(next(iter(widths.values())))
+    return spread_below(markdown_table(heads, rows, text=()), pairs)
 
 
 def format_architectures(
@@ -202,7 +203,8 @@ def finding(
         "§5.3, Figure 4",
         "the matched barrier falls with the width (VGG16 and ResNet20; from the figure)",
         f"matched training barrier {narrow} at {Fraction(min(widths))}, {wide} at "
-        f"{Fraction(max(widths))}; rank correlation with the width {falls:.2f}",
+        f"{Fraction(max(widths))} (± {spread_of(len(matched[0]))}); rank correlation with the "
+        f"width {falls:.2f}",
         verdict(left < 0.25 and falls <= -0.8, left < 1),
         [record for of in widths.values() for record in of],
         [family for family in PRESETS["paper"] if family.startswith(network["network"])],
