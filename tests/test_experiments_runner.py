@@ -94,25 +94,6 @@ def test_the_first_records_were_of_mlps_alone_and_named_data_and_layers_beside_t
     assert _modern(dataclasses.asdict(TINY)) == dataclasses.asdict(TINY)
 
 
-# %% c5fe6ee0
-def test_each_row_has_a_file_of_its_key_and_configuration():
-    import jax
-
-    from git_rebasin.experiments.runner import row_file
-
-    key, config = jax.random.key(0), TrainConfig(1, 10)
-    files = [
-        row_file(Path("x"), number, k, c)
-        for number, k, c in (
-            (0, key, config),
-            (1, key, config),
-            (0, jax.random.key(1), config),
-            (0, key, TrainConfig(2, 10)),
-        )
-    ]
-    assert len(set(files)) == 4 and row_file(Path("x"), 0, key, config) == files[0]
-
-
 # %% beb240be
 def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
     from unittest.mock import patch

@@ -8,11 +8,10 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['NOT_RUN', 'WHOLE', 'EXACT', 'VERDICTS', 'K', 'T', 'Rule', 'C', 'EXPERIMENTS', 'Finding', 'verdict', 'worst_verdict',
            'format_findings', 'grouped', 'by_family', 'complete', 'for_each_family', 'for_each_record', 'one_by_one',
-           'Context', 'Config', 'Runs', 'Experiment', 'row_file', 'load_experiment']
+           'Context', 'Config', 'Runs', 'Experiment', 'load_experiment']
 
 # %% ../../nbs/experiments/01_runner.ipynb #6bcde85b
 import dataclasses
-import hashlib
 import json
 import logging
 import time
@@ -28,7 +27,6 @@ import numpy as np
 from .records import Record, provenance, read_record, write_record
 from ..progress import Callback, Progress, with_progress
 from ..tables import markdown_table
-from ..zoo.checkpoint import fingerprint
 
 _log = logging.getLogger(__name__)
 
@@ -371,8 +369,8 @@ class Experiment(Generic[C]):
         ]
         if not runs:
             raise ValueError(
-                f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} has "
-                f"the families {', '.join(map(repr, self.preset(preset)))}"
+                f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} "
+                f"has the families {', '.join(map(repr, self.preset(preset)))}"
             )
         return [self._run_one(preset, *which, Path(out), callback) for which in runs]
 
@@ -464,24 +462,6 @@ class Experiment(Generic[C]):
         pair = f"pair {record['seed']}"
         head = f"{record['family']}, {pair}" if "family" in record else pair
         return f"{head}\n\n{self.table([record])}"
-
-# %% ../../nbs/experiments/01_runner.ipynb #aa261f25
-def row_file(
-    folder: Path,  # the experiment's, for this pair
-    number: int,  # of the row
-    key: jax.Array,  # the random key of the run
-    config: Any,  # its configuration
-) -> Path:
-    """Where a row is kept: another file for another key, or another configuration
-
-    Args:
-        folder: the experiment's, for this pair
-        number: of the row
-        key: the random key of the run
-        config: its configuration
-    """
-    text = json.dumps(fingerprint(key, config)).encode()
-    return folder / f"{number}-{hashlib.sha256(text).hexdigest()[:12]}.json"
 
 # %% ../../nbs/experiments/01_runner.ipynb #d0ab20ec
 EXPERIMENTS = {  # name → module
