@@ -105,17 +105,14 @@ _compared = partial(Matchers, keys=3, ways=MORE_WAYS)
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _RESNET = dataclasses.replace(_RESNET, pixels="imagenet")
 _MNIST, _CIFAR = published_effort(60_000), published_effort(50_000)  # as in the paper's code
-_DESCENT = Matchers(cifar_mlp(), 13, effort=_CIFAR, checkpoints=CIFAR_MLPS, ways=WAYS[::3])
+_FIRST = Matchers(MNIST_MLP, effort=Effort(straight_through=240), checkpoints=MNIST_MLPS)
 _SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        "mnist": Runs(
-            _compared(MNIST_MLP, 13, effort=published_effort(60_000, 0.1), checkpoints=MNIST_MLPS)
-        ),
+        "mnist": Runs(_FIRST),
         "cifar10": Runs(_compared(cifar_mlp(), 13, effort=published_effort(50_000, 0.1))),
-        "cifar10, whole descent": Runs(_DESCENT, (0,)),
     },
     "paper": {
         "MNIST MLP": Runs(_compared(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)),
