@@ -385,6 +385,7 @@ class Experiment(Generic[C]):
         elsewhere = getattr(config, "checkpoints", None)  # below `out`: another experiment's
         folder = out / elsewhere if elsewhere else file.parent / "checkpoints" / preset / family
         context = Context(folder, callback, f"{family}, pair {seed}".removeprefix(", "))
+        begin = time.perf_counter()
         record = self.run_pair(config, seed, context)
         made = provenance() | {"seconds": round(time.perf_counter() - begin, 1)}
         head |= {"config": dataclasses.asdict(config), "provenance": made}
