@@ -4,6 +4,7 @@
 # %% e50d22b9
 from git_rebasin.experiments.baselines import (
     PRESETS,
+    chosen_decay,
     decay_finding,
     decays_that_count,
     findings,
@@ -15,16 +16,21 @@ from git_rebasin.experiments.baselines import (
 from git_rebasin.experiments.midpoints import TREATMENTS
 
 
+def _on_both(loss, accuracy):
+    "The same on validation and on test images"
+    return {split: {"loss": loss, "accuracy": accuracy} for split in ("validation", "test")}
+
+
 def record_with(seed=0, width=512, decay=0.0, data="mnist", ends=0.9, **ways):
     "A record whose midpoints have given test losses and accuracies; all others are the ends'"
-    good = {"test": {"loss": 0.0, "accuracy": ends}}
+    good = _on_both(0.0, ends)
     record = {"seed": seed, "ends": [good] * 2, "ensemble": good}
     for line in ("naive", "matched"):
         record[line] = dict.fromkeys(TREATMENTS, good)
     for way, (loss, accuracy) in ways.items():
         line, treatment = way.split("_")
         treatment = "as it is" if treatment == "plain" else treatment
-        record[line][treatment] = {"test": {"loss": loss, "accuracy": accuracy}}
+        record[line][treatment] = _on_both(loss, accuracy)
     network = {"data": data, "size": [width] * 3, "training": {"weight_decay": decay}}
     return record | {"config": {"network": network}}
 
@@ -62,6 +68,18 @@ def test_the_verdicts_follow_the_midpoints():
         ways = {"naive_repaired": repaired, "matched_plain": matched, "matched_repaired": both}
         one = record_with(**{way: (1.0, accuracy) for way, accuracy in ways.items()})
         assert repair_finding([one]).verdict == want
+
+
+# %% e1d00a51
+def test_the_decay_is_chosen_on_validation_images():
+    mild, strong = (record_with(decay=d, naive_plain=(x, 0.5)) for d, x in ((1e-4, 0.6), (1e-3, 0.4)))
+    assert chosen_decay(sweep([plain, mild, strong], "mnist", "weight decay")) == 1e-3
+    mild["naive"]["as it is"]["test"]["loss"] = 0.1  # better on test, which decides nothing
+    assert chosen_decay(sweep([plain, mild, strong], "mnist", "weight decay")) == 1e-3
+    assert "0.400 with 0.001, chosen on validation" in decay_finding([plain, mild, strong]).ours
+    strong["naive"]["as it is"]["validation"]["loss"] = 0.7
+    assert chosen_decay(sweep([plain, mild, strong], "mnist", "weight decay")) == 1e-4
+    assert chosen_decay(sweep([plain], "mnist", "weight decay")) == 0
 
 
 # %% 72c5a2a7

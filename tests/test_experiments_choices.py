@@ -102,7 +102,8 @@ def test_ways_are_compared_pair_by_pair_beyond_the_spread_of_their_keys():
     of = contrast([sure, noisy], ("weights", "greedy"), ("weights", "identity"))
     assert of.differences == pytest.approx((-0.1, -0.05)) and of.errors[0] == 0.01
     assert [of.count(sign) for sign in (-1, 0, 1)] == [1, 1, 0] and of.better
-    assert str(of) == "better on 1, alike on 1, worse on 0 of 2 pairs, -7.5 ± 2.5 points"
+    points = "-7.5 ± 2.5 points (± standard error)"
+    assert str(of) == f"better on 1, alike on 1, worse on 0 of 2 pairs, {points}"
     assert of.clear and not Contrast((-0.1, 0.05), (0.01, 0.01)).clear
     assert "| greedy | 1 | 1 | 0 | -7.5 ± 2.5 | yes |" in format_contrasts(
         [sure, noisy], {"greedy": (("weights", "greedy"), ("weights", "identity"))}

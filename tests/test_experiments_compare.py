@@ -2,7 +2,14 @@
 
 from git_rebasin.experiments.problem import Problem
 from git_rebasin.matching.match import Match
-from git_rebasin.experiments.compare import Effort, Way, compare_ways, tries_of, ways_to_match
+from git_rebasin.experiments.compare import (
+    Effort,
+    Way,
+    compare_ways,
+    format_ways,
+    tries_of,
+    ways_to_match,
+)
 
 
 # %% 6a06b481
@@ -73,6 +80,25 @@ def test_every_key_gets_a_try_and_the_start_of_its_own():
     got = [(t["way"], t["key"], t["permutation"]) for t in compared["tries"]]
     assert got[:4] == [("random", 0, 0), ("random", 1, 1), ("again", 0, 0), ("again", 1, 1)]
     assert got[4:] == [("fixed", 0, 0)]
+
+
+# %% 59ca38e9
+def test_pairs_are_the_unit_of_a_spread_and_it_is_named():
+    from git_rebasin.experiments.compare import mean_and_spread, over_pairs, spread_below, spread_of
+
+    keys = [[1.0, 3.0], [5.0, 7.0], [9.0]]
+    assert over_pairs(keys) == [2.0, 6.0, 9.0] and over_pairs(keys[:1]) == [1.0, 3.0]
+    assert mean_and_spread(over_pairs(keys[:2]), 2) == "4.00 ± 2.83"  # 6 ± 2.58 if keys were pooled
+    assert mean_and_spread([1.0], 1) == "1.0" and spread_below("| 1.0 |", 3) == "| 1.0 |"
+    assert spread_below("| 1 ± 2 |", 3) == "| 1 ± 2 |\n\n± standard deviation of 3 pairs."
+    assert spread_of(3, keys=2) == "standard deviation of 3 pairs, each the mean of its keys"
+    assert spread_of(1, keys=5) == "standard deviation of 5 keys on one pair"
+    assert "of the pairs of a row" in spread_of(None)
+
+    ways = ways_to_match(EFFORT, ["none", "weights"])
+    compared = compare_ways(shuffled_pair(), ways, [jax.random.key(k) for k in (0, 1)])
+    assert "± standard deviation of 3 pairs, each the mean of its keys." in format_ways([compared] * 3)
+    assert "± standard deviation of 2 keys on one pair." in format_ways([compared])
 
 
 # %% a1c330fb

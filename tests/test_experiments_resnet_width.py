@@ -87,4 +87,7 @@ def test_the_paper_preset_is_the_papers():
     assert CANDIDATES[CONTROL].weight_decay == PAPER_CONFIGS["resnet20"].weight_decay
     assert [runs.config.network.size for runs in PRESETS["paper"].values()] == [1, 2, 4, 8, 16, 32]
     for runs in PRESETS["paper"].values():
-        assert runs.config.network.training == PAPER_CONFIGS["resnet20"]
+        network = runs.config.network
+        assert network.training == PAPER_CONFIGS["resnet20"] and network.augment
+        assert network.data == "cifar10" and network.shrink == 1 and network.examples is None
+        assert runs.config.lambdas == 25 and runs.config.judged is None

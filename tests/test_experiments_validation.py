@@ -5,7 +5,12 @@
 import numpy as np
 import pytest
 
-from git_rebasin.experiments.validation import chosen, hold_out, mean_over_keys
+from git_rebasin.experiments.validation import (
+    choosing_split,
+    chosen,
+    hold_out,
+    mean_over_keys,
+)
 from git_rebasin.zoo.data import load
 
 ways = {
@@ -25,6 +30,12 @@ def test_no_image_is_in_both():
     for count in (0, len(digits)):
         with pytest.raises(ValueError, match="cannot be held out"):
             hold_out(digits, count)
+
+
+# %% b41c7e13
+def test_training_images_choose_where_none_were_held_out():
+    assert choosing_split(["train", "test"]) == "train"
+    assert choosing_split({"train": 1, "validation": 2, "test": 3}) == "validation"
 
 
 # %% b41c7e0e

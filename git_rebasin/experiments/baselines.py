@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['PRESETS', 'WAYS', 'EXPERIMENT', 'Merge', 'merge_pair', 'midpoint', 'column', 'sweep', 'format_sweep', 'format_scale',
-           'format_decays', 'decays_that_count', 'decay_finding', 'temperature_finding', 'repair_finding',
-           'narrow_findings', 'findings']
+           'format_decays', 'decays_that_count', 'chosen_decay', 'decay_finding', 'temperature_finding',
+           'repair_finding', 'narrow_findings', 'findings']
 
 # %% ../../nbs/experiments/baselines.ipynb #57a2ff66
 import dataclasses
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from .calibration import ensemble, log_probabilities
-from .compare import mean_and_spread
+from .compare import mean_and_spread, spread_of
 from .midpoints import TREATMENTS, loss_and_accuracy, treat_midpoint
 from .networks import NetworkConfig, network_fn, network_spec, train_pair
 from .problem import in_batches
@@ -35,6 +35,7 @@ from git_rebasin.experiments.runner import (
     verdict,
     worst_verdict,
 )
+from .validation import choosing_split, chosen
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation
 from ..tables import markdown_table
@@ -123,18 +124,16 @@ WAYS = [(line, treatment) for line in ("naive", "matched") for treatment in TREA
 def midpoint(
     record: Record,  # of a pair
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
-) -> dict[str, float]:  # on test images
+    split: str = "test",
+) -> dict[str, float]:
     """Loss above the mean of the ends', accuracy, and how far that is below the mean of the ends'
 
     Args:
         record: of a pair
         way: one of `WAYS`; None: the ensemble
-
-    Returns:
-        dict[str, float]: on test images
     """
-    mid = (record["ensemble"] if way is None else record[way[0]][way[1]])["test"]
-    loss, accuracy = (np.mean([e["test"][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
+    mid = (record["ensemble"] if way is None else record[way[0]][way[1]])[split]
+    loss, accuracy = (np.mean([e[split][m] for e in record["ends"]]) for m in ("loss", "accuracy"))
     return {
         "rise": mid["loss"] - float(loss),
         "accuracy": mid["accuracy"],
@@ -146,6 +145,7 @@ def column(
     records: Sequence[Record],  # of pairs
     way: tuple[str, str] | None,  # one of `WAYS`; None: the ensemble
     of: str = "rise",  # what `midpoint` gives
+    split: str = "test",
 ) -> np.ndarray:  # one for each pair
     """One value of the midpoints of all pairs
 
@@ -157,7 +157,7 @@ def column(
     Returns:
         np.ndarray: one for each pair
     """
-    return np.array([midpoint(record, way)[of] for record in records])
+    return np.array([midpoint(record, way, split)[of] for record in records])
 
 
 def _setting(record: Record) -> tuple[int, float]:
@@ -264,16 +264,43 @@ def _percent(values: np.ndarray) -> str:
     return f"{mean_and_spread(100 * values, 1)} %"
 
 
+def _spread(records: Sequence[Record]) -> str:
+    "What ± is: of the pairs of each family"
+    return f"± {spread_of(len({r['seed'] for r in records}))}"
+
+
 def decays_that_count(
     pairs: Mapping[float, Sequence[Record]],  # of a sweep over weight decays
 ) -> list[float]:
-    """The weight decays that leave the networks themselves as good, but for a point of accuracy
+    """The weight decays that leave the networks as good, but for a point of accuracy; not on test
 
     Args:
         pairs: of a sweep over weight decays
     """
-    ends = {d: column(rs, None, "accuracy") + column(rs, None, "lost") for d, rs in pairs.items()}
+    split = choosing_split(pairs[0][0]["ends"][0])
+    both = [{d: column(rs, None, of, split) for d, rs in pairs.items()} for of in _OF_ENDS]
+    ends = {d: both[0][d] + both[1][d] for d in pairs}
     return [d for d in pairs if d > 0 and ends[d].mean() >= ends[0].mean() - 0.01]
+
+
+_OF_ENDS = ("accuracy", "lost")  # of an ensemble: together the mean of the ends' accuracies
+
+
+def chosen_decay(
+    pairs: Mapping[float, Sequence[Record]],  # of a sweep over weight decays
+) -> float:  # 0 if none counts
+    """Of the decays that count the one with the least rise at the naive midpoint, not by test images
+
+    Args:
+        pairs: of a sweep over weight decays
+
+    Returns:
+        float: 0 if none counts
+    """
+    split, way = choosing_split(pairs[0][0]["ends"][0]), ("naive", "as it is")
+    rises = {d: column(pairs[d], way, split=split) for d in decays_that_count(pairs)}
+    tries = {d: [{split: float(x)} for x in of] for d, of in rises.items()}
+    return chosen(tries, split=split, lowest=True) if tries else 0.0
 
 
 def decay_finding(
@@ -288,19 +315,18 @@ def decay_finding(
     for data in _data_of(records):
         pairs = sweep(records, data, "weight decay")
         plain = column(pairs[0], way)
-        left = {d: (column(pairs[d], way) / plain).max() for d in decays_that_count(pairs)}
-        best = min(left, key=lambda decay: left[decay], default=0)
-        least = left.get(best, 1)
-        verdicts.append(verdict(least < 0.5, least < 1))
+        best, split = chosen_decay(pairs), choosing_split(pairs[0][0]["ends"][0])
+        left = (column(pairs[best], way) / plain).max()
+        verdicts.append(verdict(left < 0.5, left < 1))
         shown.append(
-            f"{data}: {mean_and_spread(plain, 3)} without decay, at best "
-            f"{mean_and_spread(column(pairs[best], way), 3)} (at {best:g})"
+            f"{data}: {mean_and_spread(plain, 3)} without decay, "
+            f"{mean_and_spread(column(pairs[best], way), 3)} with {best:g}, chosen on {split}"
         )
     return Finding(
         "Weight decay lowers the barrier of the plain average",
         "arXiv 2402.05966, 2510.04686",
         "a milder collapse, after matching; merging is best at a middle decay (from the abstracts)",
-        f"rise of the test loss at the naive midpoint, {'; '.join(shown)}",
+        f"rise of the test loss at the naive midpoint, {'; '.join(shown)} ({_spread(records)})",
         worst_verdict(verdicts),
         beyond=True,
     )
@@ -325,7 +351,8 @@ def temperature_finding(
         "A wide network needs a temperature, and no permutation",
         "arXiv 2510.08023",
         "widening alone connects networks, with a calibrated temperature (from the abstract)",
-        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)}",
+        f"of the naive rise is left, and accuracy lost to the ends, {'; '.join(shown)} "
+        f"({_spread(records)})",
         worst_verdict(verdicts),
         beyond=True,
     )
@@ -351,7 +378,7 @@ def repair_finding(
         "Matching and repair do more together than either alone",
         "REPAIR, arXiv 2211.08403",
         "alignment alone is not enough; with repair 60 to 100 % of the barrier goes",
-        f"accuracy repaired, matched, both, {'; '.join(shown)}",
+        f"accuracy repaired, matched, both, {'; '.join(shown)} ({_spread(records)})",
         worst_verdict(verdicts),
         beyond=True,
     )
@@ -383,7 +410,7 @@ def narrow_findings(
                 "§5.3, Figure 4",
                 "high barriers at small widths (from the figure, VGG16 and ResNet20)",
                 f"the matched midpoint loses {_percent(lost[0])} accuracy at {first[0]} units, "
-                f"repaired {_percent(lost[1])}",
+                f"repaired {_percent(lost[1])} ({_spread(records)})",
                 verdict(all(fails), fails[0]),
                 [r for of in pairs.values() for r in of],
             ),
@@ -391,7 +418,7 @@ def narrow_findings(
                 f"Where matching fails, it helps: MLPs on {data}",
                 "beyond §5.3",
                 "not asked",
-                f"points of accuracy that matching gains: {gained}",
+                f"points of accuracy that matching gains: {gained} ({_spread(records)})",
                 verdict(every, mean),
                 [r for of in pairs.values() for r in of],
                 beyond=True,

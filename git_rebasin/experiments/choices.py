@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import PyTree
 from scipy.stats import rankdata
 
-from .compare import mean_and_spread, middle
+from .compare import mean_and_spread, middle, over_pairs, spread_below
 from .records import Record
 from .runner import grouped
 from ..interpolation import loss_barrier
@@ -241,7 +241,8 @@ class Contrast:
 
     def __str__(self) -> str:
         counts = [f"{word} on {self.count(k)}" for k, word in enumerate(_WORDS, -1)]
-        return f"{', '.join(counts)} of {len(self.differences)} pairs, {self.mean} points"
+        n = len(self.differences)
+        return f"{', '.join(counts)} of {n} pairs, {self.mean} points (± standard error)"
 
 
 _WORDS = ("better", "alike", "worse")
@@ -287,9 +288,9 @@ def rank_correlation(
 
 # %% ../../nbs/experiments/10_choices.ipynb #7a5c0017
 def cells(records: Sequence[Record], way: Chosen) -> list[str]:
-    "What a way leaves, and the accuracy at the midpoint, over pairs and keys"
+    "What a way leaves, and the accuracy at the midpoint, over pairs"
     return [
-        mean_and_spread([100 * x for r in records for x in measure(r, *way, after)], 1)
+        mean_and_spread(100 * np.array(over_pairs(measure(r, *way, after) for r in records)), 1)
         for measure in (shares, accuracies)
         for after in _kinds(records)
     ]
@@ -336,9 +337,11 @@ def format_kinds(
     """
     rows = []
     for kind, of in grouped(records, itemgetter("family")).items():
-        found = [[100 * x for r in of for x in shares(r, *way, after)] for way in ways.values()]
-        rows.append([kind, len(of), *(mean_and_spread(x, 1) if x else "" for x in found)])
-    return markdown_table(["", "pairs", *ways], rows)
+        found = [[shares(r, *way, after) for r in of] for way in ways.values()]
+        left = [over_pairs(x for x in pairs if x) if any(pairs) else [] for pairs in found]
+        shown = (mean_and_spread(100 * np.array(x), 1) if x else "" for x in left)
+        rows.append([kind, len(of), *shown])
+    return spread_below(markdown_table(["", "pairs", *ways], rows), None, 2)
 
 
 def format_contrasts(
@@ -361,5 +364,6 @@ def format_contrasts(
         if of.differences:
             counts = [of.count(sign) for sign in (-1, 0, 1)]
             rows.append([name, *counts, of.mean, "yes" if of.clear else "no"])
-    heads = ["", "better", "alike", "worse", "points of the barrier", "beyond the spread"]
+    heads = ["", "better", "alike", "worse", "points of the barrier (± standard error)"]
+    heads.append("beyond two standard errors")
     return markdown_table(heads, rows)

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Way', 'Effort', 'ways_to_match', 'run_way', 'compare_ways', 'tries_of', 'shares_left', 'middle', 'rise',
-           'mean_and_spread', 'format_ways']
+__all__ = ['Way', 'Effort', 'ways_to_match', 'run_way', 'compare_ways', 'tries_of', 'shares_left', 'middle', 'rise', 'over_pairs',
+           'mean_and_spread', 'spread_of', 'spread_below', 'format_ways']
 
 # %% ../../nbs/experiments/03_compare.ipynb #e206f857
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal
 
 import jax
@@ -306,10 +307,65 @@ def _ensemble_rise(record: Record, split: str) -> float:
     return record["ensemble"][split]["loss"] - np.mean([e[split]["loss"] for e in record["ends"]])
 
 
-def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 4) -> str:
-    "A mean and a standard deviation, as a table's cell"
+def over_pairs(
+    pairs: Iterable[Sequence[float]],  # for each pair, what was measured with each key
+) -> list[float]:
+    """The mean of each pair's keys: pairs are the unit; where there is one pair, its keys
+
+    Args:
+        pairs: for each pair, what was measured with each key
+    """
+    each = [list(keys) for keys in pairs]
+    return each[0] if len(each) == 1 else [float(np.mean(keys)) for keys in each]
+
+
+def mean_and_spread(
+    values: Sequence[float] | np.ndarray,  # of pairs, or of `over_pairs`
+    digits: int = 4,
+) -> str:
+    """A mean and a standard deviation, as a table's cell; what of, `spread_below` says
+
+    Args:
+        values: of pairs, or of `over_pairs`
+    """
     mean = f"{np.mean(values):z.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def spread_of(
+    pairs: int | None,  # how many; None: as many as each row says
+    keys: int = 1,  # of each pair
+) -> str:
+    """What `mean_and_spread` gives the standard deviation of, as words
+
+    Args:
+        pairs: how many; None: as many as each row says
+        keys: of each pair
+    """
+    if pairs == 1:
+        return f"standard deviation of {keys} keys on one pair"
+    each = ", each the mean of its keys" if keys > 1 else ""
+    if pairs is None:
+        return f"standard deviation of the pairs of a row{each}; where there is one, of its keys"
+    return f"standard deviation of {pairs} pairs{each}"
+
+
+def spread_below(
+    table: str,  # Markdown
+    pairs: int | None,  # how many; None: as many as each row says
+    keys: int = 1,  # of each pair
+) -> str:  # Markdown
+    """A table, and what its ± are
+
+    Args:
+        table: Markdown
+        pairs: how many; None: as many as each row says
+        keys: of each pair
+
+    Returns:
+        str: Markdown
+    """
+    return f"{table}\n\n± {spread_of(pairs, keys)}." if "±" in table else table
 
 
 def format_ways(
@@ -323,16 +379,20 @@ def format_ways(
     Returns:
         str: Markdown
     """
+
+    def cell(value: Callable[[Mapping[str, Any]], float], digits: int = 4) -> str:
+        pairs = grouped(tries, lambda t: t["pair"]).values()
+        return mean_and_spread(over_pairs([[value(t) for t in of] for of in pairs]), digits)
+
     splits = list(records[0]["ensemble"])
     heads = ["way", "cosine", *(f"{s} barrier" for s in splits)]
     heads += ["rise at ½", "accuracy at ½", "seconds", "converged"]
     rows: list[list[str]] = []
     for way, tries in tries_of(records).items():
-        cells = [way, mean_and_spread([t["cosine"] for t in tries], 3)]
-        cells += [mean_and_spread([t["barrier"][s] for t in tries]) for s in splits]
-        curves = [t["curves"][splits[-1]] for t in tries]
-        cells += [mean_and_spread([rise(c["loss"]) for c in curves])]
-        cells += [mean_and_spread([middle(c["accuracy"]) for c in curves])]
+        cells = [way, cell(itemgetter("cosine"), 3)]
+        cells += [cell(lambda t, s=s: t["barrier"][s]) for s in splits]
+        cells += [cell(lambda t: rise(t["curves"][splits[-1]]["loss"]))]
+        cells += [cell(lambda t: middle(t["curves"][splits[-1]]["accuracy"]))]
         cells += [f"{np.median([t['seconds'] for t in tries]):.2f}"]
         cells += [f"{sum(t['converged'] for t in tries)} of {len(tries)}"]
         rows.append(cells)
@@ -340,4 +400,5 @@ def format_ways(
     accuracy = [r["ensemble"][splits[-1]]["accuracy"] for r in records]
     both = [mean_and_spread(rises), mean_and_spread(accuracy)]
     cells = ["*both, as an ensemble*", "", *("" for _ in splits), *both, "", ""]
-    return markdown_table(heads, [*rows, cells])
+    keys = 1 + max(t["key"] for r in records for t in r["tries"])
+    return spread_below(markdown_table(heads, [*rows, cells]), len(records), keys)

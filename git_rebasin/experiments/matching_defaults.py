@@ -39,7 +39,12 @@ from git_rebasin.experiments.choices import (
     scaled,
     tries,
 )
-from .compare import match_activations, mean_and_spread
+from git_rebasin.experiments.compare import (
+    match_activations,
+    mean_and_spread,
+    over_pairs,
+    spread_below,
+)
 from .held_out import HeldOut
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, grouped, verdict
@@ -216,7 +221,9 @@ def format_defaults(
     rows = [[rule, *cost_of(records, rule), *cells(records, ("weights", rule))] for rule in RULES]
     tables.append(markdown_table(["start", *COSTS, *heads], rows))
     rows = [[s, *cells(records, ("activations", s))] for s in SIMILARITIES]
-    return "\n\n".join([*tables, markdown_table(["similarity", *heads], rows)])
+    tables.append(markdown_table(["similarity", *heads], rows))
+    keys = records[0]["config"]["keys"]
+    return "\n\n".join(spread_below(table, len(records), keys) for table in tables)
 
 # %% ../../nbs/experiments/matching_defaults.ipynb #7a5c0019
 DEFAULT = ("weights", "auto")
@@ -335,16 +342,18 @@ def format_test(
     """
     rows = []
     for kind, of in grouped(records, itemgetter("family")).items():
-        ends = [100 * e["accuracy"] for r in of for e in r["ends"]["test"]]
-        found = {"none": [_tested(r, 0) for r in of]}
-        for name, way in FINAL.items():
-            found[name] = [
-                _tested(r, row["line"])
-                for r in of
-                for row in tries(r, *way) or tries(r, "weights", way[1])
-            ]
-        rows.append([kind, *(mean_and_spread(x, 1) for x in (ends, *found.values()))])
-    return markdown_table(["", "the two networks", "no matching", *FINAL], rows)
+        ends = [100 * np.mean([e["accuracy"] for e in r["ends"]["test"]]) for r in of]
+        found = [over_pairs(_of_keys(r, *way) for r in of) for way in FINAL.values()]
+        columns = ends, [_tested(r, 0) for r in of], *found
+        rows.append([kind, len(of), *(mean_and_spread(x, 1) for x in columns)])
+    heads = ["", "pairs", "the two networks", "no matching", *FINAL]
+    return spread_below(markdown_table(heads, rows), None, 2)
+
+
+def _of_keys(record: Record, by: str, rule: str) -> list[float]:
+    "The accuracy on the test, in per cent, at the midpoint, for each key"
+    of = tries(record, by, rule) or tries(record, "weights", rule)
+    return [_tested(record, row["line"]) for row in of]
 
 
 def _tested(record: Record, line: int) -> float:

@@ -19,7 +19,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .compare import Way, mean_and_spread, run_way, ways_to_match
+from git_rebasin.experiments.compare import (
+    Way,
+    mean_and_spread,
+    run_way,
+    spread_below,
+    ways_to_match,
+)
 from .mlp_matchers import cifar_mlp
 from .networks import DIGITS_MLP, LineConfig, NetworkConfig, train_pair
 from .problem import Problem, evaluate_permutation
@@ -271,7 +277,8 @@ def format_directions(
         cells += [mean_and_spread(column(records, way, "barrier", s), 3) for s in ("train", "test")]
         cells += [f"{np.mean(column(records, way, 'problems')):.0f}"]
         rows.append(cells)
-    return markdown_table([*heads, "train barrier", "test barrier", "problems"], rows)
+    table = markdown_table([*heads, "train barrier", "test barrier", "problems"], rows)
+    return spread_below(table, len(records))
 
 # %% ../../nbs/experiments/negative_results.ipynb #ec9b11c6
 def shares_left(

@@ -21,6 +21,8 @@ from git_rebasin.experiments.compare import (
     given,
     mean_and_spread,
     middle,
+    spread_below,
+    spread_of,
     tries_of,
     ways_to_match,
 )
@@ -113,7 +115,7 @@ def format_accuracies(
         cells = [labels.get(name, name), *(f"{100 * v:.2f} %" for v in values)]
         cells += [f"{mean_and_spread([100 * v for v in values], 2)} %"]
         rows.append([*cells, paper.get(name, "")] if paper else cells)
-    return markdown_table(heads, rows)
+    return spread_below(markdown_table(heads, rows), len(records))
 
 
 def format_both(
@@ -147,7 +149,7 @@ def findings_of(
     ahead, gained = np.array(ours)[None] - passes, passes - np.array(none)[None]  # (pass, pair)
     started = np.array([at_half[way] for way in STARTS]) - passes[:1]
     means = {n: f"{mean_and_spread([100 * v for v in vs], 2)} %" for n, vs in at_half.items()}
-    network = records[0]["config"]["network"]
+    spread, network = f"± {spread_of(len(records))}", records[0]["config"]["network"]
     what = f"{network['network']} on {network['data']}"
     theirs = PAPER.get(network["data"], dict.fromkeys(PAPER["cifar10"], "– (CIFAR-10 only)"))
     return [
@@ -156,7 +158,8 @@ def findings_of(
             "Table 2",
             f"{theirs['weights']}, {theirs[PASSES[1]]}",
             f"{means['weights']}, single pass {means[PASSES[0]]} (inner products), "
-            f"{means[PASSES[1]]} (distances); ends {means['ends']}, ensemble {means['ensemble']}",
+            f"{means[PASSES[1]]} (distances); ends {means['ends']}, ensemble {means['ensemble']} "
+            f"({spread})",
             verdict((ahead >= 0).all(), (ahead.mean(1) >= 0).all()),
             records,
         ),
@@ -164,7 +167,8 @@ def findings_of(
             f"A single pass merges {what} better than no matching",
             "Table 2",
             theirs[PASSES[1]],
-            f"plain average {means['none']}; the gain is at least {100 * gained.min():.2f} points",
+            f"plain average {means['none']} ({spread}); the gain is at least "
+            f"{100 * gained.min():.2f} points",
             verdict((gained >= 0.1).all(), (gained.mean(1) > 0).all()),
             records,
         ),
@@ -172,7 +176,7 @@ def findings_of(
             f"Weight matching with a good start merges {what} better than a single pass",
             "beyond the paper",
             "–",
-            "; ".join(f"{way} {means[way]}" for way in STARTS),
+            "; ".join(f"{way} {means[way]}" for way in STARTS) + f" ({spread})",
             verdict((started >= 0).all(), (started.mean(1) >= 0).all()),
             records,
             beyond=True,

@@ -10,6 +10,7 @@ __all__ = ['WAYS', 'CANDIDATES', 'CHOSEN', 'CONTROL', 'PRESETS', 'match_pair', '
            'shares', 'accuracies', 'format_widths', 'format_recipes', 'choice', 'zero_barrier', 'findings']
 
 # %% ../../nbs/experiments/resnet_width.ipynb #a1e5aa87
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,17 +20,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from .barrier_vs_width import PRESETS as _ALL
 from .barrier_vs_width import barriers, each_width, width_of
 from .barrier_vs_width import finding as falls
-from .compare import mean_and_spread, middle, tries_of
+from .compare import mean_and_spread, middle, spread_below, tries_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .problem import Problem
 from .records import Record
-from .runner import Experiment, Finding, Runs, grouped, verdict
+from .runner import NOT_RUN, Experiment, Finding, Runs, grouped, verdict
 from ..tables import markdown_table
 from ..zoo.data import Split
-from ..zoo.train import TrainConfig
+from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
 # %% ../../nbs/experiments/resnet_width.ipynb #a1e522ff
 WAYS = ("none", "weights")  # as in `ways_to_match`
@@ -91,6 +91,18 @@ def _widths(
     return {f"{name}-{family}": runs for family, runs in each_width(lines, widths, seeds).items()}
 
 
+_CIFAR = NetworkConfig(
+    "resnet20",
+    "cifar10",
+    dataclasses.replace(CANDIDATES[CHOSEN], epochs=10),
+    1.0,
+    shrink=4,
+    pixels="imagenet",
+    held_out=5000,
+)
+_PAPER = NetworkConfig(
+    "resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 1.0, augment=True, pixels="imagenet"
+)
 _MLP = NetworkConfig("mlp", "digits", CANDIDATES[CHOSEN], (8, 8), held_out=400)
 
 PRESETS = {
@@ -101,7 +113,10 @@ PRESETS = {
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
     "cpu": _widths(CHOSEN, (1, 2, 4, 8)) | _widths(CONTROL, (1, 2, 4)),
-    "paper": {family: runs for family, runs in _ALL["paper"].items() if "resnet20" in family},
+    "larger": _widths(CHOSEN, (16,), (0, 1))
+    | _widths(CHOSEN, (32,), (0,))
+    | each_width(Lines(_CIFAR, lambdas=7, judged=2000), (1, 2, 4, 8)),
+    "paper": each_width(Lines(_PAPER, judged=None), (1, 2, 4, 8, 16, 32)),
 }
 
 # %% ../../nbs/experiments/resnet_width.ipynb #a1e5c485
@@ -196,7 +211,7 @@ def format_widths(
         right = [accuracies(record, unseen) for record in records]
         cells += [_cell([r[of] for r in right], percent=True) for of in ("ends", *WAYS[::-1])]
         rows.append(cells)
-    return markdown_table(heads, rows, text=())
+    return spread_below(markdown_table(heads, rows, text=()), None)
 
 
 def _cell(values: Sequence[float], percent: bool = False) -> str:
@@ -260,6 +275,8 @@ def zero_barrier(
         f"at width {Fraction(widest)} at most {matched.max():.4f} nats, {100 * left.max():.1f} % "
         f"of the naive barrier; ends at least {100 * ends:.1f} %",
         verdict(good, (left <= 0.25).all()),
+        [record for of in widths.values() for record in of],
+        list(PRESETS["paper"]),
     )
 
 
@@ -276,4 +293,14 @@ def findings(
     return [zero_barrier(widths), falls({w: rs[:pairs] for w, rs in widths.items()})]
 
 
-EXPERIMENT = Experiment("resnet-width", match_pair, PRESETS, format_recipes, findings)
+_HEADLINE = Finding(
+    "Zero barrier between ResNets that were trained apart: ResNet20 on CIFAR-10, × 1 to 32",
+    "abstract, §5.3, Figure 4",
+    "about zero at width 32 (from the figure)",
+    "",
+    NOT_RUN,
+    beside=list(PRESETS["paper"]),
+)
+EXPERIMENT = Experiment(
+    "resnet-width", match_pair, PRESETS, format_recipes, findings, headlines=[_HEADLINE]
+)

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['HELD_OUT', 'C', 'hold_out', 'chosen', 'mean_over_keys']
+__all__ = ['HELD_OUT', 'C', 'hold_out', 'chosen', 'choosing_split', 'mean_over_keys']
 
 # %% ../../nbs/experiments/13_validation.ipynb #b41c7e03
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -72,6 +72,17 @@ def chosen(
         raise ValueError(f"{missing[0]!r} has no value on {split!r}: evaluate it there")
     means = {c: float(np.mean([values[split] for values in of])) for c, of in tries.items()}
     return (min if lowest else max)(means, key=lambda candidate: means[candidate])
+
+# %% ../../nbs/experiments/13_validation.ipynb #b41c7e11
+def choosing_split(
+    splits: Collection[str],  # what something was evaluated on
+) -> str:
+    """The images to choose by: those that were held out, or else those of training; never the test
+
+    Args:
+        splits: what something was evaluated on
+    """
+    return "validation" if "validation" in splits else "train"
 
 # %% ../../nbs/experiments/13_validation.ipynb #b41c7e0b
 def mean_over_keys(
