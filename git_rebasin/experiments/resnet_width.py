@@ -134,7 +134,8 @@ PRESETS = {
         for name in CANDIDATES
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
-    "cpu": _widths(CHOSEN, (1, 2, 4, 8)) | _widths(CONTROL, (1, 2, 4)),
+    "cpu": _widths(CHOSEN, (1, 2, 4)) | _widths(CHOSEN, (8,), (0, 1)),
+    "control": _widths(CONTROL, (1, 2, 4)),
     "larger": _widths(CHOSEN, (16,), (0, 1))
     | _widths(CHOSEN, (32,), (0,))
     | each_width(Lines(_CIFAR, lambdas=7, judged=2000), (1, 2, 4, 8)),
