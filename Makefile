@@ -13,7 +13,7 @@ export PYTHONUTF8 = 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oldest plain test-torch docs notebooks export bench lint pre-commit hooks clean
+.PHONY: help setup demo test oldest plain test-torch docs notebooks export bench rerun lint pre-commit hooks clean
 
 help: ## list the targets
 	@echo 'make TARGET [PYTHON=python3.12] [WORKERS=2]'
@@ -57,6 +57,9 @@ export: $(INSTALLED) ## make modules, tests, README and badges from the notebook
 bench: $(INSTALLED) ## run the benchmarks
 	@$(if $(wildcard benchmarks/*.py),,echo 'bench: there are no benchmarks/*.py')
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) $$script; done
+
+rerun: $(INSTALLED) ## compute the cheap records of the experiments again and compare their bits (ONLY="mnist-mlp": these, MINUTES=20)
+	@$(PY) -m tools.rerun $(if $(ONLY),--only $(ONLY)) --minutes $(or $(MINUTES),20)
 
 lint: $(INSTALLED) ## check the style of notebooks, modules, tests and tools
 	@$(PY) -m tools.check lint

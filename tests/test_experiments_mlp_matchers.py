@@ -2,8 +2,19 @@
 
 
 # %% 8844896b
+import numpy as np
+
 from git_rebasin.experiments.compare import shares_left
-from git_rebasin.experiments.mlp_matchers import EXPERIMENT, PRESETS, WAYS, finding
+from git_rebasin.experiments.mlp_matchers import (
+    EXPERIMENT,
+    PRESETS,
+    WAYS,
+    cifar_mlp,
+    finding,
+    format_shares,
+    nearest,
+    shares_of_pairs,
+)
 from git_rebasin.zoo.train import TrainConfig
 
 
@@ -31,6 +42,30 @@ def test_the_verdict_follows_the_barriers():
     assert [f.verdict for f in both] == ["reproduced", "not"] and "cifar10" in both[1].claim
 
 
+# %% 5n4p0f04
+def test_the_way_is_chosen_by_images_that_are_held_out():
+    def held_out_record(*barriers):
+        "A record with barriers of each way on three splits, those of weights with two keys"
+        ways = ("none", "weights", "weights", "straight-through")
+        return {
+            "tries": [{"way": w, "key": k == 2, "permutation": k} for k, w in enumerate(ways)],
+            "permutations": [
+                {"barrier": dict(zip(("train", "validation", "test"), of, strict=True))}
+                for of in barriers
+            ],
+        }
+
+
+    one = held_out_record((1, 2, 4), (0.5, 0.2, 2), (0.7, 0.4, 2), (0.1, 0.4, 0.4))
+    other = held_out_record((1, 1, 1), (0.1, 0.1, 0.7), (0.3, 0.1, 0.7), (0.1, 0.2, 0.1))
+    np.testing.assert_allclose(shares_of_pairs([one, other], "train")["weights"], [0.6, 0.2])
+    assert nearest([one, other]) == "weights"  # 12.5 % on held-out images, 20 % with the estimator
+    table = format_shares([one, other])
+    assert "| **weights** | 40.0 ± 28.3 | 12.5 ± 3.5 | 60.0 ± 14.1 |" in table
+    assert "| straight-through | 10.0 ± 0.0 | 20.0 ± 0.0 |  |" in table
+    assert "standard deviation of 2 pairs, each the mean of its keys" in table
+
+
 # %% 074ae83a
 def test_the_paper_preset_is_the_papers():
     from git_rebasin.experiments import mnist_mlp
@@ -39,6 +74,8 @@ def test_the_paper_preset_is_the_papers():
     assert own.config.network.training == first.config.network.training and own.seeds == first.seeds
     cifar = PRESETS["paper"]["CIFAR-10 MLP"].config.network
     sgd = TrainConfig(100, 100, "sgd", 0.1, 0.9, 5e-4, "warmup_cosine", 1)
+    assert cifar_mlp(optimizer="adam").training == TrainConfig(100, 100, "adam", 1e-3)
+    assert cifar_mlp(optimizer="adamw").training == TrainConfig(100, 100, "adamw", 1e-3, 0.9, 5e-4)
     assert cifar.augment and cifar.training == sgd and cifar.size == (512, 512, 512)
     assert cifar.pixels == "imagenet" and cifar.examples is None and cifar.shrink == 1
     effort = PRESETS["paper"]["CIFAR-10 MLP"].config.effort

@@ -27,7 +27,6 @@ from .figures import legend_below, mark_ends, title_of
 from .mlp_matchers import CIFAR_MLPS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
-    MNIST_MLPS,
     LineConfig,
     NetworkConfig,
     checkpoint_file,
@@ -84,12 +83,12 @@ def _whole(network: NetworkConfig) -> Runs[EpochSweep]:
 
 
 _SOME = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
-_MORE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 40, 60, 80, 100)  # of MNIST
+_MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
 
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
-        "mnist": Runs(EpochSweep(MNIST_MLP, 11, epochs=_MORE, checkpoints=MNIST_MLPS)),
+        "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
         "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_SOME, checkpoints=CIFAR_MLPS)),
     },
     "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},

@@ -72,7 +72,13 @@ _SMOKE = Config(
 )
 _resnet20 = Config("cifar10-resnet20", steps=60, sinkhorn_steps=400, batch=64, compared=500)
 _resnet56 = dataclasses.replace(
-    _resnet20, models="cifar10-resnet56", steps=30, sinkhorn_steps=100, validated=2000
+    _resnet20,
+    models="cifar10-resnet56",
+    steps=20,
+    sinkhorn_steps=80,
+    validated=2000,
+    evaluated=5000,
+    statistics=1000,
 )
 
 PRESETS = {

@@ -67,7 +67,7 @@ _PAIR = public_resnets.Config(
 
 PRESETS = {
     "smoke": {"random": Runs(Config(_TINY, steps=2, points=3), (0,))},
-    "cpu": {"resnet20": Runs(Config(_PAIR, steps=150, points=7), (0,))},
+    "cpu": {"resnet20": Runs(Config(_PAIR, steps=100, points=7), (0,))},
 }
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #530ccdea

@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 
 from .barrier_vs_width import barriers, each_width, width_of
 from .barrier_vs_width import finding as falls
-from .compare import mean_and_spread, middle, tries_of
+from .compare import mean_and_spread, middle, spread_below, tries_of
 from git_rebasin.experiments.networks import (
     Comparison,
     NetworkConfig,
@@ -253,7 +253,7 @@ def format_widths(
         right = [accuracies(record, unseen) for record in records]
         cells += [_cell([r[of] for r in right], percent=True) for of in ("ends", *WAYS[::-1])]
         rows.append(cells)
-    return markdown_table(heads, rows, text=())
+    return spread_below(markdown_table(heads, rows, text=()), None)
 
 
 def _cell(values: Sequence[float], percent: bool = False) -> str:
@@ -318,6 +318,7 @@ def zero_barrier(
         f"of the naive barrier; ends at least {100 * ends:.1f} %",
         verdict(good, (left <= 0.25).all()),
         [record for of in widths.values() for record in of],
+        list(PRESETS["paper"]),
     )
 
 

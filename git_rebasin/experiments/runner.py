@@ -382,11 +382,9 @@ class Experiment(Generic[C]):
             _record_of(file, head, config)
             _log.info("%s is there already", file)
             return file
-        names = [family] if family else []
         elsewhere = getattr(config, "checkpoints", None)  # below `out`: another experiment's
-        own = file.parent.joinpath("checkpoints", preset, *names)
-        pair = ", ".join([*names, f"pair {seed}"])
-        context = Context(out / elsewhere if elsewhere else own, callback, pair)
+        folder = out / elsewhere if elsewhere else file.parent / "checkpoints" / preset / family
+        context = Context(folder, callback, f"{family}, pair {seed}".removeprefix(", "))
         begin = time.perf_counter()
         record = self.run_pair(config, seed, context)
         made = provenance() | {"seconds": round(time.perf_counter() - begin, 1)}
