@@ -75,8 +75,8 @@ _resnet56 = dataclasses.replace(
     _resnet20,
     models="cifar10-resnet56",
     steps=20,
-    sinkhorn_steps=80,
-    validated=2000,
+    sinkhorn_steps=60,
+    validated=1000,
     evaluated=5000,
     statistics=1000,
 )
