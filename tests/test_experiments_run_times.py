@@ -39,6 +39,7 @@ def test_the_verdicts_follow_the_times():
         made = {"device": "1 × cpu", "processor": "some", "cores": 2}
         return {
             "config": {"network": network, "size": list(size) if network == "mlp" else size}
+            | {"data": "mnist" if network == "mlp" else "cifar10"}
             | {"batches": 4, "batch_size": 100, "steps": steps},
             "parameters": 10,
             "groups": 1,

@@ -33,7 +33,7 @@ from execnb.nbio import NbCell, write_nb
 from execnb.shell import CaptureShell
 from fastcore.basics import AttrDict
 
-from tools import project
+from tools import pictures, project
 from tools.badges import INSTALL
 from tools.clean import clean
 
@@ -100,7 +100,7 @@ def execute(path: Path, target: Path, tests: bool = True) -> str | None:
     os.environ["IN_TEST"] = "1"  # nbdev's own sign that a notebook does not run by hand
     nb, skip = project.read(path), skipped_flags()
     os.chdir(path.parent)
-    shell = CaptureShell(path, mpl_format="png")
+    shell = CaptureShell(path, mpl_format="retina")
     for cell in nb.cells:
         if not runs(cell, skip) or (not tests and only_tests(cell)):
             continue
@@ -109,6 +109,8 @@ def execute(path: Path, target: Path, tests: bool = True) -> str | None:
         if shell.exc:
             return describe(shell.exc, cell)
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            pictures.shrink(output)
     nb.metadata["executed"] = {"code": code_hash(nb)}
     clean(nb)
     write_nb(nb, target)

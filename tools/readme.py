@@ -1,6 +1,7 @@
 """README.md from `nbs/index.ipynb`: its text, code, text outputs and pictures."""
 
 import base64
+import html
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,7 @@ from textwrap import indent
 from execnb.nbio import NbCell
 from fastcore.basics import AttrDict
 
-from tools import links, project
+from tools import links, pictures, project
 
 PICTURES = PurePosixPath("nbs/images/readme-")  # a number and .png follow
 
@@ -19,24 +20,24 @@ def write(root: Path) -> None:
     with project.project(root) as settings:
         source = settings.nbs_path / settings.readme_nb
     if source.exists():
-        text, pictures = render(project.read(source, directives=False))
+        text, files = render(project.read(source, directives=False))
         (root / "README.md").write_text(text, encoding="utf-8")
-        for name, data in pictures.items():
+        for name, data in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
 
 
 def render(nb: AttrDict) -> tuple[str, dict[str, bytes]]:
     """The Markdown, and the pictures that it shows, by path."""
-    pictures: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     parts = [f"<!-- {project.GENERATED} File to edit: nbs/index.ipynb. -->"]
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             parts.append(links.rewrite(cell.source.strip(), from_root))
         elif project.is_code(cell) and not project.is_hidden(cell):
             parts += code(cell)
-            parts += outputs(cell, pictures)
-    return "\n\n".join(part for part in parts if part) + "\n", pictures
+            parts += outputs(cell, files)
+    return "\n\n".join(part for part in parts if part) + "\n", files
 
 
 def from_root(target: str) -> str:
@@ -54,18 +55,25 @@ def code(cell: NbCell) -> list[str]:
     )
 
 
-def outputs(cell: NbCell, pictures: dict[str, bytes]) -> Iterator[str]:
-    """What the cell shows; its pictures are added to `pictures`."""
+def outputs(cell: NbCell, files: dict[str, bytes]) -> Iterator[str]:
+    """What the cell shows; its pictures are added to `files`."""
     for output in cell.outputs:
         data = output.get("data", {})
         if "image/png" in data:
-            name = f"{PICTURES}{len(pictures) + 1}.png"
-            pictures[name] = base64.b64decode("".join(data["image/png"]))
-            yield f"![{caption(cell)}]({name})"
+            name = f"{PICTURES}{len(files) + 1}.png"
+            files[name] = base64.b64decode("".join(data["image/png"]))
+            yield picture(name, caption(cell), pictures.width(output))
         elif "text/markdown" in data:
             yield links.rewrite("".join(data["text/markdown"]), from_root)
         elif text := "".join(output.get("text") or data.get("text/plain") or ""):
             yield indent(text.rstrip(), "    ")
+
+
+def picture(name: str, words: str, width: int | None) -> str:
+    """A picture, as wide as it is meant to be shown, for which Markdown has no words."""
+    if width is None:
+        return f"![{words}]({name})"
+    return f'<img src="{name}" width="{width}" alt="{html.escape(words)}">'
 
 
 def caption(cell: NbCell) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'ACTIVATIONS', 'LEARNED', 'MATCHERS', 'PAPER_SECONDS', 'PRESETS', 'EXPERIMENT', 'Timing', 'draw_network',
-           'timed_problem', 'recover', 'time_matchers', 'label', 'paper_seconds', 'middle_seconds', 'format_times',
-           'finding_of_order', 'finding_of_seconds', 'finding_of_recovery', 'findings']
+           'timed_problem', 'count_parameters', 'recover', 'time_matchers', 'label', 'paper_seconds', 'middle_seconds',
+           'format_times', 'finding_of_order', 'finding_of_seconds', 'finding_of_recovery', 'findings']
 
 # %% ../../nbs/experiments/run_times.ipynb #414f1de7
 import math
@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -31,10 +31,11 @@ from git_rebasin.experiments.networks import (
     network_fn,
     network_spec,
     pair_problem,
+    params_and_state,
 )
 from .plan import IMAGES
 from .problem import Problem
-from .records import Record
+from .records import Record, device_of
 from .runner import Context, Experiment, Finding, Runs, verdict
 from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation, random_permutation
@@ -139,6 +140,26 @@ def timed_problem(
     return pair_problem(network, a, b, {"train": data}, batch_size=config.batch_size)
 
 
+@cache
+def count_parameters(
+    network: str,  # a name that `architecture` knows
+    size: tuple[int, ...] | float,
+    data: str,  # name of a data set
+) -> int:  # running statistics, which are not trained, are none
+    """How many numbers of a network are trained
+
+    Args:
+        network: a name that `architecture` knows
+        data: name of a data set
+
+    Returns:
+        int: running statistics, which are not trained, are none
+    """
+    config = Timing(network, size, data)
+    params, _ = params_and_state(_network(config), jax.eval_shape(lambda: draw_network(config, 0)))
+    return sum(math.prod(w.shape) for w in flatten(params).values())
+
+
 def _no_batches(key: Array, n: int) -> Iterable[Any]:
     raise ValueError("this problem has no data, for matchers that take none")
 
@@ -181,7 +202,6 @@ def time_matchers(
     every = ways_to_match(Effort(batches=config.batches, straight_through=config.steps))
     times: dict[str, Any] = {name: {"seconds": [], "sweeps": []} for name in config.matchers}
     planted = []
-    shapes = jax.eval_shape(lambda: draw_network(config, seed))
     for k in range(config.repeats):
         problem, key = timed_problem(config, seed + k, data), jax.random.key(seed + k)
         for name, of in times.items():
@@ -193,7 +213,7 @@ def time_matchers(
             context.stage(name).report(k + 1, config.repeats, seconds=seconds)
         planted.append(recover(problem, seed + k))
     return {
-        "parameters": sum(math.prod(w.shape) for w in flatten(shapes).values()),
+        "parameters": count_parameters(config.network, config.size, config.data),
         "groups": len(network_spec(_network(config)).groups),
         "matchers": times,
         "planted": planted,
@@ -234,7 +254,10 @@ def _digits(seconds: float | None) -> str:
 
 def _row(record: Record) -> list[str]:
     "The cells of an architecture"
-    cells, config = [f"{record['parameters']:,}", str(record["groups"])], record["config"]
+    config = record["config"]
+    size = tuple(config["size"]) if isinstance(config["size"], list) else config["size"]
+    parameters = count_parameters(config["network"], size, config["data"])
+    cells = [f"{parameters:,}", str(record["groups"])]
     amounts = (None, config["batches"] * config["batch_size"], config["steps"])
     for name, amount in zip(MATCHERS, amounts, strict=True):
         times = record["matchers"].get(name)
@@ -262,6 +285,11 @@ def format_times(
     return markdown_table([*heads, "weight matching in the paper"], map(_row, records))
 
 # %% ../../nbs/experiments/run_times.ipynb #33a0c544
+def _where(records: Sequence[Record]) -> str:
+    "On what was timed"
+    return f"untrained networks, on {device_of(records[0])}"
+
+
 def finding_of_order(
     records: Sequence[Record],  # of one device
 ) -> Finding:
@@ -284,8 +312,9 @@ def finding_of_order(
         "§3.2, §3.3, Figure 2",
         "orders of magnitude; no numbers",
         "activation matching over weight matching, and straight-through over activation matching "
-        f"for each image: {ours}",
+        f"for each image: {ours}; {_where(records)}",
         verdict(faster > 10 and slower > 1, faster > 1 and slower > 1),
+        [r for r in records if set(MATCHERS) <= r["matchers"].keys()],
     )
 
 
@@ -303,7 +332,7 @@ def finding_of_seconds(
         "Weight matching takes seconds to a few minutes",
         "§3.2, A.5",
         ", ".join(f"{names[n]} {x:g} s" for (n, _), x in PAPER_SECONDS.items()) + " (V100)",
-        ", ".join(f"{name} {_digits(x)}" for name, x in times.items()),
+        ", ".join(f"{name} {_digits(x)}" for name, x in times.items()) + f"; {_where(records)}",
         verdict(max(times.values()) < 180, False),
     )
 
