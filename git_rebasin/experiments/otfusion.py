@@ -26,6 +26,7 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
+from .figures import title_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
 from .runner import NOT_RUN, Experiment, Finding, Runs, by_family, verdict
@@ -150,7 +151,7 @@ def findings_of(
     started = np.array([at_half[way] for way in STARTS]) - passes[:1]
     means = {n: f"{mean_and_spread([100 * v for v in vs], 2)} %" for n, vs in at_half.items()}
     spread, network = f"± {spread_of(len(records))}", records[0]["config"]["network"]
-    what = f"{network['network']} on {network['data']}"
+    what = f"{title_of(network['network'])}s on {title_of(network['data'])}"
     theirs = PAPER.get(network["data"], dict.fromkeys(PAPER["cifar10"], "– (CIFAR-10 only)"))
     return [
         Finding(
