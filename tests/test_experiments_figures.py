@@ -24,8 +24,8 @@ def test_every_way_has_a_look_of_its_own():
     styles = way_styles(ways)
     assert list(styles) == ways and len({s["color"] for s in styles.values()}) == len(ways)
     assert way_styles(["weights"])["weights"] == styles["weights"]  # on every page
-    names = ("mnist", "mlp cifar10", "x")
-    assert [title_of(x) for x in names] == ["MNIST", "MLP CIFAR-10", "x"]
+    names = ("mnist", "mlp cifar10, more", "x")
+    assert [title_of(x) for x in names] == ["MNIST", "MLP CIFAR-10, more", "x"]
 
 
 # %% e078b658
