@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['JOINED', 'way_styles', 'title_of', 'draw_along', 'plain_log', 'loss_axis', 'mark_ends', 'bare', 'legend_below']
 
 # %% ../../nbs/experiments/14_figures.ipynb #558edcbc
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def title_of(
     Args:
         name: of a data set or a network, as in a configuration, or of a family
     """
-    return " ".join(_TITLES.get(word, word) for word in name.split(" "))
+    return re.sub(r"\w+", lambda word: _TITLES.get(word[0], word[0]), name)
 
 # %% ../../nbs/experiments/14_figures.ipynb #6fdd5ab7
 JOINED = 9  # points from which on a line is drawn through them
