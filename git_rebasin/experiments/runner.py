@@ -360,9 +360,8 @@ class Experiment(Generic[C]):
             ValueError: if there are no such pairs
         """
         # raises ValueError if there are no such pairs
-        if preset in self.borrowed:
-            which = {"families": families, "seeds": seeds, "callback": callback}
-            return self.borrowed[preset].run(preset, out, **which)
+        if (owner := self.borrowed.get(preset)) is not None:
+            return owner.run(preset, out, families=families, seeds=seeds, callback=callback)
         runs = [
             (family, r.config, s)
             for family, r in self.preset(preset).items()
