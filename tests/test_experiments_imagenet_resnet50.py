@@ -40,7 +40,7 @@ def test_the_verdict_is_of_accuracies_with_new_statistics():
     findings = EXPERIMENT.findings(records)
     assert [f.verdict for f in findings] == ["partly", "reproduced", "not"]
     assert "midpoint 40.00 %" in findings[0].ours
-    assert "two public a networks, cifar10" in findings[0].claim
+    assert "two public as on CIFAR-10" in findings[0].claim
     assert "| b, pair 0 (here) | 90.00 % | 80.00 % | 10.00 % | 65.00 % | 73 % |" in format_cuts(records)
     curve = {kind: {"accuracy": [0.9, 0.1 * k, 0.8]} for k, kind in enumerate(STATISTICS, 1)}
     line = {kind: {"accuracy": [0.9, 0.3 * k, 0.8]} for k, kind in enumerate(STATISTICS, 1)}

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from .compare import mean_and_spread, spread_below, spread_of, tries_of
+from .figures import title_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .plan import IMAGES
 from .records import Record
@@ -196,7 +197,7 @@ def finding(
     left = max(wide / narrow for narrow, wide in zip(matched[0], matched[-1], strict=True))
     narrow, wide = (mean_and_spread(matched[k], 3) for k in (0, -1))
     return Finding(
-        f"Wider is easier to match: {network['network']} on {network['data']}",
+        f"Wider is easier to match: {title_of(network['network'])} on {title_of(network['data'])}",
         "§5.3, Figure 4",
         "the matched barrier falls with the width (VGG16 and ResNet20; from the figure)",
         f"matched training barrier {narrow} at {Fraction(min(widths))}, {wide} at "

@@ -148,7 +148,7 @@ def finding(
     """
     left = {way: max(shares) for way, shares in shares_left(records).items()}
     tight = max(left.get("weights", 0), left["straight-through"]) < 0.02
-    shares = ", ".join(f"{way} {100 * share:.1f} %" for way, share in left.items())
+    shares = ", ".join(f"{way} {100 * left[way]:.1f} %" for way in WAYS if way in left)
     return Finding(
         f"{records[0]['family']}: three matchers remove the barrier",
         "§5.1, Figures 2 and 9",

@@ -23,6 +23,7 @@ from git_rebasin.experiments.calibration import (
     log_probabilities,
     metric_cells,
 )
+from .figures import title_of
 from .mlp_matchers import cifar_mlp
 from .networks import LineConfig, NetworkConfig, load_splits, train_network
 from .problem import walk_line
@@ -184,7 +185,7 @@ def finding(
     }
     ours = ", ".join(f"{n} {x:.3f} ({100 * y:.1f} %)" for n, (x, y) in means.items())
     return Finding(
-        f"Networks from biased halves of {records[0]['family']} merge into a better one",
+        f"Networks from biased halves of {title_of(records[0]['family'])} merge into a better one",
         "§5.4, Figures 5, 10, 11",
         "CIFAR-100: lower test loss than either, near the ensemble's (from the figure)",
         f"test loss (accuracy), mean of {len(pairs)} pairs: {ours}",
