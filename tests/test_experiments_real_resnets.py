@@ -58,7 +58,7 @@ def test_the_learners_take_as_many_steps_as_they_are_told():
 def test_a_record_is_printed_as_a_table():
     text = format_midpoints(pair([0.5, 0.6, 0.7]))
     assert "on test images the ends have 92.00 % and 90.00 %, their ensemble 95.00 %" in text
-    assert "| **weights** | **70.0 ± 0.0** | **69.0 ± 0.0** | **68.0 ± 0.0** |" in text
+    assert "| weights | **70.0 ± 0.0** | 69.0 ± 0.0 | 68.0 ± 0.0 |" in text
     assert "| **60.0 ± 10.0 (as it is)** |" in text and "| none | 10.0 | 9.0 | 8.0 |" in text
 
 

@@ -75,8 +75,8 @@ _resnet56 = dataclasses.replace(
     _resnet20,
     models="cifar10-resnet56",
     steps=20,
-    sinkhorn_steps=80,
-    validated=2000,
+    sinkhorn_steps=60,
+    validated=1000,
     evaluated=5000,
     statistics=1000,
 )
@@ -338,15 +338,17 @@ def format_midpoints(
     Returns:
         str: Markdown
     """
-    cell = lambda values, scale=100: mean_and_spread([scale * x for x in values], 1)
+    cell = lambda values: mean_and_spread([100 * x for x in values], 1)
     rows, best = [], choose_midpoint(record["rows"])
     for way, of in grouped(record["rows"], lambda row: row["way"]).items():
-        cells = [way, *(cell([r["mended"][kind]["accuracy"] for r in of]) for kind in STATISTICS)]
+        bold = lambda text, kind, this=way: f"**{text}**" if (this, kind) == best else text
+        values = {kind: [r["mended"][kind]["accuracy"] for r in of] for kind in STATISTICS}
+        cells = [way, *(bold(cell(x), kind) for kind, x in values.items())]
         cells += [mean_and_spread([r["mended"]["reset"]["loss"] for r in of], 3)]
         cells += [f"{np.median([r['seconds'] for r in of]):.0f}"]
         found = {kind: tested(record, way, kind) for kind in STATISTICS}
-        cells += ["; ".join(f"{cell(x)} ({kind})" for kind, x in found.items() if x)]
-        rows.append([f"**{x}**" if x and way == best[0] else x for x in cells])
+        shown = [bold(f"{cell(x)} ({kind})", kind) for kind, x in found.items() if x]
+        rows.append([*cells, "; ".join(shown)])
     heads = ["matched by", *(f"{kind} (%)" for kind in STATISTICS), "loss, reset", "seconds"]
     table = markdown_table([*heads, "on test images (%)"], rows)
     splits = []

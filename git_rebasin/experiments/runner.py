@@ -96,11 +96,10 @@ def format_findings(
     Returns:
         str: Markdown
     """
-    heads = ["verdict", "claim", "reported", "here", "what was run"]
     rows = (
         (f"**{f.verdict}**", f"{f.claim} ({f.source})", f.paper, f.ours, f.scale) for f in findings
     )
-    return markdown_table(heads, rows, text=range(5))
+    return markdown_table(["verdict", "claim", "reported", "here", "what was run"], rows, text=range(5))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
 K = TypeVar("K")
