@@ -99,7 +99,8 @@ def format_findings(
     rows = (
         (f"**{f.verdict}**", f"{f.claim} ({f.source})", f.paper, f.ours, f.scale) for f in findings
     )
-    return markdown_table(["verdict", "claim", "reported", "here", "what was run"], rows, text=range(5))
+    heads = ["verdict", "claim", "reported", "here", "what was run"]
+    return markdown_table(heads, rows, text=range(5))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
 K = TypeVar("K")
