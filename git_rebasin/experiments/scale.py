@@ -104,6 +104,9 @@ _WORDS = {
     "data": "",
     "size": "width",
     "augment": "augmentation",
+    "effort.straight_through_rate": "straight-through rate",
+    "effort.straight_through_optimizer": "straight-through by",
+    "effort.straight_through_batch": "straight-through batches of",
     "pixels": "images",
 }
 _VALUES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "constant": "constant rate"}
@@ -122,7 +125,7 @@ def _value(name: str, values: Iterable[Any]) -> str:
 
 def _word(name: str, value: Any) -> str:
     if value is None:
-        return "all" if name in _AMOUNTS else "none"
+        return "all" if name in _AMOUNTS else "the default"
     if name == "pixels":
         return _PIXELS.get(value, value)
     if isinstance(value, tuple):
