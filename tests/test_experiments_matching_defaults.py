@@ -32,7 +32,7 @@ def test_verdicts_are_of_the_pairs_on_which_a_way_is_better():
         *("reproduced", "not", "not"),  # the identity, greedy, Frank–Wolfe
         *("reproduced", "partly"),  # the objective; correlation is better on one pair of two
     ]
-    assert found[0].ours .startswith("better on 2, alike on 0, worse on 0 of 2 pairs, -30.0 ± 0.0")
+    assert found[0].ours.startswith("better on 2, alike on 0, worse on 0 of 2 pairs, -30.0 ± 0.0")
     assert "kernels: better on 0, alike on 0, worse on 2 of 2 pairs, +10.0 ± 0.0" in found[2].ours
 
 

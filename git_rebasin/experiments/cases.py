@@ -47,7 +47,7 @@ class CaseConfig:
         lambdas: points on a line, an odd number: ½ is one of them
         evaluated: examples of validation, and of the test
         statistics: training images for new statistics
-        held_out: of the training images of public ResNets; `network` has its own
+        held_out: of a public ResNet's training images; 0: half of the test set
     """
 
     network: HeldOut | None = None  # trained here
@@ -55,7 +55,7 @@ class CaseConfig:
     lambdas: int = 3  # points on a line, an odd number: ½ is one of them
     evaluated: int = 1000  # examples of validation, and of the test
     statistics: int = 1000  # training images for new statistics
-    held_out: int = 0  # of the training images of public ResNets; `network` has its own
+    held_out: int = 0  # of a public ResNet's training images; 0: half of the test set
 
 # %% ../../nbs/experiments/11_cases.ipynb #7a5c0009
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def load_case(
 
 
 def _public_case(config: CaseConfig, kind: str) -> Case:
-    "A public pair, with training images that are held out, or halves of a table"
+    "A public pair, with training images that are held out, or halves of what there is to test on"
     names, begin = public_pair(kind), time.perf_counter()
     models = [load_public(name).params for name in names]
 
@@ -133,7 +133,10 @@ def _public_case(config: CaseConfig, kind: str) -> Case:
         arrays = {"train": first, "validation": first, "test": second}
         return _case(config, _add, models, arrays, False, lambda: facts("all sums"))
     train, test = (load("cifar10", name) for name in ("train", "test"))
-    splits = hold_out(train, config.held_out) | {"test": test}
+    half = len(test) // 2
+    splits = {"train": train, "validation": test[:half], "test": test[half:]}
+    if config.held_out:
+        splits = hold_out(train, config.held_out) | {"test": test}
     arrays = {s: split.arrays for s, split in splits.items()}
     return _case(config, _classify, models, arrays, True, lambda: facts(train.source))
 

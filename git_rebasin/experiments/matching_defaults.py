@@ -48,7 +48,6 @@ from git_rebasin.experiments.compare import (
 from .held_out import HeldOut
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, grouped, verdict
-from .validation import HELD_OUT
 from git_rebasin.symmetry.permutation import (
     Permutation,
     identity_permutation,
@@ -80,7 +79,6 @@ _vgg = _cifar("vgg16, LayerNorm", training=_train(8), size=1 / 8)
 _digits = partial(HeldOut, data="digits", training=TrainConfig(2, 50), held_out=200)
 _small = partial(Defaults, keys=2, evaluated=200, batches=1, statistics=200)
 _mlp, _public = partial(Defaults, evaluated=5000), partial(Defaults, None)
-_resnet = partial(_public, evaluated=500, held_out=HELD_OUT)
 _widths = (256, 256, 256)
 
 PRESETS = {
@@ -95,8 +93,10 @@ PRESETS = {
         "cnn BatchNorm": Runs(Defaults(_cnn()), (0, 1)),
         "cnn BatchNorm bytes": Runs(Defaults(_cnn(pixels="bytes")), (0, 1)),
         "vgg16 LayerNorm": Runs(Defaults(_vgg), (0,)),
-        "public resnet20": Runs(_resnet("cifar10-resnet20", statistics=500), (0,)),
-        "public resnet56": Runs(_resnet("cifar10-resnet56", statistics=250, batches=5), (0,)),
+        "public resnet20": Runs(_public("cifar10-resnet20", evaluated=500, statistics=500), (0,)),
+        "public resnet56": Runs(
+            _public("cifar10-resnet56", evaluated=500, statistics=250, keys=2, batches=5), (0,)
+        ),
         "public transformer 1L": Runs(_public("modadd59-transformer-1L", evaluated=2000), (0,)),
         "public transformer 2L": Runs(_public("modadd59-transformer-2L", evaluated=2000), (0,)),
     },
