@@ -96,10 +96,10 @@ def format_findings(
     Returns:
         str: Markdown
     """
-    heads = ["verdict", "claim", "reported", "here", "what was run"]
     rows = (
         (f"**{f.verdict}**", f"{f.claim} ({f.source})", f.paper, f.ours, f.scale) for f in findings
     )
+    heads = ["verdict", "claim", "reported", "here", "what was run"]
     return markdown_table(heads, rows, text=range(5))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b

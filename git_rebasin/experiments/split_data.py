@@ -24,7 +24,6 @@ from git_rebasin.experiments.calibration import (
     metric_cells,
 )
 from .figures import title_of
-from .mlp_matchers import cifar_mlp
 from .networks import LineConfig, NetworkConfig, load_splits, train_network
 from .problem import walk_line
 from .records import Record
@@ -67,8 +66,8 @@ _SMOKE = SplitData(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)),
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        "mnist": Runs(SplitData(NetworkConfig("mlp", "mnist", TrainConfig(20)))),
-        "cifar10": Runs(SplitData(cifar_mlp(20), lambdas=13)),
+        data: Runs(SplitData(NetworkConfig("mlp", data, TrainConfig(20, size))))
+        for data, size in (("mnist", 500), ("cifar10", 100))
     },
     "paper": {"cifar100": Runs(SplitData(_RESNET))},
 }
