@@ -36,7 +36,7 @@ def test_the_verdict_follows_the_barriers():
     vgg = [record_with(w, b, "vgg16") for w, b in ((0.125, 1.0), (0.25, 0.6), (0.5, 0.2))]
     both = findings(good + vgg)
     assert [f.verdict for f in both] == ["reproduced", "reproduced"]
-    assert "vgg16" in both[1].claim and "at 1/8" in both[1].ours and "at 1/2" in both[1].ours
+    assert "VGG16" in both[1].claim and "at 1/8" in both[1].ours and "at 1/2" in both[1].ours
 
 
 # %% 912a99fe

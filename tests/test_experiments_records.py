@@ -27,6 +27,7 @@ def test_provenance_names_versions_and_machine():
     assert where["versions"]["jax"] == jax.__version__ and where["cores"] >= 1 and where["processor"]
     assert where["revision"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", where["revision"])
     assert json.loads(json.dumps(where)) == where
+    assert where["model"] is None or re.fullmatch(r"cpu family \d+, model \d+", where["model"])
     for revision, changed in (("ab12", None), ("ab12+", "ab12"), (None, None)):
         with patch("git_rebasin.experiments.records._revision", lambda r=revision: r):
             assert changed_revision() == changed and provenance()["revision"] == revision

@@ -185,7 +185,7 @@ def test_findings_are_a_table_and_know_their_records():
     )
 
     text = format_findings([Finding("units align", "§1", "yes", "90 %", "partly")])
-    assert "| units align | §1 | yes | 90 % |  | **partly** |" in text
+    assert "| **partly** | units align (§1) | yes | 90 % |  |" in text
     with pytest.raises(ValueError, match="give one of reproduced"):
         Finding("units align", "§1", "yes", "90 %", "perhaps")
     rows = [{"family": name, "k": k} for k, name in enumerate(("b", "a", "b"))]

@@ -63,7 +63,7 @@ def test_a_scale_names_each_setting_that_differs():
         (dataclasses.replace(NETWORK, augment=True), "augmentation"),
         (dataclasses.replace(NETWORK, pixels="imagenet"), "images normalised for in [0, 1]"),
         (trained(warmup_epochs=1.0), "warm-up 1 for 0"),
-        (dataclasses.replace(NETWORK, data="cifar10"), "cifar10 for mnist"),
+        (dataclasses.replace(NETWORK, data="cifar10"), "CIFAR-10 for MNIST"),
     ):
         scale = scale_of([record(network)], paper)
         assert scale.text == words and scale.differs and not scale.measured
@@ -77,7 +77,7 @@ def test_how_it_is_measured_is_said_and_makes_no_other_scale():
     paper = {"mnist": Runs(LineConfig(NETWORK, judged=None))}
     scale = scale_of([record(lambdas=11)], paper)
     assert not scale.differs and scale.measured
-    assert scale.text == f"{WHOLE}, 11 of 25 points on a line, 10,000 of all images judged"
+    assert scale.text == f"{WHOLE}, 11 of 25 points of a line, 10,000 images judged"
     choosing = dataclasses.replace(NETWORK, held_out=5000)
     for other in (NETWORK, choosing):
         scale = scale_of([record(choosing)], {"mnist": Runs(LineConfig(other))})
@@ -122,7 +122,7 @@ def test_several_architectures_are_told_apart():
     narrow = {"family": "c", "config": dataclasses.asdict(Timing("vgg16", 0.5, repeats=1))}
     first = {"family": "a", "config": dataclasses.asdict(Timing("mlp", (512, 512)))}
     scale = scale_of([first, narrow], paper)
-    assert scale.text == "vgg16: width 1/2 for 1, vgg16: 1 of 3 repeats" and len(scale.differs) == 1
+    assert scale.text == "VGG16: width 1/2 for 1, VGG16: 1 of 3 repeats" and len(scale.differs) == 1
 
 
 # %% 954e9ce3
@@ -131,7 +131,7 @@ def test_what_has_no_family_of_its_name_stands_beside_the_nearest():
     paper = {"far": Runs(LineConfig(other)), "near": Runs(LineConfig(NETWORK))}
     assert scale_of([record(trained(epochs=5))], paper).beside == ("near",)
     alone = {"far": paper["far"]}
-    words = "mlp 512-512-512 on mnist for resnet20 × 32 on cifar100"
+    words = "MLP 512-512-512 on MNIST for ResNet20 × 32 on CIFAR-100"
     assert scale_of([record()], alone).text == words
 
 

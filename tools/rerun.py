@@ -8,9 +8,10 @@
 A record is named `experiment/family/pair`, without a family where it has none. It is computed in a
 temporary folder, networks and all, with the configuration and the seed of its preset; networks that
 several records share are trained once. One that says nothing of its time is left to `--minutes
-inf`. All is compared but times and where a record was made. Where the processor, the number of its
-cores and the versions are the same, so must the bits be; elsewhere numbers may differ by a
-tolerance, which long trainings may not keep, as rounding grows in them.
+inf`. All is compared but times and where a record was made. Where the processor, its model and
+number of cores and the versions are the same, so must the bits be; elsewhere, and where a record
+does not say so much, numbers may differ by a tolerance, which long trainings may not keep, as
+rounding grows in them.
 """
 
 import argparse
@@ -133,8 +134,8 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
 
 def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Were two records made where the same bits are to be expected?"""
-    keys = ("versions", "device", "processor", "cores")
-    return all(one[key] == other[key] for key in keys)
+    keys = ("versions", "device", "processor", "model", "cores")
+    return all(one.get(key) == other.get(key) is not None for key in keys)
 
 
 def differences(old: Any, new: Any, tolerance: float = 0.0, place: str = "") -> Iterator[str]:
@@ -174,9 +175,9 @@ def outcome(old: dict[str, Any], new: dict[str, Any], tolerance: float) -> tuple
         return True, "same bits"
     far = found if exact else list(differences(old, new, tolerance))
     if not far:
-        return True, f"another machine: {len(found)} numbers differ, by less than {tolerance:g}"
+        return True, f"perhaps another machine: {len(found)} numbers differ, by up to {tolerance:g}"
     more = f"; and {len(far) - SHOWN} more" if len(far) > SHOWN else ""
-    where = "" if exact else "another machine, "
+    where = "" if exact else "perhaps another machine, "
     return False, f"{where}differs: {'; '.join(far[:SHOWN])}{more}"
 
 

@@ -42,6 +42,7 @@ _TITLES = {  # a word of a configuration → as readers know it
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
     "mlp": "MLP",
     "cnn": "CNN",
     "vgg11": "VGG11",

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 
 from . import real_resnets
 from .compare import middle, rise
+from .figures import title_of
 from git_rebasin.experiments.networks import (
     NetworkConfig,
     TrainedPair,
@@ -298,8 +299,9 @@ def _named(record: Record) -> str:
     "The networks and the data of a record"
     config = record["config"]
     if record["experiment"] == RECORDS:
-        return f"public {record['family']} networks, {config['data']}"
-    return f"{config['network']['network']} networks, {config['network']['data']}"
+        return f"public {title_of(record['family'])}s on {title_of(config['data'])}"
+    network = config["network"]
+    return f"{title_of(network['network'])}s on {title_of(network['data'])}"
 
 
 def _in_place(record: Record) -> str:
@@ -307,7 +309,7 @@ def _in_place(record: Record) -> str:
     if record["experiment"] != RECORDS:
         return ""
     paper = _PAPER.network
-    return f"{_named(record)} for {paper.network} on {paper.data}"
+    return f"{_named(record)} for {title_of(paper.network)}s on {title_of(paper.data)}"
 
 
 _HEADLINE = Finding(

@@ -26,6 +26,7 @@ from git_rebasin.experiments.compare import (
     tries_of,
     ways_to_match,
 )
+from .figures import title_of
 from .networks import Comparison, NetworkConfig, match_lines
 from .records import Record
 from .runner import NOT_RUN, Experiment, Finding, Runs, by_family, verdict
@@ -150,13 +151,14 @@ def findings_of(
     started = np.array([at_half[way] for way in STARTS]) - passes[:1]
     means = {n: f"{mean_and_spread([100 * v for v in vs], 2)} %" for n, vs in at_half.items()}
     spread, network = f"± {spread_of(len(records))}", records[0]["config"]["network"]
-    what = f"{network['network']} on {network['data']}"
-    theirs = PAPER.get(network["data"], dict.fromkeys(PAPER["cifar10"], "– (CIFAR-10 only)"))
+    what = f"{title_of(network['network'])}s on {title_of(network['data'])}"
+    theirs = PAPER.get(network["data"], {})
+    passed = theirs.get(PASSES[1], "not tried")
     return [
         Finding(
             f"Weight matching merges {what} better than a single pass",
             "Table 2",
-            f"{theirs['weights']}, {theirs[PASSES[1]]}",
+            f"{theirs['weights']}, {passed}" if theirs else passed,
             f"{means['weights']}, single pass {means[PASSES[0]]} (inner products), "
             f"{means[PASSES[1]]} (distances); ends {means['ends']}, ensemble {means['ensemble']} "
             f"({spread})",
@@ -166,7 +168,7 @@ def findings_of(
         Finding(
             f"A single pass merges {what} better than no matching",
             "Table 2",
-            theirs[PASSES[1]],
+            passed,
             f"plain average {means['none']} ({spread}); the gain is at least "
             f"{100 * gained.min():.2f} points",
             verdict((gained >= 0.1).all(), (gained.mean(1) > 0).all()),

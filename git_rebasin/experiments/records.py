@@ -52,6 +52,16 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _model() -> str | None:
+    "Which processor of that name: many share one, and round differently; None where nothing says"
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    found = {k: re.search(rf"^{k}\s*:\s*(\d+)", text, re.M) for k in ("cpu family", "model")}
+    return ", ".join(f"{k} {match[1]}" for k, match in found.items() if match) or None
+
+
 def _revision() -> str | None:
     "The git revision of this source tree, with a + where it has changes; None outside of one"
 
@@ -69,17 +79,18 @@ def _revision() -> str | None:
         return None
 
 # %% ../../nbs/experiments/00_records.ipynb #fe9e0f55
-def provenance() -> dict[str, Any]:  # versions, device, processor, cores, revision
+def provenance() -> dict[str, Any]:  # versions, device, processor and its model, cores, revision
     """What a record says of the run that made it
 
     Returns:
-        dict[str, Any]: versions, device, processor, cores, revision
+        dict[str, Any]: versions, device, processor and its model, cores, revision
     """
     return {
         "versions": {"python": platform.python_version()}
         | {package: v for package in _PACKAGES if (v := _version(package))},
         "device": f"{jax.local_device_count()} × {jax.devices()[0].device_kind}",
         "processor": _processor(),
+        "model": _model(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

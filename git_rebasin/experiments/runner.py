@@ -91,14 +91,16 @@ def worst_verdict(verdicts: Iterable[str]) -> str:
 def format_findings(
     findings: Iterable[Finding],
 ) -> str:  # Markdown
-    """Claims, the paper's numbers, ours, at which scale, and the verdicts
+    """The verdicts on claims, what is reported of them, and what came out here, at which scale
 
     Returns:
         str: Markdown
     """
-    rows = [(f.claim, f.source, f.paper, f.ours, f.scale, f"**{f.verdict}**") for f in findings]
-    heads = ["claim", "source", "reported", "here", "what was run", "verdict"]
-    return markdown_table(heads, rows, text=range(6))
+    rows = (
+        (f"**{f.verdict}**", f"{f.claim} ({f.source})", f.paper, f.ours, f.scale) for f in findings
+    )
+    heads = ["verdict", "claim", "reported", "here", "what was run"]
+    return markdown_table(heads, rows, text=range(5))
 
 # %% ../../nbs/experiments/01_runner.ipynb #8f8b053b
 K = TypeVar("K")
@@ -358,16 +360,15 @@ class Experiment(Generic[C]):
             ValueError: if there are no such pairs
         """
         # raises ValueError if there are no such pairs
-        if preset in self.borrowed:
-            which = {"families": families, "seeds": seeds, "callback": callback}
-            return self.borrowed[preset].run(preset, out, **which)
+        if (owner := self.borrowed.get(preset)) is not None:
+            return owner.run(preset, out, families=families, seeds=seeds, callback=callback)
         runs = [
             (family, r.config, s)
             for family, r in self.preset(preset).items()
             for s in r.seeds
             if (families is None or family in families) and (seeds is None or s in seeds)
         ]
-        if not runs:
+        if not runs and (families, seeds) != (None, None):
             raise ValueError(
                 f"no pairs {list(seeds or ())} of {list(families or ())}: the preset {preset!r} "
                 f"has the families {', '.join(map(repr, self.preset(preset)))}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from .figures import title_of
 from .plan import IMAGES, plans_of
 from .records import Record
 from git_rebasin.experiments.runner import (
@@ -80,7 +81,7 @@ _AMOUNTS = {  # setting → of what it is a number
     "examples": "training images",
     _CHOICE: "training images held out to choose by",
     "models": "networks",
-    "lambdas": "points on a line",
+    "lambdas": "points of a line",
     "grid": "points along an axis",
     "judged": "images judged",
     "evaluated": "images judged",
@@ -103,6 +104,9 @@ _WORDS = {
     "data": "",
     "size": "width",
     "augment": "augmentation",
+    "effort.straight_through_rate": "straight-through rate",
+    "effort.straight_through_optimizer": "straight-through by",
+    "effort.straight_through_batch": "straight-through batches of",
     "pixels": "images",
 }
 _VALUES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "constant": "constant rate"}
@@ -121,13 +125,13 @@ def _value(name: str, values: Iterable[Any]) -> str:
 
 def _word(name: str, value: Any) -> str:
     if value is None:
-        return "all" if name in _AMOUNTS else "none"
+        return "all" if name in _AMOUNTS else "the default"
     if name == "pixels":
         return _PIXELS.get(value, value)
     if isinstance(value, tuple):
         return "-".join(map(str, value))
     if isinstance(value, str):
-        return _VALUES.get(value, value)
+        return _VALUES.get(value, title_of(value))
     if name == "size":
         return str(Fraction(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
@@ -154,10 +158,11 @@ def _amount(name: str, ours: set[Any], theirs: set[Any], data: str | None) -> st
     most = IMAGES[data][1] if name == "examples" and data in IMAGES else None
     most = 1 if name == "keys" else most
     a, b = ({most if v is None else v for v in of} for of in (ours, theirs))
-    word = "of" if b == {None} or (None not in a | b and max(a) < max(b)) else "for"
+    word = "of" if None not in a | b and max(a) < max(b) else "for"
     if name == _CHOICE:
         return f"{_value(name, a)} {_AMOUNTS[name]}"
-    return f"{_value(name, a)} {word} {_value(name, b)} {_AMOUNTS[name]}"
+    whole = "" if b == {None} else f" {word} {_value(name, b)}"
+    return f"{_value(name, a)}{whole} {_AMOUNTS[name]}"
 
 # %% ../../nbs/experiments/12_scale.ipynb #b67347ff
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ def scale_of(
     differs, measured = [], []
     for network, these in kinds.items():
         said = _differences(these, [of for of in theirs if of.get("network") == network])
-        begin = f"{network}: " if len(kinds) > 1 else ""
+        begin = f"{title_of(network)}: " if len(kinds) > 1 else ""
         for into, only in ((differs, False), (measured, True)):
             words = [text for name, text in said.items() if (name in MEASURED) == only]
             into += [begin + text if k == 0 else text for k, text in enumerate(words)]
@@ -244,7 +249,7 @@ def _named(settings: Sequence[Mapping[str, Any]]) -> str:
         size = sizes.pop() if len(sizes) == 1 else None
         times = "× " if isinstance(size, float) else ""
         wide = f" {times}{_word('size', size)}" if size else ""
-        texts.append(f"{network}{wide} on {data}")
+        texts.append(f"{title_of(network)}{wide} on {title_of(data)}")
     return " and ".join(texts)
 
 
@@ -319,4 +324,4 @@ def cost_of(
     """
     plans = plans_of({name: experiment.presets["paper"][name] for name in families})
     networks, flops = sum(n for _, n, _ in plans), sum(n * plan.flops for _, n, plan in plans)
-    return f"`--preset paper` trains {networks} networks: {flops / 1e15:,.3g} PFLOP"
+    return f"`--preset paper` trains {networks} networks, {float(f'{flops / 1e15:.3g}'):,g} PFLOP"

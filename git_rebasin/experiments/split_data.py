@@ -23,7 +23,7 @@ from git_rebasin.experiments.calibration import (
     log_probabilities,
     metric_cells,
 )
-from .mlp_matchers import cifar_mlp
+from .figures import title_of
 from .networks import LineConfig, NetworkConfig, load_splits, train_network
 from .problem import walk_line
 from .records import Record
@@ -66,8 +66,8 @@ _SMOKE = SplitData(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)),
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
-        "mnist": Runs(SplitData(NetworkConfig("mlp", "mnist", TrainConfig(20)))),
-        "cifar10": Runs(SplitData(cifar_mlp(20), lambdas=13)),
+        data: Runs(SplitData(NetworkConfig("mlp", data, TrainConfig(20, size))))
+        for data, size in (("mnist", 500), ("cifar10", 100))
     },
     "paper": {"cifar100": Runs(SplitData(_RESNET))},
 }
@@ -184,7 +184,7 @@ def finding(
     }
     ours = ", ".join(f"{n} {x:.3f} ({100 * y:.1f} %)" for n, (x, y) in means.items())
     return Finding(
-        f"Networks from biased halves of {records[0]['family']} merge into a better one",
+        f"Networks from biased halves of {title_of(records[0]['family'])} merge into a better one",
         "§5.4, Figures 5, 10, 11",
         "CIFAR-100: lower test loss than either, near the ensemble's (from the figure)",
         f"test loss (accuracy), mean of {len(pairs)} pairs: {ours}",
