@@ -253,6 +253,23 @@ def check_real_resnets(experiment, records, stages):
     assert "weights" in experiment.format(record)
 
 
+def check_leaderboard(experiment, records, stages):
+    from git_rebasin.experiments.board import Learning, entrants
+
+    mlp, cnn = records
+    assert [row["method"] for row in mlp["rows"]] == list(entrants(Learning(), False))
+    assert "mlp digits, pair 0, scaling" in stages and len(cnn["rows"]) == 4
+    for record, kinds in ((mlp, 2), (cnn, 3)):
+        assert {len(checksum) for checksum in record["files"].values()} == {64}
+        for row in record["rows"]:
+            assert len(row["accuracy"]) == len(row["kept"]) == kinds
+            for kind, (low, high) in row["kept_interval"].items():
+                assert low <= row["kept"][kind] <= high
+            if reached := row["validation"]:
+                assert reached[row["setting"]] == max(reached.values())
+    assert {row["method"] for row in mlp["rows"] if row["validation"]} == {"weights", "activations"}
+
+
 def check_rescaled_resnets(experiment, records, stages):
     from git_rebasin.experiments.rescaled_resnets import LINES, lowest
 
