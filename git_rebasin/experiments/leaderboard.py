@@ -93,8 +93,10 @@ PRESETS = {
         ),
     },
     "cpu": {
-        "mlp mnist": Runs(Board(_mnist(20)), (0,)),
         "mlp cifar10": Runs(_cifar(), (0, 1)),
+    },
+    "more": {
+        "mlp mnist": Runs(Board(_mnist(20)), (0,)),
         "public resnet20": Runs(_public[20](evaluated=3000, learning=_SHORT, slow=False), (0,)),
     },
     "paper": {
