@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .held_out import SMALL, HeldOut, small_fn, train_small_pair
+from .networks import NetworkConfig, network_fn, train_pair
 from .problem import Problem, in_batches, stream
 from .records import Record
 from .runner import Context
@@ -42,7 +43,7 @@ class CaseConfig:
     """A pair of networks, and how much of its data is used
 
     Attributes:
-        network: trained here
+        network: trained here, with images held out
         public: else the kind of the public checkpoints
         lambdas: points on a line, an odd number: ½ is one of them
         evaluated: examples of validation, and of the test
@@ -50,7 +51,7 @@ class CaseConfig:
         held_out: of a public ResNet's training images; 0: half of the test set
     """
 
-    network: HeldOut | None = None  # trained here
+    network: NetworkConfig | None = None  # trained here, with images held out
     public: str | None = None  # else the kind of the public checkpoints
     lambdas: int = 3  # points on a line, an odd number: ½ is one of them
     evaluated: int = 1000  # examples of validation, and of the test
@@ -110,10 +111,13 @@ def load_case(
         seed: which pair
     """
     if (network := config.network) is not None:
-        pair = train_small_pair(network, seed, context)
+        if isinstance(network, HeldOut):
+            pair, fn = train_small_pair(network, seed, context), small_fn(network)
+            batch_norm = SMALL[network.network].batch_norm
+        else:  # LayerNorm, or no normalisation
+            pair, fn, batch_norm = train_pair(network, seed, context), network_fn(network), False
         arrays = {s: split.arrays for s, split in pair.splits.items()}
-        how = SMALL[network.network].batch_norm, pair.facts
-        return _case(config, small_fn(network), pair.params, arrays, *how)
+        return _case(config, fn, pair.params, arrays, batch_norm, pair.facts)
     return _public_case(config, config.public or "")
 
 

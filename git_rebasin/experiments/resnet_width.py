@@ -133,9 +133,9 @@ PRESETS = {
         for name in CANDIDATES
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
-    "cpu": _widths(CHOSEN, (1, 2)) | _widths(CHOSEN, (4,), (0, 1)),
+    "cpu": _widths(CHOSEN, (1, 2, 4)) | _widths(CHOSEN, (8,), (0,)),
     "control": _widths(CONTROL, (1, 2, 4)),
-    "larger": _widths(CHOSEN, (8, 16), (0, 1))
+    "larger": _widths(CHOSEN, (16,), (0, 1))
     | _widths(CHOSEN, (32,), (0,))
     | each_width(Lines(_CIFAR, lambdas=7, judged=2000), (1, 2, 4, 8)),
     "paper": each_width(Lines(_PAPER, judged=None), (1, 2, 4, 8, 16, 32)),

@@ -485,6 +485,7 @@ EXPERIMENTS = {  # name → module
     "negative-results": "git_rebasin.experiments.negative_results",
     "run-times": "git_rebasin.experiments.run_times",
     "matching-defaults": "git_rebasin.experiments.matching_defaults",
+    "leaderboard": "git_rebasin.experiments.leaderboard",
 }
 
 
