@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'PRESETS', 'match_pair', 'EXPERIMENT', 'each_width', 'width_of', 'by_width', 'barriers', 'ceiling',
+__all__ = ['WAYS', 'C', 'PRESETS', 'match_pair', 'EXPERIMENT', 'each_width', 'width_of', 'by_width', 'barriers', 'ceiling',
            'format_widths', 'format_architectures', 'finding', 'findings']
 
 # %% ../../nbs/experiments/barrier_vs_width.ipynb #1f59283e
@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,11 +39,14 @@ from ..zoo.train import PAPER_CONFIGS, TrainConfig
 WAYS = ("none", "weights")  # as in `ways_to_match`
 
 
+C = TypeVar("C", bound=Comparison)
+
+
 def each_width(
-    config: Comparison,  # whose network has any width
+    config: C,  # whose network has any width
     sizes: Sequence[float],  # units of each hidden layer of an MLP; else multipliers
     seeds: tuple[int, ...] = (0, 1, 2),
-) -> dict[str, Runs[Comparison]]:
+) -> dict[str, Runs[C]]:
     """A family for each width
 
     Args:

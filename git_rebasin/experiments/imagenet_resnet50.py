@@ -371,7 +371,8 @@ def accuracies(
         return naive, matched
     at = {w: np.mean(real_resnets.tested(record, w, "reset")) for w in ("none", "weights")}
     one, other = (end["test"]["accuracy"] for end in record["ends"])
-    return [one, at["none"], other], [one, at["weights"], other]
+    none, weights = float(at["none"]), float(at["weights"])
+    return [one, none, other], [one, weights, other]
 
 
 def format_cuts(

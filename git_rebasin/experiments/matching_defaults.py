@@ -342,7 +342,8 @@ def format_test(
     """
     rows = []
     for kind, of in grouped(records, itemgetter("family")).items():
-        ends = [100 * np.mean([e["accuracy"] for e in r["ends"]["test"]]) for r in of]
+        right = [[100 * e["accuracy"] for e in r["ends"]["test"]] for r in of]
+        ends = [float(np.mean(x)) for x in right]
         found = [over_pairs(_of_keys(r, *way) for r in of) for way in FINAL.values()]
         columns = ends, [_tested(r, 0) for r in of], *found
         rows.append([kind, len(of), *(mean_and_spread(x, 1) for x in columns)])

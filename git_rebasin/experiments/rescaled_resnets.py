@@ -208,7 +208,7 @@ def compare_lines(
                 write_record(kept, {"b": name, "key": k, **row})
             rows.append(read_record(kept, needs=("b", "line")))
             at_half = {m: middle(values) for m, values in rows[-1]["line"].items()}
-            context.stage("walk").report(len(rows), **at_half)
+            context.stage("walk").report(len(rows), None, **at_half)
     lambdas = np.linspace(0, 1, config.points).tolist()
     return {"similarity": similarity, "tried": tried, "lambdas": lambdas, "rows": rows}
 

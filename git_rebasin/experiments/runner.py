@@ -395,8 +395,7 @@ class Experiment(Generic[C]):
     def _place(
         self, out: Path, preset: str, family: str, seed: int
     ) -> tuple[Path, dict[str, Any]]:  # the file of a pair's record, and how the record begins
-        names = [family] if family else []
-        file = f"{' '.join([preset, *names, 'pair', str(seed)])}.json".replace(" ", "-")
+        file = f"{' '.join(f'{preset} {family} pair {seed}'.split())}.json".replace(" ", "-")
         head = {"experiment": self.name, "preset": preset} | ({"family": family} if family else {})
         return out / self.name / file, head | {"seed": seed}
 

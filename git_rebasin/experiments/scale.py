@@ -52,15 +52,21 @@ def settings_of(
     for f in dataclasses.fields(config):
         value, name = getattr(config, f.name), "" if f.name == "network" else f"{f.name}."
         was = value if record is None else record.get(f.name, _default(f))
-        if dataclasses.is_dataclass(value) and isinstance(was, Mapping):
-            found |= {name + key: x for key, x in settings_of(value, was).items()}
-        elif dataclasses.is_dataclass(was):
-            found |= {name + key: x for key, x in settings_of(was).items()}
+        inner, theirs = _config(value), _config(was)
+        if inner is not None and isinstance(was, Mapping):
+            found |= {name + key: x for key, x in settings_of(inner, was).items()}
+        elif theirs is not None:
+            found |= {name + key: x for key, x in settings_of(theirs).items()}
         else:
             found[f.name] = tuple(was) if isinstance(was, (list, tuple)) else was
     if unknown := set(record or ()) - {f.name for f in dataclasses.fields(config)}:
         raise ValueError(f"{sorted(unknown)[0]} is no setting of a {type(config).__name__}")
     return found
+
+
+def _config(value: Any) -> Config | None:
+    "A value that has settings of its own; else None"
+    return value if dataclasses.is_dataclass(value) and not isinstance(value, type) else None
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -117,7 +123,7 @@ _PIXELS = {"unit": "in [0, 1]", "imagenet": "normalised", "normalised": "normali
 def _value(name: str, values: Iterable[Any]) -> str:
     "One value, or a ladder of them"
     ordered = sorted(set(values), key=lambda v: (v is None, isinstance(v, tuple), v))
-    words = [_word(name, v) for v in ordered]
+    words = [str(_word(name, v)) for v in ordered]
     if len(words) > 2 and not isinstance(ordered[0], str):
         return f"{words[0]} to {words[-1]}"
     return " and ".join(words)
@@ -127,7 +133,7 @@ def _word(name: str, value: Any) -> str:
     if value is None:
         return "all" if name in _AMOUNTS else "the default"
     if name == "pixels":
-        return _PIXELS.get(value, value)
+        return _PIXELS.get(value, str(value))
     if isinstance(value, tuple):
         return "-".join(map(str, value))
     if isinstance(value, str):
@@ -157,11 +163,12 @@ def _amount(name: str, ours: set[Any], theirs: set[Any], data: str | None) -> st
     "So many of so many"
     most = IMAGES[data][1] if name == "examples" and data in IMAGES else None
     most = 1 if name == "keys" else most
-    a, b = ({most if v is None else v for v in of} for of in (ours, theirs))
-    word = "of" if None not in a | b and max(a) < max(b) else "for"
+    a, b = ([most if v is None else v for v in of] for of in (ours, theirs))
+    known = [max(v for v in of if v is not None) for of in (a, b) if None not in of]
+    word = "of" if len(known) == 2 and known[0] < known[1] else "for"
     if name == _CHOICE:
         return f"{_value(name, a)} {_AMOUNTS[name]}"
-    whole = "" if b == {None} else f" {word} {_value(name, b)}"
+    whole = "" if set(b) == {None} else f" {word} {_value(name, b)}"
     return f"{_value(name, a)}{whole} {_AMOUNTS[name]}"
 
 # %% ../../nbs/experiments/12_scale.ipynb #b67347ff
@@ -215,7 +222,7 @@ def scale_of(
     differs, measured = [], []
     for network, these in kinds.items():
         said = _differences(these, [of for of in theirs if of.get("network") == network])
-        begin = f"{title_of(network)}: " if len(kinds) > 1 else ""
+        begin = f"{title_of(str(network))}: " if len(kinds) > 1 else ""
         for into, only in ((differs, False), (measured, True)):
             words = [text for name, text in said.items() if (name in MEASURED) == only]
             into += [begin + text if k == 0 else text for k, text in enumerate(words)]
