@@ -254,10 +254,10 @@ def check_real_resnets(experiment, records, stages):
 
 
 def check_leaderboard(experiment, records, stages):
-    from git_rebasin.experiments.board import Learning, entrants
+    from git_rebasin.experiments.board import Learning, methods_of
 
     mlp, cnn = records
-    assert [row["method"] for row in mlp["rows"]] == list(entrants(Learning(), False))
+    assert [row["method"] for row in mlp["rows"]] == list(methods_of(Learning(), False))
     assert "mlp digits, pair 0, scaling" in stages and len(cnn["rows"]) == 4
     for record, kinds in ((mlp, 2), (cnn, 3)):
         assert {len(checksum) for checksum in record["files"].values()} == {64}

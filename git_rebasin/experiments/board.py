@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Entrants', 'write_model', 'read_model', 'Learning', 'Rescaled', 'moved', 'entrants', 'midpoints', 'images_right',
+__all__ = ['Methods', 'write_model', 'read_model', 'Learning', 'Rescaled', 'moved', 'methods_of', 'midpoints', 'images_right',
            'pack', 'unpack', 'resampled', 'interval']
 
 # %% ../../nbs/experiments/16_board.ipynb #b0a4d003
@@ -200,10 +200,10 @@ def _scaling(
     return Rescaled(*facts, params_b=new)
 
 # %% ../../nbs/experiments/16_board.ipynb #b0a4d010
-Entrants = Mapping[str, Mapping[str, Way]]  # method → setting → way; the first is the default
+Methods = Mapping[str, Mapping[str, Way]]  # method → setting → way; the first is the default
 
 
-def entrants(
+def methods_of(
     learning: Learning,
     batch_norm: bool,
 ) -> dict[str, dict[str, Way]]:  # in the order of the table; a start comes before who starts there

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'REFERENCE', 'EXPERIMENT', 'Board', 'play', 'score', 'format_board']
+__all__ = ['PRESETS', 'REFERENCE', 'EXPERIMENT', 'Board', 'compare_methods', 'score', 'format_board']
 
 # %% ../../nbs/experiments/leaderboard.ipynb #1eadb004
 import time
@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from git_rebasin.experiments.board import (
-    Entrants,
     Learning,
-    entrants,
+    Methods,
     images_right,
     interval,
+    methods_of,
     midpoints,
     moved,
     pack,
@@ -109,10 +109,10 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/leaderboard.ipynb #1eadb009
-class _Play:
+class _Pair:
     "The methods on one pair: what each gives, kept in files"
 
-    def __init__(self, methods: Entrants, config: Board, case: Case, key: jax.Array, folder: Path):
+    def __init__(self, methods: Methods, config: Board, case: Case, key: jax.Array, folder: Path):
         self.methods, self.config, self.case = methods, config, case
         self.key, self.folder = key, folder
         self.chosen: dict[str, str] = {}
@@ -178,8 +178,8 @@ class _Play:
         return {kind: unpack(text, n) for kind, text in read_record(file).items()}
 
 # %% ../../nbs/experiments/leaderboard.ipynb #1eadb010
-def play(
-    methods: Entrants | None,  # None: those of `entrants`
+def compare_methods(
+    methods: Methods | None,  # None: those of `methods_of`
     config: Board,
     seed: int,  # which pair
     context: Context,  # its folder keeps rows until the record is written
@@ -187,29 +187,29 @@ def play(
     """Match a pair in all ways, choose on validation, and judge on the test
 
     Args:
-        methods: None: those of `entrants`
+        methods: None: those of `methods_of`
         seed: which pair
         context: its folder keeps rows until the record is written
     """
     case = load_case(config, seed, context)
     if methods is None:
-        methods = entrants(config.learning, bool(case.images))
+        methods = methods_of(config.learning, bool(case.images))
         methods = {name: methods[name] for name in config.methods or methods}
     problem, folder = case.problem, context.checkpoints / "board" / f"pair-{seed}"
     files = {"A": problem.params_a, "B": problem.params_b}
     files = {n: write_model(params, folder / f"{n}.safetensors") for n, params in files.items()}
-    game = _Play(methods, config, case, jax.random.key(seed), folder)
+    pair = _Pair(methods, config, case, jax.random.key(seed), folder)
     rows: dict[str, Record] = {}
     for name, ways in methods.items():
-        reached = game.choose(name)
-        setting = game.chosen[name]
+        reached = pair.choose(name)
+        setting = pair.chosen[name]
         keys = range(config.keys if ways[setting].random else 1)
-        tries = [game.row(name, setting, k) for k in keys]
+        tries = [pair.row(name, setting, k) for k in keys]
         rows[name] = {"setting": setting, "validation": reached, "tries": tries}
         context.stage(name).report(len(rows), len(methods))
     data = case.test.evaluated["test"]
     ends = [images_right(problem.fn, p, data) for p in (problem.params_a, problem.params_b)]
-    right = {name: [game.tested(row) for row in of["tries"]] for name, of in rows.items()}
+    right = {name: [pair.tested(row) for row in of["tries"]] for name, of in rows.items()}
     scores = score(ends, right)
     told = [
         {"method": name, "setting": of["setting"], "validation": of["validation"]}
@@ -302,4 +302,4 @@ def format_board(
     return markdown_table(heads, rows, text=(0, 1, 2, *range(10, len(heads))))
 
 
-EXPERIMENT = Experiment("leaderboard", partial(play, None), PRESETS, format_board)
+EXPERIMENT = Experiment("leaderboard", partial(compare_methods, None), PRESETS, format_board)
