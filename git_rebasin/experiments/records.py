@@ -43,23 +43,25 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
-    "The processor's name, as the system tells it"
-    try:
-        names = re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _model() -> str | None:
-    "Which processor of that name: many share one, and round differently; None where nothing says"
+def _cpuinfo(field: str) -> str | None:
+    "What Linux says of the first processor; None where nothing says it"
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return None
-    found = {k: re.search(rf"^{k}\s*:\s*(\d+)", text, re.M) for k in ("cpu family", "model")}
-    return ", ".join(f"{k} {match[1]}" for k, match in found.items() if match) or None
+    found = re.search(rf"^{field}\s*:\s*(.*)$", text, re.M)
+    return found[1] if found else None
+
+
+def _processor() -> str:
+    "The processor's name, as the system tells it"
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _model() -> str | None:
+    "Which processor of that name: many share one, and round differently; None where nothing says"
+    found = {field: _cpuinfo(field) for field in ("cpu family", "model")}
+    return ", ".join(f"{field} {value}" for field, value in found.items() if value) or None
 
 
 def _revision() -> str | None:
