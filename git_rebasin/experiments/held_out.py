@@ -32,6 +32,7 @@ from git_rebasin.experiments.networks import (
 )
 from .problem import classify, in_batches
 from .runner import Context
+from .validation import HELD_OUT
 from ..jaxprs import Evaluation, evaluate
 from ..statistics.batch_stats import reset_batch_stats, with_batch_stats
 from ..tree import Array
@@ -147,7 +148,7 @@ class HeldOut(NetworkConfig):
     "A small network of `SMALL`, its training images, and those that are held out"
 
     pixels: str = "normalised"
-    held_out: int = 5000
+    held_out: int = HELD_OUT
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from git_rebasin.experiments.runner import (
     for_each_family,
     verdict,
 )
-from .validation import chosen
+from .validation import HELD_OUT, chosen
 from ..tables import markdown_table
 from ..zoo.train import PAPER_CONFIGS, TrainConfig
 
@@ -67,7 +67,7 @@ def cifar_mlp(
         "adam": TrainConfig(epochs, 100, "adam", 1e-3),
         "adamw": TrainConfig(epochs, 100, "adamw", 1e-3, weight_decay=5e-4),
     }[optimizer]
-    options = {"augment": True, "pixels": "imagenet", "held_out": 5000, "snapshots": EPOCHS}
+    options = {"augment": True, "pixels": "imagenet", "held_out": HELD_OUT, "snapshots": EPOCHS}
     return NetworkConfig("mlp", "cifar10", training, **options)
 
 

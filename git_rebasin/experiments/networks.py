@@ -27,6 +27,7 @@ from jaxtyping import Float, PyTree
 from .compare import Effort, Way, compare_ways, ways_to_match
 from .problem import Problem, in_batches, stream
 from .runner import Context
+from .validation import hold_out
 from ..symmetry import builders
 from ..symmetry.spec import PermutationSpec
 from ..tree import Array
@@ -175,15 +176,15 @@ def load_splits(
     """
     # raises ValueError if there are not so many training images
     everything, test = load(config.data, "train"), load(config.data, "test")
-    n = len(everything) - config.held_out
-    count = n if config.examples is None else config.examples
-    if count > n:
+    splits = hold_out(everything, config.held_out) if config.held_out else {"train": everything}
+    count, n = config.examples, len(splits["train"])
+    if count is not None and count > n:
         raise ValueError(
             f"{count} training images and {config.held_out} held out are more than the "
             f"{len(everything)} of {config.data}: lower `examples` or `held_out`"
         )
-    splits = {"train": everything[:count], "validation": everything[n:], "test": test}
-    return {name: _shrunk(x, config.shrink) for name, x in splits.items() if len(x)}
+    splits |= {"train": splits["train"][:count], "test": test}
+    return {name: _shrunk(split, config.shrink) for name, split in splits.items()}
 
 
 def _shrunk(split: Split, k: int) -> Split:

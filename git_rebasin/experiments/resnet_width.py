@@ -41,6 +41,7 @@ from git_rebasin.experiments.runner import (
     grouped,
     verdict,
 )
+from .validation import HELD_OUT
 from ..tables import markdown_table
 from ..zoo.data import Split
 from ..zoo.products import by_products
@@ -106,7 +107,7 @@ def _widths(
     splits: tuple[str, ...] = ("train", "test"),
 ) -> dict[str, Runs[Lines]]:
     "A family for each width"
-    options = {"size": 1.0, "shrink": 4, "examples": 20_000, "held_out": 5000}
+    options = {"size": 1.0, "shrink": 4, "examples": 20_000, "held_out": HELD_OUT}
     network = NetworkConfig("resnet20", "mnist", CANDIDATES[name], **options)
     lines = Lines(network, lambdas=7, judged=2000, splits=splits)
     return {f"{name}-{family}": runs for family, runs in each_width(lines, widths, seeds).items()}
@@ -119,7 +120,7 @@ _CIFAR = NetworkConfig(
     1.0,
     shrink=4,
     pixels="imagenet",
-    held_out=5000,
+    held_out=HELD_OUT,
 )
 _PAPER = NetworkConfig(
     "resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 1.0, augment=True, pixels="imagenet"
