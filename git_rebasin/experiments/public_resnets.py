@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['STATISTICS', 'Config', 'network', 'load_problem', 'only', 'merge_and_repair']
+__all__ = ['STATISTICS', 'Config', 'network', 'load_problem', 'only', 'with_statistics', 'merge_and_repair']
 
 # %% ../../nbs/experiments/15_public_resnets.ipynb #d53a0c03
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from ..architectures.cifar_resnet import init_cifar_resnet
-from .problem import Problem, classify, in_batches, mean_metrics, stream
+from .problem import Problem, in_batches, stream
 from .validation import HELD_OUT, hold_out
 from ..inference.infer import infer_permutation_spec
 from ..matching.weights import key_entropy
@@ -129,6 +129,35 @@ def only(
 STATISTICS = ("as it is", "reset", "repair")
 
 
+def with_statistics(
+    fn: Callable,  # (params, batch) → logits
+    a: PyTree,  # model A
+    b: PyTree,  # model B, permuted or not
+    images: Sequence[Mapping[str, np.ndarray]],  # batches of training images, for statistics
+    kinds: Iterable[str] = STATISTICS,  # which of them
+) -> dict[str, tuple[Callable, PyTree]]:  # kind → a function and its parameters
+    """The midpoint of two models, with each kind of statistics
+
+    Args:
+        fn: (params, batch) → logits
+        a: model A
+        b: model B, permuted or not
+        images: batches of training images, for statistics
+        kinds: which of them
+
+    Returns:
+        dict[str, tuple[Callable, PyTree]]: kind → a function and its parameters
+    """
+    merged, found = lerp(a, b, 0.5), {}
+    for kind in kinds:
+        if kind == "repair":
+            repaired = repair(fn, merged, [a, b], images)
+            found[kind] = repaired.fn, repaired.params
+        else:
+            found[kind] = fn, reset_batch_stats(fn, merged, images) if kind == "reset" else merged
+    return found
+
+
 def merge_and_repair(
     problem: Problem,
     perm: Mapping[str, np.ndarray],  # of model B
@@ -145,16 +174,9 @@ def merge_and_repair(
     Returns:
         dict[str, dict[str, dict[str, float]]]: kind → split → loss and accuracy
     """
-    a, b = problem.params_a, apply_permutation(problem.spec, perm, problem.params_b)
-    merged = lerp(a, b, 0.5)
-
-    def evaluate(kind: str) -> dict[str, dict[str, float]]:
-        if kind == "as it is":
-            return problem.evaluate(merged)
-        if kind == "reset":
-            return problem.evaluate(reset_batch_stats(network, merged, images))
-        repaired = repair(network, merged, [a, b], images)
-        metrics = jax.jit(lambda params, batch: classify(repaired.fn(params, batch), batch))
-        return {s: mean_metrics(metrics, repaired.params, x) for s, x in problem.evaluated.items()}
-
-    return {kind: evaluate(kind) for kind in kinds}
+    b = apply_permutation(problem.spec, perm, problem.params_b)
+    made = with_statistics(network, problem.params_a, b, images, kinds)
+    return {
+        kind: dataclasses.replace(problem, fn=fn).evaluate(params)
+        for kind, (fn, params) in made.items()
+    }

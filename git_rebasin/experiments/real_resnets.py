@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PRESETS', 'SIMILARITIES', 'BESIDE', 'EXPERIMENT', 'batch_loss', 'by_activations', 'after_relu', 'learning', 'ways_of',
-           'choose_similarity', 'choose_midpoint', 'compare_merges', 'tested', 'format_midpoints', 'finding']
+__all__ = ['PRESETS', 'SIMILARITIES', 'BESIDE', 'EXPERIMENT', 'by_activations', 'learning', 'ways_of', 'choose_similarity',
+           'choose_midpoint', 'compare_merges', 'tested', 'format_midpoints', 'finding']
 
 # %% ../../nbs/experiments/real_resnets.ipynb #50c6d355
 import dataclasses
@@ -18,24 +18,21 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import optax
-from jaxtyping import Float, PyTree
 
 from git_rebasin.experiments.compare import (
     Way,
     given,
-    match_activations,
     mean_and_spread,
     run_way,
     ways_to_match,
 )
-from .problem import Problem, classify
+from .learners import match_by_relus, match_by_sinkhorn, teach
+from .problem import Problem
 from git_rebasin.experiments.public_resnets import (
     STATISTICS,
     Config,
     load_problem,
     merge_and_repair,
-    network,
     only,
 )
 from .records import Record, read_record, row_file, write_record
@@ -50,13 +47,9 @@ from git_rebasin.experiments.runner import (
     verdict,
 )
 from .validation import chosen, mean_over_keys
-from ..matching.activations import ActivationMatch
 from ..matching.match import Match
-from ..matching.sinkhorn import sinkhorn_matching
 from ..matching.straight_through import straight_through_matching
-from ..statistics.batch_stats import with_batch_stats
 from ..tables import markdown_table
-from ..tree import Array
 
 # %% ../../nbs/experiments/real_resnets.ipynb #0fdd0576
 _SMOKE = Config(
@@ -89,15 +82,6 @@ PRESETS = {
 }
 
 # %% ../../nbs/experiments/real_resnets.ipynb #e567c3bd
-def batch_loss(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, ""]:
-    """The loss of a network that is normalised by the statistics of the batch
-
-    Returns:
-        Float[Array, ""]
-    """
-    return classify(with_batch_stats(network)(params, batch), batch)["loss"]
-
-
 def by_activations(
     config: Config,
     similarity: Literal["inner", "correlation"],
@@ -110,26 +94,12 @@ def by_activations(
     Args:
         start: makes no difference
     """
-    batches = problem.batches(key, max(1, config.activations // config.batch))
-    options = {"names": after_relu, "keep_similarity": True}
-    return match_activations(problem, key, batches, similarity, **options)
-
-
-def after_relu(name: str) -> bool:
-    "Whether a value is what a ReLU passes on"
-    return ": max at" in name
+    return match_by_relus(problem, key, similarity, max(1, config.activations // config.batch))
 
 
 def learning(config: Config, problem: Problem, key: jax.Array, rate: float, steps: int) -> dict:
     "What all that learn are given: the loss, an optimizer, images to learn from and to evaluate on"
-    schedule = optax.cosine_decay_schedule(rate, steps)
-    held, size = jax.random.fold_in(key, 1), max(1, config.compared // config.batch)
-    return {
-        "loss_fn": batch_loss,
-        "optimizer": optax.adam(schedule),
-        "batches": problem.batches(key, steps),
-        "eval_batches": list(problem.batches(held, size)),
-    }
+    return teach(problem, key, rate, steps, max(1, config.compared // config.batch))
 
 
 def _straight_through(
@@ -140,29 +110,14 @@ def _straight_through(
     return straight_through_matching(key, *problem.models, init=first, ignore=(), **how)
 
 
-def _logits(start: Match | None, inner: bool) -> Mapping[str, np.ndarray]:
-    "Similarities; inner products at the scale of correlations: a row's largest is 1 on average"
-    if not isinstance(start, ActivationMatch) or start.similarity is None:
-        raise ValueError("Sinkhorn starts from similarities: give it a match that keeps them")
-    if not inner:
-        return start.similarity
-    return {g: (s / s.max(-1).mean()).astype(np.float32) for g, s in start.similarity.items()}
-
-
 def _sinkhorn(
     config: Config, inner: bool, problem: Problem, key: jax.Array, start: Match | None
 ) -> Match:
-    how = learning(config, problem, key, config.sinkhorn_rate, config.sinkhorn_steps)
-    return sinkhorn_matching(
-        key,
-        *problem.models,
-        max_steps=config.sinkhorn_steps,
-        init=_logits(start, inner),
-        temperature=config.temperature,
-        forward="hard",
-        eval_every=max(1, config.sinkhorn_steps // 25),
-        **how,
-    )
+    "Inner products are brought to the scale of correlations"
+    steps = config.sinkhorn_steps
+    how = learning(config, problem, key, config.sinkhorn_rate, steps)
+    options = {"evaluations": 25, "temperature": config.temperature, "level": inner}
+    return match_by_sinkhorn(problem, key, start, how, steps, **options)
 
 
 SIMILARITIES: tuple[Literal["inner", "correlation"], ...] = ("inner", "correlation")

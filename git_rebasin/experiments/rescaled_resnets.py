@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from . import public_resnets, real_resnets
+from . import learners, public_resnets, real_resnets
 from .compare import mean_and_spread, middle
 from .problem import Problem, output_change
 from .records import Record, read_record, row_file, write_record
@@ -34,10 +34,8 @@ from git_rebasin.experiments.runner import (
     verdict,
 )
 from .validation import mean_over_keys
-from ..matching.learn_scaling import learn_scaling
 from ..statistics.batch_stats import reset_batch_stats
 from ..symmetry.permutation import apply_permutation
-from ..symmetry.scaling import apply_scaling, find_scalings
 from ..tables import markdown_table
 from ..tree import Array, lerp
 
@@ -88,12 +86,8 @@ def rescale(
     Returns:
         PyTree: model B, its units rescaled
     """
-    batch = next(iter(problem.batches(key, 1)))
-    example = {"images": batch["images"][:16]}
-    scalings = find_scalings(problem.spec, public_resnets.network, b, example)
     how = real_resnets.learning(config.pair, problem, key, config.rate, config.steps)
-    learned = learn_scaling(key, scalings, problem.params_a, b, lam=lam, eval_every=40, **how)
-    return apply_scaling(scalings, learned.factors, b)
+    return learners.rescale(problem, b, key, how, lam, eval_every=40)
 
 # %% ../../nbs/experiments/rescaled_resnets.ipynb #d4d40571
 def walk(
