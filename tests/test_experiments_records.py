@@ -7,9 +7,7 @@ import re
 import tempfile
 import time
 from git_rebasin.experiments.records import (
-    changed_revision,
     made_on,
-    provenance,
     read_record,
     read_records,
     timed_record,
@@ -22,6 +20,8 @@ def test_provenance_names_versions_and_machine():
     from unittest.mock import patch
 
     import jax
+
+    from git_rebasin.experiments.records import changed_revision, provenance
 
     where = provenance()
     assert where["versions"]["jax"] == jax.__version__ and where["cores"] >= 1 and where["processor"]
