@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['EPOCHS', 'MNIST_MLP', 'MNIST_MLPS', 'DIGITS_MLP', 'NetworkConfig', 'Architecture', 'architecture', 'network_spec',
            'init_network', 'network_fn', 'load_splits', 'training_loss', 'params_and_state', 'with_state',
            'model_seeds', 'checkpoint_file', 'initial_params', 'train_network', 'TrainedPair', 'train_both',
-           'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_lines']
+           'train_pair', 'pair_problem', 'LineConfig', 'Comparison', 'match_trained', 'match_lines']
 
 # %% ../../nbs/experiments/04_networks.ipynb #534089df
 import dataclasses
@@ -487,6 +487,30 @@ class Comparison(LineConfig):
     checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
+def match_trained(
+    ways: Mapping[str, Way] | Sequence[str] | None,  # or names of `ways_to_match`; None: all
+    config: Comparison,
+    pair: TrainedPair,
+    context: Context,
+) -> dict[str, Any]:  # what the record says
+    """Match a pair in all these ways
+
+    Args:
+        ways: or names of `ways_to_match`; None: all
+
+    Returns:
+        dict[str, Any]: what the record says
+    """
+    problem = config.problem(*pair.params, pair.splits, batch_size=config.batch_size)
+    key = jax.random.key(pair.seed)
+    keys = (
+        [key] if config.keys is None else [jax.random.fold_in(key, k) for k in range(config.keys)]
+    )
+    if not isinstance(ways, Mapping):
+        ways = ways_to_match(config.effort, ways)
+    return compare_ways(problem, ways, keys, context.stage("match")) | pair.facts()
+
+
 def match_lines(
     ways: Mapping[str, Way] | Sequence[str] | None,  # or names of `ways_to_match`; None: all
     config: Comparison,
@@ -502,11 +526,4 @@ def match_lines(
     Returns:
         dict[str, Any]: what the record says
     """
-    pair, key = train_pair(config.network, seed, context), jax.random.key(seed)
-    problem = config.problem(*pair.params, pair.splits, batch_size=config.batch_size)
-    keys = (
-        [key] if config.keys is None else [jax.random.fold_in(key, k) for k in range(config.keys)]
-    )
-    if not isinstance(ways, Mapping):
-        ways = ways_to_match(config.effort, ways)
-    return compare_ways(problem, ways, keys, context.stage("match")) | pair.facts()
+    return match_trained(ways, config, train_pair(config.network, seed, context), context)

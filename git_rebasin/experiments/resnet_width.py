@@ -26,7 +26,7 @@ from .compare import mean_and_spread, middle, spread_below, tries_of
 from git_rebasin.experiments.networks import (
     Comparison,
     NetworkConfig,
-    match_lines,
+    match_trained,
     network_fn,
     train_pair,
 )
@@ -156,8 +156,8 @@ def match_pair(
     Returns:
         dict[str, Any]: what the record says
     """
-    record = match_lines(WAYS, config, seed, context)
     pair, fn = train_pair(config.network, seed, context), _fast(config.network)
+    record = match_trained(WAYS, config, pair, context)
     apply = lambda params, images: fn(params, {"images": images})
     unseen = pair.splits[config.splits[-1]]
     return record | {"whole": [evaluate(apply, params, unseen) for params in pair.params]}
