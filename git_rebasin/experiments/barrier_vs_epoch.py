@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 
 from .compare import mean_and_spread, spread_below, spread_of
 from .figures import legend_below, mark_ends, title_of
-from .mlp_matchers import CIFAR_MLPS, cifar_mlp
+from .mlp_matchers import CIFAR_MLPS, CIFAR_VARIANTS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
     LineConfig,
@@ -85,11 +85,19 @@ def _whole(network: NetworkConfig) -> Runs[EpochSweep]:
 _SOME = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
 _MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
 
+def _follow(network: NetworkConfig, checkpoints: str) -> EpochSweep:
+    return EpochSweep(network, 9, 5000, epochs=_SOME, checkpoints=checkpoints)
+
+
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
         "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
-        "cifar10": Runs(EpochSweep(cifar_mlp(), 9, 5000, epochs=_SOME, checkpoints=CIFAR_MLPS)),
+        "cifar10": Runs(_follow(cifar_mlp(), CIFAR_MLPS)),
+    },
+    "variants": {
+        name: Runs(_follow(network, f"mlp-matchers/checkpoints/variants/{name}"), (0,))
+        for name, network in CIFAR_VARIANTS.items()
     },
     "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }

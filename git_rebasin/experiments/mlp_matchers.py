@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLPS', 'PRESETS', 'EXPERIMENT', 'cifar_mlp', 'published_effort', 'Matchers', 'match_pair',
-           'finding', 'shares_of_pairs', 'nearest', 'format_shares']
+__all__ = ['WAYS', 'MORE_WAYS', 'CIFAR_MLPS', 'CIFAR_VARIANTS', 'PRESETS', 'EXPERIMENT', 'cifar_mlp', 'published_effort',
+           'Matchers', 'match_pair', 'finding', 'shares_of_pairs', 'nearest', 'format_shares']
 
 # %% ../../nbs/experiments/mlp_matchers.ipynb #a9726176
 import dataclasses
@@ -55,23 +55,31 @@ MORE_WAYS = (*WAYS[:3], "weights, outward", "Frank–Wolfe", "activations, corre
 def cifar_mlp(
     epochs: int = 100,  # of the training; a schedule ends with it
     optimizer: str = "sgd",  # "adam" or "adamw"
+    decay: float = 5e-4,  # of the weights, but with "adam"
 ) -> NetworkConfig:
     """The paper's MLP on CIFAR-10, trained as in its code by one of the optimizers that it takes
 
     Args:
         epochs: of the training; a schedule ends with it
         optimizer: "adam" or "adamw"
+        decay: of the weights, but with "adam"
     """
     training = {
-        "sgd": dataclasses.replace(PAPER_CONFIGS["cifar10 mlp"], epochs=epochs),
-        "adam": TrainConfig(epochs, 100, "adam", 1e-3),
-        "adamw": TrainConfig(epochs, 100, "adamw", 1e-3, weight_decay=5e-4),
+        "sgd": dataclasses.replace(PAPER_CONFIGS["cifar10 mlp"], weight_decay=decay),
+        "adam": TrainConfig(100, 100, "adam", 1e-3),
+        "adamw": TrainConfig(100, 100, "adamw", 1e-3, weight_decay=decay),
     }[optimizer]
+    training = dataclasses.replace(training, epochs=epochs)
     options = {"augment": True, "pixels": "imagenet", "held_out": HELD_OUT, "snapshots": EPOCHS}
     return NetworkConfig("mlp", "cifar10", training, **options)
 
 
 CIFAR_MLPS = "mlp-matchers/checkpoints/cpu/cifar10"  # below `out`: where this experiment keeps them
+CIFAR_VARIANTS = {  # the same but for the training
+    "cifar10 Adam": cifar_mlp(optimizer="adam"),
+    "cifar10 AdamW": cifar_mlp(optimizer="adamw"),
+    "cifar10 decay 0.002": cifar_mlp(decay=2e-3),
+}
 
 
 def published_effort(
@@ -102,17 +110,23 @@ class Matchers(Comparison):
 
 
 _compared = partial(Matchers, keys=3, ways=MORE_WAYS)
+_tenth = partial(_compared, lambdas=13, effort=published_effort(50_000, 0.1))  # of the descent
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _RESNET = dataclasses.replace(_RESNET, pixels="imagenet")
 _MNIST, _CIFAR = published_effort(60_000), published_effort(50_000)  # as in the paper's code
 _FIRST = Matchers(MNIST_MLP, effort=Effort(straight_through=240), checkpoints=MNIST_MLPS)
+_WHOLE = Matchers(cifar_mlp(), 13, effort=_CIFAR, checkpoints=CIFAR_MLPS)
 _SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
         "mnist": Runs(_FIRST),
-        "cifar10": Runs(_compared(cifar_mlp(), 13, effort=published_effort(50_000, 0.1))),
+        "cifar10": Runs(_tenth(cifar_mlp())),
+    },
+    "variants": {
+        **{name: Runs(_tenth(network), (0,)) for name, network in CIFAR_VARIANTS.items()},
+        "cifar10 whole descent": Runs(_WHOLE, (0,)),
     },
     "paper": {
         "MNIST MLP": Runs(_compared(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)),
