@@ -87,17 +87,16 @@ def _fast(network: NetworkConfig) -> Callable[[PyTree, Any], Any]:
     return by_products(fn) if jax.default_backend() == "cpu" else fn
 
 
-def _recipe(decay: float) -> TrainConfig:
-    return TrainConfig(3, 100, "sgd", 0.1, 0.9, decay, "warmup_cosine", 1)
+def _recipe(rate: float, decay: float) -> TrainConfig:
+    return TrainConfig(2, 50, "sgd", rate, 0.9, decay, "warmup_cosine", 0.5)
 
 
 CANDIDATES = {
-    "sgd-1e-4": _recipe(1e-4),  # as published
-    "sgd-3e-3": _recipe(3e-3),
-    "sgd-1e-2": _recipe(1e-2),
-    "sgd-2e-2": _recipe(2e-2),
+    "0.1-1e-4": _recipe(0.1, 1e-4),  # as published
+    "0.1-5e-3": _recipe(0.1, 5e-3),
+    "0.05-1e-2": _recipe(0.05, 1e-2),
 }
-CHOSEN, CONTROL = "sgd-1e-2", "sgd-1e-4"
+CHOSEN, CONTROL = "0.05-1e-2", "0.1-1e-4"
 
 
 def _widths(
@@ -107,12 +106,20 @@ def _widths(
     splits: tuple[str, ...] = ("train", "test"),
 ) -> dict[str, Runs[Lines]]:
     "A family for each width"
-    options = {"size": 1.0, "shrink": 4, "examples": 20_000, "held_out": HELD_OUT}
-    network = NetworkConfig("resnet20", "mnist", CANDIDATES[name], **options)
+    network = dataclasses.replace(_MNIST, training=CANDIDATES[name])
     lines = Lines(network, lambdas=7, judged=2000, splits=splits)
     return {f"{name}-{family}": runs for family, runs in each_width(lines, widths, seeds).items()}
 
 
+def _first_steps(name: str) -> dict[str, Runs[Lines]]:
+    "A pair of the widest networks that sees 10,000 images once: does it learn at this rate?"
+    training = dataclasses.replace(CANDIDATES[name], epochs=1)
+    network = dataclasses.replace(_MNIST, training=training, size=8.0, examples=10_000)
+    lines = Lines(network, lambdas=3, judged=2000, splits=("train", "validation"))
+    return {f"{name}-first-steps-resnet20-8": Runs(lines, (9,))}
+
+
+_MNIST = NetworkConfig("resnet20", "mnist", CANDIDATES[CHOSEN], 1.0, shrink=4, held_out=HELD_OUT)
 _CIFAR = NetworkConfig(
     "resnet20",
     "cifar10",
@@ -134,6 +141,7 @@ PRESETS = {
         for name in CANDIDATES
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
+    "first-steps": _first_steps("0.1-5e-3") | _first_steps(CHOSEN),
     "cpu": _widths(CHOSEN, (1, 2, 4)) | _widths(CHOSEN, (8,), (0,)),
     "control": _widths(CONTROL, (1, 2, 4)),
     "larger": _widths(CHOSEN, (16,), (0, 1))
@@ -171,7 +179,7 @@ def recipe_name(
     Args:
         training: the fields of a `TrainConfig`
     """
-    return f"{training['optimizer']}, decay {training['weight_decay']:g}"
+    return f"rate {training['learning_rate']:g}, decay {training['weight_decay']:g}"
 
 
 def by_recipe(
@@ -186,7 +194,8 @@ def by_recipe(
         dict[str, dict[float, list[Record]]]: recipe → width, ascending → its pairs
     """
     how = lambda record: record["config"]["network"]["training"]
-    ordered = sorted(records, key=lambda r: (how(r)["weight_decay"], width_of(r), r["seed"]))
+    order = lambda r: (how(r)["weight_decay"], how(r)["learning_rate"], width_of(r), r["seed"])
+    ordered = sorted(records, key=order)
     name = lambda record: recipe_name(how(record))
     return {recipe: grouped(rs, width_of) for recipe, rs in grouped(ordered, name).items()}
 
