@@ -9,49 +9,34 @@ from __future__ import annotations
 __all__ = ['save_params', 'load_arrays', 'load_params', 'load_metadata']
 
 # %% ../../nbs/checkpoints/03_io.ipynb #52475940
-import contextlib
-import json
 import logging
-import math
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .files import read_json, refuse_duplicates, replacing
-from ..tree import flatten, is_array, named_leaves, unflatten
+from .late import LateArray
+from git_rebasin.checkpoints.safetensors_files import (
+    CODES,
+    open_safetensors,
+    read_metadata,
+    write_safetensors,
+)
+from ..tree import Leaf, flatten, is_array, named_leaves, unflatten
 
 # %% ../../nbs/checkpoints/03_io.ipynb #b0cc7eec
 _log = logging.getLogger(__name__)
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_DTYPES |= {
-    f"{kind}{bits}": f"{name}{bits}"
-    for kind, name in (("I", "int"), ("U", "uint"))
-    for bits in (8, 16, 32, 64)
-}
-_DTYPES |= {
-    "BOOL": "bool",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-}
-_DTYPE_CODES = {name: code for code, name in _DTYPES.items()}
-_MAX_HEADER = 100_000_000  # bytes that safetensors allows for names, shapes and metadata
-_NOT_TEXT = re.compile("[\ud800-\udfff]")  # halves of characters, which UTF-8 cannot hold
 
 
-def _saved_array(path: str, leaf: Any) -> np.ndarray:
+def _saved_array(path: str, leaf: Any) -> Leaf:
     "A leaf as the array that is written; an error that names it if there is none"
+    if isinstance(leaf, LateArray):
+        return leaf
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(
             f"{path!r} is a masked array, whose mask would be lost: give leaf.filled(value)"
@@ -69,12 +54,12 @@ def _saved_array(path: str, leaf: Any) -> np.ndarray:
         raise TypeError(
             f"{path!r} cannot be read as an array ({e}): give one of numpy or JAX"
         ) from e
-    if array.dtype.name not in _DTYPE_CODES:
+    if array.dtype.name not in CODES:
         raise TypeError(
             f"{path!r} has dtype {array.dtype}, which a safetensors file cannot hold: leave it "
-            f"out, or convert it to one of {', '.join(_DTYPE_CODES)}"
+            f"out, or convert it to one of {', '.join(CODES)}"
         )
-    return np.require(array, array.dtype.newbyteorder("<"), "C")
+    return array
 
 # %% ../../nbs/checkpoints/03_io.ipynb #io-leaves
 def _is_setting(leaf: Any) -> bool:
@@ -85,16 +70,14 @@ def _is_setting(leaf: Any) -> bool:
 
 
 def _check_name(path: str, others: Mapping[str, Any]) -> None:
-    "Refuse a path that a file cannot hold, or that does not nest with the others"
-    if path == "__metadata__" or _NOT_TEXT.search(path):
-        raise ValueError(f"no leaf of a safetensors file can be called {path!r}: rename it")
+    "Refuse a path that does not nest with the others"
     parts = path.split("/")
     for k in range(1, len(parts)):
         if (parent := "/".join(parts[:k])) in others:
             raise ValueError(f"{path!r} lies below {parent!r}, an array: rename one of them")
 
 
-def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
+def _saved_arrays(tree: PyTree) -> dict[str, Leaf]:
     "All that is written of a tree, by path; an error if something would be lost"
     arrays, settings = flatten(tree), []
     for path, leaf in named_leaves(tree):
@@ -121,24 +104,6 @@ def _saved_arrays(tree: PyTree) -> dict[str, np.ndarray]:
     return {path: _saved_array(path, leaf) for path, leaf in arrays.items()}
 
 # %% ../../nbs/checkpoints/03_io.ipynb #io-save
-def _header(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    "The table of a safetensors file, with its length before it"
-    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for path, x in arrays.items():
-        begin, end = end, end + x.nbytes
-        code = _DTYPE_CODES[x.dtype.name]
-        table[path] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
-    text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > _MAX_HEADER:
-        raise ValueError(
-            f"names and metadata take {len(text):,} bytes, and a safetensors file holds "
-            f"{_MAX_HEADER:,} at most: give shorter metadata, or save parts of the tree"
-        )
-    return len(text).to_bytes(8, "little") + text
-
-
 def save_params(
     path: str | Path,  # the file to write, by custom with the suffix `.safetensors`
     params: PyTree,  # parameters in any container
@@ -171,120 +136,9 @@ def save_params(
     arrays = _saved_arrays(params)
     known = {"format": "pt"} if metadata is None else metadata
     known = load_metadata(known) if isinstance(known, str | Path) else known
-    for name, text in known.items():
-        if not all(isinstance(x, str) and not _NOT_TEXT.search(x) for x in (name, text)):
-            raise TypeError(
-                f"the metadata {name!r} is {text!r}, and only text can be saved: give "
-                "json.dumps(value)"
-            )
-    order = sorted(arrays, key=lambda p: (-arrays[p].itemsize, p))  # so that all are aligned
-    arrays = {p: arrays[p] for p in order}
-    with replacing(path) as file:
-        file.write(_header(arrays, known))
-        for x in arrays.values():
-            file.write(x.reshape(-1).view(np.uint8).data)
-    return Path(path)
-
-# %% ../../nbs/checkpoints/03_io.ipynb #io-read
-def _open(path: Path) -> BinaryIO:
-    "Open a safetensors file, once its table fits its size"
-    from safetensors import SafetensorError, safe_open
-
-    while True:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb"))
-            try:
-                with safe_open(path, "np"):  # which refuses what is damaged, without reading it
-                    pass
-            except SafetensorError as e:
-                raise _damaged(path, e) from e
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not replaced meanwhile
-                stack.pop_all()
-                return file
-
-
-def _damaged(path: Path, e: Exception) -> ValueError:
-    text = f"{path} is not a whole safetensors file ({e}): write it or fetch it again"
-    return ValueError(text)
-
-
-def _read_table(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str]]:
-    "The entries of an open file by their names, and its metadata; reads up to where data begin"
-    size = int.from_bytes(file.read(8), "little")
-    try:
-        table = json.loads(file.read(size), object_pairs_hook=refuse_duplicates)
-    except ValueError as e:
-        raise _damaged(Path(file.name), e) from e
-    metadata = table.pop("__metadata__", None) or {}
-    return dict(sorted(table.items())), metadata
-
-
-def _read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    "The arrays of one safetensors file by their names, and its metadata"
-    arrays = {}
-    with _open(path) as file:
-        table, metadata = _read_table(file)
-        start = file.tell()
-        for name, entry in table.items():
-            if entry["dtype"] not in _DTYPES:
-                raise ValueError(
-                    f"{path}: {name!r} has the dtype {entry['dtype']}, which numpy lacks: convert "
-                    f"the file to one of {list(_DTYPES)}"
-                )
-            file.seek(start + entry["data_offsets"][0])
-            dtype, shape = jnp.dtype(_DTYPES[entry["dtype"]]), entry["shape"]
-            arrays[name] = np.fromfile(file, dtype, math.prod(shape)).reshape(shape)
-    return arrays, metadata
+    return write_safetensors(path, arrays, known)
 
 # %% ../../nbs/checkpoints/03_io.ipynb #io-set
-_INDEX = ".safetensors.index.json"
-_SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
-
-
-def _the_file_of(folder: Path) -> Path:
-    "The index or the only safetensors file of a folder"
-    found = sorted(folder.glob(f"*{_INDEX}")) or sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found[:5]) or "none"
-        raise ValueError(
-            f"{folder} is a folder, and which of its files is meant is unclear ({len(found)} "
-            f"safetensors files: {names}): give the path of one, or of the index of a set"
-        )
-    if (shard := _SHARD.fullmatch(found[0].name)) and int(shard[1]) > 1:
-        raise ValueError(
-            f"{found[0]} is one of {int(shard[1])} files, and the others and the index are not "
-            f"there: fetch the folder again"
-        )
-    return found[0]
-
-
-def _files(path: Path) -> dict[Path, set[str] | None]:
-    "The files that a path stands for, with the names that an index says are in each"
-    path = _the_file_of(path) if path.is_dir() else path
-    if not path.name.endswith(_INDEX):
-        return {path: None}
-    files: dict[Path, set[str]] = {}
-    names = read_json(path).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ValueError(f"{path} names no arrays, in `weight_map`: fetch it again")
-    for name, file in names.items():
-        if not isinstance(file, str) or not file or Path(file).name != file:
-            raise ValueError(f"{path}: {name!r} is said to be in {file!r}, no file beside it")
-        files.setdefault(path.with_name(file), set()).add(name)
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise ValueError(
-            f"{path} names {len(files)} files, of which {len(missing)} are missing: "
-            f"{', '.join(missing[:5])}. Fetch them"
-        )
-    return {**files}
-
-
-def _common(several: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    "The metadata that all files of a set have"
-    first, *rest = several
-    return {name: text for name, text in first.items() if all(x.get(name) == text for x in rest)}
-
-
 def load_arrays(
     path: str | Path,  # a safetensors file of any library, the index of several, or their folder
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:  # name → array; metadata
@@ -304,18 +158,8 @@ def load_arrays(
     # raises ValueError if a file is not a whole safetensors file, or has a dtype that numpy lacks
     # raises ValueError if a set is not whole, or a folder holds more than one
     # raises OSError if a file cannot be read
-    arrays, metadata = {}, []
-    for file, names in _files(Path(path)).items():
-        found, text = _read_file(file)
-        if names is not None and (wrong := sorted(names ^ found.keys())):
-            where = "the index only" if wrong[0] in names else "the file only"
-            raise ValueError(
-                f"{file} and its index name different arrays, {wrong[0]!r} is in {where}: fetch "
-                "all files again"
-            )
-        arrays |= found
-        metadata.append(text)
-    return dict(sorted(arrays.items())), _common(metadata)
+    arrays, metadata = open_safetensors(path)
+    return {name: np.asarray(x) for name, x in arrays.items()}, metadata
 
 # %% ../../nbs/checkpoints/03_io.ipynb #io-load
 def _fill(
@@ -392,8 +236,4 @@ def load_metadata(
     """
     # raises ValueError if a file is not a whole safetensors file, or a set is not whole
     # raises OSError if a file cannot be read
-    several = []
-    for name in _files(Path(path)):
-        with _open(name) as file:
-            several.append(_read_table(file)[1])
-    return _common(several)
+    return read_metadata(path)

@@ -11,6 +11,8 @@ __all__ = ['Source', 'LateArray', 'array_at']
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
 import math
 import os
+import threading
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,40 +20,27 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0008
-def _state(status: os.stat_result) -> tuple[int, int, int]:
-    "What tells one state of a file from another"
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@dataclass(frozen=True)
 class Source:
-    """A file that is read in pieces, in the state that it was in when it was opened
+    "A file that is read in pieces; it stays open, so that it may be replaced meanwhile"
 
-    Attributes:
-        state: inode, bytes, time of the last change
-    """
-
-    path: Path
-    state: tuple[int, int, int]  # inode, bytes, time of the last change
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         path: str | Path,  # a file
-    ) -> Source:
-        """A file as it is now
-
-        Args:
-            path: a file
-
-        Raises:
-            OSError: if there is none, or it is no file
-        """
+    ):
         # raises OSError if there is none, or it is no file
-        path = Path(path)
-        if path.is_dir():
+        self.path = Path(path)
+        if self.path.is_dir():
             raise IsADirectoryError(f"{path} is a folder: give a file of it")
-        return cls(path, _state(path.stat()))
+        handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, handle)  # when no array needs it any more
+        self._file = open(handle, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        self._lock = threading.Lock()
+        self.state = self._now()
+
+    def _now(self) -> tuple[int, int, int, int]:
+        "What tells one state of a file from another: which file, how long, when it was changed"
+        status = os.fstat(self._file.fileno())
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     @property
     def size(self) -> int:
@@ -60,7 +49,7 @@ class Source:
         Returns:
             int
         """
-        return self.state[1]
+        return self.state[2]
 
     def read(
         self,
@@ -85,19 +74,17 @@ class Source:
                 f"{self.path} has {self.size:,} bytes, and {count:,} were to be read from "
                 f"{begin:,} on: it is cut short or damaged, fetch it again"
             )
-        with open(self.path, "rb", buffering=0) as file:
-            if _state(os.fstat(file.fileno())) != self.state:
+        data = np.empty(count, np.uint8)
+        view = memoryview(data)
+        with self._lock:
+            self._file.seek(begin)
+            while view and (got := self._file.readinto(view)):
+                view = view[got:]
+            if view or self._now() != self.state:
                 raise ValueError(
                     f"{self.path} has changed since it was opened: open it again, and write "
                     "results to other files than those that are read"
                 )
-            file.seek(begin)
-            data = np.empty(count, np.uint8)
-            view = memoryview(data)
-            while view:
-                if not (got := file.readinto(view)):
-                    raise ValueError(f"{self.path} ended while it was read: open it again")
-                view = view[got:]
         return data
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0010
@@ -189,7 +176,7 @@ def array_at(
         steps = tuple(s * dtype.itemsize for s in strides)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps))
 
-    return LateArray(shape, dtype, read, (source, begin, shape, strides, dtype.name))
+    return LateArray(shape, dtype, read, (source.state, begin, shape, strides, dtype.name))
 
 
 def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ import numpy as np
 from .files import replacing
 from .late import LateArray, Source, array_at
 from .pickles import Name, NotRead, Reader, Window
+from .safetensors_files import entries_of
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/05_torch_files.ipynb #tf6e0008
@@ -306,7 +307,7 @@ def read_torch(
     """
     # raises ValueError if it is damaged, or would have to run code, such as a whole model
     # raises OSError if it cannot be read
-    source = Source.of(path)
+    source = Source(path)
     with open(source.path, "rb") as file, _explained(source.path):
         open_file = _open_zip if file.peek(4)[:4] == b"PK\x03\x04" else _open_legacy
         tree, place, big = open_file(source, file)
@@ -402,16 +403,9 @@ def write_torch(
         _add(archive, file, "data.pkl", b"\x80\x02" + tree + b".")
         _add(archive, file, "byteorder", b"little")
         for key in keys.values():
-            _add(archive, file, f"data/{key}", _entries_of(first[key]))
+            _add(archive, file, f"data/{key}", entries_of(first[key]))
         _add(archive, file, "version", b"3\n")
     return Path(path)
-
-
-def _entries_of(leaf: Leaf) -> memoryview:
-    "The bytes of an array, row by row and little-endian"
-    values = np.asarray(leaf)
-    values = np.require(values, values.dtype.newbyteorder("<"), "C")
-    return values.reshape(-1).view(np.uint8).data
 
 
 _ALIGNED = 64  # bytes, so that storages can be mapped into memory
