@@ -43,7 +43,10 @@ def test_what_is_written_is_read_again():
     arrays["tied"] = arrays["float32"]
     with tempfile.TemporaryDirectory() as d:
         for within in ((), ("state_dict",), ("model", "params")):
-            tree = read_torch(write_torch(f"{d}/sub/m.pt", arrays, within))
+            nested = arrays
+            for key in reversed(within):
+                nested = {key: nested}
+            tree = read_torch(write_torch(f"{d}/sub/m.pt", nested))
             for key in within:
                 assert list(tree) == [key]
                 tree = tree[key]
@@ -55,7 +58,7 @@ def test_what_is_written_is_read_again():
                 np.testing.assert_array_equal(np.asarray(found), expected)
             assert tree["tied"].place == tree["float32"].place != tree["bool"].place
         first = Path(d, "sub/m.pt").read_bytes()
-        assert write_torch(f"{d}/sub/m.pt", arrays, within).read_bytes() == first
+        assert write_torch(f"{d}/sub/m.pt", nested).read_bytes() == first
         tree = read_torch(f"{d}/sub/m.pt")["model"]["params"]
         copy = read_torch(write_torch(f"{d}/m.pt", tree))
         assert copy["tied"].place == copy["float32"].place

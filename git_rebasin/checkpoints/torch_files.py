@@ -359,27 +359,30 @@ def _same(leaf: Leaf) -> Any:
     return getattr(leaf, "place", None) or id(leaf)
 
 
-def _check(path: str | Path, arrays: Mapping[str, Leaf]) -> None:
-    "Refuse what PyTorch has no dtype for"
-    for name, leaf in arrays.items():
-        if np.dtype(leaf.dtype).name not in (*_CODES, *_LATER):
-            raise TypeError(
-                f"{path} was not written: {name!r} has the dtype {leaf.dtype}, which PyTorch "
-                f"lacks: convert it to one of {', '.join((*_CODES, *_LATER))}"
-            )
+def _tree(node: Mapping[str, Any], keys: Mapping[Any, str]) -> bytes:
+    "The instructions that make a dictionary of dictionaries and tensors"
+    parts = []
+    for name, value in node.items():
+        of = _tree(value, keys) if isinstance(value, Mapping) else _pickled(value, keys[_same(value)])
+        parts += [_text(name), of]
+    return b"}(" + b"".join(parts) + b"u"
+
+
+def _leaves(node: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
+    "Arrays of nested dictionaries, by their own names"
+    for name, value in node.items():
+        yield from _leaves(value) if isinstance(value, Mapping) else ((name, value),)
 
 
 def write_torch(
     path: str | Path,  # the file to write
-    arrays: Mapping[str, Leaf],  # name → array; each is read when it is written
-    within: tuple[str, ...] = (),  # keys of dictionaries around them, as in {"state_dict": …}
+    tree: Mapping[str, Any],  # name → array, or such a mapping; arrays are read as they are written
 ) -> Path:  # the path written
     """Write arrays as `torch.save` would write a state dict, whole or not at all
 
     Args:
         path: the file to write
-        arrays: name → array; each is read when it is written
-        within: keys of dictionaries around them, as in {"state_dict": …}
+        tree: name → array, or such a mapping; arrays are read as they are written
 
     Returns:
         Path: the path written
@@ -390,20 +393,20 @@ def write_torch(
     """
     # raises TypeError if PyTorch has no such dtype
     # raises OSError if the file cannot be written; an old one is then as it was
-    _check(path, arrays)
-    keys: dict[Any, str] = {}
-    for leaf in arrays.values():
-        keys.setdefault(_same(leaf), str(len(keys)))
-    items = [_text(name) + _pickled(x, keys[_same(x)]) for name, x in arrays.items()]
-    tree = b"}(" + b"".join(items) + b"u"
-    for name in reversed(within):
-        tree = b"}" + _text(name) + tree + b"s"
-    first = {keys[_same(leaf)]: leaf for leaf in reversed(arrays.values())}
+    first: dict[Any, Leaf] = {}
+    for name, leaf in _leaves(tree):
+        if np.dtype(leaf.dtype).name not in (*_CODES, *_LATER):
+            raise TypeError(
+                f"{path} was not written: {name!r} has the dtype {leaf.dtype}, which PyTorch "
+                f"lacks: convert it to one of {', '.join((*_CODES, *_LATER))}"
+            )
+        first.setdefault(_same(leaf), leaf)
+    keys = {same: str(k) for k, same in enumerate(first)}
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        _add(archive, file, "data.pkl", b"\x80\x02" + tree + b".")
+        _add(archive, file, "data.pkl", b"\x80\x02" + _tree(tree, keys) + b".")
         _add(archive, file, "byteorder", b"little")
-        for key in keys.values():
-            _add(archive, file, f"data/{key}", entries_of(first[key]))
+        for same, leaf in first.items():
+            _add(archive, file, f"data/{keys[same]}", entries_of(leaf))
         _add(archive, file, "version", b"3\n")
     return Path(path)
 
