@@ -38,7 +38,9 @@ def test_an_array_of_a_file_has_the_values_of_its_stretch():
             ):
                 read = np.asarray(found)
                 np.testing.assert_array_equal(read, expected, strict=True)
-                assert read.flags.writeable and read.dtype == found.dtype and read.nbytes == found.nbytes
+                assert (
+                    read.flags.writeable and read.dtype == found.dtype and read.nbytes == found.nbytes
+                )
                 assert (found.ndim, found.size) == (read.ndim, read.size)
         assert np.asarray(of((2,)), np.complex128).dtype == np.complex128 and len(of((3, 1))) == 3
         assert isinstance(of((2,)), Leaf) and list(flatten({"a": {"b": of((2,))}})) == ["a/b"]

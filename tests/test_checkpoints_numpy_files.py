@@ -22,7 +22,11 @@ def test_arrays_of_numpy_are_read_as_they_were_saved():
     arrays = {n: np.arange(6).reshape(2, 3).astype(n) for n in names.split()}
     arrays |= {"columns": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "scalar": np.float32(2.5)}
     arrays |= {"cube": np.asfortranarray(np.arange(24).reshape(2, 3, 4)), "empty": np.zeros((0, 4))}
-    arrays |= {"big": np.arange(3.0).astype(">f8"), "a/b": np.ones(1), "bfloat16": np.ones(3, ml_dtypes.bfloat16)}
+    arrays |= {
+        "big": np.arange(3.0).astype(">f8"),
+        "a/b": np.ones(1),
+        "bfloat16": np.ones(3, ml_dtypes.bfloat16),
+    }
     with tempfile.TemporaryDirectory() as d:
         np.savez(f"{d}/a.npz", **arrays)
         np.savez_compressed(f"{d}/b.npz", **arrays)
@@ -40,8 +44,15 @@ def test_arrays_of_numpy_are_read_as_they_were_saved():
             for name in names.split():
                 np.testing.assert_array_equal(loaded[name], arrays[name], strict=True)
         first = Path(d, "c.npz").read_bytes()
-        assert write_npz(f"{d}/c.npz", {n: np.asarray(x) for n, x in arrays.items()}).read_bytes() == first
-        for bad in (np.array([None]), np.array(["a"]), np.zeros(2, ml_dtypes.float8_e5m2fnuz), np.zeros(1, [("x", "f4")])):
+        assert (
+            write_npz(f"{d}/c.npz", {n: np.asarray(x) for n, x in arrays.items()}).read_bytes() == first
+        )
+        for bad in (
+            np.array([None]),
+            np.array(["a"]),
+            np.zeros(2, ml_dtypes.float8_e5m2fnuz),
+            np.zeros(1, [("x", "f4")]),
+        ):
             with pytest.raises(TypeError, match="c.npz was not written: 'w' has the dtype"):
                 write_npz(f"{d}/c.npz", {"w": bad})
         assert Path(d, "c.npz").read_bytes() == first
@@ -76,7 +87,11 @@ def test_what_is_no_archive_of_numbers_is_refused():
 
         for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             refused("has 175 bytes, and an array of float64 and", whole[:-1], kind=kind)
-            refused("takes 88,000,000,128", whole.replace(b"(6,), }          ", b"(11000000000,), }"), kind=kind)
+            refused(
+                "takes 88,000,000,128",
+                whole.replace(b"(6,), }          ", b"(11000000000,), }"),
+                kind=kind,
+            )
             refused("m.npz was not read", whole.replace(b"(6,)", b"(-6,)"), kind=kind)
             refused("m.npz", whole.replace(b"'descr'", b"__name_"), kind=kind)
             refused("m.npz", b"", kind=kind)

@@ -47,7 +47,15 @@ def test_a_format_is_known_by_its_content():
             late = kind != "flax"
             assert all(isinstance(x, LateArray) == late for x in found.arrays.values())
             assert repr(found) == f"Checkpoint({str(file)!r}, {kind}, 2 arrays, 0.0 MB)"
-        for data in (b"", b"PK\x05\x06", b"hello", b"GGUF\x03", b"\x89HDF\r\n\x1a\n", b"{}", bytes(100)):
+        for data in (
+            b"",
+            b"PK\x05\x06",
+            b"hello",
+            b"GGUF\x03",
+            b"\x89HDF\r\n\x1a\n",
+            b"{}",
+            bytes(100),
+        ):
             file.write_bytes(data)
             with pytest.raises(ValueError, match="weights.bin is in no format that is read here"):
                 open_checkpoint(file)
@@ -101,7 +109,11 @@ def test_envelopes_are_found_and_models_are_left_whole():
         ({"model": plain, "ema": plain}, ("model",), {"ema": "2 arrays"}),
         ({"ema": plain}, ("ema",), {}),
         ({"params": {"fc": {"kernel": w}}, "opt_state": state}, ("params",), {"opt_state": "an array"}),
-        ({"model": {"state_dict": plain, "lr_schedulers": state}}, ("model", "state_dict"), {"model/lr_schedulers": "an array"}),
+        (
+            {"model": {"state_dict": plain, "lr_schedulers": state}},
+            ("model", "state_dict"),
+            {"model/lr_schedulers": "an array"},
+        ),
         (plain, (), {}),
         ({"model": {"a": w}, "head": {"b": w}}, (), {}),  # parts of a network
         ({"net": w, "fc": w}, (), {}),
@@ -118,7 +130,9 @@ def test_envelopes_are_found_and_models_are_left_whole():
         assert values(open_checkpoint(file, ("ema",)))["fc.weight"][0, 1] == 2
         whole = open_checkpoint(file, ())
         assert list(whole.arrays) == ["model/fc.weight", "model/fc.bias", "ema/fc.weight"]
-        with pytest.raises(ValueError, match="m.pt has no 'teacher': at this place there are 'model', 'ema'"):
+        with pytest.raises(
+            ValueError, match="m.pt has no 'teacher': at this place there are 'model', 'ema'"
+        ):
             open_checkpoint(file, ("teacher",))
         with pytest.raises(ValueError, match="holds no arrays: give a file with weights"):
             open_checkpoint(write_torch(file, {"state_dict": {}}))
@@ -152,7 +166,7 @@ def test_nothing_hostile_is_walked_for_long():
     with tempfile.TemporaryDirectory() as d:
         file = Path(d, "m.pt")
         for data in (
-            b"\x80\x02}X\x05\x00\x00\x00modelq\x01h\x00s." ,
+            b"\x80\x02}X\x05\x00\x00\x00modelq\x01h\x00s.",
             b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 100 + b"N" + b"s" * 100 + b".",
         ):
             with zipfile.ZipFile(file, "w") as archive:

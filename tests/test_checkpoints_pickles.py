@@ -31,7 +31,21 @@ def read(data, **options):
 def test_plain_containers_come_back_as_they_were():
     shared = [1, 2]
     plain = {
-        "numbers": [0, 1, -1, 255, 256, 65536, -(2**31), 2**31, 2**63, -(2**70), 2**300, 1.5, float("inf")],
+        "numbers": [
+            0,
+            1,
+            -1,
+            255,
+            256,
+            65536,
+            -(2**31),
+            2**31,
+            2**63,
+            -(2**70),
+            2**300,
+            1.5,
+            float("inf"),
+        ],
         "text": ["", "a", "ü" * 300, "\n'\"\\", b"", b"bytes", b"x" * 300],
         "other": [None, True, False, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}],
         "nested": {1: {(2, 3): [{"a": ({},)}]}},
@@ -159,7 +173,15 @@ def test_what_is_damaged_is_refused_and_not_allocated():
     huge = (2**31 - 2).to_bytes(4, "little")
     claims = [b"T" + huge, b"X" + huge, b"B" + huge, b"\x8b" + huge, b"r" + huge, b"N" + b"r" + huge]
     claims += [b"\x80\x04\x8e" + (2**62).to_bytes(8, "little"), b"\x95" + (2**62).to_bytes(8, "little")]
-    claims += [b"K\x01j" + huge + b".", b"]K\x01K\x02u.", b"}(K\x01u.", b"0.", b"a.", b"\x80\x04\x93.", b""]
+    claims += [
+        b"K\x01j" + huge + b".",
+        b"]K\x01K\x02u.",
+        b"}(K\x01u.",
+        b"0.",
+        b"a.",
+        b"\x80\x04\x93.",
+        b"",
+    ]
     claims += [b"(}u(.", b"I" + b"9" * 5000 + b"\n.", b"c\n.", b"cos\n.", b"(.", b"\x80\x02]]\x86}s."]
     tracemalloc.start()
     for data in claims:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from git_rebasin.checkpoints.files import write_atomic
 from git_rebasin.checkpoints.late import LateArray
 from git_rebasin.checkpoints.safetensors_files import (
     CODES,
@@ -25,16 +24,28 @@ from git_rebasin.checkpoints.safetensors_files import (
 
 # %% st7f0016
 def test_arrays_are_copied_from_file_to_file_one_at_a_time():
-    arrays = {n: np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, n, n)) for n in CODES if n[0] != "f"}
+    arrays = {
+        n: np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, n, n)) for n in CODES if n[0] != "f"
+    }
     arrays |= {n: np.ones((2, 3), getattr(ml_dtypes, n, n)) for n in CODES if n[0] == "f"}
-    arrays |= {"scalar": np.float32(2.5), "empty": np.zeros((0, 4)), "big": np.arange(3.0).astype(">f8")}
-    arrays |= {"turned": np.arange(6.0).reshape(2, 3).T, "jax": jnp.arange(5), "bfloat16": jnp.ones(2, jnp.bfloat16)}
+    arrays |= {
+        "scalar": np.float32(2.5),
+        "empty": np.zeros((0, 4)),
+        "big": np.arange(3.0).astype(">f8"),
+    }
+    arrays |= {
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "jax": jnp.arange(5),
+        "bfloat16": jnp.ones(2, jnp.bfloat16),
+    }
     with tempfile.TemporaryDirectory() as d:
         write_safetensors(f"{d}/sub/a.safetensors", arrays, {"k": "v"})
         late, metadata = open_safetensors(f"{d}/sub/a.safetensors")
         assert list(late) == sorted(arrays) and metadata == {"k": "v"}
         for name, x in late.items():
-            assert isinstance(x, LateArray) and x.dtype == np.asarray(arrays[name]).dtype.newbyteorder("<")
+            assert isinstance(x, LateArray) and x.dtype == np.asarray(arrays[name]).dtype.newbyteorder(
+                "<"
+            )
             np.testing.assert_array_equal(np.asarray(x), arrays[name])
         copy = write_safetensors(f"{d}/b.safetensors", late, metadata)
         assert copy.read_bytes() == Path(d, "sub/a.safetensors").read_bytes()

@@ -33,7 +33,8 @@ def rewritten(path, **changes):
 # %% tf6e0017
 def test_what_is_written_is_read_again():
     rng = np.random.default_rng(0)
-    names = "float64 float32 float16 int64 int32 int16 int8 uint8 bool complex64 complex128 uint16 uint32 uint64"
+    names = "float64 float32 float16 int64 int32 int16 int8 uint8 bool complex64 complex128 "
+    names += "uint16 uint32 uint64"
     arrays = {n: rng.normal(size=(3, 2)).astype("f4").astype(n) for n in names.split() if n[0] in "fib"}
     arrays |= {n: rng.integers(9, size=4).astype(n) for n in names.split() if n[0] in "uc"}
     floats = "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz"
@@ -107,16 +108,26 @@ def test_damaged_files_and_hostile_ones_are_refused_by_name():
         refused("damaged", **{"data.pkl": good[:-20]})
         refused("damaged", **{"data.pkl": b""})
         for command in (b"cos\nsystem\nX\x01\x00\x00\x00a\x85R.", b"cbuiltins\nexec\n)R."):
-            refused("it calls .*, which is neither a tensor nor a plain container", **{"data.pkl": command})
+            refused(
+                "it calls .*, which is neither a tensor nor a plain container", **{"data.pkl": command}
+            )
         whole = b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81}b."
-        refused("an object of torch.nn.modules.linear.Linear.*save its state_dict", **{"data.pkl": whole})
+        refused(
+            "an object of torch.nn.modules.linear.Linear.*save its state_dict", **{"data.pkl": whole}
+        )
         deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
         refused("not a whole file of PyTorch", **{"data.pkl": deep})
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", bytes(10**6))
         with pytest.raises(ValueError, match=r"m.pt was not read: 'archive/data.pkl' is compressed"):
             read_torch(file)
-        for data in (b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(100), b"x" * 1000, pickle.dumps({"a": 1})):
+        for data in (
+            b"",
+            b"PK\x03\x04",
+            b"PK\x03\x04" + bytes(100),
+            b"x" * 1000,
+            pickle.dumps({"a": 1}),
+        ):
             file.write_bytes(data)
             with pytest.raises(ValueError, match="m.pt"):
                 read_torch(file)

@@ -30,13 +30,22 @@ def test_a_file_is_written_as_the_other_is():
     with tempfile.TemporaryDirectory() as d:
         like = open_checkpoint(write_torch(f"{d}/a.ckpt", {"model": {"state_dict": named}}))
         new = {name: 2 * np.asarray(x) for name, x in like.arrays.items()}
-        for file, kind in (("b.ckpt", "torch"), ("b", "torch"), ("b.safetensors", "safetensors"), ("b.npz", "numpy")):
+        for file, kind in (
+            ("b.ckpt", "torch"),
+            ("b", "torch"),
+            ("b.safetensors", "safetensors"),
+            ("b.npz", "numpy"),
+        ):
             found = open_checkpoint(write_checkpoint(f"{d}/{file}", new, like))
             assert (found.format, found.prefix) == (kind, "module.")
             assert found.within == (like.within if kind == "torch" else ())
             np.testing.assert_equal(values(found), new)
             assert {n: x.dtype for n, x in found.arrays.items()} == {n: x.dtype for n, x in new.items()}
         assert open_checkpoint(f"{d}/b.ckpt").ties == like.ties == {"head": "fc.weight"}
+        apart = {**new, "head": new["head"] + 1}  # no longer one
+        found = open_checkpoint(write_checkpoint(f"{d}/f.ckpt", apart, like))
+        assert found.ties == {}
+        np.testing.assert_equal(values(found), apart)
         assert read_metadata(f"{d}/b.safetensors") == {"format": "pt"}
         like = open_checkpoint(write_safetensors(f"{d}/c.safetensors", named, {"licence": "MIT"}))
         write_checkpoint(f"{d}/e.safetensors", like.arrays, like, dtype="bfloat16")
@@ -50,7 +59,9 @@ def test_a_file_is_written_as_the_other_is():
             write_checkpoint(f"{d}/e.safetensors", like.arrays, like, dtype="int8")
         integers = {"step": np.arange(3), "w": w}
         like = open_checkpoint(write_safetensors(f"{d}/i.safetensors", integers))
-        found = open_checkpoint(write_checkpoint(f"{d}/j.safetensors", like.arrays, like, dtype="float16"))
+        found = open_checkpoint(
+            write_checkpoint(f"{d}/j.safetensors", like.arrays, like, dtype="float16")
+        )
         assert [str(x.dtype) for x in found.arrays.values()] == ["int64", "float16"]
 
 

@@ -33,7 +33,7 @@ class Source:
             raise IsADirectoryError(f"{path} is a folder: give a file of it")
         handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, handle)  # when no array needs it any more
-        self._file = open(handle, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        self._file = open(handle, "rb", buffering=0, closefd=False)
         self._lock = threading.Lock()
         self.state = self._now()
 
@@ -75,7 +75,7 @@ class Source:
                 f"{begin:,} on: it is cut short or damaged, fetch it again"
             )
         data = np.empty(count, np.uint8)
-        view = memoryview(data)
+        view = data.data
         with self._lock:
             self._file.seek(begin)
             while view and (got := self._file.readinto(view)):
@@ -100,7 +100,9 @@ class LateArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray] = field(repr=False)  # its values, in memory of their own
-    place: Hashable = field(default=None, repr=False)  # where they lie: arrays of one place are one; None: nobody knows
+    place: Hashable = field(
+        default=None, repr=False
+    )  # where they lie: arrays of one place are one; None: nobody knows
 
     @property
     def ndim(self) -> int:

@@ -29,7 +29,7 @@ _SUFFIX = ".npy"
 _MAX_RATIO = 1032  # to one: what deflate makes of a file of one byte
 
 
-def _head(file: zipfile.ZipExtFile, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _head(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     "The shape of an array, whether it lies column by column, and its dtype"
     major, minor = np.lib.format.read_magic(file)
     read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -81,7 +81,11 @@ def _unpacked(source: Source, info: zipfile.ZipInfo, count: int) -> bytes:
     if Source(path).state != source.state:
         raise ValueError(f"{path} has changed since it was opened: open it again")
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive, archive.open(info) as entry:
+        with (
+            open(path, "rb") as file,
+            zipfile.ZipFile(file) as archive,
+            archive.open(info) as entry,
+        ):
             data = entry.read(count)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as e:
         raise ValueError(f"{name!r} of {path} is damaged ({e}): fetch it again") from e

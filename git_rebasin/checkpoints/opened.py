@@ -123,7 +123,7 @@ def _named(node: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any
 
 def _envelope(node: Any) -> str | None:
     "The key under which the weights of a dictionary are, if it is an envelope"
-    if not isinstance(node, Mapping) or set(node) <= _VARIABLES - {"state"} and len(node) > 1:
+    if not isinstance(node, Mapping) or (set(node) <= _VARIABLES - {"state"} and len(node) > 1):
         return None
     usual = [key for key in ENVELOPES if isinstance(node.get(key), Mapping)]
     usual = [key for key in usual if _holds_arrays(node[key])]
@@ -274,9 +274,9 @@ def _open_torch_set(index: Path) -> dict[str, Any]:
         found = read_torch(index.with_name(file))
         wrong = found.keys() ^ {name for name, own in names.items() if own == file}
         if wrong:
+            one = min(map(str, wrong))
             raise ValueError(
-                f"{file} and {index} name different arrays, such as {sorted(map(str, wrong))[0]!r}: "
-                "fetch all files again"
+                f"{file} and {index} name different arrays, such as {one!r}: fetch all files again"
             )
         tree |= found
     return tree

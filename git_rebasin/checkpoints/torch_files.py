@@ -45,7 +45,13 @@ _STORAGES = {  # class of a storage → dtype
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-_NOT_READ = {"QInt8": 1, "QUInt8": 1, "QInt32": 4, "QUInt4x2": 1, "QUInt2x4": 1}  # bytes of an entry
+_NOT_READ = {
+    "QInt8": 1,
+    "QUInt8": 1,
+    "QInt32": 4,
+    "QUInt4x2": 1,
+    "QUInt2x4": 1,
+}  # bytes of an entry
 _LATER = (  # dtypes that have no storage of their own: they are views of bytes
     "uint16 uint32 uint64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
 ).split()
@@ -206,7 +212,9 @@ def _open_zip(source: Source, file: BufferedReader) -> tuple[Any, Place, bool]:
     begin, count = entries[f"{root}data.pkl"]
     if count > _MAX_PICKLE:
         raise ValueError(f"its pickle has {count:,} bytes, and checkpoints take far fewer")
-    tree = Reader(_CALLS, _storage).read(Window(io.BytesIO(source.read(begin, count).tobytes()), count))
+    tree = Reader(_CALLS, _storage).read(
+        Window(io.BytesIO(source.read(begin, count).tobytes()), count)
+    )
     order = source.read(*entries[name]) if (name := f"{root}byteorder") in entries else b"little"
 
     def place(storage: _Storage) -> tuple[int, int]:
@@ -363,7 +371,11 @@ def _tree(node: Mapping[str, Any], keys: Mapping[Any, str]) -> bytes:
     "The instructions that make a dictionary of dictionaries and tensors"
     parts = []
     for name, value in node.items():
-        of = _tree(value, keys) if isinstance(value, Mapping) else _pickled(value, keys[_same(value)])
+        of = (
+            _tree(value, keys)
+            if isinstance(value, Mapping)
+            else _pickled(value, keys[_same(value)])
+        )
         parts += [_text(name), of]
     return b"}(" + b"".join(parts) + b"u"
 

@@ -198,15 +198,25 @@ def write_checkpoint(
     # raises TypeError if the format has no such dtype
     # raises FileExistsError if it is a folder and is there already
     # raises OSError if it cannot be written; what was there is then as it was
-    path, tied = Path(path), like.ties
+    path = Path(path)
     if dtype is not None:
         arrays = {name: _cast(leaf, dtype) for name, leaf in arrays.items()}
-    arrays = {name: arrays[tied.get(name, name)] for name in arrays}
+    arrays = _tied(arrays, like.ties)
     arrays = {f"{like.prefix}{name}": leaf for name, leaf in arrays.items()}
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None and (like.path.is_dir() or like.path.name.endswith(".json")):
         return _write_folder(path, arrays, like, shard_bytes, more or {})
     return _write_file(path, kind or like.format, arrays, like)
+
+
+def _tied(arrays: Mapping[str, Leaf], ties: Mapping[str, str]) -> dict[str, Leaf]:
+    "Arrays, of which those that were one in the other checkpoint are one again, if they are equal"
+    tied = dict(arrays)
+    for name, other in ties.items():
+        if name in tied and other in tied:
+            both = np.asarray(arrays[name]), np.asarray(arrays[other])
+            tied[name] = arrays[other] if np.array_equal(*both) else arrays[name]
+    return tied
 
 
 def _cast(leaf: Leaf, dtype: str) -> Leaf:
