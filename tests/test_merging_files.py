@@ -92,5 +92,5 @@ def test_arrays_are_moved_and_averaged_when_they_are_read():
             atol=1e-12,
         )
     for weights in ([0.5, 0.6], [1.0], [0.5, float("nan")], [1.5, -0.5]):
-        with pytest.raises(ValueError, match="weights"):
+        with pytest.raises(ValueError, match="weight"):
             average([a, b], weights)

@@ -77,7 +77,7 @@ def _text(facts: dict[str, Any], arrays: bool) -> str:
         ("architecture", facts["architecture"] or "none that is known: see --fn and --spec"),
         ("tied", ", ".join(f"{name} = {own}" for name, own in facts["ties"].items())),
         ("beside", ", ".join(f"{name}: {what}" for name, what in facts["beside"].items())),
-        ("metadata", ", ".join(f"{name}: {text}" for name, text in facts["metadata"].items())),
+        *(("metadata", f"{name}: {text}") for name, text in facts["metadata"].items()),
     ]
     lines = [facts["path"], *(f"  {name:<13}{text}" for name, text in rows if text)]
     if arrays:

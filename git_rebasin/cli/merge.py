@@ -12,6 +12,7 @@ __all__ = ['METHODS', 'add_arguments', 'run']
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -194,7 +195,7 @@ def run(
     with ProgressBar() as bar:
         result = None if model.fn is None else _merge_by_function(args, model, checkpoints, bar)
         if result is not None:
-            shown, perms, merged = str(result), result.perms, dict(result.merged)
+            shown, perms, merged = _in_options(str(result)), result.perms, dict(result.merged)
         else:
             match, perms, merged = _merge_by_weights(args, model, checkpoints, bar)
             shown = repr(match)
@@ -208,6 +209,20 @@ def run(
             facts |= {"warnings": [str(caution) for caution in result.warnings]}
         json.dump(facts, sys.stdout, indent=1)
         print()
+
+
+_OPTIONS = {  # of functions, as their texts name them → of the command
+    "give batches= and metrics= to see": "give --data to see",
+    "Give batches=, from which": "Give --data, from which",
+}
+
+
+def _in_options(text: str) -> str:
+    "A result in words of the command, lines and all"
+    for own, option in _OPTIONS.items():
+        words = r"\s+".join(map(re.escape, own.split()))
+        text = re.sub(words, option, text)
+    return text
 
 
 def _line(checkpoint: Checkpoint) -> str:
