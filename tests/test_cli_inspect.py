@@ -13,7 +13,7 @@ import numpy as np
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.checkpoints.torch_files import write_torch
+from git_rebasin.checkpoints.torch_writing import write_torch
 from git_rebasin.cli.parser import main
 
 

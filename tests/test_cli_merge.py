@@ -17,7 +17,8 @@ from git_rebasin.architectures.cifar_resnet import cifar_resnet_apply, init_cifa
 from git_rebasin.checkpoints.io import load_params
 from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.checkpoints.torch_files import read_torch, write_torch
+from git_rebasin.checkpoints.torch_files import read_torch
+from git_rebasin.checkpoints.torch_writing import write_torch
 from git_rebasin.cli.parser import main
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation

@@ -15,7 +15,7 @@ import pytest
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.architectures.known import architecture_named
 from git_rebasin.checkpoints.opened import open_checkpoint
-from git_rebasin.checkpoints.torch_files import write_torch
+from git_rebasin.checkpoints.torch_writing import write_torch
 from git_rebasin.cli.models import (
     add_network,
     classify,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Place', 'read_torch', 'write_torch']
+__all__ = ['STORAGES', 'LATER', 'Place', 'read_torch']
 
 # %% ../../nbs/checkpoints/05_torch_files.ipynb #tf6e0005
 import contextlib
@@ -14,23 +14,20 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from .files import replacing
 from .late import LateArray, Source, array_at
 from .pickles import Name, NotRead, Reader, Window
-from .safetensors_files import entries_of
-from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/05_torch_files.ipynb #tf6e0008
-_STORAGES = {  # class of a storage → dtype
+STORAGES = {  # class of a storage → dtype
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -52,10 +49,10 @@ _NOT_READ = {
     "QUInt4x2": 1,
     "QUInt2x4": 1,
 }  # bytes of an entry
-_LATER = (  # dtypes that have no storage of their own: they are views of bytes
+LATER = (  # dtypes that have no storage of their own: they are views of bytes
     "uint16 uint32 uint64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
 ).split()
-_OF_TORCH = dict.fromkeys((*_STORAGES.values(), *_LATER)) | {"half": None, "bool": None}
+_OF_TORCH = dict.fromkeys((*STORAGES.values(), *LATER)) | {"half": None, "bool": None}
 _DTYPES = {name: jnp.dtype(name) for name in _OF_TORCH if name != "half"}
 _MAX_EXPANDED = 2**20  # entries of a view that has more of them than its storage
 
@@ -89,9 +86,9 @@ def _storage(reference: Any) -> _Storage:
                 raise ValueError(f"a storage of {module}.{kind}, which is unknown")
             if (size := _NOT_READ.get(kind.removesuffix("Storage"))) is not None:
                 return _Storage(str(key), np.dtype(f"V{size}"), count)
-            if kind not in _STORAGES:
+            if kind not in STORAGES:
                 raise ValueError(f"a storage of {module}.{kind}, which is unknown")
-            dtype, begin = _DTYPES[_STORAGES[kind]], 0
+            dtype, begin = _DTYPES[STORAGES[kind]], 0
             if view and view[0] is not None:
                 _, begin, count = view[0]
             return _Storage(str(key), dtype, int(count), int(begin))
@@ -325,113 +322,3 @@ def read_torch(
                 "the library that wrote it, and save its state_dict()"
             )
         return _in_file(tree, source, place, big)
-
-# %% ../../nbs/checkpoints/05_torch_files.ipynb #tf6e0014
-def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogatepass")
-    return b"X" + len(data).to_bytes(4, "little") + data
-
-
-def _whole_number(n: int) -> bytes:
-    return b"\x8a\x08" + n.to_bytes(8, "little", signed=True)
-
-
-def _numbers(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(_whole_number, values)) + b"t"
-
-
-def _class(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-_CODES = {dtype: kind for kind, dtype in _STORAGES.items() if kind != "UntypedStorage"}
-
-
-def _pickled(leaf: Leaf, key: str) -> bytes:
-    "The instructions that make a tensor of a storage"
-    dtype, shape = np.dtype(leaf.dtype).name, tuple(leaf.shape)
-    typed, size = dtype in _CODES, math.prod(shape)
-    count = size if typed else size * np.dtype(leaf.dtype).itemsize
-    kind = _class("torch", _CODES[dtype]) if typed else _class("torch.storage", "UntypedStorage")
-    strides = tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
-    storage = b"(" + _text("storage") + kind + _text(key) + _text("cpu") + _whole_number(count)
-    function = "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3"
-    parts = [_class("torch._utils", function), b"(", storage, b"tQ", _whole_number(0)]
-    parts += [_numbers(shape), _numbers(strides), b"\x89", _class("collections", "OrderedDict")]
-    parts += [b")R", b"" if typed else _class("torch", dtype), b"tR"]
-    return b"".join(parts)
-
-
-def _same(leaf: Leaf) -> Any:
-    "What two leaves have in common that are one array"
-    return getattr(leaf, "place", None) or id(leaf)
-
-
-def _tree(node: Mapping[str, Any], keys: Mapping[Any, str]) -> bytes:
-    "The instructions that make a dictionary of dictionaries and tensors"
-    parts = []
-    for name, value in node.items():
-        of = (
-            _tree(value, keys)
-            if isinstance(value, Mapping)
-            else _pickled(value, keys[_same(value)])
-        )
-        parts += [_text(name), of]
-    return b"}(" + b"".join(parts) + b"u"
-
-
-def _leaves(node: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
-    "Arrays of nested dictionaries, by their own names"
-    for name, value in node.items():
-        yield from _leaves(value) if isinstance(value, Mapping) else ((name, value),)
-
-
-def write_torch(
-    path: str | Path,  # the file to write
-    tree: Mapping[str, Any],  # name → array, or such a mapping; arrays are read as they are written
-) -> Path:  # the path written
-    """Write arrays as `torch.save` would write a state dict, whole or not at all
-
-    Args:
-        path: the file to write
-        tree: name → array, or such a mapping; arrays are read as they are written
-
-    Returns:
-        Path: the path written
-
-    Raises:
-        TypeError: if PyTorch has no such dtype
-        OSError: if the file cannot be written; an old one is then as it was
-    """
-    # raises TypeError if PyTorch has no such dtype
-    # raises OSError if the file cannot be written; an old one is then as it was
-    first: dict[Any, Leaf] = {}
-    for name, leaf in _leaves(tree):
-        if np.dtype(leaf.dtype).name not in (*_CODES, *_LATER):
-            raise TypeError(
-                f"{path} was not written: {name!r} has the dtype {leaf.dtype}, which PyTorch "
-                f"lacks: convert it to one of {', '.join((*_CODES, *_LATER))}"
-            )
-        first.setdefault(_same(leaf), leaf)
-    keys = {same: str(k) for k, same in enumerate(first)}
-    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        _add(archive, file, "data.pkl", b"\x80\x02" + _tree(tree, keys) + b".")
-        _add(archive, file, "byteorder", b"little")
-        for same, leaf in first.items():
-            _add(archive, file, f"data/{keys[same]}", entries_of(leaf))
-        _add(archive, file, "version", b"3\n")
-    return Path(path)
-
-
-_ALIGNED = 64  # bytes, so that storages can be mapped into memory
-
-
-def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memoryview) -> None:
-    "Add an entry to an archive, aligned, with the same bytes at any time of day"
-    info = zipfile.ZipInfo(f"archive/{name}")
-    long = len(data) >= 2**31  # an entry whose sizes need a field of 20 bytes before the data
-    begin = file.tell() + 30 + len(info.filename) + (20 if long else 0)
-    pad = -(begin + 4) % _ALIGNED
-    info.extra, info.file_size = struct.pack("<2sH", b"FB", pad) + bytes(pad), len(data)
-    with archive.open(info, "w", force_zip64=long) as entry:
-        entry.write(data)

@@ -155,6 +155,16 @@ def _card(args: argparse.Namespace, model: Model, result: str) -> str:
     )
 
 
+def _check(args: argparse.Namespace) -> None:
+    "Refuse numbers that are out of bounds, and options that do not go together"
+    if len(args.models) < 2:
+        raise ValueError("a merge needs two models: git-rebasin merge A B -o OUT")
+    if not math.isfinite(args.lam) or not 0 <= args.lam <= 1 or args.images < 2:
+        raise ValueError(f"--lambda is {args.lam}, --images {args.images}: give 0 to 1, 2 or more")
+    if len(args.models) > 2 and (args.lam != 0.5 or args.method == "activations"):
+        raise ValueError("more than two models are matched by their weights, with equal shares")
+
+
 def run(
     args: argparse.Namespace,  # of `add_arguments`
 ) -> None:
@@ -170,12 +180,7 @@ def run(
     from git_rebasin.checkpoints.opened import open_checkpoint
     from git_rebasin.merging.files import require_fit
 
-    if len(args.models) < 2:
-        raise ValueError("a merge needs two models: git-rebasin merge A B -o OUT")
-    if not math.isfinite(args.lam) or not 0 <= args.lam <= 1 or args.images < 2:
-        raise ValueError(f"--lambda is {args.lam}, --images {args.images}: give 0 to 1, 2 or more")
-    if len(args.models) > 2 and (args.lam != 0.5 or args.method == "activations"):
-        raise ValueError("more than two models are matched by their weights, with equal shares")
+    _check(args)
     tell = (lambda *lines: None) if args.quiet or args.json else print
     checkpoints = [open_checkpoint(path, within_of(args)) for path in args.models]
     for checkpoint in checkpoints[1:]:
