@@ -15,7 +15,7 @@ from bootstrap import make_environment, run, say
 # torchvision belongs to one version of PyTorch.
 VERSIONS = ["torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "transformers==5.24.0"]
 TOOLS = ["pytest>=9", "pytest-xdist>=3.8", "beartype>=0.23"]
-TESTS = ["tests/test_torch.py", "tests/test_torch_networks.py"]
+TESTS = ["tests/test_torch.py", "tests/test_torch_networks.py", "tests/test_torch_files.py"]
 
 
 def main(directory: str, *options: str) -> None:

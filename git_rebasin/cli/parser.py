@@ -18,7 +18,12 @@ from importlib import import_module
 import git_rebasin
 
 # %% ../../nbs/cli/00_parser.ipynb #250f777e
-COMMANDS = ("demo", "experiment")  # modules of `git_rebasin.cli`, in the order of the help
+COMMANDS = (
+    "merge",
+    "inspect",
+    "demo",
+    "experiment",
+)  # modules of `git_rebasin.cli`, in the order of the help
 
 
 def seed_argument(
