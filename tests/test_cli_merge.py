@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from git_rebasin.architectures.cifar_resnet import cifar_resnet_apply, init_cifar_resnet
-from git_rebasin.checkpoints.io import load_params
 from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_files import read_torch
 from git_rebasin.checkpoints.torch_writing import write_torch
 from git_rebasin.cli.parser import main
 from git_rebasin.inference.infer import infer_permutation_spec
+from git_rebasin.merging.files import load_permutations
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 
 key = jax.random.key(0)
@@ -60,7 +60,7 @@ def test_a_permuted_copy_is_found_and_the_merge_is_the_model_itself():
         for n, x in a.items():
             np.testing.assert_allclose(merged[n], x, atol=1e-6)
         np.testing.assert_array_equal(merged["steps"], np.arange(3))  # which A alone has
-        perm = load_params(f"{d}/m.permutation.safetensors")["1"]
+        _, (perm,) = load_permutations(f"{d}/m.permutation.safetensors")
         back = apply_permutation(spec, perm, moved)
         for n, x in a.items():
             np.testing.assert_array_equal(back[n], x)

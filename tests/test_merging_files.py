@@ -12,9 +12,17 @@ import pytest
 
 from git_rebasin.checkpoints.late import LateArray
 from git_rebasin.checkpoints.opened import Checkpoint
-from git_rebasin.merging.files import average, compare_checkpoints, permuted, require_fit
+from git_rebasin.checkpoints.safetensors_files import write_safetensors
+from git_rebasin.merging.files import (
+    average,
+    compare_checkpoints,
+    load_permutations,
+    permuted,
+    require_fit,
+    save_permutations,
+)
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
-from git_rebasin.symmetry.spec import PermutationSpec
+from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
 
 
 def checkpoint(name, **arrays):
@@ -94,3 +102,31 @@ def test_arrays_are_moved_and_averaged_when_they_are_read():
     for weights in ([0.5, 0.6], [1.0], [0.5, float("nan")], [1.5, -0.5]):
         with pytest.raises(ValueError, match="weight"):
             average([a, b], weights)
+
+
+# %% mf2d0022
+def test_permutations_come_back_with_their_spec():
+    spec = PermutationSpec({"in": ("u", None), "out": ("v", "u")})
+    bound = spec.bind({"in": np.ones((4, 3)), "out": np.ones((2, 4))})
+    perms = [random_permutation(jax.random.key(k), bound) for k in range(2)]
+    with tempfile.TemporaryDirectory() as d:
+        file = save_permutations(f"{d}/p.safetensors", bound, perms, "a test")
+        own, found = load_permutations(file)
+        assert own == bound and len(found) == 2
+        for one, other in zip(perms, found, strict=True):
+            np.testing.assert_equal({g: np.asarray(p) for g, p in one.items()}, other)
+        text = {"spec": bound.to_json()}
+        good = {"1/u": np.arange(4, dtype=np.int32), "1/v": np.arange(2, dtype=np.int32)}
+        for arrays, metadata, words in (
+            (good, {}, "p.safetensors has no permutations: give a file that"),
+            (good, {"spec": spec.to_json()}, "has no permutations"),
+            ({"u": good["1/u"]}, text, "'u' is no permutation of a model"),
+            ({"2/u": good["1/u"], "2/v": good["1/v"]}, text, r"of the models \[2\]"),
+        ):
+            write_safetensors(file, arrays, metadata)
+            with pytest.raises(ValueError, match=words):
+                load_permutations(file)
+        for bad in (good | {"1/u": np.zeros(4, np.int32)}, {"1/u": good["1/u"]}):
+            write_safetensors(file, bad, text)
+            with pytest.raises(PermutationSpecError):
+                load_permutations(file)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from git_rebasin.cli.models import Model
     from git_rebasin.matching.match import Match, Merged
     from git_rebasin.merging.result import RebasinResult
+    from git_rebasin.symmetry.spec import BoundSpec
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0008
 METHODS = ("auto", "weights", "activations")
@@ -126,14 +127,14 @@ def _write(
     args: argparse.Namespace,
     like: Checkpoint,
     arrays: Mapping[str, Any],  # of the merged model, and of A what the merge leaves alone
-    perms: Sequence[Mapping[str, Any]],
+    spec: BoundSpec,
+    perms: Sequence[Mapping[str, Any]],  # of all models
     said: str,
 ) -> list[Path]:
     "Write the merged model, and the permutations beside it"
-    from git_rebasin.checkpoints.io import save_params
     from git_rebasin.checkpoints.written import write_checkpoint
+    from git_rebasin.merging.files import save_permutations
 
-    moved = {f"{k}/{g}": p for k, perm in enumerate(perms) for g, p in perm.items() if k}
     merged = write_checkpoint(
         args.out, arrays, like, dtype=args.dtype, more={"README.md": said.encode()}
     )
@@ -142,7 +143,7 @@ def _write(
         if merged.is_dir()
         else merged.with_name(f"{merged.stem}.permutation.safetensors")
     )
-    return [merged, save_params(beside, moved, {"made by": "git-rebasin merge"})]
+    return [merged, save_permutations(beside, spec, perms[1:], "git-rebasin merge")]
 
 
 def _card(args: argparse.Namespace, model: Model, result: str) -> str:
@@ -205,7 +206,8 @@ def run(
             match, perms, merged = _merge_by_weights(args, model, checkpoints, bar)
             shown = repr(match)
         arrays = {n: merged.get(n, x) for n, x in checkpoints[0].arrays.items()}
-        files = _write(args, checkpoints[0], arrays, perms, _card(args, model, shown))
+        card = _card(args, model, shown)
+        files = _write(args, checkpoints[0], arrays, model.spec, perms, card)
     tell(f"\n{shown}\n\nwritten: {', '.join(map(str, files))}")
     if args.json:
         facts = {"written": [str(file) for file in files], "network": model.how}

@@ -18,12 +18,8 @@ from importlib import import_module
 import git_rebasin
 
 # %% ../../nbs/cli/00_parser.ipynb #250f777e
-COMMANDS = (
-    "merge",
-    "inspect",
-    "demo",
-    "experiment",
-)  # modules of `git_rebasin.cli`, in the order of the help
+# modules of `git_rebasin.cli`, in the order of the help
+COMMANDS = ("merge", "match", "apply", "inspect", "list", "demo", "experiment")
 
 
 def seed_argument(

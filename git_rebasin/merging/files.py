@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Compared', 'compare_checkpoints', 'require_fit', 'permuted', 'average']
+__all__ = ['Compared', 'compare_checkpoints', 'require_fit', 'permuted', 'average', 'save_permutations', 'load_permutations']
 
 # %% ../../nbs/merging/06_files.ipynb #mf2d0005
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +20,15 @@ import numpy as np
 from ..arguments import check_positive
 from ..checkpoints.late import LateArray
 from ..checkpoints.opened import Checkpoint
+from ..checkpoints.safetensors_files import open_safetensors, write_safetensors
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
     Permutation,
     apply_permutation,
     as_permutation,
+    check_permutation,
 )
-from ..symmetry.spec import BoundSpec
+from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Leaf, at_least_float32
 
 # %% ../../nbs/merging/06_files.ipynb #mf2d0008
@@ -180,3 +183,71 @@ def average(
         return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
 
     return {name: mean(name, leaf) for name, leaf in models[0].items()}
+
+# %% ../../nbs/merging/06_files.ipynb #mf2d0021
+_SPEC, _MADE_BY = "spec", "made by"
+
+
+def save_permutations(
+    path: str | Path,  # the file to write, of safetensors
+    spec: BoundSpec,  # which axes move together
+    perms: Sequence[Permutation],  # of the second model, of the third …
+    made_by: str = "",  # what they come from
+) -> Path:  # the path written
+    """Write the permutations of models, with their spec
+
+    Args:
+        path: the file to write, of safetensors
+        spec: which axes move together
+        perms: of the second model, of the third …
+        made_by: what they come from
+
+    Returns:
+        Path: the path written
+
+    Raises:
+        OSError: if the file cannot be written; an old one is then as it was
+    """
+    # raises OSError if the file cannot be written; an old one is then as it was
+    arrays = {
+        f"{k}/{group}": np.asarray(p, np.int32)
+        for k, perm in enumerate(perms, 1)
+        for group, p in perm.items()
+    }
+    return write_safetensors(path, arrays, {_SPEC: spec.to_json(), _MADE_BY: made_by})
+
+
+def load_permutations(
+    path: str | Path,  # a file that `save_permutations` wrote
+) -> tuple[BoundSpec, list[dict[str, np.ndarray]]]:  # the spec; the permutation of each model
+    """Read permutations and their spec
+
+    Args:
+        path: a file that `save_permutations` wrote
+
+    Returns:
+        tuple[BoundSpec, list[dict[str, np.ndarray]]]: the spec; the permutation of each model
+
+    Raises:
+        ValueError: if the file is damaged, or of something else
+        PermutationSpecError: if the permutations are none of the spec
+        OSError: if it cannot be read
+    """
+    # raises ValueError if the file is damaged, or of something else
+    # raises PermutationSpecError if the permutations are none of the spec
+    # raises OSError if it cannot be read
+    late, metadata = open_safetensors(path)
+    spec = PermutationSpec.from_json(metadata[_SPEC]) if _SPEC in metadata else None
+    if not isinstance(spec, BoundSpec):
+        raise ValueError(f"{path} has no permutations: give a file that `git-rebasin match` wrote")
+    perms: dict[int, dict[str, np.ndarray]] = {}
+    for name, leaf in late.items():
+        number, _, group = name.partition("/")
+        if not number.isdecimal() or not group:
+            raise ValueError(f"{path}: {name!r} is no permutation of a model: fetch it again")
+        perms.setdefault(int(number), {})[group] = np.asarray(leaf)
+    if sorted(perms) != list(range(1, len(perms) + 1)):
+        raise ValueError(f"{path} has permutations of the models {sorted(perms)}: fetch it again")
+    for perm in perms.values():
+        check_permutation(spec, perm)
+    return spec, [perms[k] for k in sorted(perms)]
