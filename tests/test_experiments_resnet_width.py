@@ -13,6 +13,7 @@ from git_rebasin.experiments.resnet_width import (
     WAYS,
     choice,
     findings,
+    learning_rates,
     recipe_name,
 )
 from git_rebasin.zoo.train import PAPER_CONFIGS
@@ -60,21 +61,35 @@ def test_the_verdict_follows_barriers_shares_and_ends():
 
 # %% a1e52d50
 def test_the_choice_is_the_lowest_barrier_of_those_that_classify_well():
-    both = (CONTROL, 0.5), (CHOSEN, 0.1)
-    names = [recipe_name(vars(CANDIDATES[name])) for name, _ in both]
-    one = [record_with(1, b, name=name, unseen="validation") for name, b in both]
-    assert choice(one) == names[1]
-    worse = record_with(2, 0.1, name=CHOSEN, ends=0.95, unseen="validation")
-    assert choice([*one, worse]) == names[0]
-    assert choice([worse]) == names[1]
+    NARROW = "0.1-5e-3"  # of the rate that is published
+    tried = (CONTROL, 0.5), (NARROW, 0.05), (CHOSEN, 0.1)
+    names = {name: recipe_name(vars(CANDIDATES[name])) for name, _ in tried}
+    one = [record_with(1, b, name=name, unseen="validation") for name, b in tried]
+
+
+    def first_steps(**right):
+        "What wide networks get right at each rate"
+        return [
+            record_with(8, 0.1, name=name, ends=right[key], unseen="validation")
+            for key, name in (("high", NARROW), ("low", CHOSEN))
+        ]
+
+
+    assert choice(one, first_steps(high=0.9, low=0.9)) == names[NARROW]
+    assert choice(one, first_steps(high=0.1, low=0.9)) == names[CHOSEN]
+    assert learning_rates(first_steps(high=0.1, low=0.9)) == {0.1: 0.1, 0.05: 0.9}
+    worse = record_with(2, 0.1, name=NARROW, ends=0.95, unseen="validation")
+    assert choice([*one, worse], first_steps(high=0.9, low=0.9)) == names[CHOSEN]
+    assert choice([worse], first_steps(high=0.9, low=0.1)) == names[NARROW]
 
 
 # %% a1e5a989
 def test_the_recipe_is_the_one_that_was_chosen_on_held_out_images():
     folder = Path("nbs/experiments/records")
     folder = folder if folder.exists() else Path("records")
-    kept = EXPERIMENT.kept(folder, "choose")
-    assert choice(kept) == recipe_name(vars(CANDIDATES[CHOSEN]))
+    tried, first = (EXPERIMENT.kept(folder, preset) for preset in ("choose", "first-steps"))
+    assert choice(tried, first) == recipe_name(vars(CANDIDATES[CHOSEN]))
+    kept = [*tried, *first]
     assert all(
         record["permutations"][0]["barrier"].keys() == {"train", "validation"} for record in kept
     )
@@ -84,7 +99,9 @@ def test_the_recipe_is_the_one_that_was_chosen_on_held_out_images():
 
 # %% a1e5f9b4
 def test_the_paper_preset_is_the_papers():
-    assert CANDIDATES[CONTROL].weight_decay == PAPER_CONFIGS["resnet20"].weight_decay
+    published, control = PAPER_CONFIGS["resnet20"], CANDIDATES[CONTROL]
+    assert control.weight_decay == published.weight_decay
+    assert control.learning_rate == published.learning_rate
     assert [runs.config.network.size for runs in PRESETS["paper"].values()] == [1, 2, 4, 8, 16, 32]
     for runs in PRESETS["paper"].values():
         network = runs.config.network

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['WAYS', 'CANDIDATES', 'CHOSEN', 'CONTROL', 'PRESETS', 'EXPERIMENT', 'Lines', 'match_pair', 'recipe_name', 'by_recipe',
-           'shares', 'accuracies', 'format_widths', 'format_recipes', 'choice', 'zero_barrier', 'findings']
+           'shares', 'accuracies', 'format_widths', 'format_recipes', 'learning_rates', 'choice', 'zero_barrier',
+           'findings']
 
 # %% ../../nbs/experiments/resnet_width.ipynb #a1e5aa87
 import dataclasses
@@ -142,7 +143,7 @@ PRESETS = {
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
     "first-steps": _first_steps("0.1-5e-3") | _first_steps(CHOSEN),
-    "cpu": _widths(CHOSEN, (1, 2, 4)) | _widths(CHOSEN, (8,), (0,)),
+    "cpu": _widths(CHOSEN, (1, 2)) | _widths(CHOSEN, (4,), (0, 1)) | _widths(CHOSEN, (8,), (0,)),
     "control": _widths(CONTROL, (1, 2, 4)),
     "larger": _widths(CHOSEN, (16,), (0, 1))
     | _widths(CHOSEN, (32,), (0,))
@@ -289,18 +290,37 @@ def format_recipes(
     return "\n\n".join(f"**{name}**\n\n{table}" for name, table in tables.items())
 
 # %% ../../nbs/experiments/resnet_width.ipynb #a1e57b05
+def learning_rates(
+    first_steps: Sequence[Record],  # of `first-steps`
+) -> dict[float, float]:  # learning rate → the lower accuracy of two wide networks
+    """What the widest networks get right of the held-out images after their first steps
+
+    Args:
+        first_steps: of `first-steps`
+
+    Returns:
+        dict[float, float]: learning rate → the lower accuracy of two wide networks
+    """
+    rate = lambda record: record["config"]["network"]["training"]["learning_rate"]
+    return {rate(record): accuracies(record, "validation")["all"] for record in first_steps}
+
+
 def choice(
     records: Sequence[Record],  # of `choose`
+    first_steps: Sequence[Record],  # of `first-steps`
 ) -> str:  # a recipe
     """The recipe that is chosen, by held-out images alone
 
     Args:
         records: of `choose`
+        first_steps: of `first-steps`
 
     Returns:
         str: a recipe
     """
-    split, recipes = "validation", by_recipe(records)
+    split, right = "validation", learning_rates(first_steps)
+    learn = [r for r in records if right[r["config"]["network"]["training"]["learning_rate"]] > 0.5]
+    recipes = by_recipe(learn)
     ends = {
         name: np.mean([accuracies(r, split)["all"] for rs in widths.values() for r in rs])
         for name, widths in recipes.items()
