@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import tempfile
-from pathlib import Path
 
 import jax
 import numpy as np

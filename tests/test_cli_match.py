@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import tempfile
-from pathlib import Path
 
 import jax
 import numpy as np

@@ -105,13 +105,13 @@ def test_a_network_of_ones_own_needs_no_more_than_its_function():
             "import jax\n\ndef apply(p, x):\n    return jax.nn.relu(x @ p['w']) @ p['v']\n"
         )
         own = ("--fn", "own_merge_network:apply", "--example", "4,3")
-        code, out, err = call("merge", "0.safetensors", "1.safetensors", "-o", "m.safetensors", *own)
+        code, _, err = call("merge", "0.safetensors", "1.safetensors", "-o", "m.safetensors", *own)
         assert code == 0, err
         np.testing.assert_allclose(values("m.safetensors")["w"], models[0]["w"])
-        code, out, err = call("merge", *(f"{k}.safetensors" for k in range(3)), "-o", "all.npz", *own)
+        code, _, err = call("merge", *(f"{k}.safetensors" for k in range(3)), "-o", "all.npz", *own)
         assert code == 0, err
         assert open_checkpoint("all.npz").format == "numpy"
-        code, out, err = call(
+        code, _, err = call(
             "merge", "0.safetensors", "1.safetensors", "-o", "m.safetensors", "--lambda", "0", *own
         )
         np.testing.assert_allclose(values("m.safetensors")["w"], models[0]["w"])
@@ -144,7 +144,7 @@ def test_what_cannot_be_merged_is_refused_with_a_reason():
             ((*two, "--dtype", "int8"), "give one of floating-point numbers"),
             ((*two, "b.safetensors", "--lambda", "0.3"), "with equal shares"),
         ):
-            code, out, err = call("merge", *argv, "-o", "m.safetensors")
+            code, _, err = call("merge", *argv, "-o", "m.safetensors")
             assert code == 1 and words in err, (argv, err)
         assert sorted(os.listdir()) == before
         for argv in (("a", "b"), (*two, "-o", "m", "--method", "magic")):

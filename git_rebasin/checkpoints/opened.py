@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from .files import read_json
-from .late import LateArray
 from .numpy_files import open_npz
 from .pickles import NotRead
 from .safetensors_files import INDEX, open_safetensors
