@@ -54,7 +54,7 @@ def test_the_verdict_follows_barriers_shares_and_ends():
     three = [record_with(1, 0.5, seed=seed) for seed in (0, 1, 2)]
     two = [record_with(2, b, seed=seed) for seed, b in enumerate((0.01, 0.03))]
     assert [f.verdict for f in findings(three + two)] == ["partly", "reproduced"]
-    assert "at width 2 at most 0.0300 nats, 3.0 %" in findings(three + two)[0].ours
+    assert "at width 2 at most 0.0300 nats, 3.00 %" in findings(three + two)[0].ours
     # Other recipes have no say.
     assert findings([*three, *two, record_with(4, 0.0, name=CONTROL)]) == findings(three + two)
 
