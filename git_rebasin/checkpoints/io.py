@@ -22,7 +22,6 @@ from jaxtyping import PyTree
 
 from .late import LateArray
 from git_rebasin.checkpoints.safetensors_files import (
-    CODES,
     open_safetensors,
     read_metadata,
     write_safetensors,
@@ -54,11 +53,6 @@ def _saved_array(path: str, leaf: Any) -> Leaf:
         raise TypeError(
             f"{path!r} cannot be read as an array ({e}): give one of numpy or JAX"
         ) from e
-    if array.dtype.name not in CODES:
-        raise TypeError(
-            f"{path!r} has dtype {array.dtype}, which a safetensors file cannot hold: leave it "
-            f"out, or convert it to one of {', '.join(CODES)}"
-        )
     return array
 
 # %% ../../nbs/checkpoints/03_io.ipynb #io-leaves

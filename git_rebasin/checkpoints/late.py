@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Source', 'LateArray', 'array_at']
+__all__ = ['Source', 'LateArray', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at']
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
+import errno
+import io
 import math
 import os
 import threading
@@ -16,8 +18,11 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0008
 class Source:
@@ -87,6 +92,36 @@ class Source:
                 )
         return data
 
+    def stream(self) -> io.BufferedReader:
+        "The same file from its beginning on, as what reads files takes it"
+        return io.BufferedReader(_Stream(self))
+
+
+class _Stream(io.RawIOBase):
+    "A source that is read on from where it is"
+
+    def __init__(self, source: Source):
+        self._source, self._at = source, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, f"{offset:,} bytes from {start:,} on is before the file")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = max(0, min(len(buffer), self._source.size - self._at))
+        buffer[:count] = self._source.read(self._at, count).data
+        self._at += count
+        return count
+
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0010
 @dataclass(frozen=True, eq=False)
 class LateArray:
@@ -94,15 +129,13 @@ class LateArray:
 
     Attributes:
         read: its values, in memory of their own
-        place: where they lie: arrays of one place are one; None: nobody knows
+        place: where they lie: arrays of one place are one
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray] = field(repr=False)  # its values, in memory of their own
-    place: Hashable = field(
-        default=None, repr=False
-    )  # where they lie: arrays of one place are one; None: nobody knows
+    place: Hashable = field(default=None, repr=False)  # where they lie: arrays of one place are one
 
     @property
     def ndim(self) -> int:
@@ -143,6 +176,47 @@ class LateArray:
         return values if dtype is None else values.astype(dtype, copy=False)
 
 
+def place_of(
+    leaf: Leaf,
+) -> Hashable:
+    "What two leaves have in common that are one array: where they lie, or which object they are"
+    return getattr(leaf, "place", None) or id(leaf)
+
+
+def nbytes_of(
+    leaf: Leaf,
+) -> int:
+    "How many bytes the entries of a leaf take"
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+
+
+def row_by_row(
+    shape: Sequence[int],
+) -> tuple[int, ...]:  # in entries
+    """The strides of an array whose entries lie row by row
+
+    Returns:
+        tuple[int, ...]: in entries
+    """
+    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+def span(
+    shape: Sequence[int],
+    strides: Sequence[int],  # in entries, none below 0
+) -> int:  # entries
+    """How long the stretch is that an array lies in, with what it leaves out; 0 if it has no entries
+
+    Args:
+        strides: in entries, none below 0
+
+    Returns:
+        int: entries
+    """
+    last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    return last + 1 if math.prod(shape) else 0
+
+
 def array_at(
     source: Source,  # the file
     begin: int,  # the byte of its first entry
@@ -162,9 +236,8 @@ def array_at(
     """
     # raises ValueError if it does not lie within the file
     shape = tuple(shape)
-    strides = tuple(_row_by_row(shape) if strides is None else strides)
-    last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    count = (last + 1) * dtype.itemsize if math.prod(shape) else 0
+    strides = tuple(row_by_row(shape) if strides is None else strides)
+    count = span(shape, strides) * dtype.itemsize
     if min(begin, *shape, *strides, 0) < 0 or begin + count > source.size:
         raise ValueError(
             f"an array of the shape {shape} at byte {begin:,} of {source.path} does not lie within "
@@ -173,14 +246,9 @@ def array_at(
 
     def read() -> np.ndarray:
         flat = source.read(begin, count).view(dtype)
-        if strides == _row_by_row(shape) or not flat.size:
+        if strides == row_by_row(shape) or not flat.size:
             return flat.reshape(shape)
         steps = tuple(s * dtype.itemsize for s in strides)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps))
 
     return LateArray(shape, dtype, read, (source.state, begin, shape, strides, dtype.name))
-
-
-def _row_by_row(shape: tuple[int, ...]) -> tuple[int, ...]:
-    "The strides of an array whose entries lie row by row, in entries"
-    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))

@@ -78,14 +78,8 @@ def _array(source: Source, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> L
 def _unpacked(source: Source, info: zipfile.ZipInfo, count: int) -> bytes:
     "The bytes of a compressed entry, so many of them"
     path, name = source.path, info.filename
-    if Source(path).state != source.state:
-        raise ValueError(f"{path} has changed since it was opened: open it again")
     try:
-        with (
-            open(path, "rb") as file,
-            zipfile.ZipFile(file) as archive,
-            archive.open(info) as entry,
-        ):
+        with zipfile.ZipFile(source.stream()) as archive, archive.open(info) as entry:
             data = entry.read(count)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as e:
         raise ValueError(f"{name!r} of {path} is damaged ({e}): fetch it again") from e
@@ -113,7 +107,7 @@ def open_npz(
     # raises OSError if it cannot be read
     source = Source(path)
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(source.stream()) as archive:
             infos = [info for info in archive.infolist() if info.filename.endswith(_SUFFIX)]
             names = [info.filename.removesuffix(_SUFFIX) for info in infos]
             if len(infos) != len(archive.infolist()) or not infos:

@@ -12,15 +12,14 @@ __all__ = ['ENVELOPES', 'Checkpoint', 'format_of', 'open_checkpoint']
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .files import read_json
+from .late import nbytes_of, place_of
 from .numpy_files import open_npz
 from .pickles import NotRead
-from .safetensors_files import INDEX, open_safetensors
+from .safetensors_files import INDEX, open_safetensors, read_index
 from .torch_files import read_torch
 from ..tree import Leaf, is_array
 
@@ -55,7 +54,7 @@ class Checkpoint:
             dict[str, str]
         """
         first: dict[Any, str] = {}
-        places = {n: getattr(x, "place", None) or id(x) for n, x in self.arrays.items()}
+        places = {n: place_of(x) for n, x in self.arrays.items()}
         return {n: own for n, p in places.items() if (own := first.setdefault(p, n)) != n}
 
     @property
@@ -66,7 +65,7 @@ class Checkpoint:
             int
         """
         ties = self.ties
-        return sum(_nbytes(x) for name, x in self.arrays.items() if name not in ties)
+        return sum(nbytes_of(x) for name, x in self.arrays.items() if name not in ties)
 
     def __repr__(self) -> str:
         around = "".join(f"[{key!r}]" for key in self.within)
@@ -74,10 +73,6 @@ class Checkpoint:
             f"Checkpoint({str(self.path)!r}, {self.format}{around}, {len(self.arrays)} arrays, "
             f"{self.nbytes / 1e6:,.1f} MB)"
         )
-
-
-def _nbytes(leaf: Leaf) -> int:
-    return int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
 
 # %% ../../nbs/checkpoints/08_opened.ipynb #op9b0010
 ENVELOPES = (  # from what is meant first
@@ -135,12 +130,7 @@ def _described(value: Any) -> str:
     "What lies beside the weights, in a few words"
     if isinstance(value, NotRead):
         return value.name
-    count = 0
-    for _ in _named(value):
-        count += 1
-        if count > _MAX_LEAVES:
-            break
-    if count:
+    if count := sum(1 for _ in islice(_named(value), _MAX_LEAVES)):
         return f"{count} arrays" if count > 1 else "an array"
     if isinstance(value, Mapping | list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
@@ -264,18 +254,16 @@ def _in_folder(folder: Path) -> Path:
 
 def _open_torch_set(index: Path) -> dict[str, Any]:
     "The tensors of several files of PyTorch, by their index"
-    names, tree = read_json(index).get("weight_map"), {}
-    if not isinstance(names, dict) or not all(isinstance(f, str) for f in names.values()):
-        raise ValueError(f"{index} names no arrays, in `weight_map`: fetch it again")
-    for file in dict.fromkeys(names.values()):
-        if not file or Path(file).name != file or not index.with_name(file).is_file():
-            raise ValueError(f"{index} names {file!r}, which is no file beside it: fetch it")
-        found = read_torch(index.with_name(file))
-        wrong = found.keys() ^ {name for name, own in names.items() if own == file}
-        if wrong:
+    tree: dict[str, Any] = {}
+    for file, names in read_index(index).items():
+        if not file.is_file():
+            raise ValueError(f"{index} names {file.name!r}, which is no file beside it: fetch it")
+        found = read_torch(file)
+        if wrong := found.keys() ^ names:
             one = min(map(str, wrong))
             raise ValueError(
-                f"{file} and {index} name different arrays, such as {one!r}: fetch all files again"
+                f"{file.name} and {index} name different arrays, such as {one!r}: fetch all files "
+                "again"
             )
         tree |= found
     return tree

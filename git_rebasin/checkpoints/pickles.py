@@ -187,7 +187,7 @@ class _Machine:
                 return items
         raise ValueError("no mark")
 
-    def call(self, function: Any, args: Any, state: Any = None) -> Any:
+    def call(self, function: Any, args: Any) -> Any:
         "What a call gives: only names of the table are called"
         if isinstance(function, NotRead):
             return function

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['DTYPES', 'CODES', 'INDEX', 'shards', 'open_safetensors', 'read_metadata', 'entries_of', 'write_safetensors']
+__all__ = ['DTYPES', 'CODES', 'INDEX', 'read_index', 'shards', 'open_safetensors', 'read_metadata', 'entries_of',
+           'write_safetensors']
 
 # %% ../../nbs/checkpoints/02_safetensors_files.ipynb #st7f0005
 import json
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .files import read_json, refuse_duplicates, replacing
-from .late import LateArray, Source, array_at
+from .late import LateArray, Source, array_at, nbytes_of
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/02_safetensors_files.ipynb #st-dtypes
@@ -100,6 +101,36 @@ def _the_file_of(folder: Path) -> Path:
     return found[0]
 
 
+def read_index(
+    path: Path,  # the index of several files, of any format
+) -> dict[Path, set[str]]:  # file → the names that are said to be in it
+    """Which files a set has, all of them beside its index, and what is in each
+
+    Args:
+        path: the index of several files, of any format
+
+    Returns:
+        dict[Path, set[str]]: file → the names that are said to be in it
+
+    Raises:
+        ValueError: if it names no arrays, or something other than files beside it
+        OSError: if it cannot be read
+    """
+    # raises ValueError if it names no arrays, or something other than files beside it
+    # raises OSError if it cannot be read
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{path} names no arrays, in `weight_map`: fetch it again")
+    files: dict[Path, set[str]] = {}
+    for name, file in names.items():
+        if not isinstance(file, str) or not file or Path(file).name != file:
+            raise ValueError(
+                f"{path}: {name!r} is said to be in {file!r}, which is no file beside it"
+            )
+        files.setdefault(path.with_name(file), set()).add(name)
+    return files
+
+
 def shards(
     path: str | Path,  # a file, the index of several, or their folder
 ) -> dict[Path, set[str] | None]:  # file → its names by the index; None where there is none
@@ -119,14 +150,7 @@ def shards(
     path = _the_file_of(path) if path.is_dir() else path
     if not path.name.endswith(INDEX):
         return {path: None}
-    files: dict[Path, set[str]] = {}
-    names = read_json(path).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ValueError(f"{path} names no arrays, in `weight_map`: fetch it again")
-    for name, file in names.items():
-        if not isinstance(file, str) or not file or Path(file).name != file:
-            raise ValueError(f"{path}: {name!r} is said to be in {file!r}, no file beside it")
-        files.setdefault(path.with_name(file), set()).add(name)
+    files = read_index(path)
     if missing := [file.name for file in files if not file.is_file()]:
         raise ValueError(
             f"{path} names {len(files)} files, of which {len(missing)} are missing: "
@@ -218,16 +242,12 @@ def _check(arrays: Mapping[str, Leaf], metadata: Mapping[str, str]) -> None:
             )
 
 
-def _nbytes(leaf: Leaf) -> int:
-    return int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-
-
 def _header(arrays: Mapping[str, Leaf], metadata: Mapping[str, str]) -> bytes:
     "The table of a safetensors file, with its length before it"
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for path, x in arrays.items():
-        begin, end = end, end + _nbytes(x)
+        begin, end = end, end + nbytes_of(x)
         code = CODES[np.dtype(x.dtype).name]
         table[path] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
@@ -250,7 +270,11 @@ def entries_of(
 
     Returns:
         memoryview: its bytes, row by row and little-endian
+
+    Raises:
+        ValueError: if it is read as an array of another shape or dtype than it says
     """
+    # raises ValueError if it is read as an array of another shape or dtype than it says
     values = np.asarray(leaf)
     if values.shape != tuple(leaf.shape) or values.dtype != leaf.dtype:
         raise ValueError(

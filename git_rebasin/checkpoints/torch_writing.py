@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .files import replacing
+from .late import place_of, row_by_row
 from .safetensors_files import entries_of
 from .torch_files import LATER, STORAGES
 from ..tree import Leaf
@@ -50,30 +51,26 @@ def _pickled(leaf: Leaf, key: str) -> bytes:
     typed, size = dtype in _CODES, math.prod(shape)
     count = size if typed else size * np.dtype(leaf.dtype).itemsize
     kind = _class("torch", _CODES[dtype]) if typed else _class("torch.storage", "UntypedStorage")
-    strides = tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
     storage = b"(" + _text("storage") + kind + _text(key) + _text("cpu") + _whole_number(count)
     function = "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3"
     parts = [_class("torch._utils", function), b"(", storage, b"tQ", _whole_number(0)]
-    parts += [_numbers(shape), _numbers(strides), b"\x89", _class("collections", "OrderedDict")]
+    parts += [
+        _numbers(shape),
+        _numbers(row_by_row(shape)),
+        b"\x89",
+        _class("collections", "OrderedDict"),
+    ]
     parts += [b")R", b"" if typed else _class("torch", dtype), b"tR"]
     return b"".join(parts)
-
-
-def _same(leaf: Leaf) -> Any:
-    "What two leaves have in common that are one array"
-    return getattr(leaf, "place", None) or id(leaf)
 
 
 def _tree(node: Mapping[str, Any], keys: Mapping[Any, str]) -> bytes:
     "The instructions that make a dictionary of dictionaries and tensors"
     parts = []
     for name, value in node.items():
-        of = (
-            _tree(value, keys)
-            if isinstance(value, Mapping)
-            else _pickled(value, keys[_same(value)])
-        )
-        parts += [_text(name), of]
+        inner = isinstance(value, Mapping)
+        parts += [_text(name)]
+        parts += [_tree(value, keys) if inner else _pickled(value, keys[place_of(value)])]
     return b"}(" + b"".join(parts) + b"u"
 
 
@@ -109,13 +106,13 @@ def write_torch(
                 f"{path} was not written: {name!r} has the dtype {leaf.dtype}, which PyTorch "
                 f"lacks: convert it to one of {', '.join((*_CODES, *LATER))}"
             )
-        first.setdefault(_same(leaf), leaf)
-    keys = {same: str(k) for k, same in enumerate(first)}
+        first.setdefault(place_of(leaf), leaf)
+    keys = {place: str(k) for k, place in enumerate(first)}
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, file, "data.pkl", b"\x80\x02" + _tree(tree, keys) + b".")
         _add(archive, file, "byteorder", b"little")
-        for same, leaf in first.items():
-            _add(archive, file, f"data/{keys[same]}", entries_of(leaf))
+        for place, leaf in first.items():
+            _add(archive, file, f"data/{keys[place]}", entries_of(leaf))
         _add(archive, file, "version", b"3\n")
     return Path(path)
 

@@ -6,27 +6,28 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'cast_leaf', 'write_checkpoint']
+__all__ = ['SUFFIXES', 'write_checkpoint']
 
 # %% ../../nbs/checkpoints/09_written.ipynb #wr1c0005
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .files import write_atomic
-from .late import LateArray
+from .late import LateArray, nbytes_of, place_of
 from .numpy_files import write_npz
 from .opened import Checkpoint
 from .safetensors_files import INDEX, write_safetensors
 from .torch_writing import write_torch
-from ..tree import Leaf
+from ..tree import Leaf, unflatten
 
 # %% ../../nbs/checkpoints/09_written.ipynb #wr1c0008
 SUFFIXES = {
@@ -49,28 +50,11 @@ def _nested(arrays: Mapping[str, Any], within: tuple[str, ...]) -> dict[str, Any
     return tree
 
 
-def _by_parts(arrays: Mapping[str, Leaf]) -> dict[str, Any]:
-    "Arrays in nested dictionaries, by the parts of their names"
-    tree: dict[str, Any] = {}
-    for name, leaf in arrays.items():
-        *parts, last = name.split("/")
-        node = tree
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return tree
-
-
 def _write_flax(path: Path, tree: Mapping[str, Any]) -> Path:
     "Write a tree as flax does; it is in memory as a whole"
     from flax.serialization import msgpack_serialize
 
-    def read(node: Any) -> Any:
-        if isinstance(node, Mapping):
-            return {name: read(value) for name, value in node.items()}
-        return np.asarray(node)
-
-    return write_atomic(path, msgpack_serialize(read(tree)))
+    return write_atomic(path, msgpack_serialize(jax.tree.map(np.asarray, tree)))
 
 
 def _write_file(path: Path, kind: str, arrays: Mapping[str, Leaf], like: Checkpoint) -> Path:
@@ -81,9 +65,8 @@ def _write_file(path: Path, kind: str, arrays: Mapping[str, Leaf], like: Checkpo
     if kind == "numpy":
         return write_npz(path, arrays)
     own = like.within if like.format in ("torch", "flax") else ()
-    nested = _by_parts(arrays) if any("/" in name for name in arrays) else dict(arrays)
     write = write_torch if kind == "torch" else _write_flax
-    return write(path, _nested(nested, own))
+    return write(path, _nested(unflatten(arrays), own))
 
 # %% ../../nbs/checkpoints/09_written.ipynb #wr1c0010
 _WEIGHTS = {*SUFFIXES, ".h5", ".onnx", ".gguf", ".pb", ".tflite", ".ot", ".tmp"}
@@ -98,19 +81,15 @@ def _beside(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _size(leaf: Leaf) -> int:
-    return int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-
-
 def _in_shards(arrays: Mapping[str, Leaf], most: float) -> list[dict[str, Leaf]]:
     "Arrays in files of at most so many bytes, as far as an array is not larger by itself"
     shards, size = [dict[str, Leaf]()], 0
     for name, leaf in arrays.items():
-        if shards[-1] and size + _size(leaf) > most:
+        if shards[-1] and size + nbytes_of(leaf) > most:
             shards.append({})
             size = 0
         shards[-1][name] = leaf
-        size += _size(leaf)
+        size += nbytes_of(leaf)
     return shards
 
 
@@ -122,7 +101,7 @@ def _write_shards(folder: Path, arrays: Mapping[str, Leaf], like: Checkpoint, mo
         file = _write_file(folder / f"model{part}.safetensors", "safetensors", shard, like)
         weights |= dict.fromkeys(shard, file.name)
     if len(shards) > 1:
-        total = sum(map(_size, arrays.values()))
+        total = sum(map(nbytes_of, arrays.values()))
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weights.items()))}
         write_atomic(folder / f"model{INDEX}", json.dumps(index, indent=2).encode())
 
@@ -150,22 +129,6 @@ def _write_folder(
     return path
 
 # %% ../../nbs/checkpoints/09_written.ipynb #wr1c0012
-def cast_leaf(
-    leaf: Leaf,
-    dtype: np.dtype,
-) -> Leaf:  # in this dtype; it is read when it is written
-    """An array in another dtype, read when it is asked for
-
-    Returns:
-        Leaf: in this dtype; it is read when it is written
-    """
-    if leaf.dtype == dtype:
-        return leaf
-    place = getattr(leaf, "place", None) or id(leaf)
-    read: Callable[[], np.ndarray] = lambda: np.asarray(leaf).astype(dtype)
-    return LateArray(tuple(leaf.shape), dtype, read, (place, dtype.name))
-
-
 def write_checkpoint(
     path: str | Path,  # a file, or a folder where the other is one
     arrays: Mapping[str, Leaf],  # name → array, named as in `like`; read as they are written
@@ -200,7 +163,8 @@ def write_checkpoint(
     # raises OSError if it cannot be written; what was there is then as it was
     path = Path(path)
     if dtype is not None:
-        arrays = {name: _cast(leaf, dtype) for name, leaf in arrays.items()}
+        own = _floating(dtype)
+        arrays = {name: _cast(leaf, own) for name, leaf in arrays.items()}
     arrays = _tied(arrays, like.ties)
     arrays = {f"{like.prefix}{name}": leaf for name, leaf in arrays.items()}
     kind = SUFFIXES.get(path.suffix.lower())
@@ -213,18 +177,30 @@ def _tied(arrays: Mapping[str, Leaf], ties: Mapping[str, str]) -> dict[str, Leaf
     "Arrays, of which those that were one in the other checkpoint are one again, if they are equal"
     tied = dict(arrays)
     for name, other in ties.items():
-        if name in tied and other in tied:
-            both = np.asarray(arrays[name]), np.asarray(arrays[other])
-            tied[name] = arrays[other] if np.array_equal(*both) else arrays[name]
+        if name in tied and other in tied and _equal(arrays[name], arrays[other]):
+            tied[name] = arrays[other]
     return tied
 
 
-def _cast(leaf: Leaf, dtype: str) -> Leaf:
-    "A floating-point array in another dtype; others as they are"
+def _equal(one: Leaf, other: Leaf) -> bool:
+    "Whether two leaves have the same entries; they are read unless they are one array"
+    return place_of(one) == place_of(other) or np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def _floating(dtype: str) -> np.dtype:
+    "A floating-point dtype by its name"
     try:
         own = jnp.dtype(dtype)
     except TypeError as e:
         raise ValueError(f"dtype is {dtype!r}: give one such as 'float16' or 'bfloat16'") from e
     if not jnp.issubdtype(own, jnp.floating):
         raise ValueError(f"dtype is {dtype!r}: give one of floating-point numbers")
-    return cast_leaf(leaf, own) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    return own
+
+
+def _cast(leaf: Leaf, dtype: np.dtype) -> Leaf:
+    "A floating-point array in another dtype, read when it is asked for; others as they are"
+    if leaf.dtype == dtype or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    read = lambda: np.asarray(leaf).astype(dtype)
+    return LateArray(tuple(leaf.shape), dtype, read, (place_of(leaf), dtype.name))

@@ -138,8 +138,7 @@ def permuted(
             one = {name: np.asarray(leaf)}
             return np.asarray(apply_permutation(spec, perm, one, partial=True)[name])
 
-        place = ("moved", getattr(leaf, "place", None) or id(leaf), id(perm), name)
-        return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read, place)
+        return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
 
     return {n: moved(n, x) if n in spec.shapes else x for n, x in arrays.items()}
 
