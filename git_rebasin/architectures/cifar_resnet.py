@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['cifar_resnet_apply', 'init_cifar_resnet']
+__all__ = ['PIXEL_MEAN', 'PIXEL_STD', 'cifar_resnet_apply', 'init_cifar_resnet']
 
 # %% ../../nbs/architectures/00_cifar_resnet.ipynb #63b85c59
 import math
@@ -20,6 +20,10 @@ from jaxtyping import Float
 from ..tree import Array
 
 # %% ../../nbs/architectures/00_cifar_resnet.ipynb #fc7efb3a
+PIXEL_MEAN = (0.485, 0.456, 0.406)  # of red, green, blue; of ImageNet, as they were trained
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
 def _conv(x, kernel, stride: int = 1):
     "A convolution with zero padding; the kernel is (out, in, height, width)"
     pad = kernel.shape[2] // 2

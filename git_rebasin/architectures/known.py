@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .cifar_resnet import cifar_resnet_apply
+from .cifar_resnet import PIXEL_MEAN, PIXEL_STD, cifar_resnet_apply
 from .transformer import transformer_apply
 from ..tree import Leaf
 
@@ -77,8 +77,8 @@ ARCHITECTURES = (
         _images,
         ("conv1.weight", "layer3.*.conv2.weight", "linear.weight", "layer1.0.bn1.running_mean"),
         data=("cifar10", "cifar100"),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=PIXEL_MEAN,
+        std=PIXEL_STD,
     ),
     Architecture(
         "modadd-transformer",

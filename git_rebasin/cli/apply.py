@@ -11,6 +11,8 @@ __all__ = ['add_arguments', 'run']
 # %% ../../nbs/cli/07_apply.ipynb #ca8d0005
 import argparse
 
+from .models import add_within, within_of
+
 # %% ../../nbs/cli/07_apply.ipynb #ca8d0006
 def add_arguments(
     parser: argparse.ArgumentParser,  # of `git-rebasin apply`
@@ -27,7 +29,7 @@ def add_arguments(
     which = "which model of a merge of several: 1 is the second, as the first stays"
     parser.add_argument("--model", type=int, default=1, metavar="N", help=which)
     parser.add_argument("--dtype", metavar="DTYPE", help="of what is written (default: as it was)")
-    parser.add_argument("--within", metavar="KEY", help="the key of the weights in the file")
+    add_within(parser)
 
 
 def run(
@@ -44,7 +46,6 @@ def run(
     # raises ValueError if it is no match, or not of this checkpoint
     from git_rebasin.checkpoints.opened import open_checkpoint
     from git_rebasin.checkpoints.written import write_checkpoint
-    from git_rebasin.cli.models import within_of
     from git_rebasin.merging.files import load_permutations, permuted
 
     spec, perms = load_permutations(args.match)

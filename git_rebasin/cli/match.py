@@ -11,11 +11,10 @@ __all__ = ['METHODS', 'add_arguments', 'format_moves', 'run']
 # %% ../../nbs/cli/06_match.ipynb #cm7c0005
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
-from .models import add_network, model_of, within_of
+from .models import add_network, open_fitting, shared_model
 from .parser import seed_argument
 from ..progress import ProgressBar
 from ..tables import markdown_table
@@ -53,10 +52,10 @@ def format_moves(
     Returns:
         str: Markdown
     """
-    rows = []
-    for group, p in perm.items():
-        moved = int(np.sum(np.asarray(p) != np.arange(p.shape[-1])))
-        rows.append([group, f"{np.asarray(p).size:,}", f"{moved:,}"])
+    from git_rebasin.merging.diagnosis import count_moved
+
+    counts = count_moved(perm).items()
+    rows = [[group, f"{units:,}", f"{moved:,}"] for group, (moved, units) in counts]
     return markdown_table(["group", "units", "moved"], rows)
 
 
@@ -74,15 +73,13 @@ def run(
     # raises ValueError if they do not fit, or it is not clear what network they are of
     import jax
 
-    from git_rebasin.checkpoints.opened import open_checkpoint
     from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
     from git_rebasin.matching.weights import weight_matching
-    from git_rebasin.merging.files import require_fit, save_permutations
+    from git_rebasin.merging.files import save_permutations
 
-    a, b = (open_checkpoint(path, within_of(args)) for path in (args.a, args.b))
-    shared = require_fit(a, b).shared
-    model = model_of(replace(a, arrays={n: a.arrays[n] for n in shared}), args)
-    own = [{n: c.arrays[n] for n in model.spec.shapes} for c in (a, b)]
+    checkpoints = open_fitting((args.a, args.b), args)
+    model = shared_model(checkpoints, args)
+    own = [{n: c.arrays[n] for n in model.spec.shapes} for c in checkpoints]
     matcher = weight_matching
     if args.method == "frank-wolfe":  # which needs both models in memory
         matcher = frank_wolfe_matching

@@ -15,11 +15,16 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .models import add_network, classify, load_data, model_of, within_of
+from git_rebasin.cli.models import (
+    add_network,
+    classify,
+    load_data,
+    open_fitting,
+    shared_model,
+)
 from .parser import seed_argument
 from ..progress import ProgressBar
 
@@ -178,20 +183,12 @@ def run(
         ValueError: if they do not fit, or it is not clear what network they are of
     """
     # raises ValueError if they do not fit, or it is not clear what network they are of
-    from git_rebasin.checkpoints.opened import open_checkpoint
-    from git_rebasin.merging.files import require_fit
-
     _check(args)
     tell = (lambda *lines: None) if args.quiet or args.json else print
-    checkpoints = [open_checkpoint(path, within_of(args)) for path in args.models]
-    for checkpoint in checkpoints[1:]:
-        require_fit(checkpoints[0], checkpoint)
+    checkpoints = open_fitting(args.models, args)
     for checkpoint in checkpoints:
         tell(_line(checkpoint))
-    shared = [n for n in checkpoints[0].arrays if all(n in c.arrays for c in checkpoints)]
-    model = model_of(
-        replace(checkpoints[0], arrays={n: checkpoints[0].arrays[n] for n in shared}), args
-    )
+    model = shared_model(checkpoints, args)
     groups = model.spec.groups
     tell(f"network: {model.how}; {len(groups)} groups, {sum(groups.values()):,} units")
     if args.dry_run:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['add_network', 'within_of', 'function_of', 'example_of', 'Model', 'model_of', 'Data', 'load_data', 'classify']
+__all__ = ['add_network', 'add_within', 'within_of', 'function_of', 'example_of', 'Model', 'model_of', 'open_fitting',
+           'shared_model', 'Data', 'load_data', 'classify']
 
 # %% ../../nbs/cli/03_models.ipynb #cm4f0005
 import argparse
@@ -15,8 +16,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +39,25 @@ def add_network(
     """
     group = parser.add_argument_group("the network (default: recognised by its names)")
     group.add_argument("--arch", metavar="NAME", help="one of `git-rebasin list`")
-    spec = "a file with a permutation spec, as `git-rebasin spec` writes it"
+    spec = "a file with a permutation spec, as its method to_json gives it"
     group.add_argument("--spec", metavar="FILE.json", help=spec)
     fn = "a function (params, *inputs) → outputs of your own; params: {name: array}"
     group.add_argument("--fn", metavar="MODULE:FUNCTION", help=fn)
     example = "the shape of an input of --fn, as 1,32,32,3 or 1,16:int32; once for each input"
     group.add_argument("--example", action="append", metavar="SHAPE", help=example)
+    add_within(group)
+
+
+def add_within(
+    parser: Any,  # of a subcommand, or a group of its arguments
+) -> None:
+    """Add the option that says where in a file the weights are
+
+    Args:
+        parser: of a subcommand, or a group of its arguments
+    """
     within = "the key of the weights in a file with several, as ema"
-    group.add_argument("--within", metavar="KEY", help=within)
+    parser.add_argument("--within", metavar="KEY", help=within)
 
 
 def within_of(
@@ -210,6 +222,47 @@ def model_of(
     return Model(_inferred(checkpoint, arch.apply, example), arch.apply, example, arch, how)
 
 
+def open_fitting(
+    paths: Sequence[str],  # of checkpoints of one network
+    args: argparse.Namespace,  # of `add_network`
+) -> list[Checkpoint]:
+    """Open checkpoints, and refuse those that do not fit the first of them
+
+    Args:
+        paths: of checkpoints of one network
+        args: of `add_network`
+
+    Raises:
+        ValueError: if they do not fit, or one is damaged
+        OSError: if one cannot be read
+    """
+    # raises ValueError if they do not fit, or one is damaged
+    # raises OSError if one cannot be read
+    from git_rebasin.checkpoints.opened import open_checkpoint
+    from git_rebasin.merging.files import require_fit
+
+    first, *others = [open_checkpoint(path, within_of(args)) for path in paths]
+    for other in others:
+        require_fit(first, other)
+    return [first, *others]
+
+
+def shared_model(
+    checkpoints: Sequence[Checkpoint],  # of `open_fitting`
+    args: argparse.Namespace,  # of `add_network`
+) -> Model:
+    """The network of several checkpoints, by the arrays that all of them have
+
+    Args:
+        checkpoints: of `open_fitting`
+        args: of `add_network`
+    """
+    # raises ValueError as `model_of` does
+    first = checkpoints[0]
+    shared = {n: x for n, x in first.arrays.items() if all(n in c.arrays for c in checkpoints)}
+    return model_of(replace(first, arrays=shared), args)
+
+
 def _unknown(checkpoint: Checkpoint) -> str:
     from git_rebasin.architectures.known import ARCHITECTURES
 
@@ -260,18 +313,16 @@ def load_data(
         ValueError: if the network does not take them, or there are none
     """
     # raises ValueError if the network does not take them, or there are none
+    from git_rebasin.experiments.problem import in_batches
     from git_rebasin.zoo.data import load, to_float
 
     if arch is not None and arch.data and name not in arch.data:
         raise ValueError(f"{arch.name} takes images of {', '.join(arch.data)}, not of {name}")
     split = load(name, "train")[:count]
-    images = (
-        to_float(split.images, arch.mean, arch.std)
-        if arch and arch.mean
-        else to_float(split.images)
-    )
-    parts = [slice(k, k + batch_size) for k in range(0, len(split), batch_size)]
-    return Data(name, [(np.asarray(images[p]), np.asarray(split.labels[p])) for p in parts])
+    scale = (arch.mean, arch.std) if arch and arch.mean else ()
+    images = np.asarray(to_float(split.images, *scale))
+    batches = in_batches({"images": images, "labels": split.labels}, batch_size)
+    return Data(name, [(batch["images"], batch["labels"]) for batch in batches])
 
 
 def classify(
@@ -285,14 +336,13 @@ def classify(
     Returns:
         Callable[[Mapping[str, Any], tuple], dict[str, Any]]: as `rebasin` takes metrics
     """
-    import jax
-    import jax.numpy as jnp
+    from git_rebasin.zoo.train import classifier_loss
+
+    loss_of = classifier_loss(fn)
 
     def metrics(params: Mapping[str, Any], batch: tuple) -> dict[str, Any]:
         images, labels = batch
-        logits = fn(params, images)
-        own = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], -1)
-        right = (logits.argmax(-1) == labels).mean()
-        return {"loss": -own.mean(), "accuracy": right}
+        loss, more = loss_of(params, {"images": images, "labels": labels})
+        return {"loss": loss, **more}
 
     return metrics

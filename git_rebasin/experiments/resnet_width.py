@@ -183,6 +183,11 @@ def recipe_name(
     return f"rate {training['learning_rate']:g}, decay {training['weight_decay']:g}"
 
 
+def _training(record: Record) -> Mapping[str, Any]:
+    "How the networks of a pair were trained: the fields of a `TrainConfig`"
+    return record["config"]["network"]["training"]
+
+
 def by_recipe(
     records: Sequence[Record],  # of pairs
 ) -> dict[str, dict[float, list[Record]]]:  # recipe → width, ascending → its pairs
@@ -194,10 +199,13 @@ def by_recipe(
     Returns:
         dict[str, dict[float, list[Record]]]: recipe → width, ascending → its pairs
     """
-    how = lambda record: record["config"]["network"]["training"]
-    order = lambda r: (how(r)["weight_decay"], how(r)["learning_rate"], width_of(r), r["seed"])
+
+    def order(record: Record) -> tuple[float, ...]:
+        how = _training(record)
+        return how["weight_decay"], how["learning_rate"], width_of(record), record["seed"]
+
     ordered = sorted(records, key=order)
-    name = lambda record: recipe_name(how(record))
+    name = lambda record: recipe_name(_training(record))
     return {recipe: grouped(rs, width_of) for recipe, rs in grouped(ordered, name).items()}
 
 
@@ -301,8 +309,8 @@ def learning_rates(
     Returns:
         dict[float, float]: learning rate → the lower accuracy of two wide networks
     """
-    rate = lambda record: record["config"]["network"]["training"]["learning_rate"]
-    return {rate(record): accuracies(record, "validation")["all"] for record in first_steps}
+    right = lambda record: accuracies(record, "validation")["all"]
+    return {_training(record)["learning_rate"]: right(record) for record in first_steps}
 
 
 def choice(
@@ -319,7 +327,7 @@ def choice(
         str: a recipe
     """
     split, right = "validation", learning_rates(first_steps)
-    learn = [r for r in records if right[r["config"]["network"]["training"]["learning_rate"]] > 0.5]
+    learn = [r for r in records if right[_training(r)["learning_rate"]] > 0.5]
     recipes = by_recipe(learn)
     ends = {
         name: np.mean([accuracies(r, split)["all"] for rs in widths.values() for r in rs])

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PUBLIC', 'PIXEL_MEAN', 'PIXEL_STD', 'PublicSource', 'public_pair', 'params_of', 'public_resnet_apply',
-           'public_transformer_apply', 'addition_table', 'PublicModel', 'PublicModelNotFoundError', 'load_public']
+__all__ = ['PUBLIC', 'PublicSource', 'public_pair', 'params_of', 'public_resnet_apply', 'public_transformer_apply',
+           'addition_table', 'PublicModel', 'PublicModelNotFoundError', 'load_public']
 
 # %% ../../nbs/zoo/06_public.ipynb #fb67e12c
 import os
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from ..architectures.cifar_resnet import cifar_resnet_apply
+from ..architectures.cifar_resnet import PIXEL_MEAN, PIXEL_STD, cifar_resnet_apply
 from ..architectures.transformer import transformer_apply
 from ..checkpoints.io import load_params
 from ..tree import Array
@@ -146,10 +146,6 @@ def params_of(
     return {n: w for n, w in arrays.items() if w.ndim and not n.endswith(".attn.mask")}
 
 # %% ../../nbs/zoo/06_public.ipynb #da0fa887
-PIXEL_MEAN = (0.485, 0.456, 0.406)  # of red, green, blue; of ImageNet, as the ResNets were trained
-PIXEL_STD = (0.229, 0.224, 0.225)
-
-
 def public_resnet_apply(
     params: Mapping[str, Array],  # a flat state dict
     images: Shaped[Array, "n h w 3"],  # uint8, or floats in [0, 1]
