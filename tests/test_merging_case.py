@@ -25,6 +25,15 @@ def test_data_decide_where_there_are_running_statistics():
     assert [args[0].shape for args in case.inputs] == [(9, 6), (9, 6)] and case.inferred
     mean = np.concatenate([x for x, _ in batches[:2]]) @ models[0]["w"]
     np.testing.assert_allclose(case.reset(models[0])["mean"], mean.mean(0), rtol=1e-4, atol=1e-5)
+    assert case.spec.examples == ({"0/0": (4, 6)},)  # the spec is tried on the first few
+
+
+    def whole(params, x):
+        "A network that takes batches of nine only"
+        return normed(params, x.reshape(9, 6))
+
+
+    assert prepare(whole, models, batches=batches).spec.examples == ({"0/0": (9, 6)},)
     plain = prepare(lambda p, x: x @ p["w"], [{"w": m["w"]} for m in models], batches=batches)
     assert not plain.resets and not plain.used and len(plain.inputs) == 4
     assert plain.reset(plain.models[0]) is plain.models[0]

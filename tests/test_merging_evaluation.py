@@ -4,6 +4,7 @@ from git_rebasin.merging.evaluation import (
     arguments_of,
     compile_metrics,
     count_examples,
+    first_examples,
     halves,
     mean_metrics,
     read_batches,
@@ -58,8 +59,13 @@ def test_batches_are_kept_and_halved():
     assert count_examples(one) == 2 and count_examples(two) == 3
     with pytest.raises(ValueError, match="one example"):
         halves([(np.ones((1, 3)), np.ones(1))])
-    with pytest.raises(ValueError, match=r"first axis \(examples\), but have \[3, 4\]"):
-        count_examples((np.ones(3), np.ones(4)))
+    for count in (2, 9):
+        x, same = first_examples((data[0][0], 3), count)
+        np.testing.assert_array_equal(x, data[0][0][:count])
+        assert same == 3
+    for refuse in (count_examples, lambda batch: first_examples(batch, 2)):
+        with pytest.raises(ValueError, match=r"first axis \(examples\), but have \[3, 4\]"):
+            refuse((np.ones(3), np.ones(4)))
 
 
 # %% e30242a1
@@ -68,6 +74,8 @@ def test_a_line_is_the_one_of_interpolate():
     curve = walk(step, *ends, data, lambdas=5)
     want = interpolate(regression, *ends, data, lambdas=5)
     np.testing.assert_allclose(curve["loss"], want["loss"], rtol=1e-5)
+    told = walk(step, *ends, data, lambdas=5, known={0.0: {"loss": 7.0}, 0.3: {"loss": 8.0}})
+    np.testing.assert_array_equal(told["loss"], [7.0, *curve["loss"][1:]])
     zero = walk(step, *ends, data, lambdas=3, reset=lambda flat: {"w": 0 * flat["w"]})
     assert zero["loss"][0] == curve["loss"][0] and zero["loss"][-1] == curve["loss"][-1]
     np.testing.assert_allclose(

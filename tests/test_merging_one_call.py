@@ -323,6 +323,7 @@ def test_wrong_arguments_are_refused():
     for changes, why in (
         ({"lam": 1.5}, "lam is 1.5: give the share of B"),
         ({"lam": float("nan")}, "lam is nan"),
+        ({"lambdas": 1}, "lambdas is 1: a line has two ends"),
         ({"method": "weight"}, "method is 'weight': give 'auto'"),
         ({"method": "activations"}, "needs data: give batches="),
         ({"repair": True}, "repair=True needs data: give batches="),

@@ -30,6 +30,10 @@ def test_missing_data_says_what_was_tried():
         load("cifar10", "test", path="/nowhere")
     assert isinstance(e.value, DataNotFoundError) and "set GIT_REBASIN_DATA" in str(e.value)
     assert "cifar10/**/test-*.parquet" in str(e.value)
+    some = load("digits", "test", count=3)
+    np.testing.assert_array_equal(some.images, load("digits", "test").images[:3])
+    with pytest.raises(ValueError, match="count is 0"):
+        load("digits", count=0)
     with pytest.raises(ValueError, match="choose one of mnist, fashion_mnist"):
         load("emnist")
     with pytest.raises(ValueError, match=r"imagenet is more than fits in memory: see zoo\.stream"):

@@ -20,5 +20,8 @@ def test_arrays_survive_the_way_there_and_back():
     pixels, numbers, classes = read_columns(dataset, "picture", "kind")
     assert np.array_equal(pixels, images) and np.array_equal(numbers, labels)
     assert numbers.dtype == np.int32 and classes == ("a", "b", "c")
+    some, first, _ = read_columns(dataset, "picture", "kind", 2)
+    assert np.array_equal(some, images[:2]) and np.array_equal(first, labels[:2])
+    assert len(read_columns(dataset, "picture", "kind", 9)[1]) == 5
     with pytest.raises(ValueError, match="columns image and kind wanted, but found"):
         read_columns(dataset, "image", "kind")

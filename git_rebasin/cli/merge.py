@@ -68,6 +68,9 @@ def add_arguments(
     group.add_argument("--quiet", action="store_true", help="print errors alone")
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0010
+_POINTS = 3  # of a line between two models: its ends and its middle
+
+
 def _merge_by_function(
     args: argparse.Namespace, model: Model, checkpoints: Sequence[Checkpoint], bar: ProgressBar
 ) -> RebasinResult:
@@ -88,12 +91,13 @@ def _merge_by_function(
         a,
         b,
         *more,
-        example=None if data else model.example,
+        example=model.example,
         batches=data.batches if data else None,
         metrics=classify(model.fn) if data else None,
         spec=model.spec,
         method=args.method if not more else "auto",
         lam=args.lam,
+        lambdas=_POINTS,
         key=jax.random.key(args.seed),
         callback=bar,
     )

@@ -318,7 +318,7 @@ def load_data(
 
     if arch is not None and arch.data and name not in arch.data:
         raise ValueError(f"{arch.name} takes images of {', '.join(arch.data)}, not of {name}")
-    split = load(name, "train")[:count]
+    split = load(name, "train", count=count)
     scale = (arch.mean, arch.std) if arch and arch.mean else ()
     images = np.asarray(to_float(split.images, *scale))
     batches = in_batches({"images": images, "labels": split.labels}, batch_size)

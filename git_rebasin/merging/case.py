@@ -29,6 +29,7 @@ from git_rebasin.merging.evaluation import (
     arguments_of,
     as_arguments,
     compile_metrics,
+    first_examples,
     halves,
     mean_metrics,
     read_batches,
@@ -158,7 +159,8 @@ def prepare(
     flat = tuple(dict(flatten(model)) for model in models)
     network = Network(fn, models[0])
     _try(network, flat[0], args, f"fn(params, *args) with args of {_shapes(args)}")
-    bound = _bound(network, flat, args, spec)
+    few = args if example is not None else _few(network, flat[0], kept[0], inputs) or args
+    bound = _bound(network, flat, few, spec)
     stats, cautions = _running_statistics(network, flat[0], args)
     decides = bool(kept) and (decides or bool(stats))
     used, measured = halves(kept) if decides else ([], kept)
@@ -194,6 +196,20 @@ def _kept(batches: Iterable[Any] | None, example: Any, metrics: Any) -> list[Any
             "[(x, y), …]"
         )
     return kept
+
+
+_FEW = 4  # examples show what a network does with each, in a fraction of the time of a batch
+
+
+def _few(network: Network, model: Flat, batch: Any, inputs: Any) -> tuple | None:
+    "What a network takes of the first examples of a batch; None if it takes whole ones only"
+    try:
+        args = arguments_of(first_examples(batch, _FEW), None, inputs)
+        jax.eval_shape(network, model, args)
+    except Exception as e:  # whatever a function of the caller's raises that counts on its batch
+        _log.info("the spec is tried on a whole batch: %s", e)
+        return None
+    return args
 
 
 def _bound(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['Flat', 'Step', 'Network', 'as_arguments', 'arguments_of', 'read_batches', 'count_examples', 'halves',
-           'compile_metrics', 'mean_metrics', 'walk']
+           'first_examples', 'compile_metrics', 'mean_metrics', 'walk']
 
 # %% ../../nbs/merging/00_evaluation.ipynb #09db7b94
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -178,6 +179,27 @@ def halves(
     )
     return [one], [two]
 
+
+def first_examples(
+    batch: Any,  # any tree with the examples on the first axis of its arrays
+    count: int,  # of examples
+) -> Any:  # the same tree
+    """The first examples of a batch, or all where there are fewer
+
+    Args:
+        batch: any tree with the examples on the first axis of its arrays
+        count: of examples
+
+    Returns:
+        Any: the same tree
+
+    Raises:
+        ValueError: if its arrays differ in their first axis
+    """
+    # raises ValueError if its arrays differ in their first axis
+    count_examples(batch)
+    return jax.tree.map(lambda x: x[:count] if is_array(x) and x.shape else x, batch)
+
 # %% ../../nbs/merging/00_evaluation.ipynb #99395405
 def _by_name(value: Any) -> dict[str, Any]:
     "Metrics by name, the loss among them"
@@ -251,6 +273,8 @@ def walk(
     *,
     lambdas: int = 11,  # how many points, both ends included
     reset: Callable[[Flat], Flat] = lambda flat: flat,  # what is done to a mean of the two
+    known: Mapping[float, Mapping[str, float]] = MappingProxyType({}),  # λ → metrics there, which
+    #   are not computed again
     stage: str = "the line",  # what is being done, for the callback
     callback: Callback | None = None,  # called after each point
 ) -> Interpolation:  # the metrics at each λ
@@ -263,6 +287,7 @@ def walk(
         batches: on which the points are evaluated
         lambdas: how many points, both ends included
         reset: what is done to a mean of the two
+        known: λ → metrics there, which are not computed again
         stage: what is being done, for the callback
         callback: called after each point
 
@@ -271,9 +296,12 @@ def walk(
     """
     grid, points = np.linspace(0, 1, lambdas), []
     for k, lam in enumerate(grid.tolist()):
-        ends = {0.0: params_a, 1.0: params_b}
-        model = ends[lam] if lam in ends else reset(lerp(params_a, params_b, lam))
-        points.append(mean_metrics(step, model, batches))
+        if lam in known:
+            points.append(dict(known[lam]))
+        else:
+            ends = {0.0: params_a, 1.0: params_b}
+            model = ends[lam] if lam in ends else reset(lerp(params_a, params_b, lam))
+            points.append(mean_metrics(step, model, batches))
         if callback is not None:
             callback(Progress(stage, k + 1, lambdas, points[-1]))
     return Interpolation(grid, {m: np.array([p[m] for p in points]) for m in points[0]})

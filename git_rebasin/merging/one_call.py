@@ -183,30 +183,35 @@ def _cautions(
     return tuple(caution for caution in found if caution is not None)
 
 # %% ../../nbs/merging/05_one_call.ipynb #a5b4266d
-def _measure(case: Case, outcome: _Outcome) -> tuple[Metrics, dict[str, Interpolation]]:
+def _measure(
+    case: Case, outcome: _Outcome, lambdas: int
+) -> tuple[Metrics, dict[str, Interpolation]]:
     "The metrics of all models and, for two, the curves between them"
     if case.step is None:
         return {}, {}
-    step, curves, ends = case.step, {}, {}
     models = dict(zip(model_names(len(case.models)), case.models, strict=True))
     models |= {"naive": outcome.naive, "merged": outcome.merged}
+    names, curves, lam = tuple(models), {}, outcome.shares[-1]
     if len(case.models) == 2:
-        a, b = case.models
-        for name, other in (("naive", b), ("matched", outcome.moved[1])):
-            curves[name] = walk(
-                step,
-                a,
+        del models["B"]  # in which a line ends
+    found = {name: mean_metrics(case.step, model, case.measured) for name, model in models.items()}
+    if len(case.models) == 2:
+        ends = {"naive": ("naive", case.models[1]), "matched": ("merged", outcome.moved[1])}
+        for line, (between, other) in ends.items():
+            known = {lam: found[between]} if 0 < lam < 1 else {}
+            curves[line] = walk(
+                case.step,
+                case.models[0],
                 other,
                 case.measured,
+                lambdas=lambdas,
                 reset=case.reset,
-                stage=f"{name} line",
+                known=known | {0.0: found["A"]},
+                stage=f"{line} line",
                 callback=case.callback,
             )
-        line = curves["naive"].metrics  # from A to B, which need no evaluation of their own
-        ends = {"A": {m: float(v[0]) for m, v in line.items()}}
-        ends["B"] = {m: float(v[-1]) for m, v in line.items()}
-    metrics = {n: ends.get(n) or mean_metrics(step, x, case.measured) for n, x in models.items()}
-    return metrics, curves
+        found["B"] = {m: float(v[-1]) for m, v in curves["naive"].metrics.items()}
+    return {name: found[name] for name in names}, curves
 
 
 @dataclass(frozen=True)
@@ -258,6 +263,7 @@ def rebasin(
     #   what is better at λ = ½, and weights where nothing is measured; or a matcher, a function
     #   (key, spec, params_a, params_b) → `Match`
     lam: float = 0.5,  # the share of B in the merge of two
+    lambdas: int = 11,  # the points of each line between two, both ends included
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
     key: jax.Array | None = None,  # a JAX random key; default: key 0
     progress: bool = False,  # show a bar, in a notebook or on a terminal
@@ -280,6 +286,7 @@ def rebasin(
         method: how to match; "auto": what is better at λ = ½, and weights where nothing is
             measured; or a matcher, a function (key, spec, params_a, params_b) → `Match`
         lam: the share of B in the merge of two
+        lambdas: the points of each line between two, both ends included
         repair: whether `repaired` is the merged network with corrected units
         key: a JAX random key; default: key 0
         progress: show a bar, in a notebook or on a terminal
@@ -290,6 +297,7 @@ def rebasin(
 
     Raises:
         ValueError: if `lam` is not in [0, 1], or data are lacking for what is asked
+        ValueError: if `lambdas` is below 2
         ValueError: if `batches` is empty, or it is not clear which part of a batch `fn` takes
         ValueError: if `metrics` gives no loss, or what is no scalar
         TypeError: if `method` is a function that gives no `Match`
@@ -300,12 +308,15 @@ def rebasin(
         Git Re-Basin (arXiv 2209.04836), §2, §3
     """
     # raises ValueError if `lam` is not in [0, 1], or data are lacking for what is asked
+    # raises ValueError if `lambdas` is below 2
     # raises ValueError if `batches` is empty, or it is not clear which part of a batch `fn` takes
     # raises ValueError if `metrics` gives no loss, or what is no scalar
     # raises TypeError if `method` is a function that gives no `Match`
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises PermutationSpecError if the spec does not fit the models or the function
     _check_options(lam, method, len(more), batches is not None, repair)
+    if lambdas < 2:
+        raise ValueError(f"lambdas is {lambdas}: a line has two ends, so give 2 or more")
     key = jax.random.key(0) if key is None else key
     chooses = method == "auto" and metrics is not None and not more
     case = prepare(
@@ -320,7 +331,7 @@ def rebasin(
         callback=callback,
     )
     outcome = _merge_all(case, key) if more else _merge_two(case, method, key, lam)
-    measured, curves = _measure(case, outcome)
+    measured, curves = _measure(case, outcome, lambdas)
     cautions = _cautions(case, outcome, measured, curves)
     repaired = _repair(case, outcome) if repair else None
     if repaired is not None and metrics is not None:

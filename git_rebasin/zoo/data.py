@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Int32, PyTree, Shaped, UInt8
 
+from ..arguments import check_steps
 from ..checkpoints.io import load_params
 from ..tree import Array
 from .hub import LabelledImages, as_dataset, from_files, from_hub, read_columns
@@ -278,38 +279,42 @@ def load(
     name: str,  # one of `SOURCES`
     split: str = "train",  # "train" or "test"
     *,
+    count: int | None = None,  # of the first images, one at least; default: all
     path: str | Path | None = None,  # with the folder `name`; default: GIT_REBASIN_DATA, or the hub
-) -> Split:  # the whole split, in memory
+) -> Split:  # in memory
     """Load a data set from a local folder, the package or the hub
 
     Args:
         name: one of `SOURCES`
         split: "train" or "test"
+        count: of the first images, one at least; default: all
         path: with the folder `name`; default: GIT_REBASIN_DATA, or the hub
 
     Returns:
-        Split: the whole split, in memory
+        Split: in memory
 
     Raises:
         ValueError: if the data set or the split is unknown, does not fit in memory, or cannot be
-            read
+            read; if `count` is no whole number above 0
         DataNotFoundError: if the data are neither in a folder nor to be had from the hub
         ModuleNotFoundError: if `datasets` is needed, and not installed
     """
     # raises ValueError if the data set or the split is unknown, does not fit in memory, or cannot
-    #   be read
+    #   be read; if `count` is no whole number above 0
     # raises DataNotFoundError if the data are neither in a folder nor to be had from the hub
     # raises ModuleNotFoundError if `datasets` is needed, and not installed
+    check_steps("image", count=count)
     if name in SOURCES and not SOURCES[name].in_memory:
         raise ValueError(f"{name} is more than fits in memory: see zoo.stream, which streams it")
     files, _, _ = _local_files(name, split, path)
     known = SOURCES[name]
     if known.hub is None and path is None and not files:
-        arrays, source = _shipped(name, split), _SHIPPED.format(name)
+        images, labels, classes = _shipped(name, split)
+        arrays, source = (images[:count], labels[:count], classes), _SHIPPED.format(name)
     else:
         dataset, source, place = find_split(name, split, path=path)
         with _explained(name, place):
-            arrays = read_columns(dataset, known.image, known.label)
+            arrays = read_columns(dataset, known.image, known.label, count)
     _log.info("%s, %s: %d images from %s", name, split, len(arrays[1]), source)
     return Split(name, split, *arrays, known.mean, known.std, source)
 

@@ -10,6 +10,7 @@ __all__ = ['LabelledImages', 'extra', 'quiet', 'hub_reachable', 'from_hub', 'fro
 
 # %% ../../nbs/zoo/11_hub.ipynb #c0ffee03
 import io
+import math
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -176,6 +177,7 @@ def read_columns(
     dataset: Any,  # from `datasets`, streamed or not
     image: str,  # column of the images
     label: str,  # column of the labels
+    count: int | None = None,  # so many of the first rows, or all that there are
 ) -> LabelledImages:
     """Read the images, the labels and the names of the classes into memory
 
@@ -183,13 +185,19 @@ def read_columns(
         dataset: from `datasets`, streamed or not
         image: column of the images
         label: column of the labels
+        count: so many of the first rows, or all that there are
     """
+    left, images, labels = math.inf if count is None else count, [], []
     with quiet(offline=True):
         check_columns(dataset.features, image, label)
-        names, images, labels = getattr(dataset.features[label], "names", None), [], []
-        for table in dataset.with_format("arrow").iter(batch_size=10_000):
+        names = getattr(dataset.features[label], "names", None)
+        for table in dataset.with_format("arrow").iter(batch_size=int(min(left, 10_000))):
+            table = table.slice(0, int(min(left, table.num_rows)))
             images.append(_decode(table[image].combine_chunks().field("bytes").to_pylist()))
             labels.append(check_labels(table[label].to_pylist(), names))
+            left -= table.num_rows
+            if not left:
+                break
     if not labels:
         raise ValueError("the split is empty")
     labels = np.concatenate(labels)
