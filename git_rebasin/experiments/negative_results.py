@@ -33,7 +33,8 @@ from .records import Record
 from .runner import Context, Experiment, Finding, Runs, by_family, verdict
 from ..matching.match import Match, bind_models
 from ..matching.scores import Scores
-from ..matching.weights import Search, weight_matching
+from ..matching.search import Search
+from ..matching.weights import weight_matching
 from ..symmetry.permutation import apply_permutation, identity_permutation
 from ..symmetry.spec import PermutationSpec
 from ..tables import markdown_table

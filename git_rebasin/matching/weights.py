@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['AUTO', 'sweep_order', 'key_entropy', 'Search', 'weight_matching', 'unit_similarity']
+__all__ = ['AUTO', 'sweep_order', 'key_entropy', 'weight_matching', 'unit_similarity']
 
 # %% ../../nbs/matching/06_weights.ipynb #ed59729f
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,12 +19,10 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from ..arguments import check_steps
-from .assignment import RepeatedAssignment
 from .ignored import ignored_leaves
 from .match import Match, Start, bind_models
 from .scores import Scores
-from .solve import group_trees, solve_tree
-from .terms import Term
+from .search import PROGRESS, Search, visit_order
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
@@ -54,7 +52,7 @@ def sweep_order(
     Returns:
         Int[np.ndarray, "n"]
     """
-    return _order(key_entropy(key), sweep, n)
+    return visit_order(key_entropy(key), sweep, n)
 
 
 def key_entropy(
@@ -66,95 +64,6 @@ def key_entropy(
         key: a JAX random key
     """
     return np.asarray(jax.random.key_data(key)).ravel().tolist()
-
-
-def _order(entropy: list[int], sweep: int, n: int) -> np.ndarray:
-    "A random order that only those numbers and the sweep decide"
-    return np.random.default_rng([*entropy, sweep]).permutation(n)
-
-# %% ../../nbs/matching/06_weights.ipynb #988c3957
-_PROGRESS = 2.0**-22  # two roundings of float32, of the upper bound of a group's scores
-
-
-class Search:
-    "The state of the search: where every group is, and its scores"
-
-    def __init__(self, spec: BoundSpec, scores: Scores, perm: dict[str, np.ndarray]):
-        self.spec, self.scores, self.perm = spec, scores, perm
-        self.layouts = {g: own.layout for g, own in scores.groups.items()}
-        self.trees = group_trees(self.layouts)
-        self._assignments = {root: RepeatedAssignment() for root in self.trees}
-        # Trees whose matrices hold for all of their permutations, not only for small moves:
-        self.linear = {r for r, tree in self.trees.items() if not self._meets_itself(tree)}
-        self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
-
-    def improve(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
-        "Solve one tree with the others held still; the gain, 0 if nothing better was found"
-        tree = self.trees[root]
-        groups = {g: self.scores.groups[g] for g in tree}
-        if root in self.settled and not any(s.stale(self.perm) for s in groups.values()):
-            return 0.0
-        matrices = {g: s.update(self.perm, known) for g, s in groups.items()}
-        new = solve_tree(self.layouts, tree, matrices, self._assignments[root])
-        if known is None:
-            self.settled.add(root)
-        gain = self._take(root, new, known is not None)
-        self.scores.trim(tree)
-        return gain
-
-    def _take(self, root: str, new: dict[str, np.ndarray], partly: bool) -> float:
-        "Take the solved permutations of a tree, if they are better; the gain"
-        tree = self.trees[root]
-        groups = [self.scores.groups[g] for g in tree]
-        if same_permutation(new, self.perm):
-            return 0.0
-        moved = self.perm | new
-        if partly or root in self.linear:
-            gain = sum(s.value(moved) - s.value(self.perm) for s in groups)
-        else:
-            gain = self.scores.objective(moved, tree) - self.scores.objective(self.perm, tree)
-        if not partly and gain <= _PROGRESS * sum(s.scale for s in groups):
-            return 0.0
-        self.perm = moved
-        return gain
-
-    def sweep(self, entropy: list[int], number: int) -> list[float]:
-        "Visit all trees in a random order; the gain of each visit"
-        roots = list(self.trees)
-        return [self.improve(roots[k]) for k in _order(entropy, number, len(roots))]
-
-    def _meets_itself(self, tree: list[str]) -> bool:
-        "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
-        terms = [t for g in tree for t in self.scores.groups[g].terms]
-        return any(t.paired or not set(tree).isdisjoint(t.neighbours.values()) for t in terms)
-
-    def greedy(self) -> None:
-        "Place one tree after the other, the one with the largest known share first"
-        waiting: dict[Term, set[str]] = {}  # term → the groups that it waits for
-        shares: dict[str, dict[Term, float]] = {}
-        for root, tree in self.trees.items():
-            terms = [t for g in tree for t in self.scores.groups[g].terms]
-            waiting |= {t: set(t.neighbours.values()) for t in terms}
-            total = sum(t.energy for t in terms) or 1.0
-            shares[root] = {t: t.energy / total for t in terms}
-        known = {root: _known_share(shares[root], waiting) for root in self.trees}
-        while known:
-            root = max(known, key=lambda r: known[r])  # of equals, the first
-            if known.pop(root) > 0:
-                self.improve(root, lambda term: not waiting[term])
-            touched = {
-                t for t, groups in waiting.items() if not groups.isdisjoint(self.trees[root])
-            }
-            for t in touched:
-                waiting[t].difference_update(self.trees[root])
-            for other in known:
-                if not touched.isdisjoint(shares[other]):
-                    known[other] = _known_share(shares[other], waiting)
-
-
-def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]]) -> float:
-    "The share of known terms in the upper bound of a tree's scores"
-    return sum(share for term, share in shares.items() if not waiting[term])
 
 # %% ../../nbs/matching/06_weights.ipynb #4f696ea1
 AUTO = ("identity", "greedy")  # what `init="auto"` tries, in this order
@@ -222,11 +131,11 @@ def weight_matching(
     ignored = ignored_leaves(spec, ignore, include)
     scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[_End]()
     for name, start in starts.items():
-        if any(end.objective >= (1 - _PROGRESS) * scores.bound for end in ends):
+        if any(end.objective >= (1 - PROGRESS) * scores.bound for end in ends):
             break  # no permutation is better
         search = Search(spec, scores, start)
         ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
-    best, *others = _best_first(ends, _PROGRESS * scores.bound)
+    best, *others = _best_first(ends, PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
     state = "converged" if best.converged else "not converged"
     worth = ", ".join(f"{start.name} {start.objective:.6g}" for start in tried)
