@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['PROGRESS', 'visit_order', 'Search']
+__all__ = ['PROGRESS', 'visit_order', 'Search', 'End']
 
 # %% ../../nbs/matching/16_search.ipynb #se1d0005
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from .assignment import RepeatedAssignment
+from .match import Start
 from .scores import Scores
 from .solve import group_trees, solve_tree
 from .terms import Term
@@ -50,6 +52,61 @@ class Search:
         # Trees whose matrices hold for all of their permutations, not only for small moves:
         self.linear = {r for r, tree in self.trees.items() if not self._meets_itself(tree)}
         self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
+        self.gains: list[float] = []  # of all visits, those of an earlier run among them
+        self.visits = 0  # how many of them were made, or taken from that run
+        self.after: Callable[[Search], None] | None = None  # called after each visit
+
+    @property
+    def replays(self) -> bool:
+        """Whether the next visit is one that an earlier run has made
+
+        Returns:
+            bool
+        """
+        return self.visits < len(self.gains)
+
+    def go_on(
+        self,
+        perm: dict[str, np.ndarray],  # where all groups were
+        gains: list[float],  # of the visits until then
+        settled: Collection[str],  # trees that no visit would have moved
+    ) -> None:
+        """Take the state of an earlier run: its visits count as made
+
+        Args:
+            perm: where all groups were
+            gains: of the visits until then
+            settled: trees that no visit would have moved
+        """
+        self.perm, self.gains, self.settled = perm, list(gains), set(settled)
+        for own in (self.scores.groups[g] for root in settled for g in self.trees[root]):
+            for term in own.terms:
+                term.note(perm)
+
+    @property
+    def unmoved(self) -> list[str]:
+        """Trees that no visit would move: the best for their matrices, with neighbours as they were
+
+        Returns:
+            list[str]
+        """
+        still = lambda root: (
+            not any(self.scores.groups[g].stale(self.perm) for g in self.trees[root])
+        )
+        return [root for root in self.trees if root in self.settled and still(root)]
+
+    def visit(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
+        "Improve a tree, unless an earlier run has done so; the gain"
+        if not self.replays:
+            self.gains.append(self.improve(root, known))
+            if self.after is not None:
+                for group in self.trees[root]:  # what comes must not depend on what was added up
+                    self.scores.groups[group].matrix = None
+                self._assignments[root] = RepeatedAssignment()
+        self.visits += 1
+        if self.after is not None and not self.replays:
+            self.after(self)
+        return self.gains[self.visits - 1]
 
     def improve(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
         "Solve one tree with the others held still; the gain, 0 if nothing better was found"
@@ -84,7 +141,7 @@ class Search:
     def sweep(self, entropy: list[int], number: int) -> list[float]:
         "Visit all trees in a random order; the gain of each visit"
         roots = list(self.trees)
-        return [self.improve(roots[k]) for k in visit_order(entropy, number, len(roots))]
+        return [self.visit(roots[k]) for k in visit_order(entropy, number, len(roots))]
 
     def _meets_itself(self, tree: list[str]) -> bool:
         "Whether a block holds a group of the tree on two axes, or two groups that it must pair"
@@ -104,7 +161,7 @@ class Search:
         while known:
             root = max(known, key=lambda r: known[r])  # of equals, the first
             if known.pop(root) > 0:
-                self.improve(root, lambda term: not waiting[term])
+                self.visit(root, lambda term: not waiting[term])
             touched = {
                 t for t, groups in waiting.items() if not groups.isdisjoint(self.trees[root])
             }
@@ -118,3 +175,39 @@ class Search:
 def _known_share(shares: Mapping[Term, float], waiting: Mapping[Term, set[str]]) -> float:
     "The share of known terms in the upper bound of a tree's scores"
     return sum(share for term, share in shares.items() if not waiting[term])
+
+# %% ../../nbs/matching/16_search.ipynb #se1d0012
+@dataclass(frozen=True)
+class End:
+    """Where the search from a start has ended
+
+    Attributes:
+        name: of the start
+        objective: at the end, in the unit of all objectives
+        gains: of each sweep
+        initial: the objective before the first
+    """
+
+    name: str  # of the start
+    perm: dict[str, np.ndarray]
+    converged: bool
+    objective: float  # at the end, in the unit of all objectives
+    gains: list[float]  # of each sweep
+    initial: float  # the objective before the first
+
+    @property
+    def sweeps(self) -> int:
+        return len(self.gains)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The objective after each sweep: at the end, less what was gained since
+
+        Returns:
+            np.ndarray
+        """
+        return self.objective - np.cumsum([0.0, *self.gains[:0:-1]])[::-1]
+
+    def start(self, absolute: Callable[[float], float]) -> Start:
+        "What the start was worth, as numbers"
+        return Start(self.name, absolute(self.objective), self.sweeps, self.converged)

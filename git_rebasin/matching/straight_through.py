@@ -33,8 +33,8 @@ from .ignored import ignored_leaves
 from .leaves import as_parts, complex_paths, wide
 from .match import Match, bind_models, merged_loss
 from .scores import GroupScores, Scores
-from .terms import shifted
 from .search import Search
+from .terms import shifted
 from .weights import key_entropy, weight_matching
 from ..progress import Callback, with_progress
 from git_rebasin.symmetry.permutation import (

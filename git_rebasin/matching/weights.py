@@ -10,8 +10,9 @@ __all__ = ['AUTO', 'sweep_order', 'key_entropy', 'weight_matching', 'unit_simila
 
 # %% ../../nbs/matching/06_weights.ipynb #ed59729f
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -20,9 +21,10 @@ from jaxtyping import Float, Int, PyTree
 
 from ..arguments import check_steps
 from .ignored import ignored_leaves
-from .match import Match, Start, bind_models
+from .match import Match, bind_models
+from .resumed import KeptSearch, identity_of
 from .scores import Scores
-from .search import PROGRESS, Search, visit_order
+from .search import PROGRESS, End, Search, visit_order
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
@@ -86,6 +88,11 @@ def weight_matching(
     include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
     budget: float | None = None,  # bytes kept of lazily read models and of their scores;
     #   None: a twentieth of both models, or all where nothing is read lazily
+    resume: str
+    | Path
+    | None = None,  # a file that the search is kept in after its visits, and from
+    #   which the same call goes on; matrices are then built anew at each visit, so that where it
+    #   ends does not depend on where it was stopped
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each sweep with its "objective"
 ) -> Match:  # `Match.perm` is the permutation of B, `Match.starts` the starts that were tried
@@ -105,6 +112,9 @@ def weight_matching(
         include: paths or patterns of leaves that count all the same
         budget: bytes kept of lazily read models and of their scores; None: a twentieth of both
             models, or all where nothing is read lazily
+        resume: a file that the search is kept in after its visits, and from which the same call
+            goes on; matrices are then built anew at each visit, so that where it ends does not
+            depend on where it was stopped
         progress: show a bar, in a notebook or on a terminal
         callback: called after each sweep with its "objective"
 
@@ -116,6 +126,8 @@ def weight_matching(
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is a
             word that is not known, or a pattern fits no leaf
+        ValueError: if `resume` is a file of something else
+        OSError: if it cannot be read or written
 
     References:
         Git Re-Basin (arXiv 2209.04836), §3.2, Algorithm 1
@@ -125,16 +137,29 @@ def weight_matching(
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if `max_sweeps` is not whole or < 1, `budget` is NaN or negative, `init` is
     #   a word that is not known, or a pattern fits no leaf
+    # raises ValueError if `resume` is a file of something else
+    # raises OSError if it cannot be read or written
     check_steps("sweep", max_sweeps=max_sweeps)
     spec, a, b = bind_models(spec, params_a, params_b)
     starts = _starts(spec, init)
     ignored = ignored_leaves(spec, ignore, include)
-    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[_End]()
+    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[End]()
+    kept = None
+    if resume is not None:
+        decides = (key_entropy(key), starts, max_sweeps, sorted(ignored))
+        kept = KeptSearch(resume, spec, identity_of(spec, (a, b), decides))
     for name, start in starts.items():
         if any(end.objective >= (1 - PROGRESS) * scores.bound for end in ends):
             break  # no permutation is better
+        if kept is not None and name in kept.ends:
+            ends.append(kept.ends[name])
+            continue
         search = Search(spec, scores, start)
+        if kept is not None:
+            kept.begin(search, name)
         ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
+        if kept is not None:
+            kept.finish(ends[-1])
     best, *others = _best_first(ends, PROGRESS * scores.bound)
     tried = tuple(e.start(scores.absolute) for e in (best, *others))
     state = "converged" if best.converged else "not converged"
@@ -159,39 +184,14 @@ def _starts(spec: BoundSpec, init) -> dict[str, dict[str, np.ndarray]]:
     return {"given": {g: np.array(init[g], dtype=np.int32) for g in spec.groups}}
 
 
-@dataclass(frozen=True)
-class _End:
-    "Where the search from a start has ended"
-
-    name: str  # of the start
-    perm: dict[str, np.ndarray]
-    converged: bool
-    objective: float  # at the end, in the unit of all objectives
-    gains: list[float]  # of each sweep
-    initial: float  # the objective before the first
-
-    @property
-    def sweeps(self) -> int:
-        return len(self.gains)
-
-    @property
-    def values(self) -> np.ndarray:
-        "The objective after each sweep: at the end, less what was gained since"
-        return self.objective - np.cumsum([0.0, *self.gains[:0:-1]])[::-1]
-
-    def start(self, absolute: Callable[[float], float]) -> Start:
-        "What the start was worth, as numbers"
-        return Start(self.name, absolute(self.objective), self.sweeps, self.converged)
-
-
 def _run(
     search: Search,  # at its start
     name: str,
     entropy: list[int],  # what the random order of the visits is made of
     max_sweeps: int,
-    ends: Sequence[_End],  # of other starts
+    ends: Sequence[End],  # of other starts
     callback: Callback | None,
-) -> _End:
+) -> End:
     "Search from one start, until nothing changes or the end of another start is reached"
     for own in search.scores.groups.values():
         own.matrix = None  # built for other starts: forgotten, so that each is as if it were alone
@@ -201,7 +201,7 @@ def _run(
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
-        if callback is not None:
+        if callback is not None and not search.replays:
             value = search.scores.absolute(search.scores.objective(search.perm))
             values = {"objective": value}
             callback(Progress(stage, len(gains), max_sweeps, values))
@@ -212,17 +212,17 @@ def _run(
         sweep_done(0.0)  # its gains are in terms of what was known
     while not converged and len(gains) < max_sweeps:
         for end in ends:
-            if end.converged and same_permutation(end.perm, search.perm):
+            if end.converged and not search.replays and same_permutation(end.perm, search.perm):
                 return replace(end, name=name, gains=gains)
         steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
     final = search.scores.objective(search.perm)
     initial = final - sum(reversed(gains)) if initial is None else initial
-    return _End(name, search.perm, converged, final, gains, initial)
+    return End(name, search.perm, converged, final, gains, initial)
 
 
-def _best_first(ends: list[_End], rounding: float) -> list[_End]:
+def _best_first(ends: list[End], rounding: float) -> list[End]:
     "The end with the highest objective before the others; of equals, the first"
     best = ends[0]
     for end in ends[1:]:
