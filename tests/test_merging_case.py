@@ -25,6 +25,8 @@ def test_data_decide_where_there_are_running_statistics():
     assert [args[0].shape for args in case.inputs] == [(9, 6), (9, 6)] and case.inferred
     mean = np.concatenate([x for x, _ in batches[:2]]) @ models[0]["w"]
     np.testing.assert_allclose(case.reset(models[0])["mean"], mean.mean(0), rtol=1e-4, atol=1e-5)
+    stale = prepare(normed, models, batches=batches, reset_stats=False)
+    assert not stale.resets and not stale.used and stale.reset(models[0]) is models[0]
     assert case.spec.examples == ({"0/0": (4, 6)},)  # the spec is tried on the first few
 
 

@@ -62,6 +62,8 @@ class Case:
         step: metrics of a model on a batch
         cautions: what was odd already
         callback: called as parts of the work go on
+        ignore: leaves that do not count when weights are compared
+        reset_stats: whether running statistics are computed anew, where data allow it
     """
 
     fn: Callable[..., Any]  # (params, *args) → outputs, as given
@@ -78,15 +80,17 @@ class Case:
     step: Step | None  # metrics of a model on a batch
     cautions: Sequence[Caution] = ()  # what was odd already
     callback: Callback | None = None  # called as parts of the work go on
+    ignore: Sequence[str] | None = None  # leaves that do not count when weights are compared
+    reset_stats: bool = True  # whether running statistics are computed anew, where data allow it
 
     @property
     def resets(self) -> bool:
-        """Whether there are running statistics, and data to compute them from
+        """Whether running statistics are computed anew: there are some, and data for it
 
         Returns:
             bool
         """
-        return bool(self.stats and self.inputs)
+        return bool(self.reset_stats and self.stats and self.inputs)
 
     def reset(
         self,
@@ -132,6 +136,8 @@ def prepare(
     spec: PermutationSpec | None = None,  # which axes move together; default: inferred
     decides: bool = False,  # whether data decide; they do if there are running statistics
     callback: Callback | None = None,  # called as parts of the work go on
+    ignore: Sequence[str] | None = None,  # leaves that do not count when weights are compared
+    reset_stats: bool = True,  # whether running statistics are computed anew, where data allow it
 ) -> Case:
     """Check what was given, and find what it implies
 
@@ -145,6 +151,8 @@ def prepare(
         spec: which axes move together; default: inferred
         decides: whether data decide; they do if there are running statistics
         callback: called as parts of the work go on
+        ignore: leaves that do not count when weights are compared
+        reset_stats: whether running statistics are computed anew, where data allow it
 
     Raises:
         ValueError: if data are lacking, or it is not clear which part of a batch `fn` takes
@@ -162,7 +170,7 @@ def prepare(
     few = args if example is not None else _few(network, flat[0], kept[0], inputs) or args
     bound = _bound(network, flat, few, spec)
     stats, cautions = _running_statistics(network, flat[0], args)
-    decides = bool(kept) and (decides or bool(stats))
+    decides = bool(kept) and (decides or bool(stats and reset_stats))
     used, measured = halves(kept) if decides else ([], kept)
     step = None if metrics is None else compile_metrics(metrics, models[0])
     if step is not None:
@@ -182,6 +190,8 @@ def prepare(
         step=step,
         cautions=cautions,
         callback=callback,
+        ignore=ignore,
+        reset_stats=reset_stats,
     )
 
 # %% ../../nbs/merging/03_case.ipynb #c4030955

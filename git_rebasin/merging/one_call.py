@@ -62,7 +62,8 @@ def _match(
     choose = method == "auto" and case.step is not None and bool(case.inputs)
     matches, failed = {}, []
     if method != "activations":
-        matches["weights"] = weight_matching(key, case.spec, a, b, callback=case.callback)
+        how = {"ignore": case.ignore, "callback": case.callback}
+        matches["weights"] = weight_matching(key, case.spec, a, b, **how)
     if method == "activations" or choose:
         try:
             matches["activations"] = activation_matching(
@@ -123,7 +124,8 @@ def _merge_two(case: Case, method: str | Matcher, key: jax.Array, lam: float) ->
 
 def _merge_all(case: Case, key: jax.Array) -> _Outcome:
     "Bring more than two models into one order, and take their mean"
-    found = merge_many(key, case.spec, case.models, init="sequential", callback=case.callback)
+    how = {"init": "sequential", "ignore": case.ignore, "callback": case.callback}
+    found = merge_many(key, case.spec, case.models, **how)
     moved = tuple(
         apply_permutation(case.spec, perm, model)
         for perm, model in zip(found.perms, case.models, strict=True)
@@ -264,6 +266,9 @@ def rebasin(
     #   (key, spec, params_a, params_b) → `Match`
     lam: float = 0.5,  # the share of B in the merge of two
     lambdas: int = 11,  # the points of each line between two, both ends included
+    ignore: Sequence[str] | None = None,  # leaves that do not count when weights are compared, as
+    #   `weight_matching` takes them
+    reset_stats: bool = True,  # compute running statistics anew, where there are data
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
     key: jax.Array | None = None,  # a JAX random key; default: key 0
     progress: bool = False,  # show a bar, in a notebook or on a terminal
@@ -287,6 +292,8 @@ def rebasin(
             measured; or a matcher, a function (key, spec, params_a, params_b) → `Match`
         lam: the share of B in the merge of two
         lambdas: the points of each line between two, both ends included
+        ignore: leaves that do not count when weights are compared, as `weight_matching` takes them
+        reset_stats: compute running statistics anew, where there are data
         repair: whether `repaired` is the merged network with corrected units
         key: a JAX random key; default: key 0
         progress: show a bar, in a notebook or on a terminal
@@ -297,7 +304,7 @@ def rebasin(
 
     Raises:
         ValueError: if `lam` is not in [0, 1], or data are lacking for what is asked
-        ValueError: if `lambdas` is below 2
+        ValueError: if `lambdas` is below 2, or a pattern of `ignore` fits no leaf
         ValueError: if `batches` is empty, or it is not clear which part of a batch `fn` takes
         ValueError: if `metrics` gives no loss, or what is no scalar
         TypeError: if `method` is a function that gives no `Match`
@@ -308,7 +315,7 @@ def rebasin(
         Git Re-Basin (arXiv 2209.04836), §2, §3
     """
     # raises ValueError if `lam` is not in [0, 1], or data are lacking for what is asked
-    # raises ValueError if `lambdas` is below 2
+    # raises ValueError if `lambdas` is below 2, or a pattern of `ignore` fits no leaf
     # raises ValueError if `batches` is empty, or it is not clear which part of a batch `fn` takes
     # raises ValueError if `metrics` gives no loss, or what is no scalar
     # raises TypeError if `method` is a function that gives no `Match`
@@ -329,6 +336,8 @@ def rebasin(
         spec=spec,
         decides=repair or chooses or method == "activations",
         callback=callback,
+        ignore=ignore,
+        reset_stats=reset_stats,
     )
     outcome = _merge_all(case, key) if more else _merge_two(case, method, key, lam)
     measured, curves = _measure(case, outcome, lambdas)
