@@ -22,6 +22,7 @@ from git_rebasin.cli.parser import main
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.merging.files import load_permutations
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
+from git_rebasin.symmetry.spec import PermutationSpec
 
 key = jax.random.key(0)
 images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
@@ -117,6 +118,63 @@ def test_a_network_of_ones_own_needs_no_more_than_its_function():
         np.testing.assert_allclose(values("m.safetensors")["w"], models[0]["w"])
 
 
+# %% cg5a0022
+def test_what_models_learned_beyond_a_base_is_merged_in_the_order_of_the_first():
+    with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
+        rng = np.random.default_rng(0)
+        base = {"w": rng.normal(size=(3, 16)), "v": rng.normal(size=(16, 2))}
+        tuned = [{n: x + 0.01 * rng.normal(size=x.shape) for n, x in base.items()} for _ in "ab"]
+        order = rng.permutation(16)
+        shuffled = {"w": tuned[1]["w"][:, order], "v": tuned[1]["v"][order]}
+        spec = PermutationSpec({"w": (None, "P"), "v": ("P", None)})
+        Path("spec.json").write_text(spec.to_json())
+        for name, model in (("a", tuned[0]), ("b", shuffled), ("base", base)):
+            write_safetensors(f"{name}.safetensors", model)
+        files = ["a.safetensors", "b.safetensors"]
+        own = ("--spec", "spec.json", "--base", "base.safetensors")
+        argv = ("merge", *files, "-o", "m.safetensors", *own, "--merge", "task", "--lambda", "0.5,2")
+        code, out, err = call(*argv)
+        assert code == 0 and "base: Match(" in out, err
+        for n, x in base.items():
+            want = x + 0.5 * (tuned[0][n] - x) + 2 * (tuned[1][n] - x)
+            np.testing.assert_allclose(values("m.safetensors")[n], want, rtol=1e-6)
+        # The same as a file, of which a part is typed.
+        config = {"models": files, "merge_method": "ties", "out": "c.safetensors", "align": {"seed": 1}}
+        Path("merge.json").write_text(json.dumps(config | {"parameters": {"density": 1, "weight": 2}}))
+        code, _, err = call(
+            "merge", "--config", "merge.json", *own, "--merge", "task", "--lambda", "0.5,2"
+        )
+        assert code == 0, err
+        for n, x in values("m.safetensors").items():
+            np.testing.assert_array_equal(values("c.safetensors")[n], x)
+        assert sorted(os.listdir()) == [
+            *("a.safetensors", "b.safetensors", "base.safetensors", "c.permutation.safetensors"),
+            *("c.safetensors", "m.permutation.safetensors", "m.safetensors", "merge.json", "spec.json"),
+        ]  # and no state of a search
+
+
+# %% cg5a0023
+def test_by_function_or_by_weights_the_match_is_the_same():
+    with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
+        write_safetensors("a.safetensors", a)
+        write_safetensors("b.safetensors", moved)
+        found = []
+        for name, options in (
+            ("one", ()),
+            ("two", ("--memory", "1kB")),
+            ("three", ("--ignore", "*bn*")),
+        ):
+            out = f"{name}.safetensors"
+            code, text, err = call("merge", "a.safetensors", "b.safetensors", "-o", out, *options)
+            assert code == 0, err
+            assert ("Two models merged" in text) == (name != "two")
+            found.append(load_permutations(f"{name}.permutation.safetensors")[1][0])
+            np.testing.assert_allclose(values(out)["conv1.weight"], a["conv1.weight"], atol=1e-6)
+        for group, p in found[0].items():
+            for other in found[1:]:
+                np.testing.assert_array_equal(p, other[group])
+
+
 # %% cg5a0020
 def test_what_cannot_be_merged_is_refused_with_a_reason():
     with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
@@ -138,16 +196,31 @@ def test_what_cannot_be_merged_is_refused_with_a_reason():
             (("a.safetensors", "other.safetensors"), "do not fit: 0 arrays in both"),
             (("other.safetensors", "other.safetensors"), "is of no architecture that is known"),
             ((*two, "--arch", "resnet50"), "unknown architecture 'resnet50'"),
-            ((*two, "--lambda", "2"), "--lambda is 2.0"),
+            ((*two, "--lambda", "2"), "--lambda is 2: the share of the second model is from 0 to 1"),
+            ((*two, "--lambda", "0.5,0.6"), "--lambda has 2 shares for 2 models: give one each, and 1"),
+            ((*two, "--base", "a.safetensors"), "--base has no part in a mean"),
+            ((*two, "--merge", "ties"), "--merge ties needs --base MODEL"),
+            ((*two, "--density", "0"), "--density is 0.0: give a share above 0"),
+            ((*two, "--images", "1"), "--images is 1: half decides"),
+            ((*two, "--data", "cifar10", "--memory", "1kB"), "--data needs 0.0 GB of memory, of 0.0"),
+            ((*two, "--ignore", "conv9*"), "conv9*"),
+            ((*two, "--config", "none.json"), "none.json"),
             ((*two, "--method", "activations"), "needs --data"),
             ((*two, "--data", "digits"), "cifar-resnet takes images of cifar10"),
             ((*two, "--dtype", "int8"), "give one of floating-point numbers"),
-            ((*two, "b.safetensors", "--lambda", "0.3"), "with equal shares"),
+            ((*two, "b.safetensors", "--lambda", "0.3"), "--lambda has 1 shares for 3 models"),
+            (
+                (*two, "b.safetensors", "--method", "activations"),
+                "by their weights: leave out --method",
+            ),
         ):
             code, _, err = call("merge", *argv, "-o", "m.safetensors")
             assert code == 1 and words in err, (argv, err)
         assert sorted(os.listdir()) == before
-        for argv in (("a", "b"), (*two, "-o", "m", "--method", "magic")):
+        code, _, err = call("merge", *two)
+        assert code == 1 and "Give -o OUT" in err
+        for options in (("--method", "magic"), ("--lambda", "-1"), ("--memory", "4"), ("--sed", "1")):
+            argv = (*two, "-o", "m", *options)
             with pytest.raises(SystemExit) as info, contextlib.redirect_stderr(io.StringIO()):
                 main(["merge", *argv])
             assert info.value.code == 2

@@ -6,37 +6,53 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['METHODS', 'add_arguments', 'run']
+__all__ = ['METHODS', 'shares_argument', 'add_arguments', 'run']
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0005
 import argparse
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from git_rebasin.cli.models import (
-    add_network,
-    classify,
-    load_data,
-    open_fitting,
-    shared_model,
+from .config import configured
+from git_rebasin.cli.merged import (
+    forget_searches,
+    in_memory,
+    merge_by_function,
+    merge_by_weights,
+    shares_of,
 )
-from .parser import seed_argument
+from .models import add_network, open_fitting, shared_model
+from .parser import seed_argument, size_argument
 from ..progress import ProgressBar
 
 if TYPE_CHECKING:
     from git_rebasin.checkpoints.opened import Checkpoint
     from git_rebasin.cli.models import Model
-    from git_rebasin.matching.match import Match, Merged
-    from git_rebasin.merging.result import RebasinResult
     from git_rebasin.symmetry.spec import BoundSpec
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0008
 METHODS = ("auto", "weights", "activations")
+
+
+def shares_argument(
+    text: str,  # as typed: "0.3", or "0.2,0.3,0.5"
+) -> tuple[float, ...]:  # as many as were typed
+    """Read the shares of models, as the type of an argument
+
+    Args:
+        text: as typed: "0.3", or "0.2,0.3,0.5"
+
+    Returns:
+        tuple[float, ...]: as many as were typed
+    """
+    shares = tuple(map(float, text.split(",")))
+    if not all(math.isfinite(x) and x >= 0 for x in shares):
+        raise argparse.ArgumentTypeError(f"{text}: give a share such as 0.5, or several: 0.4,0.6")
+    return shares
 
 
 def add_arguments(
@@ -47,89 +63,50 @@ def add_arguments(
     Args:
         parser: of `git-rebasin merge`
     """
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints: files or folders")
+    from git_rebasin.merging.combined import WAYS
+
+    models = "checkpoints: files or folders"
+    parser.add_argument("models", nargs="*", default=[], metavar="MODEL", help=models)
     out = "where to write: a file like the first, of another format by its suffix, or a folder"
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help=out)
+    parser.add_argument("-o", "--out", metavar="OUT", help=out)
+    config = "a file of YAML or JSON with models, merge_method, …; what is typed comes first"
+    parser.add_argument("--config", metavar="FILE", help=config)
     add_network(parser)
+    _add_matching(parser.add_argument_group("the match"))
     group = parser.add_argument_group("the merge")
-    methods = "how to match; auto takes what is better on --data (default: %(default)s)"
-    group.add_argument("--method", default="auto", choices=METHODS, help=methods)
-    lam = "the share of the second of two models (default: 0.5)"
-    group.add_argument("--lambda", dest="lam", type=float, default=0.5, metavar="SHARE", help=lam)
-    group.add_argument("--seed", type=seed_argument, default=0, help="of the order of visits")
+    lam = "the share of the second of two models, or those of all, as 0.2,0.3,0.5 (default: equal)"
+    group.add_argument("--lambda", dest="lam", type=shares_argument, metavar="SHARE", help=lam)
+    ways = "the mean, or what models learned beyond --base: added up, trimmed or thinned out"
+    group.add_argument("--merge", default="linear", choices=WAYS, help=ways)
+    group.add_argument("--base", metavar="MODEL", help="what the models were tuned from")
+    share = "of what was learned, the share that ties and dare keep (default: %(default)s)"
+    group.add_argument("--density", type=float, default=0.5, metavar="SHARE", help=share)
+    keep = "leave running statistics as they are averaged"
+    group.add_argument("--keep-stats", action="store_true", help=keep)
     group.add_argument("--dtype", metavar="DTYPE", help="of what is written (default: as it was)")
-    data = "images to compute statistics anew with, and to compare models on, as cifar10"
-    group.add_argument("--data", metavar="NAME", help=data)
-    count = "so many of them; half decides, half measures (default: %(default)s)"
-    group.add_argument("--images", type=int, default=2000, metavar="N", help=count)
+    shard = "of each file of a folder (default: 5GB)"
+    group.add_argument("--shard-size", type=size_argument, default=5e9, metavar="SIZE", help=shard)
     group = parser.add_argument_group("what is printed")
     group.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     group.add_argument("--json", action="store_true", help="print the result as JSON")
     group.add_argument("--quiet", action="store_true", help="print errors alone")
 
-# %% ../../nbs/cli/04_merge.ipynb #cg5a0010
-_POINTS = 3  # of a line between two models: its ends and its middle
 
-
-def _merge_by_function(
-    args: argparse.Namespace, model: Model, checkpoints: Sequence[Checkpoint], bar: ProgressBar
-) -> RebasinResult:
-    "Match, measure and merge models that fit into memory, by what the network computes"
-    import jax
-    import numpy as np
-
-    from git_rebasin.merging.one_call import rebasin
-
-    assert model.fn is not None  # what calls, knows
-    names = [name for name in checkpoints[0].arrays if name in model.spec.shapes]
-    a, b, *more = ({n: np.asarray(c.arrays[n]) for n in names} for c in checkpoints)
-    data = load_data(args.data, model.arch, args.images) if args.data else None
-    if data is None and args.method == "activations":
-        raise ValueError("--method activations needs --data, such as --data cifar10")
-    return rebasin(
-        model.fn,
-        a,
-        b,
-        *more,
-        example=model.example,
-        batches=data.batches if data else None,
-        metrics=classify(model.fn) if data else None,
-        spec=model.spec,
-        method=args.method if not more else "auto",
-        lam=args.lam,
-        lambdas=_POINTS,
-        key=jax.random.key(args.seed),
-        callback=bar,
+def _add_matching(group: Any) -> None:
+    "The options of a match, to a group of arguments"
+    methods = "how to match; auto takes what is better on --data (default: %(default)s)"
+    group.add_argument("--method", default="auto", choices=METHODS, help=methods)
+    data = "images to compute statistics anew with, and to compare models on, as cifar10"
+    group.add_argument("--data", metavar="NAME", help=data)
+    count = "so many of them; half decides, half measures (default: %(default)s)"
+    group.add_argument("--images", type=int, default=2000, metavar="N", help=count)
+    ignore = "arrays that do not count when weights are compared; may be given again"
+    group.add_argument("--ignore", action="append", metavar="PATTERN", help=ignore)
+    group.add_argument("--seed", type=seed_argument, default=0, help="of the order of visits")
+    memory = (
+        "what the models may take of it; larger ones are read as they are needed (default: half)"
     )
-
-# %% ../../nbs/cli/04_merge.ipynb #cg5a0012
-def _merge_by_weights(
-    args: argparse.Namespace, model: Model, checkpoints: Sequence[Checkpoint], bar: ProgressBar
-) -> tuple[Match | Merged, list[Mapping[str, Any]], Mapping[str, Any]]:
-    "Match models that are read as they are needed; the match, each permutation, the merged arrays"
-    import jax
-
-    from git_rebasin.matching.merge import merge_many
-    from git_rebasin.matching.weights import weight_matching
-    from git_rebasin.merging.files import average, permuted
-    from git_rebasin.symmetry.permutation import identity_permutation
-
-    if args.method == "activations" or args.data:
-        what = "--data" if args.data else "--method activations"
-        raise ValueError(f"{what} needs the function of the network: give --fn or --arch")
-    names = model.spec.shapes
-    own = [{n: c.arrays[n] for n in names} for c in checkpoints]
-    key = jax.random.key(args.seed)
-    if len(own) == 2:
-        match = weight_matching(key, model.spec, *own, callback=bar)
-        perms, weights = [identity_permutation(model.spec), match.perm], [1 - args.lam, args.lam]
-    else:
-        match = merge_many(key, model.spec, own, init="sequential", callback=bar)
-        perms, weights = list(match.perms), [1 / len(own)] * len(own)
-    moved = [
-        permuted(model.spec, perm, c.arrays) for perm, c in zip(perms, checkpoints, strict=True)
-    ]
-    return match, perms, average(moved, weights)
+    group.add_argument("--memory", type=size_argument, metavar="SIZE", help=memory)
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0014
 def _write(
@@ -145,7 +122,12 @@ def _write(
     from git_rebasin.merging.files import save_permutations
 
     merged = write_checkpoint(
-        args.out, arrays, like, dtype=args.dtype, more={"README.md": said.encode()}
+        args.out,
+        arrays,
+        like,
+        dtype=args.dtype,
+        shard_bytes=args.shard_size,
+        more={"README.md": said.encode()},
     )
     beside = (
         merged / "permutation.safetensors"
@@ -169,10 +151,35 @@ def _check(args: argparse.Namespace) -> None:
     "Refuse numbers that are out of bounds, and options that do not go together"
     if len(args.models) < 2:
         raise ValueError("a merge needs two models: git-rebasin merge A B -o OUT")
-    if not math.isfinite(args.lam) or not 0 <= args.lam <= 1 or args.images < 2:
-        raise ValueError(f"--lambda is {args.lam}, --images {args.images}: give 0 to 1, 2 or more")
-    if len(args.models) > 2 and (args.lam != 0.5 or args.method == "activations"):
-        raise ValueError("more than two models are matched by their weights, with equal shares")
+    if not args.out:
+        raise ValueError("where shall the merged model be written? Give -o OUT")
+    if args.images < 2:
+        raise ValueError(
+            f"--images is {args.images}: half decides and half measures, give 2 or more"
+        )
+    shares_of(args)
+    if len(args.models) > 2 and args.method == "activations":
+        raise ValueError("more than two models are matched by their weights: leave out --method")
+    if (args.merge == "linear") != (args.base is None):
+        need = "--base has no part in a mean: give --merge task, ties or dare"
+        raise ValueError(need if args.base else f"--merge {args.merge} needs --base MODEL")
+    if not 0 < args.density <= 1:
+        raise ValueError(f"--density is {args.density}: give a share above 0, up to 1")
+
+
+def _plan(args: argparse.Namespace, model: Model, checkpoints: Sequence[Checkpoint]) -> str:
+    "What would be read, solved and written"
+    whole = in_memory(args, model, checkpoints)
+    size, groups = sum(c.nbytes for c in checkpoints), model.spec.groups
+    entries = sum(math.prod(shape) for shape in model.spec.shapes.values())
+    steps = [
+        f"would read {size / 1e6:,.1f} MB, " + ("whole" if whole else "array by array"),
+        f"match {len(groups)} groups of up to {max(groups.values(), default=0):,} units "
+        f"by {args.method if whole and args.data else 'weights'}",
+        f"take the {args.merge} merge of {entries / 1e6:,.1f} million numbers",
+        f"write {args.out}",
+    ]
+    return "\n".join(steps)
 
 
 def run(
@@ -187,6 +194,10 @@ def run(
         ValueError: if they do not fit, or it is not clear what network they are of
     """
     # raises ValueError if they do not fit, or it is not clear what network they are of
+    if args.config:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        args = configured(args, parser.get_default)
     _check(args)
     tell = (lambda *lines: None) if args.quiet or args.json else print
     checkpoints = open_fitting(args.models, args)
@@ -196,41 +207,19 @@ def run(
     groups = model.spec.groups
     tell(f"network: {model.how}; {len(groups)} groups, {sum(groups.values()):,} units")
     if args.dry_run:
-        size = sum(c.nbytes for c in checkpoints) / 1e6
-        tell(f"would read {size:,.1f} MB, match, and write {args.out}")
-        return
+        return tell(_plan(args, model, checkpoints))
+    merge = merge_by_function if in_memory(args, model, checkpoints) else merge_by_weights
     with ProgressBar() as bar:
-        result = None if model.fn is None else _merge_by_function(args, model, checkpoints, bar)
-        if result is not None:
-            shown, perms, merged = _in_options(str(result)), result.perms, dict(result.merged)
-        else:
-            match, perms, merged = _merge_by_weights(args, model, checkpoints, bar)
-            shown = repr(match)
-        arrays = {n: merged.get(n, x) for n, x in checkpoints[0].arrays.items()}
-        card = _card(args, model, shown)
-        files = _write(args, checkpoints[0], arrays, model.spec, perms, card)
-    tell(f"\n{shown}\n\nwritten: {', '.join(map(str, files))}")
+        found = merge(args, model, checkpoints, bar)
+        arrays = {n: found.arrays.get(n, x) for n, x in checkpoints[0].arrays.items()}
+        card = _card(args, model, found.shown)
+        files = _write(args, checkpoints[0], arrays, model.spec, found.perms, card)
+    forget_searches(args)
+    tell(f"\n{found.shown}\n\nwritten: {', '.join(map(str, files))}")
     if args.json:
         facts = {"written": [str(file) for file in files], "network": model.how}
-        if result is not None:
-            facts |= {"method": result.method, "metrics": result.metrics}
-            facts |= {"warnings": [str(caution) for caution in result.warnings]}
-        json.dump(facts, sys.stdout, indent=1)
+        json.dump(facts | dict(found.facts), sys.stdout, indent=1)
         print()
-
-
-_OPTIONS = {  # of functions, as their texts name them → of the command
-    "give batches= and metrics= to see": "give --data to see",
-    "Give batches=, from which": "Give --data, from which",
-}
-
-
-def _in_options(text: str) -> str:
-    "A result in words of the command, lines and all"
-    for own, option in _OPTIONS.items():
-        words = r"\s+".join(map(re.escape, own.split()))
-        text = re.sub(words, option, text)
-    return text
 
 
 def _line(checkpoint: Checkpoint) -> str:

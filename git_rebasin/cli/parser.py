@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COMMANDS', 'EXPLAINED', 'seed_argument', 'make_parser', 'main']
+__all__ = ['COMMANDS', 'EXPLAINED', 'seed_argument', 'make_parser', 'size_argument', 'main']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -54,6 +55,23 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", help=told)
         command.set_defaults(run=module.run)
     return parser
+
+# %% ../../nbs/cli/00_parser.ipynb #sz0a0001
+def size_argument(
+    text: str,  # as typed: "4GB", "500MB", "2GiB"
+) -> int:  # bytes
+    """Read a size, as the type of an argument
+
+    Args:
+        text: as typed: "4GB", "500MB", "2GiB"
+
+    Returns:
+        int: bytes
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT])?(i)?B", text.strip())
+    if found is None or not (size := float(found[1])):
+        raise argparse.ArgumentTypeError(f"{text} is no size: give one as 4GB")
+    return int(size * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
 
 # %% ../../nbs/cli/00_parser.ipynb #da3f47af
 # what the package raises with a remedy
