@@ -42,6 +42,14 @@ def largest(
     return np.where(sizes >= least, x, 0)
 
 
+def _sum(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    "The weighted sum of arrays, in their dtype"
+    total = np.zeros_like(vectors[0])
+    for w, v in zip(weights, vectors, strict=True):
+        total += v.dtype.type(w) * v
+    return total
+
+
 def elected(
     vectors: Sequence[np.ndarray],  # task vectors of one array
     weights: Sequence[float],  # of each, above 0
@@ -152,11 +160,3 @@ def _step(
     if way == "dare":
         vectors = [thinned(v, density, (*seed, k)) for k, v in enumerate(vectors)]
     return _sum(vectors, weights)
-
-
-def _sum(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    "The weighted sum of arrays, in their dtype"
-    total = np.zeros_like(vectors[0])
-    for w, v in zip(weights, vectors, strict=True):
-        total += v.dtype.type(w) * v
-    return total

@@ -321,9 +321,7 @@ def rebasin(
     # raises TypeError if `method` is a function that gives no `Match`
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises PermutationSpecError if the spec does not fit the models or the function
-    _check_options(lam, method, len(more), batches is not None, repair)
-    if lambdas < 2:
-        raise ValueError(f"lambdas is {lambdas}: a line has two ends, so give 2 or more")
+    _check_options(lam, lambdas, method, len(more), batches is not None, repair)
     key = jax.random.key(0) if key is None else key
     chooses = method == "auto" and metrics is not None and not more
     case = prepare(
@@ -365,10 +363,14 @@ def rebasin(
     )
 
 # %% ../../nbs/merging/05_one_call.ipynb #424a44da
-def _check_options(lam: float, method: Any, more: int, data: bool, repaired: bool) -> None:
+def _check_options(
+    lam: float, lambdas: int, method: Any, more: int, data: bool, repaired: bool
+) -> None:
     "Refuse options that are unknown, or do not go together"
     if not 0 <= lam <= 1:
         raise ValueError(f"lam is {lam}: give the share of B in the merge, from 0 to 1")
+    if lambdas < 2:
+        raise ValueError(f"lambdas is {lambdas}: a line has two ends, so give 2 or more")
     if not callable(method) and method not in ("auto", "weights", "activations"):
         raise ValueError(
             f"method is {method!r}: give 'auto', 'weights', 'activations' or a matcher"

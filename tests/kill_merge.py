@@ -1,0 +1,121 @@
+"""Merges that are killed at random moments and called again: they end with the same bytes.
+
+    python tests/kill_merge.py 30                30 merges, each killed once or more
+    python tests/kill_merge.py 30 --seed 7       at other moments
+
+Two models of a chain of layers, the second with its units in another order and some noise, are
+merged by weights in a process of its own. It is killed at a random moment of the time that a whole
+merge takes (SIGKILL, which nothing can catch), then called again, and killed again with probability
+one half, until it ends. The merged model and the permutation must be what a merge that was left
+alone writes, byte for byte, and nothing else may lie in the folder.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from git_rebasin.checkpoints.safetensors_files import write_safetensors
+from git_rebasin.symmetry.spec import PermutationSpec
+
+ARGV = ["merge", "a.safetensors", "b.safetensors", "-o", "m.safetensors", "--spec", "spec.json"]
+
+
+def write_pair(folder: Path, layers: int, width: int) -> None:
+    """Two models of a chain of layers, and its spec."""
+    rng = np.random.default_rng(0)
+    names = {f"w{k}": (f"P{k - 1}" if k else None, f"P{k}") for k in range(layers)}
+    (folder / "spec.json").write_text(PermutationSpec(names).to_json())
+    orders = [np.arange(width), *(rng.permutation(width) for _ in range(layers))]
+    a = {n: rng.normal(size=(width, width)).astype(np.float32) for n in names}
+    b = {n: x[orders[k]][:, orders[k + 1]] for k, (n, x) in enumerate(a.items())}
+    b = {n: x + 2 * rng.normal(size=x.shape).astype(np.float32) for n, x in b.items()}
+    write_safetensors(folder / "a.safetensors", a)
+    write_safetensors(folder / "b.safetensors", b)
+
+
+def merge(folder: Path, limit: float | None = None) -> tuple[int, bool]:
+    """A merge, killed after so many seconds: its exit code, and whether it went on from a state."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "git_rebasin", *ARGV, "--quiet", "--verbose"],
+        cwd=folder,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, told = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        _, told = process.communicate()
+    return process.returncode, "going on after" in told
+
+
+def try_once(source: Path, seconds: float, rng: random.Random) -> tuple[int, int, dict[str, bytes]]:
+    """A merge, killed until chance lets it end: how often, how often it went on, what it leaves."""
+    with tempfile.TemporaryDirectory() as d:
+        folder = Path(d, "merge")
+        shutil.copytree(source, folder)
+        kills = resumed = 0
+        while kills == 0 or rng.random() < 0.5:
+            code, went_on = merge(folder, rng.uniform(0, seconds))
+            resumed += went_on
+            if code != -signal.SIGKILL:
+                break
+            kills += 1
+        code, went_on = merge(folder)
+        if code != 0:
+            raise SystemExit(f"the merge ended with {code}, after {kills} kills")
+        return (
+            kills,
+            resumed + went_on,
+            {path.name: path.read_bytes() for path in sorted(folder.iterdir())},
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Kill merges, and compare what they end with."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("count", type=int, help="merges that are killed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=768)
+    args = parser.parse_args(argv)
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as d:
+        source, whole = Path(d, "source"), Path(d, "whole")
+        source.mkdir()
+        write_pair(source, args.layers, args.width)
+        shutil.copytree(source, whole)
+        start = time.monotonic()
+        if (code := merge(whole)[0]) != 0:
+            raise SystemExit(f"the merge that was left alone ended with {code}")
+        seconds = time.monotonic() - start
+        want = {path.name: path.read_bytes() for path in sorted(whole.iterdir())}
+        if "m.safetensors" not in want or "m.permutation.safetensors" not in want:
+            raise SystemExit(f"the merge that was left alone wrote {sorted(want)}")
+        total = resumed = 0
+        for k in range(args.count):
+            kills, went_on, found = try_once(source, seconds, rng)
+            total, resumed = total + kills, resumed + went_on
+            if not kills:
+                print(f"merge {k} ended before it was killed", file=sys.stderr)
+            if found.keys() != want.keys():
+                raise SystemExit(f"merge {k}: there are {sorted(found)}, for {sorted(want)}")
+            if wrong := [name for name in want if want[name] != found[name]]:
+                raise SystemExit(f"merge {k}: other bytes in {', '.join(wrong)}")
+    each = f"{args.count} merges of {seconds:.1f} s, killed {total} times at random moments"
+    went_on = f"{resumed} calls went on from the state of a search"
+    print(f"{each}; {went_on}; all ended with the same bytes, and left nothing else")
+
+
+if __name__ == "__main__":
+    main()
