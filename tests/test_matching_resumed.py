@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.matching.resumed import KeptSearch, identity_of
+from git_rebasin.matching.resumed import identity_of
 from git_rebasin.matching.search import Search
 from git_rebasin.matching.weights import weight_matching
 from git_rebasin.symmetry.permutation import same_permutation
@@ -41,7 +41,6 @@ def test_a_search_that_was_stopped_ends_with_the_same_bits():
 
     with tempfile.TemporaryDirectory() as d, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Search, "improve", counted)
-        patch.setattr(KeptSearch, "every", 0)
         whole = weight_matching(key, spec, a, b, resume=Path(d, "whole"))
         total = made[0]
         assert total > 20 and len(whole.starts) == 2

@@ -14,7 +14,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,18 @@ class KeptSearch:
         self.path, self.spec, self.identity = Path(path), spec, identity
         self.ends: dict[str, End] = {}  # start → where the search from it ended
         self._stopped: dict[str, Any] | None = None  # what the earlier run was at
+        self._state: dict[str, Any] | None = None  # after the last visit of this run
         self._last = -math.inf
         if self.path.exists():
             self._read()
 
-    def begin(
+    @contextmanager
+    def keeping(
         self,
         search: Search,  # at its start
         start: str,  # the name of the start
-    ) -> None:
-        """Bring a search to where it was stopped, and keep its visits from now on
+    ) -> Iterator[None]:
+        """Bring a search to where it was stopped, and keep its visits, the last one in any case
 
         Args:
             search: at its start
@@ -90,6 +93,13 @@ class KeptSearch:
             search.go_on(*(self._stopped[name] for name in ("perm", "gains", "settled")))
             _log.info("going on after %d visits from %s", len(search.gains), start)
         search.after = lambda own: self._visited(own, start)
+        self._state = None
+        try:
+            yield
+        except BaseException:
+            if self._state is not None:
+                self._write(self._state)
+            raise
 
     def finish(
         self,
@@ -108,10 +118,11 @@ class KeptSearch:
         self._write(None)
 
     def _visited(self, search: Search, start: str) -> None:
-        "Keep the state after a visit, if the last one was kept a while ago"
+        "Note the state after a visit, and keep it if the last one was kept a while ago"
+        gains, perm = list(search.gains), search.perm
+        self._state = {"start": start, "gains": gains, "settled": search.unmoved, "perm": perm}
         if time.monotonic() - self._last >= self.every:
-            state = {"start": start, "gains": search.gains, "settled": search.unmoved}
-            self._write({**state, "perm": search.perm})
+            self._write(self._state)
 
     def _write(self, state: Mapping[str, Any] | None) -> None:
         "Write all that is known"

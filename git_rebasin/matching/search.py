@@ -54,6 +54,7 @@ class Search:
         self.settled: set[str] = set()  # trees whose permutation is the best for their matrices
         self.gains: list[float] = []  # of all visits, those of an earlier run among them
         self.visits = 0  # how many of them were made, or taken from that run
+        self.earlier = 0  # how many that run has made
         self.after: Callable[[Search], None] | None = None  # called after each visit
 
     @property
@@ -63,7 +64,7 @@ class Search:
         Returns:
             bool
         """
-        return self.visits < len(self.gains)
+        return self.visits < self.earlier
 
     def go_on(
         self,
@@ -79,6 +80,7 @@ class Search:
             settled: trees that no visit would have moved
         """
         self.perm, self.gains, self.settled = perm, list(gains), set(settled)
+        self.earlier = len(gains)
         for own in (self.scores.groups[g] for root in settled for g in self.trees[root]):
             for term in own.terms:
                 term.note(perm)

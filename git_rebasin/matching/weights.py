@@ -11,6 +11,7 @@ __all__ = ['AUTO', 'sweep_order', 'key_entropy', 'weight_matching', 'unit_simila
 # %% ../../nbs/matching/06_weights.ipynb #ed59729f
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -155,9 +156,8 @@ def weight_matching(
             ends.append(kept.ends[name])
             continue
         search = Search(spec, scores, start)
-        if kept is not None:
-            kept.begin(search, name)
-        ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
+        with nullcontext() if kept is None else kept.keeping(search, name):
+            ends.append(_run(search, name, key_entropy(key), max_sweeps, ends, callback))
         if kept is not None:
             kept.finish(ends[-1])
     best, *others = _best_first(ends, PROGRESS * scores.bound)
@@ -201,7 +201,7 @@ def _run(
 
     def sweep_done(gain: float) -> None:
         gains.append(gain)
-        if callback is not None and not search.replays:
+        if callback is not None and (not search.earlier or search.visits > search.earlier):
             value = search.scores.absolute(search.scores.objective(search.perm))
             values = {"objective": value}
             callback(Progress(stage, len(gains), max_sweeps, values))
