@@ -86,6 +86,7 @@ class BuildPython(build_py):
 
 cfg = read_settings()
 experiments = cfg["experiments_requirements"].split()
+formats = cfg["formats_requirements"].split()
 stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")  # one build for all versions of Python
 lib = cfg["lib_path"]
 
@@ -114,8 +115,9 @@ setuptools.setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "experiments": experiments,
+        "formats": formats,
         "torch": cfg["torch_requirements"].split(),
-        "dev": [*experiments, *cfg["dev_requirements"].split()],
+        "dev": [*experiments, *formats, *cfg["dev_requirements"].split()],
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

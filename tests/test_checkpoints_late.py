@@ -113,3 +113,13 @@ def test_a_file_may_be_replaced_and_not_changed():
         other = array_at(Source(file), 0, (4,), f4)
         file.unlink()
         assert np.asarray(one).all() and not np.asarray(other).any() and one.place != other.place
+
+
+# %% lt4c0020
+def test_a_stretch_is_read_as_a_file():
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d, "numbers")
+        file.write_bytes(bytes(range(16)))
+        whole, part = Source(file).stream(), Source(file).stream(4, 8)
+        assert whole.read() == bytes(range(16)) and part.read() == bytes(range(4, 12))
+        assert part.seek(-2, os.SEEK_END) == 6 and part.read() == bytes([10, 11]) and not part.read()

@@ -93,6 +93,7 @@ def test_what_is_no_archive_of_numbers_is_refused():
             )
             refused("m.npz was not read", whole.replace(b"(6,)", b"(-6,)"), kind=kind)
             refused("m.npz", whole.replace(b"'descr'", b"__name_"), kind=kind)
+            refused("m.npz was not read", whole.replace(b"}", b"("), kind=kind)
             refused("m.npz", b"", kind=kind)
         refused("not one of numpy", whole, name="w")
         refused("not one of numpy", whole, more=("model.pkl",))

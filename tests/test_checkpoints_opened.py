@@ -7,10 +7,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import h5py
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax.serialization import msgpack_serialize
+from jax.tree_util import SequenceKey
 
+from git_rebasin.checkpoints.hdf5_files import write_hdf5
 from git_rebasin.checkpoints.late import LateArray
 from git_rebasin.checkpoints.numpy_files import write_npz
 from git_rebasin.checkpoints.opened import format_of, open_checkpoint
@@ -36,6 +41,7 @@ def test_a_format_is_known_by_its_content():
             ("torch", lambda: write_torch(file, plain)),
             ("numpy", lambda: write_npz(file, plain)),
             ("flax", lambda: file.write_bytes(msgpack_serialize(dict(plain)))),
+            ("hdf5", lambda: write_hdf5(file, plain)),
         ):
             write()
             found = open_checkpoint(str(file))
@@ -43,6 +49,7 @@ def test_a_format_is_known_by_its_content():
             assert (found.within, found.prefix, dict(found.beside)) == ((), "", {})
             assert found.metadata == ({"k": "v"} if kind == "safetensors" else {})
             np.testing.assert_equal(values(found), plain)
+            assert found.keys == {n: (n,) for n in plain} and (found.origin is None) == (kind != "hdf5")
             assert all(x.dtype == plain[n].dtype for n, x in values(found).items())
             late = kind != "flax"
             assert all(isinstance(x, LateArray) == late for x in found.arrays.values())
@@ -52,14 +59,13 @@ def test_a_format_is_known_by_its_content():
             b"PK\x05\x06",
             b"hello",
             b"GGUF\x03",
-            b"\x89HDF\r\n\x1a\n",
             b"{}",
             bytes(100),
         ):
             file.write_bytes(data)
             with pytest.raises(ValueError, match="weights.bin is in no format that is read here"):
                 open_checkpoint(file)
-        for data in (b"PK\x03\x04" + bytes(50), b"\x82\xa1a", b"\x80\x02.", b"\xde\x00\x05\xa1a\x01"):
+        for data in (b"PK\x03\x04" + bytes(50), b"\x82\xa1a", b"\x80\x02.", b"\x89HDF\r\n\x1a\n"):
             file.write_bytes(data)
             with pytest.raises(ValueError, match=r"weights\.bin"):
                 open_checkpoint(file)
@@ -100,6 +106,42 @@ def test_folders_stand_for_the_weights_in_them():
         assert open_checkpoint(folder).format == "safetensors"
 
 
+# %% op9b0024
+def test_formats_of_keras_and_orbax():
+    with tempfile.TemporaryDirectory() as d:
+        tree = {"layers/dense/vars/0": w, "layers/dense/vars/1": b, "optimizer/vars/0": w}
+        with zipfile.ZipFile(f"{d}/m.keras", "w") as archive:
+            archive.writestr("model.weights.h5", write_hdf5(f"{d}/m.h5", tree).read_bytes())
+        for file, kind in ((f"{d}/m.h5", "hdf5"), (f"{d}/m.keras", "keras")):
+            found = open_checkpoint(file)
+            assert (found.format, found.within, found.beside) == (kind, (), {"optimizer": "an array"})
+            assert list(found.arrays) == ["layers/dense/vars/0", "layers/dense/vars/1"]
+        with h5py.File(f"{d}/old.h5", "w") as file:  # of Keras 2
+            file["model_weights/dense/kernel:0"], file["optimizer_weights/adam/m:0"] = w, b
+        found = open_checkpoint(f"{d}/old.h5")
+        assert list(found.arrays) == ["dense/kernel:0"] and found.within == ("model_weights",)
+        ocp.PyTreeCheckpointer().save(f"{d}/o", {"params": {"a": [jnp.asarray(w)]}, "step": 1})
+        found = open_checkpoint(f"{d}/o")
+        assert (found.format, found.within, list(found.arrays)) == ("orbax", ("params",), ["a/0"])
+        assert found.beside == {"step": "an array"}
+        with pytest.raises(ValueError, match=r"holds checkpoints of Orbax \(o\): give one of them"):
+            open_checkpoint(d)
+
+
+# %% op9b0025
+def test_keys_that_are_no_text_are_kept():
+    with tempfile.TemporaryDirectory() as d:
+        tree = {"layers": {0: {"kernel": w}, 1: {"kernel": w}}, "list": [b, {"a/b": b}]}
+        Path(d, "m.msgpack").write_bytes(msgpack_serialize(tree))
+        found = open_checkpoint(f"{d}/m.msgpack")
+        assert list(found.arrays) == ["layers/0/kernel", "layers/1/kernel", "list/0", "list/1/a/b"]
+        assert found.keys["layers/1/kernel"] == ("layers", 1, "kernel")
+        assert found.keys["list/1/a/b"] == ("list", SequenceKey(1), "a/b")
+        Path(d, "m.msgpack").write_bytes(msgpack_serialize({0: w, "0": w}, in_place=True))
+        with pytest.raises(ValueError, match="has two arrays with the name '0': rename one of them"):
+            open_checkpoint(f"{d}/m.msgpack")
+
+
 # %% op9b0019
 def test_envelopes_are_found_and_models_are_left_whole():
     state = {"step": np.ones(1)}
@@ -115,6 +157,11 @@ def test_envelopes_are_found_and_models_are_left_whole():
             {"model/lr_schedulers": "an array"},
         ),
         (plain, (), {}),
+        (
+            {"model_weights": plain, "optimizer_weights": {"a": w, "b": b}},
+            ("model_weights",),
+            {"optimizer_weights": "2 arrays"},
+        ),
         ({"model": {"a": w}, "head": {"b": w}}, (), {}),  # parts of a network
         ({"net": w, "fc": w}, (), {}),
         ({"params": {"a": w}, "batch_stats": {"a": w}}, (), {}),  # variables of flax
@@ -173,3 +220,13 @@ def test_nothing_hostile_is_walked_for_long():
                 archive.writestr("archive/data.pkl", data)
             with pytest.raises(ValueError, match=r"m\.pt"):
                 open_checkpoint(file)
+
+
+# %% op9b0026
+def test_names_in_an_archive_that_are_no_text_are_refused():
+    with tempfile.TemporaryDirectory() as d:
+        data = bytearray(write_npz(f"{d}/m.npz", {"ü": w}).read_bytes())
+        file = Path(d, "m.npz")
+        file.write_bytes(bytes(data).replace("ü".encode(), b"\xff\xff"))
+        with pytest.raises(ValueError, match=r"m\.npz is not a whole zip archive"):
+            open_checkpoint(file)

@@ -5,11 +5,16 @@
 import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
+import h5py
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax.serialization import msgpack_restore, msgpack_serialize
 
 from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import read_metadata, write_safetensors
@@ -78,6 +83,70 @@ def test_names_with_parts_are_nested_again():
             np.testing.assert_equal(values(found), values(like))
         assert read_torch(f"{d}/a.pt").keys() == {"params"}
         assert read_torch(f"{d}/a.pt")["params"]["Dense_0"].keys() == {"kernel", "bias"}
+
+
+# %% wr1c0019
+def test_keys_come_back_as_they_were():
+    with tempfile.TemporaryDirectory() as d:
+        tree = {"params": {"layers": {0: {"w": w}, 1: {"w": w + 1}}, "list": [w, {"a/b": w}], "z": w}}
+        Path(d, "a.msgpack").write_bytes(msgpack_serialize(tree))
+        like = open_checkpoint(f"{d}/a.msgpack")
+        found = write_checkpoint(f"{d}/b.msgpack", like.arrays, like)
+        np.testing.assert_equal(msgpack_restore(found.read_bytes()), tree)
+        mixed = {0: w, "a": {1: w, "b": w}}
+        Path(d, "a.msgpack").write_bytes(msgpack_serialize(mixed, in_place=True))
+        like = open_checkpoint(f"{d}/a.msgpack")
+        found = write_checkpoint(f"{d}/b.msgpack", like.arrays, like)
+        np.testing.assert_equal(msgpack_restore(found.read_bytes()), mixed)
+        write_torch(f"{d}/a.pt", {"model": {0: {"w": w}, "a/b": w}})
+        like = open_checkpoint(f"{d}/a.pt")
+        assert list(like.arrays) == ["0/w", "a/b"]
+        write_checkpoint(f"{d}/b.pt", like.arrays, like)
+        assert list(read_torch(f"{d}/b.pt")["model"]) == [0, "a/b"]
+        with pytest.raises(ValueError, match="rename one"):
+            write_checkpoint(f"{d}/b.msgpack", {"a": w, "a/b": w}, open_checkpoint(f"{d}/a.pt"))
+
+
+# %% wr1c0020
+def test_formats_of_keras_and_orbax():
+    with tempfile.TemporaryDirectory() as d:
+        with h5py.File(f"{d}/m.h5", "w") as file:
+            file["layers/dense/vars/0"], file["layers/dense/vars/1"] = w, b
+            file["layers/dense/vars"].attrs["name"] = "dense_7"
+            file["optimizer/vars/0"] = b
+        with zipfile.ZipFile(f"{d}/m.keras", "w") as archive:
+            archive.writestr("config.json", "{}")
+            archive.writestr("model.weights.h5", Path(d, "m.h5").read_bytes())
+        ocp.PyTreeCheckpointer().save(f"{d}/m", {"layers": {0: [jnp.asarray(w)]}, "b": b})
+        for file, new, kind in (
+            ("m.h5", "n.weights.h5", "hdf5"),
+            ("m.keras", "n.keras", "keras"),
+            ("m.keras", "k.h5", "hdf5"),
+            ("m", "n", "orbax"),
+            ("m", "n.safetensors", "safetensors"),
+            ("m", "o.h5", "hdf5"),
+        ):
+            like = open_checkpoint(f"{d}/{file}")
+            double = {name: 2 * np.asarray(x) for name, x in like.arrays.items()}
+            found = open_checkpoint(write_checkpoint(f"{d}/{new}", double, like))
+            assert (found.format, dict(found.beside)) == (kind, {})
+            np.testing.assert_equal(values(found), double)
+            own = kind == like.format
+            assert not own or found.keys == like.keys
+        for file in ("n.weights.h5", "k.h5"):
+            with h5py.File(f"{d}/{file}") as written:
+                assert written["layers/dense/vars"].attrs["name"] == "dense_7"
+        like = open_checkpoint(f"{d}/m.h5")
+        with pytest.raises(ValueError, match=r"has no configuration of Keras, .* as `.weights.h5`"):
+            write_checkpoint(f"{d}/p.keras", like.arrays, like)
+        with h5py.File(f"{d}/old.h5", "w") as file:  # of Keras 2
+            file["model_weights/dense/kernel:0"], file["optimizer_weights/adam/m:0"] = w, b
+            file.attrs["model_config"] = "{}"
+        like = open_checkpoint(f"{d}/old.h5")
+        write_checkpoint(f"{d}/older.h5", {"dense/kernel:0": w + 1}, like, dtype="bfloat16")
+        with h5py.File(f"{d}/older.h5") as written:
+            assert dict(written.attrs) == {"model_config": "{}"} and list(written) == ["model_weights"]
+        assert open_checkpoint(f"{d}/older.h5").arrays["dense/kernel:0"].dtype == jnp.bfloat16
 
 
 # %% wr1c0017

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # What the extras bring, and what comes with it.
 BLOCKED = ["flax", "orbax", "tensorstore", "datasets", "huggingface_hub", "pyarrow", "pandas"]
-BLOCKED += ["torch"]
+BLOCKED += ["torch", "h5py"]
 # As if they were not installed. Pillow is: matplotlib needs it.
 BLOCK = f"""
 import sys

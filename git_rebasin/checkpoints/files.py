@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['replacing', 'write_atomic', 'first_duplicate', 'refuse_duplicates', 'read_json']
+__all__ = ['replacing', 'write_atomic', 'new_folder', 'first_duplicate', 'refuse_duplicates', 'read_json']
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-imports
 import contextlib
@@ -16,6 +16,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -121,7 +122,8 @@ def replacing(
                 yield file
                 _take_place(file, target, old)
             except BaseException:
-                file.close()
+                with contextlib.suppress(OSError):  # of what is yet to be written to a full disk
+                    file.close()
                 Path(file.name).unlink(missing_ok=True)
                 raise
         _sync_folder(target.parent)
@@ -151,6 +153,36 @@ def write_atomic(
     with replacing(path) as file:
         file.write(data)
     return Path(path)
+
+# %% ../../nbs/checkpoints/00_files.ipynb #files-folder
+@contextlib.contextmanager
+def new_folder(
+    path: str | Path,  # where the folder shall be: nothing, or an empty one, is there
+) -> Iterator[Path]:
+    """An empty folder to write to, which is at `path` once all is written, and gone if that fails
+
+    Args:
+        path: where the folder shall be: nothing, or an empty one, is there
+
+    Raises:
+        FileExistsError: if there is something already
+        OSError: if it cannot be written
+    """
+    # raises FileExistsError if there is something already
+    # raises OSError if it cannot be written
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already: remove it, or choose another place")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if path.exists():
+            path.rmdir()
+        os.replace(new, path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-json
 def first_duplicate(

@@ -92,16 +92,27 @@ class Source:
                 )
         return data
 
-    def stream(self) -> io.BufferedReader:
-        "The same file from its beginning on, as what reads files takes it"
-        return io.BufferedReader(_Stream(self))
+    def stream(
+        self,
+        begin: int = 0,  # the first byte
+        count: int | None = None,  # how many bytes; None: to its end
+    ) -> io.BufferedReader:
+        """The same file, or a stretch of it, as what reads files takes it
+
+        Args:
+            begin: the first byte
+            count: how many bytes; None: to its end
+        """
+        return io.BufferedReader(
+            _Stream(self, begin, self.size - begin if count is None else count)
+        )
 
 
 class _Stream(io.RawIOBase):
-    "A source that is read on from where it is"
+    "A stretch of a source that is read on from where it is"
 
-    def __init__(self, source: Source):
-        self._source, self._at = source, 0
+    def __init__(self, source: Source, begin: int, size: int):
+        self._source, self._begin, self._size, self._at = source, begin, size, 0
 
     def readable(self) -> bool:
         return True
@@ -110,15 +121,15 @@ class _Stream(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         if start + offset < 0:
             raise OSError(errno.EINVAL, f"{offset:,} bytes from {start:,} on is before the file")
         self._at = start + offset
         return self._at
 
     def readinto(self, buffer: Any, /) -> int:
-        count = max(0, min(len(buffer), self._source.size - self._at))
-        buffer[:count] = self._source.read(self._at, count).data
+        count = max(0, min(len(buffer), self._size - self._at))
+        buffer[:count] = self._source.read(self._begin + self._at, count).data
         self._at += count
         return count
 

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ def open_npz(
     except (zipfile.BadZipFile, NotImplementedError, struct.error, zlib.error, EOFError) as e:
         text = f"{path} is not a whole archive of numpy ({e}): write it or fetch it again"
         raise ValueError(text) from e
-    except (ValueError, TypeError, RuntimeError, SyntaxError, OSError) as e:
+    except (ValueError, TypeError, RuntimeError, SyntaxError, TokenError, OSError) as e:
         raise ValueError(f"{path} was not read: {e}") from e
 
 # %% ../../nbs/checkpoints/07_numpy_files.ipynb #np8a0010

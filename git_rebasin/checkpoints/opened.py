@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['ENVELOPES', 'Checkpoint', 'format_of', 'open_checkpoint']
 
 # %% ../../nbs/checkpoints/10_opened.ipynb #op9b0005
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from jax.tree_util import SequenceKey
+
+from .hdf5_files import WEIGHTS, open_hdf5, open_keras
 from .late import nbytes_of, place_of
 from .numpy_files import open_npz
+from .orbax_files import is_orbax, open_orbax
 from .pickles import NotRead
 from .safetensors_files import INDEX, open_safetensors, read_index
 from .torch_files import read_torch
@@ -30,21 +35,26 @@ class Checkpoint:
 
     Attributes:
         path: as it was given
-        format: "safetensors", "torch", "numpy" or "flax"
+        format: "safetensors", "torch", "numpy", "flax", "hdf5", "keras" or "orbax"
         arrays: name without the prefix → array, read when it is asked for
         within: the keys of dictionaries around the arrays
         prefix: which all names had
         metadata: the text of a safetensors file
         beside: what else is there → what it is
+        keys: name → the keys below `within` on the way to it; those of a list are `SequenceKey`s
+        origin: what its format keeps beside arrays, for what is written like it
     """
 
     path: Path  # as it was given
-    format: str  # "safetensors", "torch", "numpy" or "flax"
+    format: str  # "safetensors", "torch", "numpy", "flax", "hdf5", "keras" or "orbax"
     arrays: Mapping[str, Leaf]  # name without the prefix → array, read when it is asked for
     within: tuple[str, ...] = ()  # the keys of dictionaries around the arrays
     prefix: str = ""  # which all names had
     metadata: Mapping[str, str] = field(default_factory=dict)  # the text of a safetensors file
     beside: Mapping[str, str] = field(default_factory=dict)  # what else is there → what it is
+    keys: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # name → the keys below
+    #   `within` on the way to it; those of a list are `SequenceKey`s
+    origin: Any = None  # what its format keeps beside arrays, for what is written like it
 
     @property
     def ties(self) -> dict[str, str]:
@@ -77,6 +87,7 @@ class Checkpoint:
 # %% ../../nbs/checkpoints/10_opened.ipynb #op9b0010
 ENVELOPES = (  # from what is meant first
     "state_dict model_state_dict model_state model module net network params weights generator "
+    "model_weights "
     "ema ema_state_dict model_ema state_dict_ema params_ema ema_model"
 ).split()
 _TRAINING = (
@@ -101,18 +112,23 @@ def _holds_arrays(node: Any) -> bool:
     return False
 
 
-def _named(node: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    "Arrays within mappings and lists, by their keys joined by `/`"
+def _named(node: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    "Arrays within mappings and lists, by the keys on the way to them"
     if is_array(node):
-        yield name, node
+        yield keys, node
         return
-    if depth > 64:
-        raise ValueError(f"{name.partition('/')[0]!r} holds containers 64 deep, as no model does")
+    if len(keys) > 64:
+        raise ValueError(f"{keys[0]!r} holds containers 64 deep, as no model does")
     if not _holds_arrays(node):
         return
-    pairs = node.items() if isinstance(node, Mapping) else enumerate(node)
-    for key, value in pairs:
-        yield from _named(value, f"{name}/{key}" if name else str(key), depth + 1)
+    inner = isinstance(node, Mapping)
+    for key, value in node.items() if inner else enumerate(node):
+        yield from _named(value, (*keys, key if inner else SequenceKey(key)))
+
+
+def _name(keys: tuple[Any, ...]) -> str:
+    "Keys joined by `/`"
+    return "/".join(str(key.idx if isinstance(key, SequenceKey) else key) for key in keys)
 
 
 def _envelope(node: Any) -> str | None:
@@ -140,8 +156,8 @@ def _described(value: Any) -> str:
 
 def _unwrapped(
     tree: Any, within: tuple[str, ...] | None, path: Path
-) -> tuple[dict[str, Leaf], tuple[str, ...], dict[str, str]]:
-    "The arrays of a tree by name, the keys around them, and what else there is"
+) -> tuple[dict[tuple[Any, ...], Leaf], tuple[str, ...], dict[str, str]]:
+    "The arrays of a tree by their keys, the keys around them, and what else there is"
     keys, beside = [], {}
     while within is None or len(keys) < len(within):
         key = _envelope(tree) if within is None else within[len(keys)]
@@ -154,13 +170,14 @@ def _unwrapped(
         beside |= {f"{place}{k}": _described(v) for k, v in tree.items() if k != key}
         keys.append(key)
         tree = tree[key]
-    arrays: dict[str, Leaf] = {}
-    for name, leaf in _named(tree):
-        if name in arrays:
+    arrays, names = dict[tuple[Any, ...], Leaf](), set[str]()
+    for inner, leaf in _named(tree):
+        if (name := _name(inner)) in names:
             raise ValueError(f"{path} has two arrays with the name {name!r}: rename one of them")
         if len(arrays) == _MAX_LEAVES:
             raise ValueError(f"{path} names more than {_MAX_LEAVES:,} arrays, as no model does")
-        arrays[name] = leaf
+        arrays[inner] = leaf
+        names.add(name)
     if isinstance(tree, Mapping):
         rest = {str(k): v for k, v in tree.items() if not _holds_arrays(v)}
         beside |= {"/".join([*keys, k]): _described(v) for k, v in rest.items()}
@@ -201,14 +218,14 @@ def _is_safetensors(head: bytes, size: int) -> bool:
 
 def format_of(
     path: str | Path,  # a file
-) -> str:  # "safetensors", "torch", "numpy", "flax"; by what it begins with
+) -> str:  # "safetensors", "torch", "numpy", "flax", "hdf5", "keras"; by what it begins with
     """Which format a file has
 
     Args:
         path: a file
 
     Returns:
-        str: "safetensors", "torch", "numpy", "flax"; by what it begins with
+        str: "safetensors", "torch", "numpy", "flax", "hdf5", "keras"; by what it begins with
 
     Raises:
         ValueError: if it is none that is known
@@ -225,17 +242,21 @@ def format_of(
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, NotImplementedError) as e:
+        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as e:
             raise ValueError(f"{path} is not a whole zip archive ({e}): fetch it again") from e
+        if WEIGHTS in names:
+            return "keras"
         return "numpy" if names and all(n.endswith(".npy") for n in names) else "torch"
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "torch"
-    named = bool(head) and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
-    if named and not head.startswith(b"\x89HDF"):
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return "flax"
     raise ValueError(
         f"{path} is in no format that is read here (it begins with {head[:8]!r}): give a file of "
-        "safetensors, PyTorch, numpy (.npz) or flax (.msgpack), or a folder with one"
+        "safetensors, PyTorch, numpy (.npz), flax (.msgpack) or Keras (.keras, .weights.h5), or a "
+        "folder with one, or of Orbax"
     )
 
 
@@ -291,23 +312,15 @@ def open_checkpoint(
     # raises ModuleNotFoundError if its format needs a package that is not installed
     # raises OSError if it cannot be read
     path = Path(path)
-    file = _in_folder(path) if path.is_dir() else path
-    metadata: dict[str, str] = {}
-    tree: Any
-    if file.is_dir():
-        kind, (tree, metadata) = "safetensors", open_safetensors(file)
-    elif file.name == _TORCH_INDEX:
-        kind, tree = "torch", _open_torch_set(file)
-    elif (kind := format_of(file)) == "safetensors":
-        tree, metadata = open_safetensors(file)
-    else:
-        tree = _READERS[kind](file)
+    kind, tree, metadata, origin, more = _opened(path)
     if within is None and kind in ("safetensors", "numpy"):
         within = ()
-    arrays, keys, beside = _unwrapped(tree, within, path)
-    prefix = _prefix(list(arrays))
-    arrays = {name.removeprefix(prefix): leaf for name, leaf in arrays.items()}
-    return Checkpoint(path, kind, arrays, keys, prefix, metadata, beside)
+    found, around, beside = _unwrapped(tree, within, path)
+    keys = {_name(inner): inner for inner in found}
+    prefix = _prefix(list(keys))
+    arrays = {name.removeprefix(prefix): found[inner] for name, inner in keys.items()}
+    beside = {**more, **beside}
+    return Checkpoint(path, kind, arrays, around, prefix, metadata, beside, keys, origin)
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -315,3 +328,29 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "numpy": open_npz,
     "flax": _open_flax,
 }
+
+
+def _filled(node: Any) -> Any:
+    "A tree without its empty groups"
+    if not isinstance(node, Mapping):
+        return node
+    return {key: _filled(value) for key, value in node.items() if _holds_arrays(value)}
+
+
+def _opened(path: Path) -> tuple[str, Any, dict[str, str], Any, Mapping[str, str]]:
+    "The format of a file or folder, its tree, metadata, what writing needs, and what lies beside"
+    if path.is_dir() and is_orbax(path):
+        found = open_orbax(path)
+        return "orbax", found.tree, {}, found, found.beside
+    file = _in_folder(path) if path.is_dir() else path
+    if file.is_dir() or (file.name != _TORCH_INDEX and format_of(file) == "safetensors"):
+        return "safetensors", *open_safetensors(file), None, {}
+    if file.name == _TORCH_INDEX:
+        return "torch", _open_torch_set(file), {}, None, {}
+    if (kind := format_of(file)) not in ("hdf5", "keras"):
+        return kind, _READERS[kind](file), {}, None, {}
+    opened = (open_keras if kind == "keras" else open_hdf5)(file)
+    tree, more = _filled(opened.tree), dict[str, str]()
+    if "layers" in tree and "optimizer" in tree:  # as Keras saves a model that was trained
+        more["optimizer"] = _described(tree.pop("optimizer"))
+    return kind, tree, {}, opened, more

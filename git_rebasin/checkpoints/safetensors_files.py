@@ -123,7 +123,7 @@ def read_index(
         raise ValueError(f"{path} names no arrays, in `weight_map`: fetch it again")
     files: dict[Path, set[str]] = {}
     for name, file in names.items():
-        if not isinstance(file, str) or not file or Path(file).name != file:
+        if not isinstance(file, str) or file in ("", "..") or Path(file).name != file:
             raise ValueError(
                 f"{path}: {name!r} is said to be in {file!r}, which is no file beside it"
             )

@@ -64,17 +64,18 @@ def _pickled(leaf: Leaf, key: str) -> bytes:
     return b"".join(parts)
 
 
-def _tree(node: Mapping[str, Any], keys: Mapping[Any, str]) -> bytes:
+def _tree(node: Mapping[Any, Any], keys: Mapping[Any, str]) -> bytes:
     "The instructions that make a dictionary of dictionaries and tensors"
     parts = []
     for name, value in node.items():
         inner = isinstance(value, Mapping)
-        parts += [_text(name)]
+        number = isinstance(name, int) and -(2**63) <= name < 2**63
+        parts += [_whole_number(name) if number else _text(str(name))]
         parts += [_tree(value, keys) if inner else _pickled(value, keys[place_of(value)])]
     return b"}(" + b"".join(parts) + b"u"
 
 
-def _leaves(node: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
+def _leaves(node: Mapping[Any, Any]) -> Iterator[tuple[Any, Leaf]]:
     "Arrays of nested dictionaries, by their own names"
     for name, value in node.items():
         yield from _leaves(value) if isinstance(value, Mapping) else ((name, value),)
@@ -82,7 +83,7 @@ def _leaves(node: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
 
 def write_torch(
     path: str | Path,  # the file to write
-    tree: Mapping[str, Any],  # name → array, or such a mapping; arrays are read as they are written
+    tree: Mapping[Any, Any],  # name → array, or such a mapping; arrays are read as they are written
 ) -> Path:  # the path written
     """Write arrays as `torch.save` would write a state dict, whole or not at all
 

@@ -10,24 +10,24 @@ __all__ = ['SUFFIXES', 'write_checkpoint']
 
 # %% ../../nbs/checkpoints/11_written.ipynb #wr1c0005
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import SequenceKey
 
-from .files import write_atomic
+from .files import new_folder, write_atomic
+from .hdf5_files import write_hdf5, write_keras
 from .late import LateArray, nbytes_of, place_of
 from .numpy_files import write_npz
 from .opened import Checkpoint
+from .orbax_files import nested, write_orbax
 from .safetensors_files import INDEX, write_safetensors
 from .torch_writing import write_torch
-from ..tree import Leaf, unflatten
+from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/11_written.ipynb #wr1c0008
 SUFFIXES = {
@@ -39,22 +39,40 @@ SUFFIXES = {
     ".ckpt": "torch",
     ".npz": "numpy",
     ".msgpack": "flax",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".keras": "keras",
 }
 
 
-def _nested(arrays: Mapping[str, Any], within: tuple[str, ...]) -> dict[str, Any]:
-    "Arrays in the dictionaries that were around them"
-    tree: dict[str, Any] = dict(arrays)
-    for key in reversed(within):
-        tree = {key: tree}
-    return tree
+def _by_keys(
+    arrays: Mapping[str, Leaf], kind: str, like: Checkpoint
+) -> tuple[dict[tuple[Any, ...], Leaf], dict[tuple[Any, ...], bool]]:
+    "Arrays by the keys that are to be on the way to them, and which containers are lists"
+    known = like.keys if kind == like.format else {}
+    around = like.within if like.format in ("torch", "flax", "orbax") else ()
+    leaves, lists = dict[tuple[Any, ...], Leaf](), dict[tuple[Any, ...], bool]()
+    for name, leaf in arrays.items():
+        keys = (*around, *known.get(name, name.split("/")))
+        places = [isinstance(key, SequenceKey) for key in keys]
+        keys = tuple(str(k.idx) if isinstance(k, SequenceKey) else k for k in keys)
+        lists |= {keys[:k]: is_place for k, is_place in enumerate(places)}
+        leaves[keys] = leaf
+    return leaves, lists
 
 
-def _write_flax(path: Path, tree: Mapping[str, Any]) -> Path:
+def _write_flax(path: Path, tree: Any) -> Path:
     "Write a tree as flax does; it is in memory as a whole"
     from flax.serialization import msgpack_serialize
 
-    return write_atomic(path, msgpack_serialize(jax.tree.map(np.asarray, tree)))
+    return write_atomic(path, msgpack_serialize(_in_memory(tree), in_place=True))
+
+
+def _in_memory(node: Any) -> Any:
+    "A tree with its arrays read"
+    if isinstance(node, dict):
+        return {key: _in_memory(value) for key, value in node.items()}
+    return [*map(_in_memory, node)] if isinstance(node, list) else np.asarray(node)
 
 
 def _write_file(path: Path, kind: str, arrays: Mapping[str, Leaf], like: Checkpoint) -> Path:
@@ -64,9 +82,26 @@ def _write_file(path: Path, kind: str, arrays: Mapping[str, Leaf], like: Checkpo
         return write_safetensors(path, arrays, {"format": "pt", **own})
     if kind == "numpy":
         return write_npz(path, arrays)
-    own = like.within if like.format in ("torch", "flax") else ()
-    write = write_torch if kind == "torch" else _write_flax
-    return write(path, _nested(unflatten(arrays), own))
+    if kind in ("hdf5", "keras"):
+        return _write_keras(path, kind, arrays, like)
+    leaves, lists = _by_keys(arrays, kind, like)
+    if kind == "flax":
+        return _write_flax(path, nested(leaves, lists))
+    return write_torch(path, nested(leaves, {}))
+
+
+def _write_keras(path: Path, kind: str, arrays: Mapping[str, Leaf], like: Checkpoint) -> Path:
+    "Write arrays as Keras does, with the groups, attributes and configuration of the other file"
+    own = like.within if like.format in ("hdf5", "keras") else ()
+    arrays = {"/".join((*own, name)): leaf for name, leaf in arrays.items()}
+    if kind == "keras" and like.format == "keras":
+        return write_keras(path, arrays, like.origin)
+    if kind == "keras":
+        raise ValueError(
+            f"{path} was not written: {like.path} has no configuration of Keras, which a `.keras` "
+            "file needs: write it as `.weights.h5`"
+        )
+    return write_hdf5(path, arrays, like.origin if like.format in ("hdf5", "keras") else None)
 
 # %% ../../nbs/checkpoints/11_written.ipynb #wr1c0010
 _WEIGHTS = {*SUFFIXES, ".h5", ".onnx", ".gguf", ".pb", ".tflite", ".ot", ".tmp"}
@@ -110,22 +145,12 @@ def _write_folder(
     path: Path, arrays: Mapping[str, Leaf], like: Checkpoint, most: float, more: Mapping[str, bytes]
 ) -> Path:
     "Write a folder of safetensors, whole or not at all"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already: remove it, or choose another place")
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    new.mkdir(parents=True)
-    try:
+    with new_folder(path) as new:
         for file in _beside(like.path) if like.path.is_dir() else ():
             shutil.copyfile(file, new / file.name)
         _write_shards(new, arrays, like, most)
         for name, data in more.items():
             write_atomic(new / name, data)
-        if path.exists():
-            path.rmdir()
-        os.replace(new, path)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
     return path
 
 # %% ../../nbs/checkpoints/11_written.ipynb #wr1c0012
@@ -152,14 +177,18 @@ def write_checkpoint(
         Path: the path written
 
     Raises:
-        ValueError: if the dtype is unknown
+        ValueError: if the dtype is unknown, names do not nest, or a `.keras` file is asked for
+            where the other is none
         TypeError: if the format has no such dtype
         FileExistsError: if it is a folder and is there already
+        ModuleNotFoundError: if the format needs a package that is not installed
         OSError: if it cannot be written; what was there is then as it was
     """
-    # raises ValueError if the dtype is unknown
+    # raises ValueError if the dtype is unknown, names do not nest, or a `.keras` file is asked for
+    #   where the other is none
     # raises TypeError if the format has no such dtype
     # raises FileExistsError if it is a folder and is there already
+    # raises ModuleNotFoundError if the format needs a package that is not installed
     # raises OSError if it cannot be written; what was there is then as it was
     path = Path(path)
     if dtype is not None:
@@ -168,6 +197,8 @@ def write_checkpoint(
     arrays = _tied(arrays, like.ties)
     arrays = {f"{like.prefix}{name}": leaf for name, leaf in arrays.items()}
     kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None and like.format == "orbax":
+        return write_orbax(path, _by_keys(arrays, "orbax", like)[0], like.origin)
     if kind is None and (like.path.is_dir() or like.path.name.endswith(".json")):
         return _write_folder(path, arrays, like, shard_bytes, more or {})
     return _write_file(path, kind or like.format, arrays, like)
