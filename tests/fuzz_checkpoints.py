@@ -5,8 +5,8 @@
 changes so many valid small files, of every format in turn, and opens each in a process with little
 memory and time. What may come out is arrays, or a ValueError, an OSError or a ModuleNotFoundError
 whose text names the file. Anything else is printed with its seed, and the file is saved in
-`--keep`: another exception, a process that dies, one that takes longer than two seconds, or more
-memory than fifty times the file and 50 MB. `--only numpy` changes files of one format,
+`--keep`: another exception, a process that dies, one that computes for more than two seconds, or
+more memory than fifty times the file and 50 MB. `--only numpy` changes files of one format,
 `--minutes 10` ends then.
 """
 
@@ -39,7 +39,8 @@ from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
 
 HERE = Path(__file__).parent
-SECONDS, MORE = 2, 2**32  # for one file; bytes of address space beside what a process has
+SECONDS, WAIT = 2, 120  # of computing for one file; of waiting for it
+MORE = 2**32  # bytes of address space beside what a process has
 ALLOWED = (ValueError, OSError, ModuleNotFoundError)
 w = np.arange(12, dtype=np.float32).reshape(3, 4)
 ARRAYS = {"fc.weight": w, "fc.bias": np.ones(4, np.float16), "layers/0/w": w[:2].copy()}
@@ -322,8 +323,9 @@ def work(known: dict, first: int, last: int, folder: Path, pipe: int) -> None:
     for seed in range(first, last):
         _, files = made(seed, known)
         path = place(folder, files)
-        os.write(pipe, b"begin\n")
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # which ends the process, whatever it does
         text = outcome(path, sum(map(len, files.values())))
+        signal.setitimer(signal.ITIMER_PROF, 0)
         os.write(pipe, f"{text}\n".encode("utf-8", "replace"))
 
 
@@ -339,22 +341,19 @@ def batch(known: dict, first: int, last: int, folder: Path) -> list[str]:
             finally:
                 os._exit(0)
         os.close(pipe)
-        text, slow, busy = "", False, True
-        while True:
-            ready, _, _ = select.select([out], [], [], SECONDS if busy else 60)
-            piece = os.read(out, 2**16).decode() if ready else ""
-            if not piece:
-                slow = not ready
+        text = ""
+        while ready := select.select([out], [], [], WAIT)[0]:
+            if not (piece := os.read(out, 2**16).decode()):
                 break
             text += piece
-            busy = text.endswith("begin\n")
-        if slow:
+        if not ready:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         os.close(out)
-        found += [line for line in text.splitlines() if line != "begin"]
+        found += text.splitlines()
         if first + len(found) < last:
             signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            slow = signalled == signal.SIGPROF or not ready
             found.append("! longer than the limit" if slow else f"! died by signal {signalled}")
     return found
 

@@ -32,7 +32,7 @@ def written(path, scale=1):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes with limits")
 def test_damaged_files_are_opened_or_refused(monkeypatch):
-    monkeypatch.setattr(fuzz_checkpoints, "SECONDS", 30)  # other tests run beside this one
+    monkeypatch.setattr(fuzz_checkpoints, "SECONDS", 20)  # the types of what is called are checked
     counts, findings = fuzz(200, 7)
     assert not findings
     assert len(counts) == 8 and all(len(outcomes) == 2 for outcomes in counts.values()), counts
