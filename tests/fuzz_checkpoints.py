@@ -21,6 +21,7 @@ import select
 import shutil
 import signal
 import struct
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -400,6 +401,7 @@ def main() -> None:
         print(f"{kind:12}", ", ".join(f"{n:,} {text}" for text, n in outcomes.most_common()))
     count = sum(outcomes.total() for outcomes in counts.values())
     print(f"{count:,} files, {len(findings)} findings, {time.monotonic() - begin:.0f} s")
+    sys.exit(bool(findings))
 
 
 if __name__ == "__main__":

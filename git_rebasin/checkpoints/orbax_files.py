@@ -12,7 +12,6 @@ __all__ = ['is_orbax', 'Row', 'nested', 'Orbax', 'open_orbax', 'write_orbax']
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -339,7 +338,7 @@ def _as_saved(leaf: Leaf, kind: str, random: str | None) -> Any:
     "A leaf as what it was when it was saved"
     values = np.asarray(leaf)
     if random is not None and values.dtype == np.uint32:
-        return jax.random.wrap_key_data(values, impl=random)
+        return jax.random.wrap_key_data(jnp.asarray(values), impl=random)
     if kind == "scalar" and not values.shape:
         return values[()]
     plain = kind == "jax.Array" and jnp.asarray(np.empty(0, values.dtype)).dtype == values.dtype

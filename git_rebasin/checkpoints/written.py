@@ -53,7 +53,7 @@ def _by_keys(
     around = like.within if like.format in ("torch", "flax", "orbax") else ()
     leaves, lists = dict[tuple[Any, ...], Leaf](), dict[tuple[Any, ...], bool]()
     for name, leaf in arrays.items():
-        keys = (*around, *known.get(name, name.split("/")))
+        keys: tuple[Any, ...] = (*around, *known.get(name, name.split("/")))
         places = [isinstance(key, SequenceKey) for key in keys]
         keys = tuple(str(k.idx) if isinstance(k, SequenceKey) else k for k in keys)
         lists |= {keys[:k]: is_place for k, is_place in enumerate(places)}
