@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.checkpoints.files import write_atomic
-from git_rebasin.checkpoints.late import LateArray, Source, array_at
+from git_rebasin.checkpoints.late import LateArray, Source, array_at, part_of
 from git_rebasin.tree import Leaf, flatten
 
 
@@ -65,6 +65,32 @@ def test_arrays_of_one_place_are_one():
         ):
             assert differs.place != one.place
         assert LateArray((1,), np.dtype("f4"), lambda: np.ones(1, "f4")).place is None
+
+
+# %% lt4c0020
+def test_a_part_is_read_alone():
+    entries = np.arange(24, dtype=np.float32)
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d, "numbers")
+        file.write_bytes(b"head" + entries.tobytes())
+        source, pieces = Source(file), []
+        read_piece = source.read
+        source.read = lambda begin, count: (pieces.append(count), read_piece(begin, count))[1]
+        for shape, strides in (((4, 6), None), ((6, 4), (1, 6)), ((2, 3, 4), None), ((24,), None)):
+            whole = array_at(source, 4, shape, np.dtype("f4"), strides)
+            expected = np.asarray(whole)
+            for k in range(shape[0]):
+                pieces.clear()
+                np.testing.assert_array_equal(np.asarray(part_of(whole, k)), expected[k])
+                assert strides or pieces == [expected[k].nbytes]
+            assert part_of(whole, 1).place == part_of(whole, 1).place != part_of(whole, 0).place
+        for k in (-1, 24):
+            with pytest.raises(IndexError, match=f"no place {k} along an axis of 24"):
+                part_of(whole, k)
+        assert array_at(source, 4, (), np.dtype("f4")).at is None
+    plain = np.arange(6).reshape(2, 3)
+    np.testing.assert_array_equal(np.asarray(part_of(plain, 1)), plain[1])
+    assert not np.shares_memory(np.asarray(part_of(plain, 1)), plain)
 
 
 # %% lt4c0017

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Source', 'LateArray', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at']
+__all__ = ['Source', 'LateArray', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'part_of']
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
 import errno
@@ -141,12 +141,16 @@ class LateArray:
     Attributes:
         read: its values, in memory of their own
         place: where they lie: arrays of one place are one
+        at: one of its parts along the first axis, which is read alone; None: it can only be read as
+            a whole
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray] = field(repr=False)  # its values, in memory of their own
     place: Hashable = field(default=None, repr=False)  # where they lie: arrays of one place are one
+    at: Callable[[int], Leaf] | None = field(default=None, repr=False)  # one of its parts
+    #   along the first axis, which is read alone; None: it can only be read as a whole
 
     @property
     def ndim(self) -> int:
@@ -262,4 +266,31 @@ def array_at(
         steps = tuple(s * dtype.itemsize for s in strides)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps))
 
-    return LateArray(shape, dtype, read, (source.state, begin, shape, strides, dtype.name))
+    def at(k: int) -> LateArray:
+        start = begin + k * strides[0] * dtype.itemsize
+        return array_at(source, start, shape[1:], dtype, strides[1:])
+
+    place = (source.state, begin, shape, strides, dtype.name)
+    return LateArray(shape, dtype, read, place, at if shape else None)
+
+
+def part_of(
+    leaf: Leaf,  # an array with an axis at least
+    k: int,  # which place of the first axis, from 0
+) -> Leaf:
+    """An array's part at one place of its first axis, read alone where that can be done
+
+    Args:
+        leaf: an array with an axis at least
+        k: which place of the first axis, from 0
+
+    Raises:
+        IndexError: if there is no such place
+    """
+    # raises IndexError if there is no such place
+    if not 0 <= k < leaf.shape[0]:
+        raise IndexError(f"there is no place {k} along an axis of {leaf.shape[0]}")
+    if isinstance(leaf, LateArray) and leaf.at is not None:
+        return leaf.at(k)
+    read = lambda: np.array(np.asarray(leaf)[k])
+    return LateArray(tuple(leaf.shape[1:]), np.dtype(leaf.dtype), read, (place_of(leaf), k))
