@@ -3,6 +3,9 @@
 
 # %% cm4f0016
 import argparse
+import contextlib
+import io
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.architectures.known import architecture_named
 from git_rebasin.checkpoints.opened import open_checkpoint
+from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
 from git_rebasin.cli.models import (
     add_network,
@@ -25,6 +29,10 @@ from git_rebasin.cli.models import (
     model_of,
     within_of,
 )
+from git_rebasin.cli.parser import main
+from git_rebasin.merging.files import load_permutations
+from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
+from git_rebasin.symmetry.spec import PermutationSpec
 
 
 def options(*argv):
@@ -69,6 +77,67 @@ def test_a_network_is_recognised_or_said():
                 function_of(name)
         sys.path.remove(d)
     assert within_of(options()) is None and within_of(options("--within", "a/b")) == ("a", "b")
+
+
+# %% cm4f0023
+def test_differences_are_accepted_by_an_option():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype("f4")
+    table = {"conv.weight": ("p", None), "mid.weight": ("q", "p"), "head.weight": (None, "q")}
+    one = {"conv.weight": draw(8, 9), "mid.weight": draw(6, 8), "head.weight": draw(10, 6)}
+    spec = PermutationSpec(table).bind(one)
+    two = apply_permutation(spec, random_permutation(jax.random.key(0), spec), one)
+    own_head = two["head.weight"]
+    two |= {"conv.weight": two["conv.weight"][:, :4], "head.weight": draw(100, 6), "more": draw(1)}
+    two["mid.weight"] = two["mid.weight"][:, :, None, None]
+
+
+    def call(text):
+        "What a call gives: its code, its output and errors"
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            code = main(text.split())
+        return code, out.getvalue()
+
+
+    with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
+        write_safetensors("a.safetensors", one | {"steps": np.arange(2)})
+        write_safetensors("b.safetensors", two)
+        Path("own_compat_network.py").write_text(
+            "import jax\n\ndef apply(p, x):\n    x = jax.nn.relu(x @ p['conv.weight'].T)\n"
+            "    return jax.nn.relu(x @ p['mid.weight'].T) @ p['head.weight'].T\n"
+        )
+        Path("spec.json").write_text(spec.to_json())
+        files = "a.safetensors b.safetensors -o m.safetensors"
+        for network in ("--fn own_compat_network:apply --example 2,9", "--spec spec.json"):
+            code, text = call(f"merge {files} {network}")
+            assert code == 1 and "--compat sizes,heads,ones,extra; or give" in text, text
+            code, text = call(f"merge {files} {network} --compat sizes,ones,heads=both,extra")
+            assert code == 0 and "adapted: 'conv.weight' is (8, 9) in A and (8, 4) in B: " in text, text
+            merged = open_checkpoint("m.safetensors").arrays
+            assert merged.keys() == {*one, "steps", "head_b.weight"}
+            for n, x in one.items():
+                np.testing.assert_allclose(np.asarray(merged[n]), x, rtol=1e-6)
+            code, text = call(f"match {files} {network} --compat all")
+            assert code == 0 and "adapted: 'conv.weight'" in text and "1 only in A" in text, text
+            bound, (perm,) = load_permutations("m.safetensors")
+            found = apply_permutation(bound, perm, {"head.weight": own_head}, partial=True)
+            np.testing.assert_array_equal(found["head.weight"], one["head.weight"])
+            code, text = call(f"merge {files} {network} --compat all --json")
+            facts = json.loads(text[text.index("{") :])
+            assert "b.safetensors" in facts["adapted"], text
+        write_safetensors("b.safetensors", {n: x for n, x in one.items() if n != "head.weight"})
+        network = "--fn own_compat_network:apply --example 2,9"
+        code, text = call(f"merge {files} {network}")
+        assert code == 1 and "the network reads 'head.weight', which only some of" in text
+        assert call(f"merge {files} {network} --compat missing")[0] == 0
+        head = open_checkpoint("m.safetensors").arrays["head.weight"]
+        np.testing.assert_array_equal(np.asarray(head), one["head.weight"])
+        code, text = call(f"merge {files} --compat everything")
+        assert code == 1 and "--compat has 'everything', which is unknown: choose of heads" in text
+        write_safetensors("b.safetensors", one | {"conv.weight": draw(5, 9), "mid.weight": draw(6, 5)})
+        code, text = call(f"merge {files} {network} --compat all")
+        assert code == 1 and "axis 0 of 'conv.weight' has 8 entries in A and 5 in B" in text, text
 
 
 # %% cm4f0018

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .models import add_network, open_fitting, shared_model
+from .models import add_compat, add_network, open_fitting, shared_model
 from .parser import seed_argument
 from ..progress import ProgressBar
 from ..tables import markdown_table
@@ -35,6 +35,7 @@ def add_arguments(
     parser.add_argument("b", metavar="B", help="a checkpoint of the same network")
     parser.add_argument("-o", "--out", required=True, metavar="MATCH", help="the file to write")
     add_network(parser)
+    add_compat(parser)
     methods = "how to match (default: %(default)s)"
     parser.add_argument("--method", default="weights", choices=METHODS, help=methods)
     parser.add_argument("--seed", type=seed_argument, default=0, help="of the order of visits")
@@ -75,6 +76,7 @@ def run(
 
     from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
     from git_rebasin.matching.weights import weight_matching
+    from git_rebasin.merging.compat import notes_of
     from git_rebasin.merging.files import save_permutations
 
     checkpoints = open_fitting((args.a, args.b), args)
@@ -88,4 +90,6 @@ def run(
         match = matcher(jax.random.key(args.seed), model.spec, *own, callback=bar)
     file = save_permutations(args.out, model.spec, [match.perm], f"git-rebasin match, {match!r}")
     if not args.quiet:
-        print(f"network: {model.how}\n{match!r}\n\n{format_moves(match.perm)}\n\nwritten: {file}")
+        notes = "".join(f"adapted: {note}\n" for note in notes_of(checkpoints[1]))
+        print(f"{notes}network: {model.how}\n{match!r}\n\n{format_moves(match.perm)}\n")
+        print(f"written: {file}")

@@ -25,7 +25,7 @@ from git_rebasin.cli.merged import (
     merge_by_weights,
     shares_of,
 )
-from .models import add_network, open_fitting, shared_model
+from .models import add_compat, add_network, open_fitting, shared_model
 from .parser import seed_argument, size_argument
 from ..progress import ProgressBar
 
@@ -72,6 +72,7 @@ def add_arguments(
     config = "a file of YAML or JSON with models, merge_method, …; what is typed comes first"
     parser.add_argument("--config", metavar="FILE", help=config)
     add_network(parser)
+    add_compat(parser)
     _add_matching(parser.add_argument_group("the match"))
     group = parser.add_argument_group("the merge")
     lam = "the share of the second of two models, or those of all, as 0.2,0.3,0.5 (default: equal)"
@@ -194,6 +195,8 @@ def run(
         ValueError: if they do not fit, or it is not clear what network they are of
     """
     # raises ValueError if they do not fit, or it is not clear what network they are of
+    from git_rebasin.merging.compat import completed, notes_of
+
     if args.config:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
@@ -202,7 +205,7 @@ def run(
     tell = (lambda *lines: None) if args.quiet or args.json else print
     checkpoints = open_fitting(args.models, args)
     for checkpoint in checkpoints:
-        tell(_line(checkpoint))
+        tell("\n".join([_line(checkpoint), *map("adapted: {}".format, notes_of(checkpoint))]))
     model = shared_model(checkpoints, args)
     groups = model.spec.groups
     tell(f"network: {model.how}; {len(groups)} groups, {sum(groups.values()):,} units")
@@ -212,12 +215,14 @@ def run(
     with ProgressBar() as bar:
         found = merge(args, model, checkpoints, bar)
         arrays = {n: found.arrays.get(n, x) for n, x in checkpoints[0].arrays.items()}
+        arrays = completed(checkpoints, model.spec, found.perms, arrays)
         card = _card(args, model, found.shown)
         files = _write(args, checkpoints[0], arrays, model.spec, found.perms, card)
     forget_searches(args)
     tell(f"\n{found.shown}\n\nwritten: {', '.join(map(str, files))}")
     if args.json:
-        facts = {"written": [str(file) for file in files], "network": model.how}
+        facts: dict[str, Any] = {"written": [str(f) for f in files], "network": model.how}
+        facts["adapted"] = {str(c.path): notes_of(c) for c in checkpoints if notes_of(c)}
         json.dump(facts | dict(found.facts), sys.stdout, indent=1)
         print()
 

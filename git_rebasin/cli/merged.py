@@ -130,6 +130,7 @@ def merge_by_function(
     # raises ValueError if it needs data and has none
     import jax
 
+    from git_rebasin.merging.compat import with_rest
     from git_rebasin.merging.one_call import rebasin
 
     assert model.fn is not None  # what calls, knows
@@ -146,7 +147,7 @@ def merge_by_function(
         *more,
         example=model.example,
         batches=data.batches if data else None,
-        metrics=classify(model.fn) if data else None,
+        metrics=classify(with_rest(model.fn, checkpoints)) if data else None,
         spec=model.spec,
         method=args.method if not more else "auto",
         lam=0.5 if more else shares[1],
@@ -194,6 +195,7 @@ def merge_by_weights(
 
     from git_rebasin.matching.merge import merge_many
     from git_rebasin.merging.combined import combine
+    from git_rebasin.merging.compat import completed
     from git_rebasin.merging.files import permuted
     from git_rebasin.symmetry.permutation import identity_permutation
 
@@ -216,6 +218,9 @@ def merge_by_weights(
         more = {"base": permuted(model.spec, found.perm, start.arrays), "seed": args.seed}
         more["density"], shown = args.density, f"{shown}\nbase: {found!r}"
     arrays = combine(moved, shares_of(args), args.merge, **more)
+    if args.base:  # what it lacks is A's, as what another model lacks will be
+        first = checkpoints[0]
+        arrays = completed([first, start], model.spec, [perms[0], found.perm], arrays)
     return Outcome(shown, perms, arrays, {"method": "weights", "match": shown})
 
 

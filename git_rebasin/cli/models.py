@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['add_network', 'add_within', 'within_of', 'function_of', 'example_of', 'Model', 'model_of', 'open_fitting',
-           'shared_model', 'Data', 'load_data', 'classify']
+__all__ = ['add_network', 'add_within', 'add_compat', 'within_of', 'function_of', 'example_of', 'Model', 'model_of',
+           'open_fitting', 'shared_model', 'Data', 'load_data', 'classify']
 
 # %% ../../nbs/cli/03_models.ipynb #cm4f0005
 import argparse
@@ -58,6 +58,21 @@ def add_within(
     """
     within = "the key of the weights in a file with several, as ema"
     parser.add_argument("--within", metavar="KEY", help=within)
+
+
+def add_compat(
+    parser: Any,  # of a subcommand, or a group of its arguments
+) -> None:
+    """Add the option that accepts differences between checkpoints
+
+    Args:
+        parser: of a subcommand, or a group of its arguments
+    """
+    kinds = (
+        "accept differences: KIND or KIND=HOW, with commas, of heads, sizes, extra, missing, ones, "
+        "stacks, layouts, or all (default: refuse, and say what would do)"
+    )
+    parser.add_argument("--compat", default="", metavar="KINDS", help=kinds)
 
 
 def within_of(
@@ -224,13 +239,16 @@ def model_of(
 
 def open_fitting(
     paths: Sequence[str],  # of checkpoints of one network
-    args: argparse.Namespace,  # of `add_network`
-) -> list[Checkpoint]:
-    """Open checkpoints, and refuse those that do not fit the first of them
+    args: argparse.Namespace,  # of `add_network`, and perhaps `add_compat`
+) -> list[Checkpoint]:  # those after the first with its names and shapes
+    """Open checkpoints, and refuse those that differ from the first in what was not accepted
 
     Args:
         paths: of checkpoints of one network
-        args: of `add_network`
+        args: of `add_network`, and perhaps `add_compat`
+
+    Returns:
+        list[Checkpoint]: those after the first with its names and shapes
 
     Raises:
         ValueError: if they do not fit, or one is damaged
@@ -239,12 +257,13 @@ def open_fitting(
     # raises ValueError if they do not fit, or one is damaged
     # raises OSError if one cannot be read
     from git_rebasin.checkpoints.opened import open_checkpoint
-    from git_rebasin.merging.files import require_fit
+    from git_rebasin.merging.compat import adapt
+    from git_rebasin.merging.differences import parse_compat
 
+    accepted = parse_compat(getattr(args, "compat", ""))
     first, *others = [open_checkpoint(path, within_of(args)) for path in paths]
-    for other in others:
-        require_fit(first, other)
-    return [first, *others]
+    letter = lambda k: chr(ord("a") + k) if k < 26 else str(k + 1)
+    return [first, *(adapt(first, b, accepted, letter(k)) for k, b in enumerate(others, 1))]
 
 
 def shared_model(
@@ -257,10 +276,23 @@ def shared_model(
         checkpoints: of `open_fitting`
         args: of `add_network`
     """
-    # raises ValueError as `model_of` does
+    # raises ValueError as `model_of` does, if hidden layers have other numbers of units, or the
+    #   network reads what not all have
+    from git_rebasin.merging.compat import check_widths
+
     first = checkpoints[0]
     shared = {n: x for n, x in first.arrays.items() if all(n in c.arrays for c in checkpoints)}
-    return model_of(replace(first, arrays=shared), args)
+    try:
+        model = model_of(replace(first, arrays=shared), args)
+    except KeyError as e:
+        if not e.args or e.args[0] in shared or e.args[0] not in first.arrays:
+            raise
+        raise ValueError(
+            f"the network reads {e.args[0]!r}, which only some of the checkpoints "
+            f"have: give --compat missing, to match without it and to keep that of {first.path}"
+        ) from e
+    check_widths(model.spec, checkpoints)
+    return model
 
 
 def _unknown(checkpoint: Checkpoint) -> str:
