@@ -141,7 +141,7 @@ def test_a_file_may_be_replaced_and_not_changed():
         assert np.asarray(one).all() and not np.asarray(other).any() and one.place != other.place
 
 
-# %% lt4c0020
+# %% lt4c9019
 def test_a_stretch_is_read_as_a_file():
     with tempfile.TemporaryDirectory() as d:
         file = Path(d, "numbers")

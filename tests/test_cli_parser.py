@@ -32,9 +32,21 @@ def test_errors_are_explained_on_stderr_with_a_code():
     ) and "unknown experiment 'mnist-mpl': choose one of mnist-mlp" in err_
     code_, out_, err_ = call("experiment", "mnist-mlp", "--preset", "huge")
     assert (code_, out_) == (1, "") and "unknown preset 'huge': choose one of smoke, paper" in err_
+    assert "Did you mean 'mnist-mlp'?" in call("experiment", "mnist-mpl")[2]
     for argv in ((), ("demo", "--data", "imagenet"), ("demo", "--seed", "-1"), ("fly",)):
         code_, out_, err_ = call(*argv)
-        assert code_ == 2 and out_ == "" and "usage: git-rebasin" in err_
+        assert code_ == 2 and out_ == "" and "usage: git-rebasin" in err_ and "mean" not in err_
+    for text_, meant in (
+        ("mrege a b", "merge"),
+        ("--verison", "--version"),
+        ("merge a b -o c --methd weights", "--method"),
+        ("merge a b --oot c", "--out"),
+        ("merge a b -o c --lamda=0.3", "--lambda"),
+        ("merge a b -o c --method wieghts", "weights"),
+        ("demo --data cifar-10", "cifar10"),
+    ):
+        code_, out_, err_ = call(*text_.split())
+        assert code_ == 2 and out_ == "" and err_.endswith(f"(did you mean {meant}?)\n"), err_
 
 
 # %% d2f14dd5
@@ -49,3 +61,25 @@ def test_every_subcommand_has_help_and_loads_nothing_that_takes_long():
     text = make_parser().format_help()
     for name in COMMANDS:
         assert f"\n    {name}" in text
+
+
+# %% 250f7703
+def test_what_is_stopped_ends_with_130_and_a_closed_pipe_is_no_error():
+    import contextlib
+    import io
+    import subprocess
+    import sys
+    from unittest.mock import patch
+
+    with (
+        patch("git_rebasin.cli.list.run", side_effect=KeyboardInterrupt),
+        contextlib.redirect_stderr(io.StringIO()) as told,
+    ):
+        assert main(["list"]) == 130 and "stopped" in told.getvalue()
+    source = "import sys; from git_rebasin.cli.parser import main; "
+    source += "sys.stdin.read(); sys.exit(main(['list']))"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", source], **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)

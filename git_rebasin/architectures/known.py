@@ -18,6 +18,7 @@ import numpy as np
 
 from .cifar_resnet import PIXEL_MEAN, PIXEL_STD, cifar_resnet_apply
 from .transformer import transformer_apply
+from ..arguments import check_name
 from ..tree import Leaf
 
 # %% ../../nbs/architectures/02_known.ipynb #kn3e0007
@@ -102,11 +103,9 @@ def architecture_named(
         ValueError: if there is none
     """
     # raises ValueError if there is none
-    for own in ARCHITECTURES:
-        if own.name == name:
-            return own
-    known = ", ".join(own.name for own in ARCHITECTURES)
-    raise ValueError(f"unknown architecture {name!r}: choose one of {known}")
+    known = {own.name: own for own in ARCHITECTURES}
+    check_name("architecture", name, known)
+    return known[name]
 
 
 def recognise(

@@ -12,6 +12,7 @@ __all__ = ['add_arguments', 'run']
 import argparse
 import sys
 
+from ..arguments import check_name
 from ..progress import ProgressBar
 
 # %% ../../nbs/cli/02_experiment.ipynb #7e3dd55d
@@ -46,8 +47,9 @@ def run(
     """
     from git_rebasin.experiments.plan import format_plans, plans_of
     from git_rebasin.experiments.records import changed_revision, read_record
-    from git_rebasin.experiments.runner import load_experiment
+    from git_rebasin.experiments.runner import EXPERIMENTS, load_experiment
 
+    check_name("experiment", args.name, EXPERIMENTS)
     experiment = load_experiment(args.name)
     preset = experiment.preset(args.preset)
     if args.dry_run:

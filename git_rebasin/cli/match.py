@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['METHODS', 'add_arguments', 'format_moves', 'run']
+__all__ = ['METHODS', 'add_arguments', 'format_moves', 'run', 'Found', 'add_match', 'found_match']
 
 # %% ../../nbs/cli/06_match.ipynb #cm7c0005
 import argparse
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from .models import add_compat, add_network, open_fitting, shared_model
 from .parser import seed_argument
 from ..progress import ProgressBar
 from ..tables import markdown_table
+
+if TYPE_CHECKING:
+    from git_rebasin.checkpoints.opened import Checkpoint
+    from git_rebasin.symmetry.spec import BoundSpec
 
 # %% ../../nbs/cli/06_match.ipynb #cm7c0007
 METHODS = ("weights", "frank-wolfe")
@@ -93,3 +98,65 @@ def run(
         notes = "".join(f"adapted: {note}\n" for note in notes_of(checkpoints[1]))
         print(f"{notes}network: {model.how}\n{match!r}\n\n{format_moves(match.perm)}\n")
         print(f"written: {file}")
+
+# %% ../../nbs/cli/06_match.ipynb #cm7c0013
+class Found(NamedTuple):
+    """The match of two checkpoints
+
+    Attributes:
+        perm: of the second
+        how: where it comes from, as it is printed
+    """
+
+    spec: BoundSpec
+    perm: Mapping[str, np.ndarray]  # of the second
+    how: str  # where it comes from, as it is printed
+
+
+def add_match(
+    parser: argparse.ArgumentParser,  # of a subcommand
+) -> None:
+    """Add the options that say how two checkpoints are matched
+
+    Args:
+        parser: of a subcommand
+    """
+    match = "what `git-rebasin match` or `merge` wrote of them (default: matched by their weights)"
+    parser.add_argument("--match", metavar="MATCH", help=match)
+    parser.add_argument("--seed", type=seed_argument, default=0, help="of the order of visits")
+
+
+def found_match(
+    args: argparse.Namespace,  # of `add_match` and `add_network`
+    a: Checkpoint,  # whose units stay where they are
+    b: Checkpoint,  # which fits it
+    bar: ProgressBar,
+) -> Found:
+    """The match of two checkpoints, read or found by their weights
+
+    Args:
+        args: of `add_match` and `add_network`
+        a: whose units stay where they are
+        b: which fits it
+
+    Raises:
+        ValueError: if they do not fit, it is not clear what network they are of, or the match is of
+            others
+    """
+    # raises ValueError if they do not fit, it is not clear what network they are of, or the match
+    #   is of others
+    import jax
+
+    from git_rebasin.matching.weights import weight_matching
+    from git_rebasin.merging.files import load_permutations
+
+    if args.match:
+        spec, perms = load_permutations(args.match)
+        if len(perms) > 1:
+            raise ValueError(f"{args.match} is of {len(perms) + 1} models: give one of these two")
+        own = {n: x for n, x in a.arrays.items() if n in spec.shapes and n in b.arrays}
+        return Found(spec.bind(own), perms[0], f"by {args.match}")
+    model = shared_model([a, b], args)
+    own = [{n: c.arrays[n] for n in model.spec.shapes} for c in (a, b)]
+    match = weight_matching(jax.random.key(args.seed), model.spec, *own, callback=bar)
+    return Found(model.spec, match.perm, f"{model.how}; {match!r}")

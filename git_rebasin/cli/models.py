@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['add_network', 'add_within', 'add_compat', 'within_of', 'function_of', 'example_of', 'Model', 'model_of',
-           'open_fitting', 'shared_model', 'Data', 'load_data', 'classify']
+__all__ = ['add_network', 'add_within', 'add_compat', 'within_of', 'function_of', 'example_of', 'Network', 'Model', 'given_spec',
+           'network_of', 'known_network', 'model_of', 'open_fitting', 'shared_model', 'Data', 'load_data', 'classify']
 
 # %% ../../nbs/cli/03_models.ipynb #cm4f0005
 import argparse
 import difflib
 import importlib
+import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def add_network(
     """
     group = parser.add_argument_group("the network (default: recognised by its names)")
     group.add_argument("--arch", metavar="NAME", help="one of `git-rebasin list`")
-    spec = "a file with a permutation spec, as its method to_json gives it"
+    spec = "a permutation spec, as `git-rebasin spec` writes it; a * stands for a part of a name"
     group.add_argument("--spec", metavar="FILE.json", help=spec)
     fn = "a function (params, *inputs) → outputs of your own; params: {name: array}"
     group.add_argument("--fn", metavar="MODULE:FUNCTION", help=fn)
@@ -91,11 +92,13 @@ def within_of(
 # %% ../../nbs/cli/03_models.ipynb #cm4f0010
 def function_of(
     name: str,  # "module:function"
+    option: str = "--fn",  # where it was given
 ) -> Callable[..., Any]:
     """A function of a module that can be imported, or lies in the working folder
 
     Args:
         name: "module:function"
+        option: where it was given
 
     Raises:
         ValueError: if there is none
@@ -103,7 +106,7 @@ def function_of(
     # raises ValueError if there is none
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise ValueError(f"--fn is {name!r}: give MODULE:FUNCTION, as in my_models:apply")
+        raise ValueError(f"{option} is {name!r}: give MODULE:FUNCTION, as in my_models:apply")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -111,18 +114,19 @@ def function_of(
     except ModuleNotFoundError as e:
         if e.name and module.startswith(e.name):
             raise ValueError(
-                f"--fn is {name!r}, and there is no module {e.name!r} here or installed: give the "
-                "name of a file in this folder, without .py, or of a package"
+                f"{option} is {name!r}, and there is no module {e.name!r} here or installed: give "
+                "the name of a file in this folder, without .py, or of a package"
             ) from e
         raise
     for part in attribute.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), 1)
             hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"--fn is {name!r}, and {module} has no {part!r}{hint}")
+            raise ValueError(f"{option} is {name!r}, and {module} has no {part!r}{hint}")
         found = getattr(found, part)
     if not callable(found):
-        raise ValueError(f"--fn is {name!r}, which is a {type(found).__name__} and no function")
+        kind = type(found).__name__
+        raise ValueError(f"{option} is {name!r}, which is a {kind} and no function")
     return found
 
 
@@ -154,6 +158,22 @@ def example_of(
     return np.random.default_rng(0).normal(size=sizes).astype(kind)
 
 # %% ../../nbs/cli/03_models.ipynb #cm4f0012
+@dataclass(frozen=True)
+class Network:
+    """What the network of a checkpoint computes
+
+    Attributes:
+        fn: (params, *inputs) → outputs
+        example: its inputs; none where they were not said
+        how: where all that comes from, as it is printed
+    """
+
+    fn: Callable[..., Any]  # (params, *inputs) → outputs
+    example: tuple[np.ndarray, ...]  # its inputs; none where they were not said
+    arch: Architecture | None
+    how: str  # where all that comes from, as it is printed
+
+
 @dataclass(frozen=True)
 class Model:
     """What is known of the network that checkpoints are of
@@ -190,13 +210,88 @@ def _inferred(checkpoint: Checkpoint, fn: Callable[..., Any], example: tuple) ->
     return infer_permutation_spec(fn, shapes, *example, verify=False)
 
 
-def _given_spec(checkpoint: Checkpoint, path: Path) -> BoundSpec:
-    "The spec of a file, bound to the shapes of a checkpoint"
+def given_spec(
+    checkpoint: Checkpoint,  # whose arrays it is of
+    path: str | Path,  # the file, whose rows may be patterns
+    whole: bool = False,  # whether arrays that it does not name are fixed, or left out of it
+) -> BoundSpec:
+    """The spec of a file, bound to the shapes of a checkpoint
+
+    Args:
+        checkpoint: whose arrays it is of
+        path: the file, whose rows may be patterns
+        whole: whether arrays that it does not name are fixed, or left out of it
+
+    Raises:
+        PermutationSpecError: if the file is no spec, or does not fit
+    """
+    # raises PermutationSpecError if the file is no spec, or does not fit
+    from git_rebasin.symmetry.patterns import expand_spec
     from git_rebasin.symmetry.spec import PermutationSpec
 
-    spec = PermutationSpec.from_json(path.read_text(encoding="utf-8"))
-    own = {n: x for n, x in checkpoint.arrays.items() if n in spec.rows}
-    return spec.bind(own)
+    text = Path(path).read_text(encoding="utf-8")
+    spec = expand_spec(PermutationSpec.from_json(text), checkpoint.arrays)
+    if not whole:
+        return spec.bind({n: x for n, x in checkpoint.arrays.items() if n in spec.rows})
+    fixed = {n: (None,) * len(x.shape) for n, x in checkpoint.arrays.items() if n not in spec.rows}
+    return PermutationSpec({**spec.rows, **fixed}, spec.reasons).bind(checkpoint.arrays)
+
+
+def network_of(
+    checkpoint: Checkpoint,  # one of those that are opened
+    args: argparse.Namespace,  # of `add_network`
+) -> Network | None:  # None: none is said, and none recognised
+    """What the network of a checkpoint computes, as it was said or recognised
+
+    Args:
+        checkpoint: one of those that are opened
+        args: of `add_network`
+
+    Returns:
+        Network | None: None: none is said, and none recognised
+
+    Raises:
+        ValueError: if what is said does not fit
+    """
+    # raises ValueError if what is said does not fit
+    from git_rebasin.architectures.known import architecture_named, recognise
+
+    if args.fn:
+        example = tuple(map(example_of, args.example or ()))
+        return Network(function_of(args.fn), example, None, f"of {args.fn}")
+    arch = architecture_named(args.arch) if args.arch else recognise(checkpoint.arrays)
+    if arch is None:
+        return None
+    if not arch.fits(checkpoint.arrays):
+        raise ValueError(
+            f"{checkpoint.path} is no {arch.name}: it has no names that fit {', '.join(arch.keys)}"
+        )
+    how = f"{arch.name}, " + ("as given" if args.arch else "recognised by its names")
+    return Network(arch.apply, arch.example(checkpoint.arrays), arch, how)
+
+
+def known_network(
+    checkpoint: Checkpoint,  # one of those that are opened
+    args: argparse.Namespace,  # of `add_network`
+    example: bool = True,  # whether its inputs are needed
+) -> Network:
+    """What the network of a checkpoint computes, which has to be known
+
+    Args:
+        checkpoint: one of those that are opened
+        args: of `add_network`
+        example: whether its inputs are needed
+
+    Raises:
+        ValueError: if it is not
+    """
+    # raises ValueError if it is not
+    network = network_of(checkpoint, args)
+    if network is None:
+        raise ValueError(_unknown(checkpoint))
+    if example and not network.example:
+        raise ValueError("--fn needs an input: give its shape, as in --example 1,32,32,3")
+    return network
 
 
 def model_of(
@@ -213,28 +308,15 @@ def model_of(
         ValueError: if none is said and none recognised, or what is said does not fit
     """
     # raises ValueError if none is said and none recognised, or what is said does not fit
-    from git_rebasin.architectures.known import architecture_named, recognise
-
-    if args.fn:
-        if not args.example:
-            raise ValueError("--fn needs an input: give its shape, as in --example 1,32,32,3")
-        fn, example = function_of(args.fn), tuple(map(example_of, args.example))
-        return Model(_inferred(checkpoint, fn, example), fn, example, None, f"of {args.fn}")
-    arch = architecture_named(args.arch) if args.arch else recognise(checkpoint.arrays)
+    by = f"by the spec in {args.spec}"
+    if args.spec and network_of(checkpoint, args) is None:
+        return Model(given_spec(checkpoint, args.spec), None, (), None, by)
+    known = known_network(checkpoint, args)
     if args.spec:
-        spec = _given_spec(checkpoint, Path(args.spec))
-        if arch is None:
-            return Model(spec, None, (), None, f"by the spec in {args.spec}")
-        return Model(spec, arch.apply, arch.example(checkpoint.arrays), arch, f"{arch.name}")
-    if arch is None:
-        raise ValueError(_unknown(checkpoint))
-    if not arch.fits(checkpoint.arrays):
-        raise ValueError(
-            f"{checkpoint.path} is no {arch.name}: it has no names that fit {', '.join(arch.keys)}"
-        )
-    example = arch.example(checkpoint.arrays)
-    how = f"{arch.name}, " + ("as given" if args.arch else "recognised by its names")
-    return Model(_inferred(checkpoint, arch.apply, example), arch.apply, example, arch, how)
+        spec, how = given_spec(checkpoint, args.spec, whole=True), f"{known.how}, {by}"
+    else:
+        spec, how = _inferred(checkpoint, known.fn, known.example), known.how
+    return Model(spec, known.fn, known.example, known.arch, how)
 
 
 def open_fitting(
@@ -306,6 +388,65 @@ def _unknown(checkpoint: Checkpoint) -> str:
         "JAX (params, inputs) → outputs, or --spec FILE.json"
     )
 
+# %% ../../nbs/cli/03_models.ipynb #cm4f0022
+def _pair(pair: Any, place: str) -> tuple[np.ndarray, np.ndarray]:
+    "Inputs and their labels"
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"{place} is a {type(pair).__name__}: give a pair of inputs and labels")
+    inputs, labels = map(np.asarray, pair)
+    if not inputs.shape or labels.shape[:1] != inputs.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{place} has inputs of the shape {inputs.shape} and labels of the shape "
+            f"{labels.shape}, {labels.dtype}: give as many labels as inputs, as whole numbers"
+        )
+    return inputs, labels
+
+
+def _stored(
+    name: str, arch: Architecture | None, count: int | None, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    "The images and labels of a data set, or of a folder"
+    from git_rebasin.arguments import check_name
+    from git_rebasin.checkpoints.numpy_files import open_npz
+    from git_rebasin.zoo.data import SOURCES, load
+
+    if name in SOURCES or not Path(name).is_dir():
+        check_name("data set", name, SOURCES, ", a folder with test.npz, or module:function")
+        if arch is not None and arch.data and name not in arch.data:
+            raise ValueError(f"{arch.name} takes images of {', '.join(arch.data)}, not of {name}")
+        own = load(name, split, count=count)
+        return own.images, own.labels
+    arrays = open_npz(file := Path(name, f"{split}.npz"))
+    if lacking := {"images", "labels"} - arrays.keys():
+        raise ValueError(
+            f"{file} has no {' and no '.join(map(repr, sorted(lacking)))}, but "
+            f"{', '.join(map(repr, arrays))}: write it with np.savez(file, images=…, labels=…)"
+        )
+    images, labels = _pair((arrays["images"], arrays["labels"]), str(file))
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise ValueError(
+            f"{file}: 'images' are {images.dtype}, and uint8 or floats are images: give "
+            "module:function for other inputs"
+        )
+    return images, labels
+
+
+def _returned(name: str, count: int | None, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    "The batches that a function gives, up to a number of inputs"
+    make, left = function_of(name, "--data"), sys.maxsize if count is None else count
+    try:
+        inspect.signature(make).bind(split)
+    except TypeError as e:
+        raise ValueError(
+            f"--data is {name!r}, which is called with 'train' or 'test' alone: {e}"
+        ) from e
+    for k, batch in enumerate(make(split)):
+        inputs, labels = _pair(batch, f"batch {k} of {name}")
+        if left:
+            yield inputs[:left], labels[:left]
+        if (left := max(0, left - len(labels))) == 0:
+            return
+
 # %% ../../nbs/cli/03_models.ipynb #cm4f0014
 @dataclass(frozen=True)
 class Data:
@@ -329,32 +470,39 @@ class Data:
 
 
 def load_data(
-    name: str,  # a data set, as in `zoo.data`
+    name: str,  # a data set of `zoo.data`, a folder, or "module:function"
     arch: Architecture | None,  # which says how pixels are normalised
-    count: int,  # images
+    count: int | None,  # images; None: all
     batch_size: int = 100,
+    split: str = "train",  # "train" or "test"
 ) -> Data:
-    """Training images of a data set, as the network takes them
+    """Images with labels, as the network takes them
 
     Args:
-        name: a data set, as in `zoo.data`
+        name: a data set of `zoo.data`, a folder, or "module:function"
         arch: which says how pixels are normalised
-        count: images
+        count: images; None: all
+        split: "train" or "test"
 
     Raises:
         ValueError: if the network does not take them, or there are none
+        OSError: if they cannot be read
     """
     # raises ValueError if the network does not take them, or there are none
+    # raises OSError if they cannot be read
     from git_rebasin.experiments.problem import in_batches
-    from git_rebasin.zoo.data import load, to_float
+    from git_rebasin.zoo.data import SOURCES, to_float
 
-    if arch is not None and arch.data and name not in arch.data:
-        raise ValueError(f"{arch.name} takes images of {', '.join(arch.data)}, not of {name}")
-    split = load(name, "train", count=count)
-    scale = (arch.mean, arch.std) if arch and arch.mean else ()
-    images = np.asarray(to_float(split.images, *scale))
-    batches = in_batches({"images": images, "labels": split.labels}, batch_size)
-    return Data(name, [(batch["images"], batch["labels"]) for batch in batches])
+    if name not in SOURCES and not Path(name).exists() and ":" in name:
+        pairs = list(_returned(name, count, split))
+    else:
+        images, labels = _stored(name, arch, count, split)
+        scale = (arch.mean, arch.std) if arch and arch.mean else ()
+        data = {"images": to_float(images[:count], *scale), "labels": labels[:count]}
+        pairs = [(b["images"], b["labels"]) for b in in_batches(data, batch_size)]
+    if not pairs:
+        raise ValueError(f"--data is {name!r}, which has no images for {split!r}: give others")
+    return Data(name, pairs)
 
 
 def classify(

@@ -6,21 +6,63 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COMMANDS', 'EXPLAINED', 'seed_argument', 'make_parser', 'size_argument', 'main']
+__all__ = ['COMMANDS', 'EXPLAINED', 'Parser', 'seed_argument', 'make_parser', 'size_argument', 'main']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
+import difflib
+import itertools
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import git_rebasin
 
+# %% ../../nbs/cli/00_parser.ipynb #250f7702
+class Parser(argparse.ArgumentParser):
+    "A parser that says which command or option was probably meant"
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._typed = list(sys.argv[1:] if args is None else args)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # also in a subcommand, so that its options are looked at
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        "Print the usage and what is wrong, and exit with 2"
+        meant = self._meant(message)
+        super().error(message + (f" (did you mean {meant}?)" if meant else ""))
+
+    def _meant(self, message: str) -> str:
+        "What a choice or an option was probably meant to be; or nothing"
+        if choice := re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message):
+            names, words = re.findall(r"[^\s',]+", choice[2]), [choice[1]]
+        else:
+            names, words = list(self._option_string_actions), self._options()
+        for word in words:
+            if close := difflib.get_close_matches(word, names, 1):
+                return close[0]
+        return ""
+
+    def _options(self) -> list[str]:
+        "The long options that were typed, and are none"
+        typed = getattr(self, "_typed", [])
+        if " " not in self.prog:  # what follows a subcommand is not for this parser
+            typed = itertools.takewhile(lambda word: word.startswith("-"), typed)
+        named = (word.partition("=")[0] for word in typed if word.startswith("--"))
+        return [name for name in named if len(name) > 2 and name not in self._option_string_actions]
+
 # %% ../../nbs/cli/00_parser.ipynb #250f777e
 # modules of `git_rebasin.cli`, in the order of the help
-COMMANDS = ("merge", "match", "apply", "inspect", "list", "demo", "experiment")
+COMMANDS = (
+    *("merge", "match", "apply", "diff", "transport", "eval"),
+    *("inspect", "spec", "check", "list", "demo", "experiment"),
+)
 
 
 def seed_argument(
@@ -43,7 +85,7 @@ def seed_argument(
 def make_parser() -> argparse.ArgumentParser:
     "The parser of the command, with one for each subcommand"
     about = str(git_rebasin.__doc__).partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="git-rebasin", description=about)
+    parser = Parser(prog="git-rebasin", description=about)
     version = f"git-rebasin {git_rebasin.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -95,11 +137,15 @@ def main(
         logging.getLogger("git_rebasin").setLevel(logging.INFO)
     try:
         args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except EXPLAINED as e:
         print(f"git-rebasin: error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = "stopped; the same call goes on from the last checkpoint"
+        again = "stopped; files are whole or not there, and an experiment goes on where it was"
         print(f"git-rebasin: {again}", file=sys.stderr)
         return 130
     return 0
