@@ -54,6 +54,15 @@ def test_a_network_is_recognised_or_said():
         assert model_of(known, options("--arch", "cifar-resnet")).spec == model.spec
         Path(d, "spec.json").write_text(model.spec.to_json())
         assert model_of(known, options("--spec", f"{d}/spec.json")).spec == model.spec
+        held = model_of(known, options("--fixed", "linear.*", "--fixed", "layer1.0.conv1*")).spec
+        assert held.groups.keys() < model.spec.groups.keys() and len(held.groups) < len(
+            model.spec.groups
+        )
+        assert set(held.axes_to_perm["linear.weight"]) == {None}
+        with pytest.raises(ValueError, match="no array is called 'fc'"):
+            model_of(known, options("--fixed", "fc"))
+        with pytest.raises(ValueError, match="--fixed is for specs that are inferred"):
+            model_of(known, options("--fixed", "linear.*", "--spec", f"{d}/spec.json"))
         other = open_checkpoint(write_torch(f"{d}/b.pt", {"w": np.ones((3, 4)), "v": np.ones((4, 2))}))
         with pytest.raises(
             ValueError, match="b.pt is of no architecture that is known .*begin with w, v. Say"

@@ -21,6 +21,7 @@ from git_rebasin.merging.files import (
     require_fit,
     save_permutations,
 )
+from git_rebasin.symmetry.entries import Group, Product
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
 
@@ -82,6 +83,17 @@ def test_arrays_are_moved_and_averaged_when_they_are_read():
         )
     np.testing.assert_allclose(np.asarray(mixed["free"]), a["free"] / 4 + 0.75 * b["free"], rtol=1e-6)
     assert mixed["count"] is a["count"] and reads.count("in") == 2
+    heads = Product("H", Group("V", within="H"))  # whose sizes do not follow from each array alone
+    table = {"key": (Product("H", 2), None), "value": (heads, None), "back": (None, heads), "h": ("H",)}
+    grouped = {
+        n: rng.normal(size=s) for n, s in {"key": (6, 4), "value": (12, 4), "back": (4, 12)}.items()
+    }
+    grouped["h"] = rng.normal(size=3)
+    bound = PermutationSpec(table).bind(grouped)
+    order = random_permutation(jax.random.key(2), bound)
+    back = permuted(bound, order, grouped)
+    for name, x in apply_permutation(bound, order, grouped).items():
+        np.testing.assert_array_equal(np.asarray(back[name]), x)
     for dtype in (np.float64, np.float16, ml_dtypes.bfloat16):
         models = [model(dtype) for _ in range(3)]
         models[1].pop("free")  # what one of them lacks is taken from the first

@@ -159,6 +159,12 @@ def test_bad_trees_and_tables_are_refused():
     wide = {"a": {"kernel": np.ones((4, 9)), "bias": np.ones(9)}, "b": {"kernel": np.ones((9, 2))}}
     bad(wide, "group 'P' has 9 units", "bound to a tree with 5", spec=SPEC.bind(PARAMS))
     assert SPEC.bind({"a": PARAMS["a"]}, partial=True).groups == {"P": 5}
+    heads = {"k": (Product("H", 2),), "v": (Product("H", Group("Q", within="H")),), "h": ("H",)}
+    whole = PermutationSpec(heads).bind({"k": np.ones(6), "v": np.ones(12), "h": np.ones(3)})
+    for name in heads:  # a part of the arrays has the sizes of all
+        one = whole.bind({name: np.ones(whole.shapes[name])}, partial=True)
+        assert one.groups == {g: n for g, n in whole.groups.items() if g == "H" or name == "v"}
+    bad({"v": np.ones(12)}, "does not follow from the shapes", spec=PermutationSpec({"v": heads["v"]}))
     other = PermutationSpec({"c": ("C",), "d": (Product(4, "C"),)})
     bad(
         {"c": np.ones(3), "d": np.ones(13)},

@@ -46,6 +46,8 @@ def add_network(
     group.add_argument("--fn", metavar="MODULE:FUNCTION", help=fn)
     example = "the shape of an input of --fn, as 1,32,32,3 or 1,16:int32; once for each input"
     group.add_argument("--example", action="append", metavar="SHAPE", help=example)
+    fixed = "arrays whose units stay where they are, by name or pattern; may be given again"
+    group.add_argument("--fixed", action="append", metavar="PATTERN", help=fixed)
     add_within(group)
 
 
@@ -198,16 +200,17 @@ def _values(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in checkpoint.arrays.items()}
 
 
-def _inferred(checkpoint: Checkpoint, fn: Callable[..., Any], example: tuple) -> BoundSpec:
+def _inferred(checkpoint: Checkpoint, network: Network, fixed: Sequence[str]) -> BoundSpec:
     "The spec of a function, tried on the weights of a model that is not too large"
     import jax
 
     from git_rebasin.inference.infer import infer_permutation_spec
 
+    fn, example = network.fn, network.example
     if checkpoint.nbytes <= _IN_MEMORY:
-        return infer_permutation_spec(fn, _values(checkpoint), *example)
+        return infer_permutation_spec(fn, _values(checkpoint), *example, fixed=fixed)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in checkpoint.arrays.items()}
-    return infer_permutation_spec(fn, shapes, *example, verify=False)
+    return infer_permutation_spec(fn, shapes, *example, fixed=fixed, verify=False)
 
 
 def given_spec(
@@ -308,14 +311,16 @@ def model_of(
         ValueError: if none is said and none recognised, or what is said does not fit
     """
     # raises ValueError if none is said and none recognised, or what is said does not fit
-    by = f"by the spec in {args.spec}"
+    by, fixed = f"by the spec in {args.spec}", getattr(args, "fixed", None) or ()
+    if args.spec and fixed:
+        raise ValueError("--fixed is for specs that are inferred: leave groups out of the --spec")
     if args.spec and network_of(checkpoint, args) is None:
         return Model(given_spec(checkpoint, args.spec), None, (), None, by)
     known = known_network(checkpoint, args)
     if args.spec:
         spec, how = given_spec(checkpoint, args.spec, whole=True), f"{known.how}, {by}"
     else:
-        spec, how = _inferred(checkpoint, known.fn, known.example), known.how
+        spec, how = _inferred(checkpoint, known, fixed), known.how
     return Model(spec, known.fn, known.example, known.arch, how)
 
 

@@ -88,12 +88,10 @@ class PermutationSpec:
         axes_to_perm: path → for each axis a group, None, an expression
         reasons: path → why an axis is fixed
 
-    Raises:
-        PermutationSpecError: if a row is no tuple of entries, or the entries contradict one another
-
     References:
         Git Re-Basin (arXiv 2209.04836), §2
     """
+
     # raises PermutationSpecError if a row is no tuple of entries, or the entries contradict one
     #   another
 
@@ -254,9 +252,7 @@ class PermutationSpec:
         said = SpecText.read(text)
         if said.shapes is None:
             return PermutationSpec(said.rows, said.reasons)
-        return BoundSpec(
-            said.rows, said.reasons, shapes=said.shapes, examples=said.examples
-        )
+        return BoundSpec(said.rows, said.reasons, shapes=said.shapes, examples=said.examples)
 
     def __eq__(self, other) -> bool:
         return type(other) is type(self) and self._key() == other._key()
@@ -283,16 +279,17 @@ class BoundSpec(PermutationSpec):
     Attributes:
         shapes: path → shape
         examples: of each call that the spec was inferred from, the shapes of its arrays
-
-    Raises:
-        PermutationSpecError: if a group has two sizes, or one that does not follow from the shapes
+        known: sizes that need not follow from these shapes, as they are a part of others
     """
+
     # raises PermutationSpecError if a group has two sizes, or one that does not follow from the
     #   shapes
 
     shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
     examples: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=(), kw_only=True)  # of each
     #   call that the spec was inferred from, the shapes of its arrays
+    known: Sizes = field(default_factory=dict, kw_only=True, repr=False)  # sizes that need
+    #   not follow from these shapes, as they are a part of others
 
     def __post_init__(self):
         super().__post_init__()
@@ -303,7 +300,8 @@ class BoundSpec(PermutationSpec):
 
     @cached_property
     def _sizes(self) -> Sizes:  # those of coordinates as well
-        return MappingProxyType(solve_sizes(self.rows, self.shapes, self._declared[0]))
+        given = {**self._declared[0], **self.known}
+        return MappingProxyType(solve_sizes(self.rows, self.shapes, given))
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
@@ -386,7 +384,9 @@ class BoundSpec(PermutationSpec):
         here = _shapes_of(self, shapes, partial)
         if here == self.shapes:
             return self
-        bound = BoundSpec(self.rows, self.reasons, shapes=here, examples=self.examples)
+        own = self._sizes if here.items() <= self.shapes.items() else {}
+        given = {"shapes": here, "examples": self.examples, "known": own}
+        bound = BoundSpec(self.rows, self.reasons, **given)
         _check_same_sizes(self.groups, bound.groups)
         return bound
 
