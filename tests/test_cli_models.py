@@ -11,21 +11,17 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
-from git_rebasin.architectures.known import architecture_named
 from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
 from git_rebasin.cli.models import (
     add_network,
-    classify,
     example_of,
     function_of,
-    load_data,
     model_of,
     network_of,
     within_of,
@@ -34,7 +30,6 @@ from git_rebasin.cli.parser import main
 from git_rebasin.merging.files import load_permutations
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec
-from git_rebasin.zoo.data import load
 
 
 def options(*argv):
@@ -160,21 +155,6 @@ def test_an_example_has_a_shape_and_a_dtype():
             example_of(text)
 
 
-# %% cm4f0019
-def test_data_are_normalised_as_the_architecture_says():
-    digits = load_data("digits", None, 250)
-    assert digits.size == 250 and [len(x) for x, _ in digits.batches] == [100, 100, 50]
-    assert digits.batches[0][0].max() <= 1
-    assert load_data("digits", None, None, split="test").size == len(load("digits", "test"))
-    with pytest.raises(
-        ValueError, match="cifar-resnet takes images of cifar10, cifar100, not of digits"
-    ):
-        load_data("digits", architecture_named("cifar-resnet"), 10)
-    metrics = classify(lambda params, x: x @ params["w"])
-    found = metrics({"w": jnp.eye(3)}, (jnp.eye(3), jnp.array([0, 1, 0])))
-    assert abs(float(found["accuracy"]) - 2 / 3) < 1e-6 and float(found["loss"]) > 0
-
-
 # %% cm4f9024
 def test_a_spec_may_name_arrays_by_patterns_and_leave_some_out():
     with tempfile.TemporaryDirectory() as d:
@@ -197,48 +177,3 @@ def test_a_spec_may_name_arrays_by_patterns_and_leave_some_out():
         Path(d, "spec.json").write_text(PermutationSpec({"l.*.gate": (None, "h.*")}).to_json())
         with pytest.raises(ValueError, match=r"the row 'l\.\*\.gate' fits none of 5 arrays"):
             model_of(layers, options("--spec", f"{d}/spec.json"))
-
-
-# %% cm4f0024
-def test_data_come_from_a_folder_or_a_function():
-    x, y = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3), np.arange(5)
-    with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
-        Path("own").mkdir()
-        np.savez("own/test.npz", images=x, labels=y)
-        found = load_data("own", None, None, 2, "test")
-        assert [len(labels) for _, labels in found.batches] == [2, 2, 1] and found.size == 5
-        np.testing.assert_array_equal(found.batches[2][0], x[4:] / np.float32(255))
-        resnet = architecture_named("cifar-resnet")
-        normalised = load_data("own", resnet, 1, split="test").batches[0][0]
-        np.testing.assert_allclose(
-            normalised[0, 0, 0], (x[0, 0, 0] / 255 - resnet.mean) / resnet.std, 1e-5
-        )
-        Path("own_batches.py").write_text(
-            "import numpy as np\n\n\ndef make(split):\n    n = {'train': 3, 'test': 2}[split]\n"
-            "    for _ in range(n):\n        yield np.ones((4, 3)), np.zeros(4, int)\n\n\n"
-            "def none(split):\n    return []\n\n\ndef one():\n    pass\n\n\n"
-            "def odd(split):\n    yield np.ones((4, 3)), np.zeros(3, int)\n"
-        )
-        assert load_data("own_batches:make", None, None).size == 12
-        cut = load_data("own_batches:make", None, 6, split="test")
-        assert [len(labels) for _, labels in cut.batches] == [4, 2]
-        np.savez("own/train.npz", images=x, label=y)
-        for name, words in (
-            ("own_batches:none", "has no images for 'train'"),
-            ("own_batches:one", "is called with 'train' or 'test' alone"),
-            (
-                "own_batches:odd",
-                r"batch 0 of own_batches:odd has inputs of the shape \(4, 3\) and labels",
-            ),
-            ("own_batches:mak", "--data is 'own_batches:mak'.*did you mean 'make'"),
-            ("own", "train.npz has no 'labels', but 'images', 'label'"),
-            ("cifar-10", "unknown data set 'cifar-10'.*or module:function. Did you mean 'cifar10'"),
-        ):
-            with pytest.raises(ValueError, match=words):
-                load_data(name, None, 10)
-        np.savez("own/train.npz", images=x.astype(int), labels=y)
-        with pytest.raises(ValueError, match="'images' are int64"):
-            load_data("own", None, 10)
-        Path("own/train.npz").unlink()
-        with pytest.raises(OSError, match="own/train.npz"):
-            load_data("own", None, 10)

@@ -209,9 +209,7 @@ def test_a_head_of_a_thousand_classes_and_one_of_ten():
 def test_what_a_alone_has_may_be_part_of_the_network():
     rows = {"body.weight": ("p", None), "fc.weight": ("r", "p"), "top.weight": (None, "r"), "scale": ()}
     a = drawn(body__weight=(16, 20), fc__weight=(12, 16), top__weight=(3, 12), scale=())
-    planted, near, b = scattered(
-        {"body.weight": rows["body.weight"]}, {"body.weight": a["body.weight"]}
-    )
+    _, near, b = scattered({"body.weight": rows["body.weight"]}, {"body.weight": a["body.weight"]})
     other = adapt(checkpoint(a), checkpoint(b), {"missing": "zeros"})
     assert notes_of(other) == [
         "3 only in A: 'fc.weight', 'top.weight', 'scale' (A's are kept, and zeros stand for them in B)"

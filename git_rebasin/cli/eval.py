@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from git_rebasin.cli.models import (
-    Data,
-    Network,
-    add_network,
-    classify,
-    known_network,
-    load_data,
-    within_of,
-)
+from .data import Data, classify, load_data
+from .models import Network, add_network, known_network, within_of
 from ..progress import Callback, Progress, ProgressBar
 from ..tables import text_table
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .models import classify, load_data, open_fitting
+from .data import classify, load_data
+from .models import open_fitting
 from ..progress import ProgressBar
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from ..checkpoints.late import LateArray
 from ..matching.ignored import ignored_leaves
 from ..matching.weights import weight_matching
-from ..progress import Callback, Progress, within
+from ..progress import Callback, Progress, with_progress, within
 from ..symmetry.blocks import Block
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
@@ -202,6 +202,7 @@ def _wide(leaf: Leaf) -> np.ndarray:
     return x.astype(at_least_float32(x.dtype), copy=False)
 
 # %% ../../nbs/merging/11_similarity.ipynb #df5a0013
+@with_progress
 def find_differences(
     spec: BoundSpec,  # which axes move together
     perm: Permutation | HasPermutation,  # of model B, such as a match
@@ -209,6 +210,7 @@ def find_differences(
     b: Mapping[str, Leaf],  # model B; arrays that the spec does not name stay as they are
     *,
     chance: Mapping[str, float] | None = None,  # of `chance_levels`
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each array
 ) -> Differences:
     """How alike two models are, with B as it is and in A's order
@@ -219,6 +221,7 @@ def find_differences(
         a: model A; each array is read once
         b: model B; arrays that the spec does not name stay as they are
         chance: of `chance_levels`
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each array
     """
     perm = as_permutation(perm)
@@ -285,12 +288,14 @@ def _shuffled(spec: BoundSpec, name: str, leaf: Leaf) -> LateArray:
     return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
 
 # %% ../../nbs/merging/11_similarity.ipynb #df5a0103
+@with_progress
 def chance_levels(
     key: jax.Array,  # decides the order of the visits
     spec: BoundSpec,  # which axes move together
     a: Mapping[str, Leaf],  # model A
     b: Mapping[str, Leaf],  # model B
     *,
+    progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each sweep, and each array
 ) -> dict[str, float]:  # group → cosine; groups of one unit are absent
     """What weight matching makes of noise: the similarity that one unit in twenty is above
@@ -300,6 +305,7 @@ def chance_levels(
         spec: which axes move together
         a: model A
         b: model B
+        progress: show a bar, in a notebook or on a terminal
         callback: called after each sweep, and each array
 
     Returns:

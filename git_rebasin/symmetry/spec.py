@@ -279,7 +279,7 @@ class BoundSpec(PermutationSpec):
     Attributes:
         shapes: path → shape
         examples: of each call that the spec was inferred from, the shapes of its arrays
-        known: sizes that need not follow from these shapes, as they are a part of others
+        known: sizes of a larger whole
     """
 
     # raises PermutationSpecError if a group has two sizes, or one that does not follow from the
@@ -288,8 +288,7 @@ class BoundSpec(PermutationSpec):
     shapes: Mapping[str, tuple[int, ...]] = field(kw_only=True)  # path → shape
     examples: tuple[Mapping[str, tuple[int, ...]], ...] = field(default=(), kw_only=True)  # of each
     #   call that the spec was inferred from, the shapes of its arrays
-    known: Sizes = field(default_factory=dict, kw_only=True, repr=False)  # sizes that need
-    #   not follow from these shapes, as they are a part of others
+    known: Sizes = field(default_factory=dict, kw_only=True, repr=False)  # sizes of a larger whole
 
     def __post_init__(self):
         super().__post_init__()
@@ -385,8 +384,7 @@ class BoundSpec(PermutationSpec):
         if here == self.shapes:
             return self
         own = self._sizes if here.items() <= self.shapes.items() else {}
-        given = {"shapes": here, "examples": self.examples, "known": own}
-        bound = BoundSpec(self.rows, self.reasons, **given)
+        bound = BoundSpec(self.rows, self.reasons, shapes=here, examples=self.examples, known=own)
         _check_same_sizes(self.groups, bound.groups)
         return bound
 
