@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +109,7 @@ def rate(size: int = 2048, times: int = 20) -> float:
 
 
 @contextmanager
-def counted(seconds: Counter) -> Iterator[None]:
+def counted(seconds: defaultdict[str, float]) -> Iterator[None]:
     """Count the products of scores, and the time of these and of assignments, while it is open."""
     add, solve = scores.GroupScores._add, search.solve_tree
 
@@ -138,7 +138,7 @@ def counted(seconds: Counter) -> Iterator[None]:
 
 def merge(folder: str, memory: str) -> dict:
     """The command, in this process: what it took."""
-    seconds: Counter = Counter()
+    seconds = defaultdict[str, float](float)
     place = Path(folder)
     argv = ["merge", str(place / "a"), str(place / "b"), "-o", str(place / "out")]
     start = time.perf_counter()
