@@ -198,7 +198,7 @@ def main() -> None:
     print(
         f"merged in {row['seconds']:.0f} s, {row['ratio']:.2f} × the {row['floor_seconds']:.0f} s "
         f"of its products at {row['rate'] / 1e9:.0f} GFLOP/s (scores {row['scores']:.0f} s, "
-        f"assignments {row['assignments']:.0f} s, {row['visits']} visits); at most "
+        f"assignments {row['assignments']:.0f} s, {row['visits']:.0f} visits); at most "
         f"{row['peak_bytes'] / 1e9:.2f} GB resident; shuffle undone: {row['undone']}"
     )
     if not options.no_record:

@@ -68,6 +68,16 @@ def test_temporary_files_of_dead_processes_are_removed():
             assert Path(slow.name).exists() and Path(d, "f").read_bytes() == b"fast"
         assert Path(d, "f").read_bytes() == b"slow"
         assert {str(path) for path in Path(d).iterdir()} == {f"{d}/f", *others}
+        left = Path(d, ".g.0123456789abcde0.tmp")
+        left.mkdir()
+        Path(left, "half").touch()  # a folder, as a killed process leaves it
+        with new_folder(f"{d}/g") as slow:  # and one that is being written
+            with new_folder(f"{d}/h"), new_folder(f"{d}/g") as fast:
+                assert slow.exists() and fast.exists() and not left.exists()
+                raised = slow
+            Path(slow, "f").touch()
+            os.rmdir(f"{d}/g")  # of the faster one, which is empty
+        assert os.listdir(f"{d}/g") == ["f"] and not raised.exists()
 
 
 # %% files-test-folder

@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 _WINDOWS = os.name == "nt"  # which has no such locks, and lets nobody remove a file that is open
 
 
-def _hold(file: BinaryIO, wait: bool) -> bool:
-    "Lock an open file until it is closed; False where another process holds it, or nothing locks"
+def _hold(file: BinaryIO | int, wait: bool) -> bool:
+    "Lock what is open until it is closed; False where another process holds it, or nothing locks"
     if _WINDOWS:
         return True
     import fcntl
@@ -52,13 +52,54 @@ def _open_temporary(target: Path, mode: int) -> BinaryIO:
         file.close()
 
 
+def _lock_folder(path: Path) -> int | None:
+    "Hold a new folder; None where somebody has removed it, as an abandoned one"
+    with contextlib.suppress(FileNotFoundError):
+        handle = os.open(path, os.O_RDONLY)
+        _hold(handle, wait=True)
+        if path.exists():
+            return handle
+        os.close(handle)
+    return None
+
+
+@contextlib.contextmanager
+def _held_folder(target: Path) -> Iterator[Path]:
+    "A new folder beside another, held until it is closed"
+    handle = None
+    while handle is None:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        path.mkdir()
+        if _WINDOWS:  # where folders cannot be held
+            yield path
+            return
+        handle = _lock_folder(path)
+    try:
+        yield path
+    finally:
+        os.close(handle)
+
+
+def _remove_folder(left: Path) -> None:
+    "Remove a temporary folder that no process holds"
+    handle = os.open(left, os.O_RDONLY)
+    try:
+        if _hold(handle, wait=False):
+            shutil.rmtree(left)
+            _log.info("removed %s, which a process left that was killed", left)
+    finally:
+        os.close(handle)
+
+
 def _remove_abandoned(target: Path) -> None:
-    "Remove the temporary files that killed processes left beside a file"
+    "Remove the temporary files and folders that killed processes left beside one"
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.tmp")
     with contextlib.suppress(OSError):
         for left in [path for path in target.parent.iterdir() if name.fullmatch(path.name)]:
             with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-                if _WINDOWS or _hold(stack.enter_context(open(left, "r+b")), wait=False):
+                if left.is_dir() and not left.is_symlink():
+                    _remove_folder(left)
+                elif _WINDOWS or _hold(stack.enter_context(open(left, "r+b")), wait=False):
                     left.unlink()
                     _log.info("removed %s, which a process left that was killed", left)
 
@@ -173,16 +214,17 @@ def new_folder(
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} is there already: remove it, or choose another place")
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if path.exists():
-            path.rmdir()
-        os.replace(new, path)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    with _held_folder(path) as new:
+        try:
+            yield new
+            if path.exists():
+                path.rmdir()
+            os.replace(new, path)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-json
 def first_duplicate(

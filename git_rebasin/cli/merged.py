@@ -166,7 +166,7 @@ def merge_by_function(
 _OPTIONS = {  # of functions, as their texts name them → of the command
     "give batches= and metrics= to see": "give --data to see",
     "Give batches=, from which": "Give --data, from which",
-    "repair=True without": "repair=True of git_rebasin.rebasin without",
+    "repair=True without": "rebasin(…, repair=True) without",
 }
 
 
