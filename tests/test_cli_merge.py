@@ -217,6 +217,15 @@ def test_what_cannot_be_merged_is_refused_with_a_reason():
             code, _, err = call("merge", *argv, "-o", "m.safetensors")
             assert code == 1 and words in err, (argv, err)
         assert sorted(os.listdir()) == before
+        Path("own").mkdir()
+        write_safetensors("own/model.safetensors", a)
+        Path("spec.json").write_text(spec.to_json())  # a long search is not begun in vain
+        for argv, words in (
+            (("own", "b.safetensors", "-o", "own"), "own is there already: remove it"),
+            ((*two, "-o", "m.safetensors", "--dtype", "int8"), "give one of floating-point numbers"),
+        ):
+            code, out, err = call("merge", *argv, "--spec", "spec.json")
+            assert code == 1 and words in err and "network" not in out
         code, _, err = call("merge", *two)
         assert code == 1 and "Give -o OUT" in err
         for options in (("--method", "magic"), ("--lambda", "-1"), ("--memory", "4"), ("--sed", "1")):

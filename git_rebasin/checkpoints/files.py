@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['replacing', 'write_atomic', 'new_folder', 'first_duplicate', 'refuse_duplicates', 'read_json']
+__all__ = ['replacing', 'write_atomic', 'require_free', 'new_folder', 'first_duplicate', 'refuse_duplicates', 'read_json']
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-imports
 import contextlib
@@ -196,6 +196,23 @@ def write_atomic(
     return Path(path)
 
 # %% ../../nbs/checkpoints/00_files.ipynb #files-folder
+def require_free(
+    path: str | Path,  # where a folder shall be
+) -> None:
+    """Refuse a place where there is something else than an empty folder
+
+    Args:
+        path: where a folder shall be
+
+    Raises:
+        FileExistsError: if there is something already
+    """
+    # raises FileExistsError if there is something already
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} is there already: remove it, or choose another place")
+
+
 @contextlib.contextmanager
 def new_folder(
     path: str | Path,  # where the folder shall be: nothing, or an empty one, is there
@@ -212,8 +229,7 @@ def new_folder(
     # raises FileExistsError if there is something already
     # raises OSError if it cannot be written
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} is there already: remove it, or choose another place")
+    require_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     with _held_folder(path) as new:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'write_checkpoint']
+__all__ = ['SUFFIXES', 'write_checkpoint', 'check_target']
 
 # %% ../../nbs/checkpoints/11_written.ipynb #wr1c0005
 import json
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import SequenceKey
 
-from .files import new_folder, write_atomic
+from .files import new_folder, require_free, write_atomic
 from .hdf5_files import write_hdf5, write_keras
 from .late import LateArray, nbytes_of, place_of
 from .numpy_files import write_npz
@@ -202,6 +202,31 @@ def write_checkpoint(
     if kind is None and (like.path.is_dir() or like.path.name.endswith(".json")):
         return _write_folder(path, arrays, like, shard_bytes, more or {})
     return _write_file(path, kind or like.format, arrays, like)
+
+
+def check_target(
+    path: str | Path,  # where a checkpoint shall be written
+    like: Checkpoint,  # as which it shall be written
+    dtype: str | None = None,  # of all floating-point arrays
+) -> None:
+    """Refuse before a long computation what `write_checkpoint` would refuse after it
+
+    Args:
+        path: where a checkpoint shall be written
+        like: as which it shall be written
+        dtype: of all floating-point arrays
+
+    Raises:
+        ValueError: if the dtype is unknown
+        FileExistsError: if it is a folder and is there already
+    """
+    # raises ValueError if the dtype is unknown
+    # raises FileExistsError if it is a folder and is there already
+    if dtype is not None:
+        _floating(dtype)
+    folder = like.path.is_dir() or like.path.name.endswith(".json") or like.format == "orbax"
+    if folder and Path(path).suffix.lower() not in SUFFIXES:
+        require_free(path)
 
 
 def _tied(arrays: Mapping[str, Leaf], ties: Mapping[str, str]) -> dict[str, Leaf]:

@@ -193,8 +193,11 @@ def run(
 
     Raises:
         ValueError: if they do not fit, or it is not clear what network they are of
+        FileExistsError: if a folder shall be written, and is there already
     """
     # raises ValueError if they do not fit, or it is not clear what network they are of
+    # raises FileExistsError if a folder shall be written, and is there already
+    from git_rebasin.checkpoints.written import check_target
     from git_rebasin.merging.compat import completed, notes_of
 
     if args.config:
@@ -204,6 +207,7 @@ def run(
     _check(args)
     tell = (lambda *lines: None) if args.quiet or args.json else print
     checkpoints = open_fitting(args.models, args)
+    check_target(args.out, checkpoints[0], args.dtype)
     for checkpoint in checkpoints:
         tell("\n".join([_line(checkpoint), *map("adapted: {}".format, notes_of(checkpoint))]))
     model = shared_model(checkpoints, args)
