@@ -37,7 +37,8 @@ def test_a_right_spec_passes_and_a_wrong_one_is_named():
     right = {"l.0.w": (None, "h.0"), "l.1.w": ("h.0", "h.1"), "l.*.b": ("h.*",), "out": ("h.1", None)}
     source = (
         "import jax.numpy as jnp\n\n\ndef apply(p, x):\n    for k in (0, 1):\n"
-        "        x = jnp.tanh(x @ p[f'l.{k}.w'] + p[f'l.{k}.b'][None])\n    return x @ p['out'] + p['one'][None]\n"
+        "        x = jnp.tanh(x @ p[f'l.{k}.w'] + p[f'l.{k}.b'][None])\n"
+        "    return x @ p['out'] + p['one'][None]\n"
     )
     network = "--fn tanh_net:apply --example 4,5"
     with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
