@@ -232,9 +232,7 @@ def test_the_record_of_pytorch_modules_is_of_these_networks():
     """Networks and their theory are those of the script, and what is claimed of all holds."""
     record = read_record(modules.RECORD)
     runs = {run["case"]: run for run in record["runs"]}
-    assert runs.keys() == modules.CASES.keys() and record["libraries"].keys() == {
-        *modules.LIBRARIES
-    }
+    assert runs.keys() == modules.CASES.keys() and record["libraries"].keys() == {*modules.LIBRARIES}
     for name, run in runs.items():
         theory = sorted(map(list, modules.CASES[name].theory))
         assert run["complete"] == (run["sizes"] == theory) and run["recovered"]

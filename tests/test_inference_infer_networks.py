@@ -29,11 +29,7 @@ from git_rebasin.symmetry.builders import (
 )
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.jaxprs import double_precision
-from git_rebasin.symmetry.permutation import (
-    apply_permutation,
-    invert_permutation,
-    random_permutation,
-)
+from git_rebasin.symmetry.permutation import apply_permutation, invert_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec
 from git_rebasin.tree import flatten
 from git_rebasin.matching.weights import weight_matching

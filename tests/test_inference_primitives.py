@@ -16,12 +16,7 @@ KEY = jax.random.key(0)
 FUNCTIONS = {
     "sort": lambda: (lax.sort(X), lax.top_k(X, 2), jnp.argsort(V), jnp.argmax(X), jnp.median(X)),
     "cumulative": lambda: (jnp.cumsum(X), jnp.cumprod(X), lax.cummax(X), lax.cumlogsumexp(X)),
-    "places": lambda: (
-        X[I],
-        X.at[I].set(X),
-        X.at[I].multiply(X),
-        jnp.take_along_axis(X, I[None], 0),
-    ),
+    "places": lambda: (X[I], X.at[I].set(X), X.at[I].multiply(X), jnp.take_along_axis(X, I[None], 0)),
     "shapes": lambda: (jnp.tile(X, 2), jnp.pad(X, 1), X[::2], jnp.split(X, 2), lax.rev(X, (0,))),
     "random": lambda: (
         jax.random.normal(KEY),

@@ -44,18 +44,10 @@ def collectives(x):
     "Every collective, over one mesh axis and over both, in both orders"
     both, turned = ("data", "model"), ("model", "data")
     yield from (lax.axis_index("model"), lax.axis_index(both))
-    yield from (
-        lax.psum(x, "model"),
-        lax.psum(x, both),
-        lax.pmean(x, "data"),
-        x * lax.psum(1.0, both),
-    )
+    yield from (lax.psum(x, "model"), lax.psum(x, both), lax.pmean(x, "data"), x * lax.psum(1.0, both))
     yield from (lax.pmax(x, "model"), lax.pmin(x, both))
     yield from (lax.all_gather(x, both), lax.all_gather(x, "model", axis=1))
-    yield from (
-        lax.all_gather(x, turned, axis=1, tiled=True),
-        lax.all_gather(x, "data", tiled=True),
-    )
+    yield from (lax.all_gather(x, turned, axis=1, tiled=True), lax.all_gather(x, "data", tiled=True))
     yield from (lax.psum_scatter(x, "model", tiled=True), lax.psum_scatter(x[:2], "data"))
     yield lax.psum_scatter(x, both, scatter_dimension=1, tiled=True)
     yield lax.psum_scatter(x[:4], turned)
@@ -124,9 +116,7 @@ def check_a_mesh_within_another():
         return lax.psum(jnp.sin(x), "model")
 
     def outer(x):
-        nested = jax.shard_map(
-            inner, in_specs=P(None, "model"), out_specs=P(), axis_names={"model"}
-        )
+        nested = jax.shard_map(inner, in_specs=P(None, "model"), out_specs=P(), axis_names={"model"})
         return nested(x) * (1.0 + lax.axis_index("data"))
 
     if not hasattr(jax, "shard_map"):

@@ -42,9 +42,7 @@ def planted(name: str):
 
 def entries(spec):
     "All entries of a spec, however deep"
-    todo = [
-        entry for row in spec.rows.values() for entry in (row if isinstance(row, tuple) else ())
-    ]
+    todo = [entry for row in spec.rows.values() for entry in (row if isinstance(row, tuple) else ())]
     while todo:
         entry = todo.pop()
         yield entry

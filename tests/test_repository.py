@@ -97,9 +97,7 @@ def imports(name: str) -> set[str]:
             source = ".".join([*parents, *filter(None, [node.module])])
             imported |= {source} | {f"{source}.{alias.name}" for alias in node.names}
     ours = {
-        module.removeprefix(f"{PACKAGE}.")
-        for module in imported
-        if module.startswith(f"{PACKAGE}.")
+        module.removeprefix(f"{PACKAGE}.") for module in imported if module.startswith(f"{PACKAGE}.")
     }
     return ours & MODULES.keys()
 

@@ -163,20 +163,10 @@ FUNCTIONS = {
     "extremes": lambda x, y: [x.max(), x.max(1), x.min(2)[0], x.amax((0, 1)), torch.max(x, y)],
     "spread": lambda x, y: [x.var(), x.std(1), x.var((0, 2), correction=0), *torch.var_mean(x, 1)],
     "norms": lambda x, y: [x.norm(), x.norm(1, dim=1), F.normalize(x, dim=1), x.norm(torch.inf)],
-    "order": lambda x, y: [
-        *x.topk(2, 1),
-        *x.sort(1, True),
-        x.argsort(-1),
-        *x.topk(2, largest=False),
-    ],
+    "order": lambda x, y: [*x.topk(2, 1), *x.sort(1, True), x.argsort(-1), *x.topk(2, largest=False)],
     "places": lambda x, y: [x.argmax(1), x.argmin(), x.argmax(2, keepdim=True)],
     "any": lambda x, y: [(x > 0).any(), (x > 0).all(1), x.logsumexp(1), x.cumprod(0)],
-    "shapes": lambda x, y: [
-        x.view(2, -1),
-        x.transpose(0, -1),
-        x.permute(2, 0, 1),
-        x[None].squeeze(0),
-    ],
+    "shapes": lambda x, y: [x.view(2, -1), x.transpose(0, -1), x.permute(2, 0, 1), x[None].squeeze(0)],
     "joined": lambda x, y: [torch.cat([x, y], 1), torch.stack([x, y], -1), x.repeat(2, 1, 1)],
     "repeated": lambda x, y: [x.repeat_interleave(2, 1), x[:1].expand(4, -1, -1), x.tile(2)],
     "pieces": lambda x, y: [*x.chunk(4, 1), *x.split([1, 5], 1), *x.unbind(0), x.narrow(1, 1, 2)],
@@ -333,11 +323,7 @@ def test_inputs_by_keyword_and_options():
     arrays = {"ids": IDS.numpy(), "mask": mask.numpy()}
     fn, params, _ = from_torch(module, batch, double=True)
     wanted = module(**batch, double=True)["result"].logits.detach()
-    for out in (
-        fn(params, arrays),
-        fn(params, **arrays),
-        fn(params, arrays["ids"], mask=mask.numpy()),
-    ):
+    for out in (fn(params, arrays), fn(params, **arrays), fn(params, arrays["ids"], mask=mask.numpy())):
         np.testing.assert_allclose(out["result"].logits, wanted, 1e-5)
     plain, _, _ = from_torch(module, IDS)
     given = plain(params, IDS.numpy(), mask=mask.numpy(), double=True)
@@ -379,13 +365,9 @@ def test_parameters_that_do_not_fit_are_refused():
         fn(params | {"head.weight": params["scale"]}, IDS.numpy())
     with pytest.raises(ValueError, match="'scale' is missing: give all"):
         fn({name: x for name, x in params.items() if name != "scale"}, IDS.numpy())
-    with pytest.raises(
-        ValueError, match="axis 1 of 'hidden.weight' has 5 entries, .* has 6: use a"
-    ):
+    with pytest.raises(ValueError, match="axis 1 of 'hidden.weight' has 5 entries, .* has 6: use a"):
         fn(params | {"hidden.weight": params["hidden.weight"][:, :5]}, IDS.numpy())
-    with pytest.raises(
-        ValueError, match=r"'scale' has the shape \(1, 6\), and the module's has \(6"
-    ):
+    with pytest.raises(ValueError, match=r"'scale' has the shape \(1, 6\), and the module's has \(6"):
         fn(params | {"scale": params["scale"][None]}, IDS.numpy())
 
 
@@ -415,12 +397,7 @@ def test_every_bit_comes_back(name):
 
 
 def test_layouts_and_scalars_come_back():
-    for x in (
-        torch.randn(3, 4).T,
-        torch.tensor(2.5),
-        torch.zeros(0, 3),
-        torch.randn(2).bfloat16()[0],
-    ):
+    for x in (torch.randn(3, 4).T, torch.tensor(2.5), torch.zeros(0, 3), torch.randn(2).bfloat16()[0]):
         back = to_tensor(to_array(x))
         assert back.shape == x.shape and back.dtype == x.dtype and torch.equal(back, x)
     image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
@@ -446,22 +423,10 @@ def test_what_does_not_fit_a_module_is_refused():
     _, params, _ = from_torch(module, IDS)
     cases = [
         (params | {"head": params["scale"]}, ValueError, "the module has no 'head'"),
-        (
-            {n: x for n, x in params.items() if n != "norm.running_var"},
-            ValueError,
-            "'norm.running_var",
-        ),
+        ({n: x for n, x in params.items() if n != "norm.running_var"}, ValueError, "'norm.running_var"),
         (params | {"scale": params["scale"][:5]}, ValueError, "axis 0 of 'scale' has 5 entries"),
-        (
-            params | {"scale": params["scale"].astype("float64")},
-            TypeError,
-            "which would round: conv",
-        ),
-        (
-            params | {"scale": params["scale"].astype("complex64")},
-            TypeError,
-            r'\.astype\("float32"\)',
-        ),
+        (params | {"scale": params["scale"].astype("float64")}, TypeError, "which would round: conv"),
+        (params | {"scale": params["scale"].astype("complex64")}, TypeError, r'\.astype\("float32"\)'),
     ]
     for given, error, text in cases:
         with pytest.raises(error, match=text):
