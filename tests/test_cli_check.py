@@ -3,23 +3,16 @@
 
 # %% ck8a0010
 import contextlib
-import io
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 from git_rebasin.symmetry.spec import PermutationSpec
 
-
-def call(text):
-    "What a call gives: its code, its output, its errors"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(text.split())
-    return code, out.getvalue(), err.getvalue()
+call = lambda text: captured(text.split())
 
 
 # %% ck8a0011

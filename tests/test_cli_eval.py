@@ -3,7 +3,6 @@
 
 # %% ce6c0012
 import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -15,15 +14,9 @@ import numpy as np
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 
-
-def call(text):
-    "What a call gives: its code, its output, its errors"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(text.split())
-    return code, out.getvalue(), err.getvalue()
+call = lambda text: captured(text.split())
 
 
 # %% ce6c0013

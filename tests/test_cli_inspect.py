@@ -3,7 +3,6 @@
 
 # %% ci6b0009
 import contextlib
-import io
 import json
 import tempfile
 
@@ -13,15 +12,9 @@ import numpy as np
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 
-
-def call(*argv):
-    "What a call gives: its code, its output, its errors"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(map(str, argv)))
-    return code, out.getvalue(), err.getvalue()
+call = lambda *argv: captured(argv)
 
 
 # %% ci6b0010

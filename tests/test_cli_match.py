@@ -3,7 +3,6 @@
 
 # %% cm7c0009
 import contextlib
-import io
 import os
 import tempfile
 
@@ -14,7 +13,7 @@ from git_rebasin.architectures.cifar_resnet import cifar_resnet_apply, init_cifa
 from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 
@@ -24,12 +23,7 @@ spec = infer_permutation_spec(cifar_resnet_apply, a, images)
 moved = apply_permutation(spec, random_permutation(jax.random.key(1), spec), a)
 
 
-def call(text):
-    "What a call gives: its code, its output, its errors"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(text.split())
-    return code, out.getvalue(), err.getvalue()
+call = lambda text: captured(text.split())
 
 
 # %% cm7c0010

@@ -18,7 +18,7 @@ from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_files import read_torch
 from git_rebasin.checkpoints.torch_writing import write_torch
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.merging.files import load_permutations
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
@@ -32,12 +32,7 @@ planted = random_permutation(jax.random.key(1), spec)
 moved = apply_permutation(spec, planted, a)
 
 
-def call(*argv):
-    "What a call gives: its code, its output, its errors"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(map(str, argv)))
-    return code, out.getvalue(), err.getvalue()
+call = lambda *argv: captured(argv)
 
 
 def values(path, **options):

@@ -4,7 +4,6 @@
 # %% cm4f0016
 import argparse
 import contextlib
-import io
 import json
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from git_rebasin.cli.models import (
     network_of,
     within_of,
 )
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 from git_rebasin.merging.files import load_permutations
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec
@@ -99,11 +98,9 @@ def test_differences_are_accepted_by_an_option():
 
 
     def call(text):
-        "What a call gives: its code, its output and errors"
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            code = main(text.split())
-        return code, out.getvalue()
+        "What a call gives: its code, its errors and output"
+        code, out, err = captured(text.split())
+        return code, err + out
 
 
     with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):

@@ -3,7 +3,6 @@
 
 # %% cs1d0009
 import contextlib
-import io
 import tempfile
 from pathlib import Path
 
@@ -12,16 +11,10 @@ import numpy as np
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import main
+from git_rebasin.cli.parser import captured, main
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
-
-def call(text):
-    "What a call gives: its code, its output, its errors"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(text.split())
-    return code, out.getvalue(), err.getvalue()
+call = lambda text: captured(text.split())
 
 
 # %% cs1d0010

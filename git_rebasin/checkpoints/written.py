@@ -196,12 +196,18 @@ def write_checkpoint(
         arrays = {name: _cast(leaf, own) for name, leaf in arrays.items()}
     arrays = _tied(arrays, like.ties)
     arrays = {f"{like.prefix}{name}": leaf for name, leaf in arrays.items()}
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is None and like.format == "orbax":
+    if not _is_folder(path, like):
+        kind = SUFFIXES.get(path.suffix.lower(), like.format)
+        return _write_file(path, kind, arrays, like)
+    if like.format == "orbax":
         return write_orbax(path, _by_keys(arrays, "orbax", like)[0], like.origin)
-    if kind is None and (like.path.is_dir() or like.path.name.endswith(".json")):
-        return _write_folder(path, arrays, like, shard_bytes, more or {})
-    return _write_file(path, kind or like.format, arrays, like)
+    return _write_folder(path, arrays, like, shard_bytes, more or {})
+
+
+def _is_folder(path: Path, like: Checkpoint) -> bool:
+    "Whether a folder is to be written: the other is one, or several files, and no suffix says else"
+    several = like.path.is_dir() or like.path.name.endswith(".json") or like.format == "orbax"
+    return several and path.suffix.lower() not in SUFFIXES
 
 
 def check_target(
@@ -224,8 +230,7 @@ def check_target(
     # raises FileExistsError if it is a folder and is there already
     if dtype is not None:
         _floating(dtype)
-    folder = like.path.is_dir() or like.path.name.endswith(".json") or like.format == "orbax"
-    if folder and Path(path).suffix.lower() not in SUFFIXES:
+    if _is_folder(Path(path), like):
         require_free(path)
 
 

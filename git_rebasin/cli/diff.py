@@ -13,13 +13,13 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .match import Found, add_match, found_match
 from .models import add_network, open_fitting
+from .parser import print_json
 from ..progress import ProgressBar
 from ..tables import text_table
 
@@ -86,7 +86,7 @@ def _text(found: Differences) -> str:
 
 # %% ../../nbs/cli/11_diff.ipynb #cd9f0011
 def _facts(args: argparse.Namespace, match: Found, found: Differences) -> dict[str, Any]:
-    "All that was found, in what JSON can hold"
+    "All that was found"
     groups = [
         {
             "group": own.group,
@@ -106,18 +106,7 @@ def _facts(args: argparse.Namespace, match: Found, found: Differences) -> dict[s
         for own in found.groups
     ]
     arrays = [dataclasses.asdict(own) for own in found.arrays]
-    return _plain(
-        {"a": args.a, "b": args.b, "match": match.how, "groups": groups, "arrays": arrays}
-    )
-
-
-def _plain(value: Any) -> Any:
-    "The same without NaN, which JSON does not have"
-    if isinstance(value, dict):
-        return {name: _plain(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {"a": args.a, "b": args.b, "match": match.how, "groups": groups, "arrays": arrays}
 
 # %% ../../nbs/cli/11_diff.ipynb #cd9f0012
 def run(
@@ -145,8 +134,7 @@ def run(
         chance = None if args.no_chance else chance_levels(key, match.spec, *models, callback=bar)
         found = find_differences(match.spec, match.perm, *models, chance=chance, callback=bar)
     if args.json:
-        json.dump(_facts(args, match, found), sys.stdout, indent=1)
-        print()
+        print_json(_facts(args, match, found))
     else:
         print(f"matched: {match.how}\n\n{_text(found)}")
     if args.html:

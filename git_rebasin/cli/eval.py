@@ -12,7 +12,6 @@ __all__ = ['add_arguments', 'run']
 import argparse
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import numpy as np
 
 from .data import Data, classify, load_data
 from .models import Network, add_network, known_network, within_of
+from .parser import print_json
 from ..progress import Callback, Progress, ProgressBar
 from ..tables import text_table
 
@@ -80,11 +80,6 @@ def _evaluated(
         ) from e
     return {"file": str(checkpoint.path), **found, "images": data.size}
 
-
-def _plain(x: Any) -> Any:
-    "What JSON can hold"
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
 # %% ../../nbs/cli/14_eval.ipynb #ce6c0009
 def run(
     args: argparse.Namespace,  # of `add_arguments`
@@ -114,9 +109,7 @@ def run(
                 )
             found.append(_evaluated(checkpoint, network, loaded[network.arch], bar))
     if args.json:
-        plain = [{name: _plain(x) for name, x in own.items()} for own in found]
-        json.dump({"data": args.data, "split": args.split, "files": plain}, sys.stdout, indent=1)
-        print()
+        print_json({"data": args.data, "split": args.split, "files": found})
         return
     rows = [
         [own["file"], f"{own['loss']:.4f}", f"{own['accuracy']:.2%}", f"{own['images']:,}"]

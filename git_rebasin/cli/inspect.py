@@ -10,12 +10,11 @@ __all__ = ['add_arguments', 'facts_of', 'run']
 
 # %% ../../nbs/cli/05_inspect.ipynb #ci6b0005
 import argparse
-import json
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .models import add_network, model_of, within_of
+from .parser import print_json
 
 if TYPE_CHECKING:
     from git_rebasin.checkpoints.opened import Checkpoint
@@ -109,5 +108,4 @@ def run(
             for group, units in facts.get("groups", {}).items():
                 print(f"    {group}: {units} units")
     if args.json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+        print_json(found)

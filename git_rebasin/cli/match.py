@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['METHODS', 'add_arguments', 'format_moves', 'run', 'Found', 'add_match', 'found_match']
+__all__ = ['METHODS', 'add_arguments', 'match_by_weights', 'format_moves', 'run', 'Found', 'add_match', 'found_match']
 
 # %% ../../nbs/cli/06_match.ipynb #cm7c0005
 import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ..tables import markdown_table
 
 if TYPE_CHECKING:
     from git_rebasin.checkpoints.opened import Checkpoint
+    from git_rebasin.matching.match import Match
     from git_rebasin.symmetry.spec import BoundSpec
 
 # %% ../../nbs/cli/06_match.ipynb #cm7c0007
@@ -45,6 +46,31 @@ def add_arguments(
     parser.add_argument("--method", default="weights", choices=METHODS, help=methods)
     parser.add_argument("--seed", type=seed_argument, default=0, help="of the order of visits")
     parser.add_argument("--quiet", action="store_true", help="print errors alone")
+
+
+def match_by_weights(
+    args: argparse.Namespace,  # with the seed of the order of visits
+    spec: BoundSpec,  # which axes move together
+    a: Checkpoint,  # whose units stay where they are
+    b: Checkpoint,  # which fits it
+    bar: ProgressBar,
+    **how: Any,  # options of `weight_matching`
+) -> Match:
+    """Match two checkpoints by the arrays that a spec names, which are read as they are needed
+
+    Args:
+        args: with the seed of the order of visits
+        spec: which axes move together
+        a: whose units stay where they are
+        b: which fits it
+        **how: options of `weight_matching`
+    """
+    import jax
+
+    from git_rebasin.matching.weights import weight_matching
+
+    own = [{n: c.arrays[n] for n in spec.shapes} for c in (a, b)]
+    return weight_matching(jax.random.key(args.seed), spec, *own, callback=bar, **how)
 
 
 def format_moves(
@@ -80,22 +106,20 @@ def run(
     import jax
 
     from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
-    from git_rebasin.matching.weights import weight_matching
     from git_rebasin.merging.compat import notes_of
     from git_rebasin.merging.files import save_permutations
 
-    checkpoints = open_fitting((args.a, args.b), args)
-    model = shared_model(checkpoints, args)
-    own = [{n: c.arrays[n] for n in model.spec.shapes} for c in checkpoints]
-    matcher = weight_matching
-    if args.method == "frank-wolfe":  # which needs both models in memory
-        matcher = frank_wolfe_matching
-        own = [{n: np.asarray(x) for n, x in arrays.items()} for arrays in own]
+    a, b = open_fitting((args.a, args.b), args)
+    model = shared_model([a, b], args)
     with ProgressBar() as bar:
-        match = matcher(jax.random.key(args.seed), model.spec, *own, callback=bar)
+        if args.method == "weights":
+            match = match_by_weights(args, model.spec, a, b, bar)
+        else:  # which needs both models in memory
+            own = [{n: np.asarray(c.arrays[n]) for n in model.spec.shapes} for c in (a, b)]
+            match = frank_wolfe_matching(jax.random.key(args.seed), model.spec, *own, callback=bar)
     file = save_permutations(args.out, model.spec, [match.perm], f"git-rebasin match, {match!r}")
     if not args.quiet:
-        notes = "".join(f"adapted: {note}\n" for note in notes_of(checkpoints[1]))
+        notes = "".join(f"adapted: {note}\n" for note in notes_of(b))
         print(f"{notes}network: {model.how}\n{match!r}\n\n{format_moves(match.perm)}\n")
         print(f"written: {file}")
 
@@ -145,9 +169,6 @@ def found_match(
     """
     # raises ValueError if they do not fit, it is not clear what network they are of, or the match
     #   is of others
-    import jax
-
-    from git_rebasin.matching.weights import weight_matching
     from git_rebasin.merging.files import load_permutations
 
     if args.match:
@@ -157,6 +178,5 @@ def found_match(
         own = {n: x for n, x in a.arrays.items() if n in spec.shapes and n in b.arrays}
         return Found(spec.bind(own), perms[0], f"by {args.match}")
     model = shared_model([a, b], args)
-    own = [{n: c.arrays[n] for n in model.spec.shapes} for c in (a, b)]
-    match = weight_matching(jax.random.key(args.seed), model.spec, *own, callback=bar)
+    match = match_by_weights(args, model.spec, a, b, bar)
     return Found(model.spec, match.perm, f"{model.how}; {match!r}")

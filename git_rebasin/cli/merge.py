@@ -12,7 +12,6 @@ __all__ = ['METHODS', 'shares_argument', 'add_arguments', 'run']
 import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from git_rebasin.cli.merged import (
     shares_of,
 )
 from .models import add_compat, add_network, open_fitting, shared_model
-from .parser import seed_argument, size_argument
+from .parser import print_json, seed_argument, size_argument
 from ..progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -227,8 +226,7 @@ def run(
     if args.json:
         facts: dict[str, Any] = {"written": [str(f) for f in files], "network": model.how}
         facts["adapted"] = {str(c.path): notes_of(c) for c in checkpoints if notes_of(c)}
-        json.dump(facts | dict(found.facts), sys.stdout, indent=1)
-        print()
+        print_json(facts | dict(found.facts))
 
 
 def _line(checkpoint: Checkpoint) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .data import classify, load_data
+from .match import match_by_weights
 from .models import open_fitting
 from ..progress import ProgressBar
 
@@ -200,13 +201,14 @@ def merge_by_weights(
     from git_rebasin.merging.files import permuted
     from git_rebasin.symmetry.permutation import identity_permutation
 
-    own = [{n: c.arrays[n] for n in model.spec.shapes} for c in checkpoints]
-    if len(own) > 2:
+    first = checkpoints[0]
+    if len(checkpoints) > 2:
+        own = [{n: c.arrays[n] for n in model.spec.shapes} for c in checkpoints]
         how = {"init": "sequential", "ignore": args.ignore, "callback": bar}
         many = merge_many(jax.random.key(args.seed), model.spec, own, **how)
         shown, perms = repr(many), list(many.perms)
     else:
-        match = _match(args, model, own, bar)
+        match = _match(args, model, first, checkpoints[1], bar)
         shown, perms = repr(match), [identity_permutation(model.spec), match.perm]
     moved = [
         permuted(model.spec, perm, c.arrays) for perm, c in zip(perms, checkpoints, strict=True)
@@ -214,13 +216,11 @@ def merge_by_weights(
     more: dict[str, Any] = {}
     if args.base:
         _, start = open_fitting((args.models[0], args.base), args)
-        given = {n: start.arrays[n] for n in model.spec.shapes}
-        found = _match(args, model, [own[0], given], bar, "base")
+        found = _match(args, model, first, start, bar, "base")
         more = {"base": permuted(model.spec, found.perm, start.arrays), "seed": args.seed}
         more["density"], shown = args.density, f"{shown}\nbase: {found!r}"
     arrays = combine(moved, shares_of(args), args.merge, **more)
     if args.base:  # what it lacks is A's, as what another model lacks will be
-        first = checkpoints[0]
         arrays = completed([first, start], model.spec, [perms[0], found.perm], arrays)
     return Outcome(shown, perms, arrays, {"method": "weights", "match": shown})
 
@@ -228,19 +228,15 @@ def merge_by_weights(
 def _match(
     args: argparse.Namespace,
     model: Model,
-    own: Sequence[Mapping[str, Any]],
+    a: Checkpoint,
+    b: Checkpoint,
     bar: ProgressBar,
     name: str = "search",
 ) -> Match:
     "Match a model to the first one by weights; a search that was stopped goes on"
-    import jax
-
-    from git_rebasin.matching.weights import weight_matching
-
-    how = {"ignore": args.ignore, "callback": bar, "resume": _kept(args, name)}
-    if args.memory is not None:
-        how["budget"] = args.memory / 4
-    return weight_matching(jax.random.key(args.seed), model.spec, *own, **how)
+    budget = None if args.memory is None else args.memory / 4
+    how = {"ignore": args.ignore, "resume": _kept(args, name), "budget": budget}
+    return match_by_weights(args, model.spec, a, b, bar, **how)
 
 
 def _kept(args: argparse.Namespace, name: str) -> Path:

@@ -6,19 +6,24 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COMMANDS', 'EXPLAINED', 'Parser', 'seed_argument', 'make_parser', 'size_argument', 'main']
+__all__ = ['COMMANDS', 'EXPLAINED', 'Parser', 'seed_argument', 'make_parser', 'size_argument', 'main', 'print_json', 'captured']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
+import contextlib
 import difflib
+import io
 import itertools
+import json
 import logging
+import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import git_rebasin
 
@@ -149,3 +154,44 @@ def main(
         print(f"git-rebasin: {again}", file=sys.stderr)
         return 130
     return 0
+
+# %% ../../nbs/cli/00_parser.ipynb #pj0a0001
+def print_json(
+    value: Any,  # dictionaries, lists, texts, numbers
+) -> None:
+    """Print what was found as JSON, in which what is no number is null
+
+    Args:
+        value: dictionaries, lists, texts, numbers
+    """
+    json.dump(_plain(value), sys.stdout, indent=1)
+    print()
+
+
+def _plain(value: Any) -> Any:
+    "The same without NaN and infinity, which JSON does not have"
+    if isinstance(value, dict):
+        return {name: _plain(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def captured(
+    argv: Iterable[str | Path],  # as typed
+) -> tuple[int, str, str]:  # exit code, output, errors
+    """What a call gives, for pages and tests
+
+    Args:
+        argv: as typed
+
+    Returns:
+        tuple[int, str, str]: exit code, output, errors
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as e:  # of a usage that is wrong, or of help
+            code = int(e.code or 0)
+    return code, out.getvalue(), err.getvalue()

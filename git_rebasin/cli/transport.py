@@ -53,13 +53,14 @@ def run(
     """
     # raises ValueError if the checkpoints do not fit, or it is not clear what network they are of
     from git_rebasin.checkpoints.opened import open_checkpoint
-    from git_rebasin.checkpoints.written import write_checkpoint
+    from git_rebasin.checkpoints.written import check_target, write_checkpoint
     from git_rebasin.merging.transport import transported
 
     if not math.isfinite(args.lam):
         raise ValueError(f"--lambda is {args.lam}: give a number, such as 1")
     paths = (args.base, args.tuned, args.onto)
     base, tuned, onto = (open_checkpoint(path, within_of(args)) for path in paths)
+    check_target(args.out, onto, args.dtype)
     given = base.arrays, tuned.arrays, onto.arrays
     with ProgressBar() as bar:
         match = found_match(args, base, onto, bar)
