@@ -340,6 +340,23 @@ def test_arrays_stay_in_their_files():
     )
 
 
+# %% cp9e0040
+def test_differences_are_named_with_their_axes():
+    one, rows = np.ones((2, 3)), np.ones((4, 3))
+    a = checkpoint({"x": one, "y": one, "z": one, "only": one})
+    same = checkpoint({"x": one})
+    assert adapt(a, a) is a and adapt(a, same) is same  # what A alone has is no obstacle
+    b = checkpoint({"x": one, "y": rows, "z": np.ones(2), "more": one, "other": one})
+    words = (
+        r"do not fit: 1 arrays in both; 'y' is \(2, 3\) in A and \(4, 3\) in B: axis 0 has 2 and 4 .*"
+    )
+    words += r"'z' is .*: other axes .*2 only in B: 'more', 'other' .*1 only in A: 'only'"
+    with pytest.raises(ValueError, match=words):
+        adapt(a, b)
+    with pytest.raises(ValueError, match="have no array in common"):
+        adapt(a, checkpoint({}))
+
+
 # %% cp9e0030
 def test_what_was_not_accepted_is_refused_with_the_option_that_accepts_it():
     a = drawn(fc__weight=(10, 4), conv__weight=(4, 9, 3, 3), proj__weight=(4, 4), w=(3, 4), only=(1,))

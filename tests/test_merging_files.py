@@ -11,45 +11,16 @@ import numpy as np
 import pytest
 
 from git_rebasin.checkpoints.late import LateArray
-from git_rebasin.checkpoints.opened import Checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.merging.files import (
     average,
-    compare_checkpoints,
     load_permutations,
     permuted,
-    require_fit,
     save_permutations,
 )
 from git_rebasin.symmetry.entries import Group, Product
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec, PermutationSpecError
-
-
-def checkpoint(name, **arrays):
-    "Arrays as if they had been opened"
-    return Checkpoint(Path(name), "safetensors", arrays)
-
-
-# %% mf2d0013
-def test_differences_are_named_with_their_axes():
-    one, rows = np.ones((2, 3)), np.ones((4, 3))
-    a = checkpoint("a", x=one, y=one, z=one, only=one)
-    assert compare_checkpoints(a, a).fit and require_fit(a, checkpoint("b", x=one)).only_a == (
-        "y",
-        "z",
-        "only",
-    )
-    b = checkpoint("b", x=one, y=rows, z=np.ones(2), more=one, other=one)
-    found = compare_checkpoints(a, b)
-    assert (found.shared, found.only_a, found.only_b) == (("x",), ("only",), ("more", "other"))
-    assert found.shapes == {"y": ((2, 3), (4, 3)), "z": ((2, 3), (2,))}
-    words = r"a and b do not fit: 1 arrays in both; 'y' is \(2, 3\) in A and \(4, 3\) in B: axis 0 "
-    words += r"has 2 and 4; 'z' is .*: other axes; 1 only in A: 'only'; 2 only in B: 'more', 'other'"
-    with pytest.raises(ValueError, match=words):
-        require_fit(a, b)
-    with pytest.raises(ValueError, match="have no array in common"):
-        require_fit(a, checkpoint("b"))
 
 
 # %% mf2d0014

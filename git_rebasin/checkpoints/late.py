@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Source', 'LateArray', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'part_of']
+__all__ = ['Source', 'LateArray', 'late_like', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'part_of']
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
 import errno
@@ -189,6 +189,19 @@ class LateArray:
             raise ValueError("an array of a file is always a copy: leave `copy` out")
         values = self.read()
         return values if dtype is None else values.astype(dtype, copy=False)
+
+
+def late_like(
+    leaf: Leaf,  # any array
+    read: Callable[[], np.ndarray],  # the values of the new one
+) -> LateArray:
+    """An array of the shape and dtype of another, read when it is asked for
+
+    Args:
+        leaf: any array
+        read: the values of the new one
+    """
+    return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
 
 
 def place_of(

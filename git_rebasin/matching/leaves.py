@@ -253,6 +253,12 @@ def as_parts(w: Array) -> Array:
     return xp.stack([xp.real(w), xp.imag(w)], axis=-1)
 
 
+def real_parts(leaf: Leaf) -> np.ndarray:
+    "A leaf, or its parts if it is complex"
+    own = np.asarray(leaf)
+    return np.asarray(as_parts(own)) if own.dtype.kind == "c" else own
+
+
 def with_parts(block: Block) -> Block:
     "The block of a leaf that is read `as_parts`: the new axis is fixed"
     joint = block.joint

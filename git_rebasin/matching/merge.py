@@ -23,7 +23,7 @@ from ..arguments import check_steps
 from ..checkpoints.io import load_params
 from ..jaxprs import as_array
 from .ignored import ignored_leaves
-from .leaves import FIT, as_parts, in_units_of_one, norm, powers, wide
+from .leaves import FIT, in_units_of_one, norm, powers, real_parts, wide
 from .match import Merged, ModelError, bind_models
 from .weights import sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
@@ -127,7 +127,7 @@ class _Sum:
 
     def _square(self, flat: Mapping[str, Leaf]) -> float:
         "The squared norm of a model, in the unit of squares"
-        own = {p: wide(_real(w)) for p, w in flat.items() if _is_inexact(w)}
+        own = {p: wide(real_parts(w)) for p, w in flat.items() if _is_inexact(w)}
         if self.power is None:  # the first model decides
             top = max(powers(own.values()), default=0)
             self.power = top if abs(top) > 250 else 0
@@ -175,17 +175,11 @@ def _shape(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array(leaf) else leaf
 
 
-def _real(w: Leaf) -> np.ndarray:
-    "A leaf, or its parts if it is complex"
-    own = np.asarray(w)
-    return np.asarray(as_parts(own)) if own.dtype.kind == "c" else own
-
-
 def _narrow(w: np.ndarray) -> np.ndarray:
     "An array of float64 in float32, and complex ones alike, unless it is beyond that"
     with np.errstate(over="ignore"):
         narrow = w.astype(np.complex64 if np.iscomplexobj(w) else np.float32)
-        fraction, power = norm(_real(narrow))
+        fraction, power = norm(real_parts(narrow))
     fits = abs(power) < FIT if fraction else not w.any()
     return narrow if fits else w
 

@@ -11,15 +11,13 @@ __all__ = ['WAYS', 'largest', 'elected', 'thinned', 'combine']
 # %% ../../nbs/merging/08_combined.ipynb #cm3b0005
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..arguments import check_positive, check_share
-from ..checkpoints.late import LateArray
-from .files import average
-from ..tree import Leaf, at_least_float32
+from .files import array_by_array, average, weighted_sum
+from ..tree import Leaf
 
 # %% ../../nbs/merging/08_combined.ipynb #cm3b0006
 WAYS = ("linear", "task", "ties", "dare")
@@ -42,14 +40,6 @@ def largest(
     return np.where(sizes >= least, x, 0)
 
 
-def _sum(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    "The weighted sum of arrays, in their dtype"
-    total = np.zeros_like(vectors[0])
-    for w, v in zip(weights, vectors, strict=True):
-        total += v.dtype.type(w) * v
-    return total
-
-
 def elected(
     vectors: Sequence[np.ndarray],  # task vectors of one array
     weights: Sequence[float],  # of each, above 0
@@ -60,7 +50,7 @@ def elected(
         vectors: task vectors of one array
         weights: of each, above 0
     """
-    total = _sum(vectors, weights)
+    total = weighted_sum(vectors, weights)
     value, share = np.zeros_like(vectors[0]), np.zeros_like(vectors[0])
     for w, v in zip(weights, vectors, strict=True):
         agrees = v * np.sign(total) > 0
@@ -130,21 +120,12 @@ def combine(
     if len(weights) != len(models):
         raise ValueError(f"weights are {list(weights)} for {len(models)} models: give one each")
 
-    def combined(name: str, leaf: Leaf) -> Leaf:
-        own = [model.get(name) for model in (base, *models)]
-        if any(x is None for x in own) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
+    def combined(name: str, arrays: Iterator[np.ndarray]) -> np.ndarray:
+        *others, start = arrays
+        vectors = [x - start for x in others]
+        return start + _step(vectors, weights, way, density, (seed, zlib.crc32(name.encode())))
 
-        def read() -> np.ndarray:
-            wide = at_least_float32(np.dtype(leaf.dtype))
-            start, *others = (np.asarray(x).astype(wide) for x in own)
-            vectors = [x - start for x in others]
-            step = _step(vectors, weights, way, density, (seed, zlib.crc32(name.encode())))
-            return (start + step).astype(leaf.dtype)
-
-        return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
-
-    return {name: combined(name, leaf) for name, leaf in models[0].items()}
+    return array_by_array([*models, base], combined)
 
 
 def _step(
@@ -159,4 +140,4 @@ def _step(
         return elected([largest(v, density) for v in vectors], weights)
     if way == "dare":
         vectors = [thinned(v, density, (*seed, k)) for k, v in enumerate(vectors)]
-    return _sum(vectors, weights)
+    return weighted_sum(vectors, weights)

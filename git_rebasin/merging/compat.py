@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.late import LateArray, part_of, place_of
+from ..checkpoints.late import LateArray, late_like, part_of, place_of
 from ..checkpoints.opened import Checkpoint
 from .differences import Differences, Origin, differences
 from .files import permuted
@@ -284,7 +284,7 @@ def _with_rest(own: Leaf, leaf: Leaf, common: Shape | None) -> Leaf:
         whole[_part(common)] = np.asarray(leaf)[_part(common)]
         return whole
 
-    return LateArray(tuple(own.shape), np.dtype(own.dtype), read)
+    return late_like(own, read)
 
 
 def _moved(spec: BoundSpec, perm: Permutation | HasPermutation, other: Adapted) -> dict[str, Leaf]:

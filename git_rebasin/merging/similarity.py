@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..checkpoints.late import LateArray
+from ..checkpoints.late import LateArray, late_like
 from ..matching.ignored import ignored_leaves
+from ..matching.leaves import real_parts, wide
 from ..matching.weights import weight_matching
 from ..progress import Callback, Progress, with_progress, within
 from ..symmetry.blocks import Block
@@ -30,7 +31,7 @@ from git_rebasin.symmetry.permutation import (
     as_permutation,
 )
 from ..symmetry.spec import BoundSpec
-from ..tree import Leaf, at_least_float32
+from ..tree import Leaf
 
 # %% ../../nbs/merging/11_similarity.ipynb #df5a0007
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def how_alike(
         a: of model A
         b: of model B, of the same shape
     """
-    one, two = (_real(x).ravel() for x in (a, b))
+    one, two = (wide(real_parts(x)).ravel() for x in (a, b))
     sums = np.zeros(6)
     for k in range(0, one.size, _CHUNK):
         x, y = (part[k : k + _CHUNK].astype(np.float64) for part in (one, two))
@@ -77,12 +78,6 @@ def how_alike(
 
 def _ratio(x: float, y: float) -> float:
     return x / y if y else math.nan
-
-
-def _real(x: np.ndarray) -> np.ndarray:
-    "An array as it is computed with; complex numbers are pairs of real ones"
-    wide = np.ascontiguousarray(x, at_least_float32(x.dtype))
-    return wide.view(np.real(wide).dtype) if np.iscomplexobj(wide) else wide
 
 # %% ../../nbs/merging/11_similarity.ipynb #df5a0009
 def _rows(block: Block, axis: int, view: np.ndarray) -> np.ndarray:
@@ -196,11 +191,6 @@ def _add_units(
                 a, b, moved = (_rows(block, axis, view) for view in views)
                 units[group].add(a, b, moved)
 
-
-def _wide(leaf: Leaf) -> np.ndarray:
-    x = np.asarray(leaf)
-    return x.astype(at_least_float32(x.dtype), copy=False)
-
 # %% ../../nbs/merging/11_similarity.ipynb #df5a0013
 @with_progress
 def find_differences(
@@ -230,7 +220,7 @@ def find_differences(
     names = [n for n, x in a.items() if n in b and jnp.issubdtype(x.dtype, jnp.inexact)]
     arrays = []
     for step, name in enumerate(names, 1):
-        one, two = _wide(a[name]), _wide(b[name])
+        one, two = (np.asarray(wide(np.asarray(model[name]))) for model in (a, b))
         blocks, after, moved = [], (before := how_alike(one, two)), two
         if name in spec.shapes:
             blocks = [block for block in spec.blocks if block.path == name]
@@ -285,7 +275,7 @@ def _shuffled(spec: BoundSpec, name: str, leaf: Leaf) -> LateArray:
             x = _shuffle(rng, x, axis)
         return np.ascontiguousarray(x)
 
-    return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
+    return late_like(leaf, read)
 
 # %% ../../nbs/merging/11_similarity.ipynb #df5a0103
 @with_progress

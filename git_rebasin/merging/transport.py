@@ -15,7 +15,7 @@ from functools import reduce
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.late import LateArray
+from ..checkpoints.late import late_like
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
     Permutation,
@@ -87,6 +87,6 @@ def transported(
                 change = np.asarray(one[name])
             return (np.asarray(leaf).astype(wide) + wide.type(scale) * change).astype(leaf.dtype)
 
-        return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
+        return late_like(leaf, read)
 
     return {name: moved(name, leaf) for name, leaf in onto.items()}
