@@ -23,12 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .files import first_duplicate, replacing
-from .late import LateArray, Source, array_at, place_of
+from git_rebasin.checkpoints.late import (
+    MAX_RATIO,
+    LateArray,
+    Source,
+    array_at,
+    begin_of,
+    place_of,
+)
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/08_hdf5_files.ipynb #h5f80007
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-_MAX_RATIO = 1032  # to one: what deflate makes of a file of one byte
 _MAX_DEPTH = 64  # groups within groups
 _MAX_OBJECTS = 10**6
 
@@ -125,7 +131,7 @@ class _Walk:
         stored = min(data.get_storage_size(), self.size)
         chunked = plan.get_layout() == self.h5py.h5d.CHUNKED
         chunk = math.prod(plan.get_chunk()) * data.get_type().get_size() if chunked else 0
-        if max(nbytes, chunk) > _MAX_RATIO * stored + 2**16:
+        if max(nbytes, chunk) > MAX_RATIO * stored + 2**16:
             raise ValueError(f"{name!r} claims {max(nbytes, chunk):,} bytes of {stored:,}")
 
     def values(self, data: Any, name: str, dtype: np.dtype) -> np.ndarray:
@@ -219,11 +225,7 @@ def open_keras(
         raise ValueError(f"{path} has no {WEIGHTS!r}: give a file that Keras saved as one")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise ValueError(f"{path}: {WEIGHTS!r} is compressed or encrypted, as Keras never does")
-    head = struct.unpack("<4s22xHH", source.read(info.header_offset, 30).tobytes())
-    begin = info.header_offset + 30 + head[1] + head[2]
-    if head[0] != b"PK\x03\x04" or begin + info.file_size > source.size:
-        raise ValueError(f"{path}: the head of {WEIGHTS!r} is damaged: fetch it again")
-    return _opened(source, begin, info.file_size)
+    return _opened(source, begin_of(source, info), info.file_size)
 
 # %% ../../nbs/checkpoints/08_hdf5_files.ipynb #h5f80011
 def _flat(tree: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
@@ -353,7 +355,7 @@ def _copied(path: Path, like: Hdf5) -> Iterator[tuple[str, bytes]]:
         if name == WEIGHTS or info.is_dir():
             continue
         odd = "\\" in name or ":" in name or name.startswith("/") or ".." in name.split("/")
-        if odd or info.file_size > min(_MAX_COPIED, _MAX_RATIO * info.compress_size + 2**16):
+        if odd or info.file_size > min(_MAX_COPIED, MAX_RATIO * info.compress_size + 2**16):
             raise ValueError(
                 f"{path} was not written: the entry {name!r} of {like.source.path} leads out of a "
                 f"folder, or claims {info.file_size:,} bytes: take it out"

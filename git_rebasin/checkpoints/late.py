@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Source', 'LateArray', 'late_like', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'part_of']
+__all__ = ['MAX_RATIO', 'Source', 'LateArray', 'late_like', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'begin_of',
+           'part_of']
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
 import errno
 import io
 import math
 import os
+import struct
 import threading
 import weakref
+import zipfile
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,6 +288,30 @@ def array_at(
 
     place = (source.state, begin, shape, strides, dtype.name)
     return LateArray(shape, dtype, read, place, at if shape else None)
+
+
+MAX_RATIO = 1032  # to one: what deflate makes of a file of one byte
+
+
+def begin_of(
+    source: Source,  # a zip archive
+    info: zipfile.ZipInfo,  # an entry of it that is stored as it is
+) -> int:
+    """The first byte of an entry's contents
+
+    Args:
+        source: a zip archive
+        info: an entry of it that is stored as it is
+
+    Raises:
+        ValueError: if the head of the entry is damaged, or it does not lie within the file
+    """
+    # raises ValueError if the head of the entry is damaged, or it does not lie within the file
+    head = struct.unpack("<4s22xHH", source.read(info.header_offset, 30).tobytes())
+    begin = info.header_offset + 30 + head[1] + head[2]
+    if head[0] != b"PK\x03\x04" or begin + info.file_size > source.size:
+        raise ValueError(f"the head of {info.filename!r} is damaged: fetch {source.path} again")
+    return begin
 
 
 def part_of(

@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .files import first_duplicate, replacing
-from .late import LateArray, Source, array_at
+from .late import MAX_RATIO, LateArray, Source, array_at, begin_of
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/07_numpy_files.ipynb #np8a0008
 _SUFFIX = ".npy"
-_MAX_RATIO = 1032  # to one: what deflate makes of a file of one byte
 
 
 def _head(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -60,11 +59,10 @@ def _array(source: Source, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> L
             f"takes {skip + nbytes:,}"
         )
     if info.compress_type == zipfile.ZIP_STORED:
-        local = struct.unpack("<26xHH", source.read(info.header_offset, 30).tobytes())
-        begin = info.header_offset + 30 + sum(local) + skip
+        begin = begin_of(source, info) + skip
         strides = [math.prod(shape[:k]) for k in range(len(shape))] if columns else None
         return array_at(source, begin, shape, dtype, strides)
-    if info.file_size > _MAX_RATIO * info.compress_size + 2**16:
+    if info.file_size > MAX_RATIO * info.compress_size + 2**16:
         raise ValueError(f"{name!r} claims {info.file_size:,} bytes of {info.compress_size:,}")
 
     def read() -> np.ndarray:

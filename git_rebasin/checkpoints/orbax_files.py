@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .files import new_folder, read_json
-from .late import LateArray
+from .late import MAX_RATIO, LateArray
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/09_orbax_files.ipynb #orb90008
@@ -157,7 +157,6 @@ def _listed(node: Any, keys: tuple[Any, ...], lists: Mapping[tuple[Any, ...], bo
     return new
 
 # %% ../../nbs/checkpoints/09_orbax_files.ipynb #orb90012
-_MAX_RATIO = 1032  # to one: what all arrays may be of what is stored
 _HEADS = (".zarray", "zarr.json", ".zattrs", ".zgroup")
 
 
@@ -234,13 +233,13 @@ def _open_arrays(
         ]
     except Exception as e:  # whatever tensorstore makes of a damaged file
         raise ValueError(f"{folder} was not read: {e}") from e
-    if (claimed := sum(x.nbytes for x in late)) > _MAX_RATIO * stored + 2**20:
+    if (claimed := sum(x.nbytes for x in late)) > MAX_RATIO * stored + 2**20:
         raise ValueError(f"{folder} claims arrays of {claimed:,} bytes, and has {stored:,}")
     for name, array in zip(names, opened, strict=True):
         piece = (
             math.prod(array.chunk_layout.read_chunk.shape or ()) * array.dtype.numpy_dtype.itemsize
         )
-        if piece > _MAX_RATIO * stored + 2**20:
+        if piece > MAX_RATIO * stored + 2**20:
             raise ValueError(f"{name!r} of {folder} claims pieces of {piece:,} bytes")
     return late
 

@@ -22,7 +22,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .late import LateArray, Source, array_at, span
+from .late import LateArray, Source, array_at, begin_of, span
 from .pickles import Name, NotRead, Reader, Window
 
 # %% ../../nbs/checkpoints/05_torch_files.ipynb #tf6e0008
@@ -185,10 +185,9 @@ def _entries(source: Source) -> tuple[dict[str, tuple[int, int]], str]:
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise ValueError(f"{info.filename!r} is compressed or encrypted, as PyTorch never does")
-        head = struct.unpack("<4s22xHH", source.read(info.header_offset, 30).tobytes())
-        if head[0] != b"PK\x03\x04" or info.file_size != info.compress_size:
+        if info.file_size != info.compress_size:
             raise ValueError(f"the head of {info.filename!r} is damaged")
-        entries[info.filename] = info.header_offset + 30 + head[1] + head[2], info.file_size
+        entries[info.filename] = begin_of(source, info), info.file_size
     return entries, root
 
 
