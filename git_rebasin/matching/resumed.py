@@ -90,7 +90,7 @@ class KeptSearch:
             start: the name of the start
         """
         if self._stopped is not None and self._stopped["start"] == start:
-            search.go_on(*(self._stopped[name] for name in ("perm", "gains", "settled")))
+            search.go_on(self._stopped["perm"], self._stopped["gains"])
             _log.info("going on after %d visits from %s", len(search.gains), start)
         search.after = lambda own: self._visited(own, start)
         self._state = None
@@ -119,8 +119,7 @@ class KeptSearch:
 
     def _visited(self, search: Search, start: str) -> None:
         "Note the state after a visit, and keep it if the last one was kept a while ago"
-        gains, perm = list(search.gains), search.perm
-        self._state = {"start": start, "gains": gains, "settled": search.unmoved, "perm": perm}
+        self._state = {"start": start, "gains": list(search.gains), "perm": search.perm}
         if time.monotonic() - self._last >= self.every:
             self._write(self._state)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ['PROGRESS', 'visit_order', 'Search', 'End']
 
 # %% ../../nbs/matching/16_search.ipynb #se1d0005
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,32 +70,14 @@ class Search:
         self,
         perm: dict[str, np.ndarray],  # where all groups were
         gains: list[float],  # of the visits until then
-        settled: Collection[str],  # trees that no visit would have moved
     ) -> None:
         """Take the state of an earlier run: its visits count as made
 
         Args:
             perm: where all groups were
             gains: of the visits until then
-            settled: trees that no visit would have moved
         """
-        self.perm, self.gains, self.settled = perm, list(gains), set(settled)
-        self.earlier = len(gains)
-        for own in (self.scores.groups[g] for root in settled for g in self.trees[root]):
-            for term in own.terms:
-                term.note(perm)
-
-    @property
-    def unmoved(self) -> list[str]:
-        """Trees that no visit would move: the best for their matrices, with neighbours as they were
-
-        Returns:
-            list[str]
-        """
-        still = lambda root: (
-            not any(self.scores.groups[g].stale(self.perm) for g in self.trees[root])
-        )
-        return [root for root in self.trees if root in self.settled and still(root)]
+        self.perm, self.gains, self.earlier = perm, list(gains), len(gains)
 
     def visit(self, root: str, known: Callable[[Term], bool] | None = None) -> float:
         "Improve a tree, unless an earlier run has done so; the gain"
