@@ -40,29 +40,40 @@ from git_rebasin.symmetry.permutation import apply_permutation
 HEADS, SHARE, VOCABULARY = 16, 4, 1024  # heads; how many of them have keys and values in common
 
 
-def decoder(layers: int, width: int) -> tuple[PermutationSpec, dict[str, tuple[int, ...]]]:
+def decoder(
+    layers: int,
+    width: int,
+    *,
+    head: int | None = None,  # entries of a head; None: so that there are `HEADS`
+    share: int = SHARE,  # heads that have keys and values in common
+    wider: float = 1.0,  # hidden units of a gated layer for each of the stream
+    words: int = VOCABULARY,
+) -> tuple[PermutationSpec, dict[str, tuple[int, ...]]]:
     """The spec of the decoder and its shapes; rotations fix the order within queries and keys."""
-    each, few = width // HEADS, HEADS // SHARE
-    rows: dict[str, tuple] = {"embed": (None, "R"), "norm": ("R",), "head": (None, "R")}
-    shapes = {"embed": (VOCABULARY, width), "norm": (width,), "head": (VOCABULARY, width)}
-    for i in range(layers):
-        name = f"layer_{i}"
-        keys = Group(f"K{i}")
-        query, value = Group(f"Q{i}", within=f"K{i}"), Group(f"V{i}", within=f"K{i}")
+    inner, keys, each = int(wider * width), width // share, Fixed(head or width // HEADS)
+    ends = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+    rows: dict[str, tuple] = dict(zip(ends, ((None, "R"), ("R",), (None, "R")), strict=True))
+    shapes = dict(zip(ends, ((words, width), (width,), (words, width)), strict=True))
+    for k in range(layers):
+        host, name = Group(f"K{k}"), f"model.layers.{k}."
+        query, value = Group(f"Q{k}", within=f"K{k}"), Group(f"V{k}", within=f"K{k}")
         rows |= {
-            f"{name}.q": (Product(keys, query, Fixed(each)), "R"),
-            f"{name}.k": (Product(keys, Fixed(each)), "R"),
-            f"{name}.v": (Product(keys, value), "R"),
-            f"{name}.o": ("R", Product(keys, query, value)),
-            f"{name}.gate": (f"F{i}", "R"),
-            f"{name}.up": (f"F{i}", "R"),
-            f"{name}.down": ("R", f"F{i}"),
-            f"{name}.norm1": ("R",),
-            f"{name}.norm2": ("R",),
+            f"{name}self_attn.q_proj.weight": (Product(host, query, each), "R"),
+            f"{name}self_attn.k_proj.weight": (Product(host, each), "R"),
+            f"{name}self_attn.v_proj.weight": (Product(host, value), "R"),
+            f"{name}self_attn.o_proj.weight": ("R", Product(host, query, value)),
+            f"{name}mlp.gate_proj.weight": (f"F{k}", "R"),
+            f"{name}mlp.up_proj.weight": (f"F{k}", "R"),
+            f"{name}mlp.down_proj.weight": ("R", f"F{k}"),
+            f"{name}input_layernorm.weight": ("R",),
+            f"{name}post_attention_layernorm.weight": ("R",),
         }
-        shapes |= {f"{name}.{x}": (width, width) for x in ("q", "o", "gate", "up", "down")}
-        shapes |= {f"{name}.{x}": (few * each, width) for x in ("k", "v")}
-        shapes |= {f"{name}.{x}": (width,) for x in ("norm1", "norm2")}
+        attention = {"q": (width, width), "k": (keys, width), "v": (keys, width)}
+        shapes |= {f"{name}self_attn.{n}_proj.weight": s for n, s in attention.items()}
+        shapes |= {f"{name}self_attn.o_proj.weight": (width, width)}
+        shapes |= {f"{name}mlp.{n}_proj.weight": (inner, width) for n in ("gate", "up")}
+        shapes |= {f"{name}mlp.down_proj.weight": (width, inner)}
+        shapes |= {f"{name}{n}_layernorm.weight": (width,) for n in ("input", "post_attention")}
     return PermutationSpec(rows), shapes
 
 

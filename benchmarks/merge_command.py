@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import late_models
 import numpy as np
 
 from git_rebasin.checkpoints.late import LateArray
@@ -36,42 +37,17 @@ from git_rebasin.cli.parser import main as command
 from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.matching import scores, search
 from git_rebasin.merging.files import load_permutations, permuted
-from git_rebasin.symmetry.entries import Fixed, Group, Product
 from git_rebasin.symmetry.permutation import compose_permutations, random_permutation
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
 RECORD = Path(__file__).parent / "records" / "merge_command.json"
-HEAD, GROUPED, WIDER, WORDS = 64, 8, 2.75, 32_000  # entries of a head; heads that share their keys;
-#   hidden units of a gated layer for each of the stream; words
+PUBLIC = {"head": 64, "share": 8, "wider": 2.75, "words": 32_000}  # as in a public model
 
 
 def decoder(layers: int, hidden: int) -> BoundSpec:
     """The spec of the decoder, bound to its shapes."""
-    inner, keys = int(WIDER * hidden), hidden // GROUPED
-    names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
-    rows: dict[str, tuple] = dict(zip(names, ((None, "R"), ("R",), (None, "R")), strict=True))
-    shapes = {names[0]: (WORDS, hidden), names[1]: (hidden,), names[2]: (WORDS, hidden)}
-    for k in range(layers):
-        host, name = Group(f"K{k}"), f"model.layers.{k}."
-        query, value = Group(f"Q{k}", within=f"K{k}"), Group(f"V{k}", within=f"K{k}")
-        rows |= {
-            f"{name}self_attn.q_proj.weight": (Product(host, query, Fixed(HEAD)), "R"),
-            f"{name}self_attn.k_proj.weight": (Product(host, Fixed(HEAD)), "R"),
-            f"{name}self_attn.v_proj.weight": (Product(host, value), "R"),
-            f"{name}self_attn.o_proj.weight": ("R", Product(host, query, value)),
-            f"{name}mlp.gate_proj.weight": (f"F{k}", "R"),
-            f"{name}mlp.up_proj.weight": (f"F{k}", "R"),
-            f"{name}mlp.down_proj.weight": ("R", f"F{k}"),
-            f"{name}input_layernorm.weight": ("R",),
-            f"{name}post_attention_layernorm.weight": ("R",),
-        }
-        attention = {"q": (hidden, hidden), "k": (keys, hidden), "v": (keys, hidden)}
-        shapes |= {f"{name}self_attn.{n}_proj.weight": s for n, s in attention.items()}
-        shapes |= {f"{name}self_attn.o_proj.weight": (hidden, hidden)}
-        shapes |= {f"{name}mlp.{n}_proj.weight": (inner, hidden) for n in ("gate", "up")}
-        shapes |= {f"{name}mlp.down_proj.weight": (hidden, inner)}
-        shapes |= {f"{name}{n}_layernorm.weight": (hidden,) for n in ("input", "post_attention")}
-    return PermutationSpec(rows).bind_shapes(shapes)
+    spec, shapes = late_models.decoder(layers, hidden, **PUBLIC)
+    return spec.bind_shapes(shapes)
 
 
 def drawn(path: str, shape: tuple[int, ...]) -> LateArray:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['markdown_table', 'text_table']
+__all__ = ['markdown_table', 'text_table', 'decimal_cell']
 
 # %% ../nbs/05_tables.ipynb #79079f0c
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 # %% ../nbs/05_tables.ipynb #b6bf4e32
@@ -76,3 +77,18 @@ def text_table(
         for line in lines
     )
     return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+
+# %% ../nbs/05_tables.ipynb #91c2cc79
+def decimal_cell(
+    value: float,
+    digits: int = 2,  # after the point
+) -> str:  # a dash for NaN and infinities; never −0
+    """A number as a cell of a table
+
+    Args:
+        digits: after the point
+
+    Returns:
+        str: a dash for NaN and infinities; never −0
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}" if math.isfinite(value) else "–"

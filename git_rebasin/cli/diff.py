@@ -21,7 +21,7 @@ from .match import Found, add_match, found_match
 from .models import add_network, open_fitting
 from .parser import print_json
 from ..progress import ProgressBar
-from ..tables import text_table
+from ..tables import decimal_cell, text_table
 
 if TYPE_CHECKING:
     from git_rebasin.merging.similarity import Differences
@@ -49,17 +49,13 @@ def add_arguments(
 _Table = tuple[list[str], list[list[str]], tuple[int, ...]]  # heads, rows, columns of text
 
 
-def _number(x: float) -> str:
-    return f"{round(x, 2) + 0.0:.2f}" if math.isfinite(x) else "–"  # + 0.0: never -0.00
-
-
 def _groups(found: Differences) -> _Table:
     "A row for each group: its units, and how like their partners they are"
     heads = ["group", "units", "moved", "before", "after", "lowest 10 %", "chance", "above chance"]
     rows = []
     for own in found.groups:
         values = [np.median(own.before), np.median(own.after), np.quantile(own.after, 0.1)]
-        cells = [_number(float(x)) for x in (*values, own.chance)]
+        cells = [decimal_cell(float(x)) for x in (*values, own.chance)]
         above = f"{own.above:,}" if math.isfinite(own.chance) else "–"
         rows.append([own.group, f"{own.units:,}", f"{own.moved:,}", *cells, above])
     return heads, rows, (0,)
@@ -72,7 +68,7 @@ def _arrays(found: Differences) -> _Table:
     for own in (own for own in found.arrays if own.counts):
         pairs = (own.before.cosine, own.after.cosine, own.before.distance, own.after.distance)
         shape = " × ".join(map(str, own.shape)) or "–"
-        rows.append([own.path, shape, *map(_number, pairs)])
+        rows.append([own.path, shape, *map(decimal_cell, pairs)])
     return heads, rows, (0, 1)
 
 

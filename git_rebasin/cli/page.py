@@ -16,6 +16,7 @@ from html import escape
 import numpy as np
 
 from ..merging.similarity import ArrayDifference, Differences, GroupDifference
+from ..tables import decimal_cell
 
 # %% ../../nbs/cli/12_page.ipynb #pg4d0007
 _STYLE = """
@@ -38,11 +39,6 @@ svg .before { stroke: var(--before); fill: var(--before) }
 svg .after { stroke: var(--after); fill: var(--after) }
 svg .chance { stroke: var(--chance); fill: var(--chance) }
 """
-
-
-def _number(x: float, digits: int = 2) -> str:
-    "A number in a cell; a dash where there is none"
-    return f"{round(x, digits) + 0.0:.{digits}f}" if math.isfinite(x) else "–"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = (0,)) -> str:
@@ -95,7 +91,7 @@ def _draw_arrays(arrays: Sequence[ArrayDifference]) -> str:
         if all(map(math.isfinite, ends)):
             parts.append(_rule(at(ends[0]), y, at(ends[1]), y, "after", ' stroke-opacity=".4"'))
             for kind, x in zip(("before", "after"), ends, strict=True):
-                parts.append(_dot(at(x), y, kind, f"{own.path}, {kind}: {_number(x, 3)}"))
+                parts.append(_dot(at(x), y, kind, f"{own.path}, {kind}: {decimal_cell(x, 3)}"))
     return _svg(_LEFT + _WIDE + 20, height + 4, parts, "cosine of each array, before and after")
 
 
@@ -114,7 +110,7 @@ def _curve(values: np.ndarray, x: float, y: float, low: float, kind: str) -> str
     heights = np.quantile(values, 1 - shares)
     tall = _TALL * (1 - (np.minimum(heights, 1) - low) / (1 - low))
     if count == 1:
-        return _dot(x + _PANEL / 2, y + float(tall[0]), kind, _number(float(heights[0]), 3))
+        return _dot(x + _PANEL / 2, y + float(tall[0]), kind, decimal_cell(float(heights[0]), 3))
     points = " ".join(
         f"{x + _PANEL * s:.1f},{y + h:.1f}" for s, h in zip(shares, tall.tolist(), strict=True)
     )
