@@ -21,7 +21,7 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make the virtual environment and install the package with its development tools
 
-$(INSTALLED): settings.ini setup.py pyproject.toml tools/bootstrap.py git_rebasin/_native.h git_rebasin/matching/_assignment.c git_rebasin/symmetry/_gather.c
+$(INSTALLED): settings.ini setup.py pyproject.toml tools/bootstrap.py git_rebasin/_native.h git_rebasin/_halves.c git_rebasin/matching/_assignment.c git_rebasin/symmetry/_gather.c
 	@command -v $(PYTHON) >/dev/null || { echo "make: there is no '$(PYTHON)' here; install Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) tools/bootstrap.py $(VENV)
 	@touch $@

@@ -109,7 +109,7 @@ setuptools.setup(
     cmdclass={"build_py": BuildPython},
     ext_modules=[
         extension(f"{lib}.{name}", stable_abi)
-        for name in ("matching._assignment", "symmetry._gather")
+        for name in ("_halves", "matching._assignment", "symmetry._gather")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable_abi else {},
     install_requires=cfg["requirements"].split(),

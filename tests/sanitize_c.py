@@ -1,6 +1,6 @@
-"""Random calls of both compiled parts under gcc's sanitizers: `python tests/sanitize_c.py [60]`.
+"""Random calls of the compiled parts under gcc's sanitizers: `python tests/sanitize_c.py [60]`.
 
-It builds both with checks of every access, then calls them with arrays that fit and with arrays
+It builds all with checks of every access, then calls them with arrays that fit and with arrays
 that do not: other types, byte orders, layouts and sizes, memory that is shared, and memory that
 another thread writes to meanwhile. A call must be right or be refused; the first access out of
 bounds ends the process. The last line says how many calls there were of each kind.
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 PACKAGE = Path(__file__).resolve().parent.parent / "git_rebasin"
-PARTS = {"_gather": "symmetry", "_assignment": "matching"}
+PARTS = {"_gather": "symmetry", "_assignment": "matching", "_halves": ""}
 LIBRARIES = {"address,undefined": "libasan.so", "thread": "libtsan.so"}
 REFUSED = (TypeError, ValueError, IndexError, BufferError)
 FLAGS = "-O1 -g -shared -fPIC -ffinite-math-only -fno-sanitize-recover=all".split()
@@ -45,6 +45,11 @@ def assignment_arguments(rng):
     )
     out = np.stack([rng.permutation(n) for _ in range(count)] or [np.zeros(n)]).astype(np.int32)
     return [scores, out[:count], rng.normal(size=(count, n))]
+
+
+def halves_arguments(rng):
+    n = rng.integers(0, 300)
+    return [rng.integers(0, 2**16, n).astype(np.uint16), np.zeros(n, np.float32)]
 
 
 # ---- what is done to one of the arguments
@@ -122,9 +127,20 @@ def call_assignment(part, given, sure=True):
         )
 
 
+def call_halves(part, given, sure=True):
+    part.float16(*given)
+    if sure and given[1].size:
+        bits, out = given
+        bits, out = bits.ravel(), out.ravel()  # any axes will do
+        np.testing.assert_array_equal(out, bits.view(np.float16).astype(np.float32))
+        part.bfloat16(*given)
+        np.testing.assert_array_equal(out.view(np.uint32), bits.astype(np.uint32) << 16)
+
+
 CALLS = {
     "_gather": (gather_arguments, call_gather),
     "_assignment": (assignment_arguments, call_assignment),
+    "_halves": (halves_arguments, call_halves),
 }
 
 
@@ -135,7 +151,7 @@ def random_call(rng, name, part) -> str:
     if kind in WHOLE:
         WHOLE[kind](rng, given)
     else:
-        k = rng.integers(3)
+        k = rng.integers(len(given))
         given[k] = SPOILED[kind](rng, given[k])
     try:
         call(part, given)
@@ -151,12 +167,15 @@ def race(rng, name, part) -> str:
     if name == "_gather":
         table = rng.normal(size=(1000, 300)).astype(np.float32)
         given = [table, rng.permutation(300).astype(np.int32), np.zeros_like(table)]
+    elif name == "_halves":
+        given = [rng.integers(0, 2**16, 10_000).astype(np.uint16), np.zeros(10_000, np.float32)]
     else:
         scores = rng.normal(size=(2, 100, 100)).astype(rng.choice([np.float32, np.float64]))
         given = [scores, np.tile(np.arange(100, dtype=np.int32), (2, 1)), np.zeros((2, 100))]
-    k, stop = rng.integers(3), threading.Event()
+    k, stop = rng.integers(len(given)), threading.Event()
     target, kept, at = given[k].reshape(-1), given[k].copy().reshape(-1), rng.integers(0, 100, 9)
-    bad = [2**31 - 1, -1] if target.dtype.kind == "i" else [np.nan, np.inf, -np.inf, 3e38]
+    extremes = {"i": [2**31 - 1, -1], "u": [2**16 - 1, 0]}
+    bad = extremes.get(target.dtype.kind, [np.nan, np.inf, -np.inf, 3e38])
 
     def write():
         while not stop.is_set():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 from git_rebasin.symmetry.spec import PermutationSpec
 
 call = lambda text: captured(text.split())

@@ -13,7 +13,7 @@ import numpy as np
 
 from git_rebasin.architectures.cifar_resnet import cifar_resnet_apply, init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 

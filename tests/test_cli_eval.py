@@ -14,7 +14,7 @@ import numpy as np
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 
 call = lambda text: captured(text.split())
 

@@ -2,7 +2,6 @@
 
 
 # %% ci6b0009
-import contextlib
 import json
 import tempfile
 
@@ -12,7 +11,7 @@ import numpy as np
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 
 call = lambda *argv: captured(argv)
 

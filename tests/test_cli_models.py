@@ -25,7 +25,7 @@ from git_rebasin.cli.models import (
     network_of,
     within_of,
 )
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 from git_rebasin.merging.files import load_permutations
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 from git_rebasin.symmetry.spec import PermutationSpec

@@ -10,9 +10,6 @@ from git_rebasin.cli.parser import COMMANDS, captured, main, make_parser
 
 # %% a87c958f
 def test_errors_are_explained_on_stderr_with_a_code():
-    import contextlib
-    import io
-
     call = lambda *argv: captured(argv)
 
 

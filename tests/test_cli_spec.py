@@ -11,7 +11,7 @@ import numpy as np
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
 call = lambda text: captured(text.split())

@@ -13,7 +13,7 @@ from git_rebasin.architectures.cifar_resnet import cifar_resnet_apply, init_cifa
 from git_rebasin.checkpoints.opened import open_checkpoint
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.checkpoints.torch_writing import write_torch
-from git_rebasin.cli.parser import captured, main
+from git_rebasin.cli.parser import captured
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 

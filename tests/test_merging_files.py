@@ -3,7 +3,6 @@
 
 # %% mf2d0012
 import tempfile
-from pathlib import Path
 
 import jax
 import ml_dtypes

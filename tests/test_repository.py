@@ -19,7 +19,7 @@ PACKAGE = "git_rebasin"
 # The subpackages, the first first. A module imports from its own subpackage and from those above
 # it in this table, never from one further down. A name with a dot at its end is a folder.
 LAYERS = [
-    ["tree", "jaxprs", "progress", "interpolation", "tables", "arguments", "host"],
+    ["tree", "jaxprs", "progress", "interpolation", "tables", "arguments", "host", "native"],
     ["checkpoints."],
     ["symmetry."],
     ["inference."],
@@ -97,7 +97,9 @@ def imports(name: str) -> set[str]:
             source = ".".join([*parents, *filter(None, [node.module])])
             imported |= {source} | {f"{source}.{alias.name}" for alias in node.names}
     ours = {
-        module.removeprefix(f"{PACKAGE}.") for module in imported if module.startswith(f"{PACKAGE}.")
+        module.removeprefix(f"{PACKAGE}.")
+        for module in imported
+        if module.startswith(f"{PACKAGE}.")
     }
     return ours & MODULES.keys()
 

@@ -104,26 +104,6 @@ def test_dtypes_survive_and_jit_works():
     assert all(np.array_equal(jitted[p], eager[p]) for p in eager)
 
 
-# %% 3f0bc4a4
-def test_compiled_and_plain_gathers_agree():
-    import git_rebasin.symmetry.permutation as module
-
-    rng = np.random.default_rng(0)
-    for shape in ((3, 40, 50), (1, 5000), (9000, 1), (5000, 0)):
-        w = rng.normal(size=shape).astype(np.float32)
-        for m in (shape[-1], shape[-1] // 3):
-            index = rng.permutation(shape[-1])[:m]
-            for p in (index, index.astype(np.int32), index[::-1]):
-                got = module.take_units(w, p, len(shape) - 1)
-                np.testing.assert_array_equal(got, np.take(w, p, axis=-1))
-                assert got.dtype == np.float32
-    if module._gather is not None:  # with a compiler, tests/test_assignment_backends.py demands it
-        with pytest.raises(IndexError, match="50 is out of bounds for 50 columns"):
-            module._take_columns(np.ones((99, 50), np.float32), np.array([0, 50]))
-        with pytest.raises(TypeError, match="float32"):
-            module._gather.take_columns(np.ones((2, 2)), np.array([0], np.int32), np.ones((2, 1)))
-
-
 # %% eebce7a5
 def test_the_group_laws():
     def same(p, q):

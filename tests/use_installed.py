@@ -12,19 +12,21 @@ import numpy as np
 from git_rebasin import (
     PermutationSpec,
     apply_permutation,
+    native,
     random_permutation,
     weight_matching,
 )
 from git_rebasin.matching import assignment
-from git_rebasin.symmetry import permutation
+from git_rebasin.symmetry import gather
 
 SPEC = PermutationSpec.from_axes_to_perm({"in": (None, "P"), "out": ("P", None)})
 
 
 def main(parts: str | None) -> None:
-    built = [assignment._assignment is not None, permutation._gather is not None]
+    parts_of = (assignment._assignment, gather._gather, native._halves)
+    built = [part is not None for part in parts_of]
     if parts is not None:
-        assert built == [parts == "compiled"] * 2, f"compiled parts: {built}"
+        assert built == [parts == "compiled"] * 3, f"compiled parts: {built}"
     rng, n = np.random.default_rng(0), 300
     a = {
         "in": rng.normal(size=(40, n)).astype(np.float32),

@@ -11,7 +11,6 @@ __all__ = ['add_arguments', 'run']
 # %% ../../nbs/cli/11_diff.ipynb #cd9f0005
 import argparse
 import dataclasses
-import json
 import math
 from typing import TYPE_CHECKING, Any
 

@@ -11,8 +11,6 @@ __all__ = ['add_arguments', 'run']
 # %% ../../nbs/cli/14_eval.ipynb #ce6c0005
 import argparse
 import functools
-import json
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 

@@ -10,7 +10,6 @@ __all__ = ['METHODS', 'shares_argument', 'add_arguments', 'run']
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0005
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

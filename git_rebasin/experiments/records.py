@@ -14,7 +14,6 @@ import datetime
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -28,6 +27,7 @@ import jax
 
 import git_rebasin
 from ..checkpoints.files import read_json, write_atomic
+from ..native import cores
 from ..zoo.checkpoint import fingerprint
 
 # %% ../../nbs/experiments/00_records.ipynb #cc05a418
@@ -93,9 +93,7 @@ def provenance() -> dict[str, Any]:  # versions, device, processor and its model
         "device": f"{jax.local_device_count()} × {jax.devices()[0].device_kind}",
         "processor": _processor(),
         "model": _model(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "revision": _revision(),
     }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = ['assignment_backend', 'linear_assignments', 'linear_assignment', 'RepeatedAssignment']
 
 # %% ../../nbs/matching/00_assignment.ipynb #15c5615f
-import importlib
 import logging
 import math
 import os
@@ -20,20 +19,12 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from ..native import compiled
 from ..tree import Array
 
 _log = logging.getLogger(__name__)
 
-
-def _compiled() -> ModuleType | None:
-    "The compiled solver; None where it was built without a compiler"
-    try:
-        return importlib.import_module("git_rebasin.matching._assignment")
-    except ImportError:
-        return None
-
-
-_assignment = _compiled()
+_assignment = compiled("git_rebasin.matching._assignment")
 
 # %% ../../nbs/matching/00_assignment.ipynb #7e5c973d
 def assignment_backend() -> str:  # "c" or "scipy"

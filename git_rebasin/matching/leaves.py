@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..arguments import check_positive
+from ..native import as_dtype
 from ..symmetry.blocks import Block
 from ..tree import Array, Leaf, at_least_float32
 
@@ -71,7 +72,8 @@ class Leaves:
             self._make_room(dtype.itemsize * parts * math.prod(self.flat[path].shape))
             own = np.asarray(self.flat[path])
             with np.errstate(over="ignore"):  # such a leaf is read in float64 then
-                own = np.asarray(as_parts(own) if path in self.parts else own, dtype)
+                own = np.asarray(as_parts(own)) if path in self.parts else own
+                own = as_dtype(own, dtype)
         if own.nbytes <= self.budget:
             self._kept[path] = own
         return own
@@ -218,7 +220,7 @@ def _square(w: Array) -> float:
 def wide(w: Array) -> Array:
     "An array in float32 at least: in fewer digits, sums overflow and small steps get lost"
     dtype = at_least_float32(w.dtype)
-    return w if w.dtype == dtype else w.astype(dtype)
+    return as_dtype(w, dtype) if isinstance(w, np.ndarray) else w.astype(dtype)
 
 
 def scaled(w: Array, power: int | Array) -> Array:

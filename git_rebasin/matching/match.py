@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from ..native import as_dtype
 from ..symmetry.permutation import HasPermutation, Permutation, as_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, as_spec
 from ..tree import Array, Leaf, flatten, lerp, unflatten
@@ -230,9 +231,14 @@ def _surely_finite(leaves: list[Array]) -> bool:
     "Whether no float32 weight is NaN or infinite, in one pass: a sum of squares would show it"
     small = [np.asarray(w).ravel() for w in leaves if w.size < 4096]
     large = (np.asarray(w).ravel() for w in leaves if w.size >= 4096)
+    together = np.concatenate([*small, np.zeros(1, np.float32)])
+    return all(map(_has_finite_norm, itertools.chain([together], large)))
+
+
+def _has_finite_norm(w: np.ndarray) -> bool:
+    "Whether a sum of squares is finite in float32: if so, all of them are"
     with np.errstate(over="ignore"):
-        together = np.concatenate([*small, np.zeros(1, np.float32)])
-        return all(np.isfinite(np.dot(w, w)) for w in itertools.chain([together], large))
+        return bool(np.isfinite(np.dot(w, w)))
 
 
 def _check_model(name: str, flat: Mapping[str, Leaf]) -> None:
@@ -249,7 +255,11 @@ def _check_finite(name: str, path: str, w) -> None:
     w = np.asarray(w)
     if not jnp.issubdtype(w.dtype, jnp.inexact):
         return
-    bad = ~np.isfinite(w.astype(np.float32) if w.dtype.itemsize < 4 else w)
+    if w.dtype.itemsize < 4:
+        w = as_dtype(w, np.float32)
+        if _has_finite_norm(w.ravel()):
+            return
+    bad = ~np.isfinite(w)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ModelError(

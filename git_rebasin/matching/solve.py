@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .assignment import RepeatedAssignment, linear_assignments
-from ..symmetry.permutation import Permutation, permute_named
+from ..symmetry.gather import permute_named
+from ..symmetry.permutation import Permutation
 from ..symmetry.spec import BoundSpec, PermutationSpecError
 from ..tree import Array
 

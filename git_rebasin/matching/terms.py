@@ -21,7 +21,8 @@ import numpy as np
 
 from .leaves import FIT, Leaves, scaled, wide
 from ..symmetry.blocks import Block
-from ..symmetry.permutation import Permutation, permute_block, take_units
+from ..symmetry.gather import take_units
+from ..symmetry.permutation import Permutation, permute_block
 from ..tree import Array
 
 # %% ../../nbs/matching/15_terms.ipynb #c0a1e011

@@ -195,15 +195,16 @@ def _run(
     "Search from one start, until nothing changes or the end of another start is reached"
     for own in search.scores.groups.values():
         own.matrix = None  # built for other starts: forgotten, so that each is as if it were alone
-    gains, converged = [], False
+    gains, converged, told = [], False, None
     initial = ends[0].initial if ends else None
     stage = "weight matching" + ("" if name == "given" else f" from {name}")
 
     def sweep_done(gain: float) -> None:
+        nonlocal told  # computed once, as that reads both models, and then added to
         gains.append(gain)
         if callback is not None and (not search.earlier or search.visits > search.earlier):
-            value = search.scores.absolute(search.scores.objective(search.perm))
-            values = {"objective": value}
+            told = search.scores.objective(search.perm) if told is None else told + gain
+            values = {"objective": search.scores.absolute(told)}
             callback(Progress(stage, len(gains), max_sweeps, values))
 
     if name == "greedy":

@@ -19,6 +19,7 @@ import numpy as np
 from ..arguments import check_positive
 from ..checkpoints.late import LateArray, late_like
 from ..checkpoints.safetensors_files import open_safetensors, write_safetensors
+from ..native import as_dtype
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
     Permutation,
@@ -80,7 +81,7 @@ def array_by_array(
 
         def read() -> np.ndarray:
             wide = at_least_float32(np.dtype(leaf.dtype))
-            return compute(name, (np.asarray(x).astype(wide) for x in own)).astype(leaf.dtype)
+            return compute(name, (as_dtype(np.asarray(x), wide) for x in own)).astype(leaf.dtype)
 
         return late_like(leaf, read)
 
@@ -99,8 +100,8 @@ def weighted_sum(
     """
     total = None
     for weight, x in zip(weights, arrays, strict=True):
-        total = np.zeros_like(x) if total is None else total
-        total += x.dtype.type(weight) * x
+        part = x.dtype.type(weight) * x
+        total = part if total is None else np.add(total, part, out=total)
     if total is None:
         raise ValueError("there is no array to sum: give one at least")
     return total

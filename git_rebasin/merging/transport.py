@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoints.late import late_like
+from ..native import as_dtype
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
     Permutation,
@@ -81,11 +82,12 @@ def transported(
         wide = reduce(np.promote_types, dtypes)
 
         def read() -> np.ndarray:
-            change = np.asarray(tuned[name]).astype(wide) - np.asarray(base[name]).astype(wide)
+            own, after, before = (as_dtype(np.asarray(m[name]), wide) for m in (onto, tuned, base))
+            change = after - before
             if name in spec.shapes:
                 one = apply_permutation(spec, back, {name: change}, partial=True)
                 change = np.asarray(one[name])
-            return (np.asarray(leaf).astype(wide) + wide.type(scale) * change).astype(leaf.dtype)
+            return (own + wide.type(scale) * change).astype(leaf.dtype)
 
         return late_like(leaf, read)
 

@@ -11,12 +11,10 @@ __all__ = ['Permutation', 'HasPermutation', 'as_permutation', 'permutation_of', 
            'compose_permutations']
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #75df817b
-import importlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Protocol, overload, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +24,9 @@ from jaxtyping import Int, PyTree
 
 from .actions import act
 from .blocks import Block
+from .gather import permute_axes, permute_named, take_units
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tree import Array
-
-# %% ../../nbs/symmetry/06_permutation.ipynb #69cbc992
-def _compiled(name: str) -> ModuleType | None:
-    "An extension module; None where the package was built without a compiler"
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
-
-
-_gather = _compiled("git_rebasin.symmetry._gather")
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #ba91d918
 Permutation = Mapping[str, Int[Array, "*_within _n"]]  # group → for each position, its unit
@@ -168,76 +156,6 @@ def check_permutation(
             )
         _check_one(group, perm[group], shape)
     return perm
-
-# %% ../../nbs/symmetry/06_permutation.ipynb #056b7424
-def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
-    "The last axis reordered, by the compiled loop where there is one"
-    if _gather is None:
-        return np.take(w, index, axis=-1)
-    out = np.empty((*w.shape[:-1], len(index)), np.float32)
-    index = np.ascontiguousarray(index, np.int32)
-    rows = math.prod(w.shape[:-1])
-    _gather.take_columns(w.reshape(rows, w.shape[-1]), index, out.reshape(rows, len(index)))
-    return out
-
-
-def take_units(w: Array, index: Array, axis: int, parents: tuple[int, ...] = ()) -> Array:
-    "`w` reordered along an axis, for each index of its parents; by numpy or JAX as the arrays are"
-    if isinstance(w, np.ndarray) and not isinstance(index, Tracer):
-        return _take_on_host(w, np.asarray(index), axis, parents)
-    index = jnp.asarray(index)
-    if not parents:
-        return jnp.take(w, index, axis=axis, mode="clip", unique_indices=True)
-    return jnp.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
-
-
-def _take_on_host(
-    w: np.ndarray, index: np.ndarray, axis: int, parents: tuple[int, ...]
-) -> np.ndarray:
-    if parents:
-        return np.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
-    last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
-    fast = last and w.size > 4096 and w.flags.c_contiguous and w.flags.aligned
-    return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
-
-
-@overload
-def along_axes(x: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray: ...
-@overload
-def along_axes(x: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array: ...
-def along_axes(x: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    "An array whose axes are those of a shape, in any order, laid out to broadcast against it"
-    sizes = [n if k in axes else 1 for k, n in enumerate(shape)]
-    return x.transpose(np.argsort(axes).tolist()).reshape(sizes)
-
-
-def permute_axes(
-    w: Array,
-    labels: tuple[str | None, ...],
-    parents: tuple[tuple[int, ...], ...],
-    perm: Permutation,
-    skip: Collection[int] = (),
-) -> Array:
-    "An array with one label per axis in its new order: parents first, so that rows are positions"
-    order = sorted(range(len(labels)), key=lambda k: len(parents[k])) if any(parents) else None
-    for axis in order or range(len(labels)):
-        group = labels[axis]
-        if group is not None and axis not in skip:
-            w = take_units(w, perm[group], axis, parents[axis])
-    return w
-
-
-def permute_named(
-    w: Array,
-    names: tuple[str | None, ...],
-    families: Mapping[str, tuple[str, ...]],
-    perm: Permutation,
-) -> Array:
-    "An array whose axes have names in its new order; axes that are no groups of `perm` stay"
-    labels = tuple(name if name in perm else None for name in names)
-    within = (() if name is None else families.get(name, ()) for name in names)
-    parents = tuple(tuple(map(names.index, axes)) for axes in within)
-    return permute_axes(w, labels, parents, perm)
 
 # %% ../../nbs/symmetry/06_permutation.ipynb #c835a877
 def permute_block(

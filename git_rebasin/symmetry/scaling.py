@@ -35,7 +35,7 @@ from git_rebasin.symmetry.check import (
     randomised,
     rounding,
 )
-from .permutation import along_axes
+from .gather import along_axes
 from .spec import BoundSpec, PermutationSpec, PermutationSpecError, as_spec
 from ..tables import markdown_table
 from ..tree import Array, at_least_float32, flatten, unflatten
