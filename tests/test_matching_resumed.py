@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.checkpoints.safetensors_files import write_safetensors
+from git_rebasin.matching.merge import _Sum, merge_many
 from git_rebasin.matching.resumed import identity_of
 from git_rebasin.matching.search import Search
 from git_rebasin.matching.weights import weight_matching
@@ -85,3 +86,56 @@ def test_a_state_is_taken_by_the_same_search_alone():
         with pytest.raises(ValueError, match="is no state of a search: choose another file"):
             weight_matching(key, spec, a, b, resume=file)
         assert identity_of(spec.bind(a), (a, b), 1) != identity_of(spec.bind(a), (b, a), 1)
+
+
+# %% re2f0019
+def test_a_merge_of_many_that_was_stopped_ends_with_the_same_bits():
+    many = [{n: rng.normal(size=(9, 9)).astype(np.float32) for n in a} for _ in range(4)]
+    match_one, made, limit, seen = _Sum._match, [0], [10**9], []
+
+
+    def counted(self, *args):
+        "A visit; the process is stopped when there were so many"
+        if made[0] == limit[0]:
+            raise Stop
+        made[0] += 1
+        return match_one(self, *args)
+
+
+    def merge(file, **how):
+        seen.append([])
+        keep = lambda progress: seen[-1].append(progress.values["objective"])
+        return merge_many(key, spec, many, init="sequential", resume=file, callback=keep, **how)
+
+
+    with tempfile.TemporaryDirectory() as d, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Sum, "_match", counted)
+        whole = merge(Path(d, "whole"))
+        total, told = made[0], seen.pop()
+        assert total > 7 and whole.converged and list(whole.objective) == told
+        for step in (1, 2, 5, total - 1):
+            made[0], limit[0], runs, found = 0, 0, 0, None
+            seen.clear()
+            while found is None:
+                limit[0], runs = limit[0] + step, runs + 1
+                try:
+                    found = merge(Path(d, str(step)))
+                except Stop:
+                    pass
+            assert made[0] == total and runs == -(-total // step), "each visit is made once"
+            assert all(map(same_permutation, found.perms, whole.perms))
+            assert (found.objective, found.initial_objective) == (
+                whole.objective,
+                whole.initial_objective,
+            )
+            assert all(np.array_equal(found.params[n], whole.params[n]) for n in a)
+            assert [value for run in seen for value in run] == told, "no round is told twice"
+        limit[0] = 10**9
+        plain = merge_many(key, spec, many, init="sequential")
+        assert all(map(same_permutation, plain.perms, whole.perms))
+        np.testing.assert_allclose(plain.objective, whole.objective, rtol=1e-12)
+        made[0] = 0
+        merge(Path(d, "whole"))
+        assert made[0] == 0, "what is done is not done again"
+        merge(Path(d, "whole"), max_sweeps=1)
+        assert made[0] > 0, "another merge has other visits"

@@ -25,7 +25,8 @@ from ..jaxprs import as_array
 from .ignored import ignored_leaves
 from .leaves import FIT, in_units_of_one, norm, powers, real_parts, wide
 from .match import Merged, ModelError, bind_models
-from .weights import sweep_order, weight_matching
+from .resumed import KeptMerge, identity_of
+from .weights import key_entropy, sweep_order, weight_matching
 from ..progress import Callback, Progress, with_progress
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
@@ -70,6 +71,8 @@ def load_model(
 class _Sum:
     "The sum of all models, each in an order of its own"
 
+    state: KeptMerge | None = None  # where its visits are kept; sums are then made anew at each
+
     def __init__(self, spec: PermutationSpec, models: Sequence[Model], perms, ignore, include):
         first, self.models = load_model(models[0]), models
         self.spec, self.like = spec.bind(first), jax.tree.map(_shape, first)
@@ -91,6 +94,20 @@ class _Sum:
         self.squares = 0.0  # Σ ‖θᵢ‖², in units of 4^power
         self.power: int | None = None  # not 0 where squares are beyond float64
 
+    def keep(self, path: str | Path, decides: tuple) -> None:
+        "Keep the visits in a file, and take what an earlier run has left there"
+        models = (flatten(load_model(model)) for model in self.models)
+        named = ({p: w for p, w in m.items() if p in self.spec.shapes} for m in models)
+        start = [{g: np.asarray(p) for g, p in perm.items()} for perm in self.perms]
+        identity = identity_of(self.spec, named, (*decides, start, sorted(self.ignored)))
+        self.state = KeptMerge(path, self.spec, identity)
+        self.perms = self.state.perms or self.perms
+
+    @property
+    def replays(self) -> bool:
+        "Whether the last objective is one that an earlier run has computed"
+        return self.state is not None and self.state.replays
+
     def begin(self, i: int, key: jax.Array | None = None) -> None:
         "Add a model for the first time, matched to those before it if a key is given"
         flat = flatten(load_model(self.models[i]))
@@ -111,8 +128,7 @@ class _Sum:
                     f"{self.dtypes[path]}: give the first one complex weights too"
                 )
         if key is not None and i > 0:
-            mean = self._mean(i)
-            self.perms[i] = self._match(key, mean, flat, "greedy")
+            self._visit(lambda: self._moves(i, self._match(key, self._mean(i), flat, "greedy")))
         self._add(self.perms[i], flat, 1)
         self.squares += self._square({path: flat[path] for path in self.scored})
 
@@ -145,22 +161,51 @@ class _Sum:
 
     def rematch(self, key: jax.Array, i: int) -> bool:
         "Match a model to the mean of all others; whether it moved"
+        return self._visit(lambda: self._rematch(key, i))
+
+    def _rematch(self, key: jax.Array, i: int) -> bool:
         flat, old = flatten(load_model(self.models[i])), self.perms[i]
-        self._add(old, flat, -1)
-        rest = self._mean(len(self.models) - 1)
-        new = self._match(key, rest, flat, old)
-        self.perms[i] = new
-        self._add(new, flat, 1)
+        if self.state is None:
+            self._add(old, flat, -1)
+        else:
+            self._sum_up(without=i)
+        moved = self._moves(i, self._match(key, self._mean(len(self.models) - 1), flat, old))
+        self._add(self.perms[i], flat, 1)
+        return moved
+
+    def _moves(self, i: int, new: Permutation) -> bool:
+        "Give a model its new order; whether that is another one"
+        old, self.perms[i] = self.perms[i], new
         return not same_permutation(new, old)
 
+    def _sum_up(self, without: int | None = None) -> None:
+        "The sum anew, of all models but one: the same bits, whatever was added before"
+        for total in self.total.values():
+            total[...] = 0
+        for k, (perm, model) in enumerate(zip(self.perms, self.models, strict=True)):
+            if k != without:
+                self._add(perm, flatten(load_model(model)), 1)
+
+    def _visit(self, make: Callable[[], bool]) -> bool:
+        "Make a visit, or take what it did from where visits are kept"
+        return make() if self.state is None else self.state.visit(self.perms, make)
+
     def objective(self) -> float:
-        "The sum of the inner products of all pairs"
+        "The sum of the inner products of all pairs, now; or as it was when a kept one was here"
+        return self._objective() if self.state is None else self.state.value(self._objective)
+
+    def _objective(self) -> float:
+        if self.state is not None:
+            self._sum_up()
         floats = {p: self.total[p] for p in self.scored if p not in self.kept}
         value = (self._square(floats) - self.squares) / 2
         return in_units_of_one(value, 2 * (self.power or 0))
 
     def merged(self) -> tuple[tuple[dict[str, np.ndarray], ...], PyTree]:
         "The permutations and the mean, all in the order that makes the first model stay"
+        if self.state is not None:
+            self.state.finish(self.perms)
+            self._sum_up()
         back = invert_permutation(self.spec, self.perms[0])
         moved = (compose_permutations(self.spec, back, p) for p in self.perms)
         perms = tuple({g: np.asarray(p) for g, p in perm.items()} for perm in moved)
@@ -202,6 +247,9 @@ def merge_many(
     ignore: Sequence[str] | None = None,  # paths or patterns of leaves that do not count, as
     #   `weight_matching` takes them; None: running statistics
     include: Sequence[str] = (),  # paths or patterns of leaves that count all the same
+    resume: str | Path | None = None,  # a file that the merge is kept in after its visits, and
+    #   from which the same call goes on, as `weight_matching` does; all models are then read anew
+    #   at each visit
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called after each round with its "objective"
 ) -> Merged:  # their mean, and how to reorder each; the first one stays
@@ -217,6 +265,8 @@ def merge_many(
         ignore: paths or patterns of leaves that do not count, as `weight_matching` takes them;
             None: running statistics
         include: paths or patterns of leaves that count all the same
+        resume: a file that the merge is kept in after its visits, and from which the same call goes
+            on, as `weight_matching` does; all models are then read anew at each visit
         progress: show a bar, in a notebook or on a terminal
         callback: called after each round with its "objective"
 
@@ -229,6 +279,8 @@ def merge_many(
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         ValueError: if there are fewer than two models, `max_sweeps` is not whole or < 1, `init` is
             unknown or not one permutation for each model, or a pattern fits no leaf
+        ValueError: if `resume` is a file of something else
+        OSError: if it cannot be read or written
 
     References:
         Git Re-Basin (arXiv 2209.04836), appendix, Algorithm 3: MergeMany
@@ -238,11 +290,17 @@ def merge_many(
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises ValueError if there are fewer than two models, `max_sweeps` is not whole or < 1, `init`
     #   is unknown or not one permutation for each model, or a pattern fits no leaf
+    # raises ValueError if `resume` is a file of something else
+    # raises OSError if it cannot be read or written
     as_spec(spec, "(key, spec, models)")
     if len(models) < 2:
         raise ValueError(f"merging needs two models or more, but got {len(models)}")
     check_steps("sweep", max_sweeps=max_sweeps)
     running = _Sum(spec, models, _starts(init, len(models)), ignore, include)
+    if resume is not None:
+        running.keep(
+            resume, (key_entropy(key), init if isinstance(init, str) else None, max_sweeps)
+        )
     first_round = isinstance(init, str) and init == "sequential"
     for i in range(len(models)):
         running.begin(i, jax.random.fold_in(key, i) if first_round else None)
@@ -256,7 +314,7 @@ def merge_many(
                 seen[i] = moves
         converged = moves == before
         objective.append(running.objective())
-        if callback is not None:
+        if callback is not None and not running.replays:
             values = {"objective": objective[-1]}
             callback(Progress("merging", len(objective), max_sweeps, values))
     state, rounds = "converged" if converged else "not converged", len(objective)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['identity_of', 'KeptSearch']
+__all__ = ['identity_of', 'KeptSearch', 'KeptMerge']
 
 # %% ../../nbs/matching/17_resumed.ipynb #re2f0005
 import hashlib
@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 
 from ..checkpoints.safetensors_files import open_safetensors, write_safetensors
 from .search import End, Search
-from ..symmetry.permutation import check_permutation
+from ..symmetry.permutation import Permutation, check_permutation
 from ..symmetry.spec import BoundSpec
 from ..tree import Leaf
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 # %% ../../nbs/matching/17_resumed.ipynb #re2f0007
 def identity_of(
     spec: BoundSpec,  # which axes move together
-    models: Sequence[Mapping[str, Leaf]],  # path → leaf
+    models: Iterable[Mapping[str, Leaf]],  # path → leaf
     more: Any,  # what else decides: numbers, texts, arrays of integers
 ) -> str:
     """A digest of all that decides where a search ends
@@ -56,10 +56,48 @@ def identity_of(
 _STATE = "state of a search"
 
 
-class KeptSearch:
-    "A search that is kept in a file, and what an earlier run has left there"
+class _StateFile:
+    "The file of a search: what is known of each of its parts, a permutation among it"
 
     every = 1.0  # seconds between two writings, at least
+
+    def __init__(self, path: str | Path, spec: BoundSpec, identity: str):
+        self.path, self.spec, self.identity = Path(path), spec, identity
+        self._last = -math.inf
+
+    @property
+    def _is_due(self) -> bool:
+        "Whether the last writing was a while ago"
+        return time.monotonic() - self._last >= self.every
+
+    def _write(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        "Write all that is known"
+        perms = {f"{k}/{g}": p for k, part in enumerate(parts) for g, p in part["perm"].items()}
+        told = [{n: x for n, x in part.items() if n != "perm"} for part in parts]
+        text = json.dumps({"identity": self.identity, "parts": told})
+        arrays = {name: np.asarray(p) for name, p in perms.items()}
+        write_safetensors(self.path, arrays, {_STATE: text})
+        self._last = time.monotonic()
+
+    def _read(self) -> list[dict[str, Any]]:
+        "What an earlier run of the same search has left; nothing of another one"
+        if not self.path.exists():
+            return []
+        perms, metadata = open_safetensors(self.path)
+        if _STATE not in metadata:
+            raise ValueError(f"{self.path} is no state of a search: choose another file for it")
+        state = json.loads(metadata[_STATE])
+        if state["identity"] != self.identity:
+            _log.info("%s is of another search, which is begun anew", self.path)
+            return []
+        for k, part in enumerate(state["parts"]):
+            own = {g: np.asarray(perms[f"{k}/{g}"]) for g in self.spec.groups}
+            part["perm"] = dict(check_permutation(self.spec, own))
+        return state["parts"]
+
+# %% ../../nbs/matching/17_resumed.ipynb #re2f0016
+class KeptSearch(_StateFile):
+    "A search that is kept in a file, and what an earlier run has left there"
 
     def __init__(
         self,
@@ -69,13 +107,15 @@ class KeptSearch:
     ):
         # raises ValueError if the file is one of something else
         # raises OSError if it cannot be read
-        self.path, self.spec, self.identity = Path(path), spec, identity
+        super().__init__(path, spec, identity)
         self.ends: dict[str, End] = {}  # start → where the search from it ended
         self._stopped: dict[str, Any] | None = None  # what the earlier run was at
         self._state: dict[str, Any] | None = None  # after the last visit of this run
-        self._last = -math.inf
-        if self.path.exists():
-            self._read()
+        for part in self._read():
+            if "start" in part:
+                self._stopped = part
+            else:
+                self.ends[part["name"]] = End(**part)
 
     @contextmanager
     def keeping(
@@ -98,7 +138,7 @@ class KeptSearch:
             yield
         except BaseException:
             if self._state is not None:
-                self._write(self._state)
+                self._write_all(self._state)
             raise
 
     def finish(
@@ -115,36 +155,100 @@ class KeptSearch:
         """
         # raises OSError if the file cannot be written
         self.ends[end.name] = end
-        self._write(None)
+        self._write_all()
 
     def _visited(self, search: Search, start: str) -> None:
         "Note the state after a visit, and keep it if the last one was kept a while ago"
         self._state = {"start": start, "gains": list(search.gains), "perm": search.perm}
-        if time.monotonic() - self._last >= self.every:
-            self._write(self._state)
+        if self._is_due:
+            self._write_all(self._state)
 
-    def _write(self, state: Mapping[str, Any] | None) -> None:
-        "Write all that is known"
-        parts = [*map(asdict, self.ends.values()), *([] if state is None else [state])]
-        perms = {f"{k}/{g}": p for k, part in enumerate(parts) for g, p in part["perm"].items()}
-        told = [{n: x for n, x in part.items() if n != "perm"} for part in parts]
-        text = json.dumps({"identity": self.identity, "parts": told})
-        write_safetensors(self.path, perms, {_STATE: text})
-        self._last = time.monotonic()
+    def _write_all(self, *state: Mapping[str, Any]) -> None:
+        "Write where searches have ended, and the state of the one that goes on"
+        self._write([*map(asdict, self.ends.values()), *state])
 
-    def _read(self) -> None:
-        "Take what an earlier run of the same search has left"
-        perms, metadata = open_safetensors(self.path)
-        if _STATE not in metadata:
-            raise ValueError(f"{self.path} is no state of a search: choose another file for it")
-        state = json.loads(metadata[_STATE])
-        if state["identity"] != self.identity:
-            _log.info("%s is of another search, which is begun anew", self.path)
-            return
-        for k, part in enumerate(state["parts"]):
-            own = {g: np.asarray(perms[f"{k}/{g}"]) for g in self.spec.groups}
-            part["perm"] = dict(check_permutation(self.spec, own))
-            if "start" in part:
-                self._stopped = part
-            else:
-                self.ends[part["name"]] = End(**part)
+# %% ../../nbs/matching/17_resumed.ipynb #re2f0018
+class KeptMerge(_StateFile):
+    "A merge of several models that is kept in a file, and what an earlier run has left there"
+
+    def __init__(
+        self,
+        path: str | Path,  # the file
+        spec: BoundSpec,  # which axes move together
+        identity: str,  # of the merge; what another one has left is not taken
+    ):
+        # raises ValueError if the file is one of something else
+        # raises OSError if it cannot be read
+        super().__init__(path, spec, identity)
+        parts = self._read()
+        self.perms = [part["perm"] for part in parts]  # of all models, or of none
+        told = parts[0] if parts else {"moved": [], "objective": []}
+        self._moved: list[bool] = told["moved"]  # by each visit
+        self._objective: list[float] = told["objective"]  # at the start, and after each round
+        self._visits, self._values, self._known = 0, 0, len(self._objective)
+
+    @property
+    def replays(self) -> bool:
+        """Whether the last value is one that an earlier run has computed
+
+        Returns:
+            bool
+        """
+        return self._values <= self._known
+
+    def visit(
+        self,
+        perms: Sequence[Permutation],  # of all models, which the visit changes
+        make: Callable[[], bool],  # the visit; whether a model moved
+    ) -> bool:
+        """Make a visit, unless an earlier run has done so; whether a model moved
+
+        Args:
+            perms: of all models, which the visit changes
+            make: the visit; whether a model moved
+
+        Raises:
+            OSError: if the file cannot be written
+        """
+        # raises OSError if the file cannot be written
+        if self._visits == len(self._moved):
+            try:
+                self._moved.append(make())
+            except BaseException:
+                if self._moved:
+                    self._write_all(perms)
+                raise
+            if self._is_due:
+                self._write_all(perms)
+        self._visits += 1
+        return self._moved[self._visits - 1]
+
+    def value(
+        self,
+        compute: Callable[[], float],
+    ) -> float:
+        "The objective at the start or after a round, unless an earlier run has computed it"
+        if self._values == len(self._objective):
+            self._objective.append(compute())
+        self._values += 1
+        return self._objective[self._values - 1]
+
+    def finish(
+        self,
+        perms: Sequence[Permutation],  # of all models
+    ) -> None:
+        """Keep where the merge has ended
+
+        Args:
+            perms: of all models
+
+        Raises:
+            OSError: if the file cannot be written
+        """
+        # raises OSError if the file cannot be written
+        self._write_all(perms)
+
+    def _write_all(self, perms: Sequence[Permutation]) -> None:
+        "Write where all models are, and what was done"
+        first, *rest = ({"perm": perm} for perm in perms)
+        self._write([first | {"moved": self._moved, "objective": self._objective}, *rest])
