@@ -24,6 +24,9 @@ def embedded(p, tokens):
     return jnp.tanh(x @ p["a"]) @ p["o"]
 
 
+@pytest.mark.xfail(
+    jax.__version_info__ < (0, 10), strict=True, reason="a slice is a lookup there, and no slice"
+)
 def test_what_the_example_does_not_read_stays_with_the_rest_of_its_array():
     p = draw(e=(9, 6), pos=(16, 6), a=(6, 8), o=(8, 9))
     short, long = np.ones((2, 4), int), np.ones((2, 16), int)
