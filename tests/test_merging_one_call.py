@@ -4,8 +4,10 @@ from git_rebasin.merging.one_call import rebasin
 
 
 # %% be7e250f
+import tempfile
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import pytest
 from git_rebasin.inference.infer import infer_permutation_spec
 from git_rebasin.matching.match import Match, ModelError
 from git_rebasin.matching.merge import merge_many
+from git_rebasin.matching.search import Search
 from git_rebasin.matching.weights import weight_matching
 from git_rebasin.progress import Progress
 from git_rebasin.statistics.batch_stats import reset_batch_stats
@@ -234,6 +237,44 @@ def test_more_than_two_models_are_merged_with_equal_shares():
     assert not result.curves and "3 models merged" in repr(result)
 
 
+# %% oc5d0001
+def test_each_model_may_have_a_share_of_its_own():
+    third = apply_permutation(spec, planted, like(a, 0.2))
+    shares = (0.2, 0.3, 0.5)
+    result = rebasin(mlp, a, b, third, batches=batches, metrics=cross_entropy, lam=shares)
+    assert result.shares == shares and "3 models merged with shares 0.2, 0.3, 0.5" in repr(result)
+    moved = [apply_permutation(spec, p, m) for p, m in zip(result.perms, (a, b, third), strict=True)]
+    for mean, models in (("merged", moved), ("naive", (a, b, third))):
+        want = jax.tree.map(lambda *xs: sum(s * x for s, x in zip(shares, xs, strict=True)), *models)
+        if mean == "merged":
+            for x, y in zip(jax.tree.leaves(result.merged), jax.tree.leaves(want), strict=True):
+                np.testing.assert_allclose(x, y, atol=1e-6)
+        loss = np.average([cross_entropy(want, d) for d in batches], weights=[40, 40, 30, 30])
+        np.testing.assert_allclose(result.metrics[mean]["loss"], loss, rtol=1e-4)
+    two = rebasin(mlp, a, b, example=inputs[0], lam=(0.75, 0.25))
+    one = rebasin(mlp, a, b, example=inputs[0], lam=0.25)
+    for x, y in zip(jax.tree.leaves(two.merged), jax.tree.leaves(one.merged), strict=True):
+        np.testing.assert_array_equal(x, y)
+    only = rebasin(mlp, a, b, third, example=inputs[0], lam=(0.0, 0.0, 1.0))
+    back = apply_permutation(spec, only.perms[2], third)
+    for x, y in zip(jax.tree.leaves(only.merged), jax.tree.leaves(back), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+# %% oc5d0002
+def test_a_search_by_weights_is_kept_and_goes_on():
+    with tempfile.TemporaryDirectory() as d:
+        for k, more in enumerate(((), (like(a, 0.1),))):
+            file = Path(d, str(k))
+            first = rebasin(mlp, a, b, *more, example=inputs[0], resume=file)
+            assert file.exists()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Search, "improve", None)  # nothing is left to be searched
+                again = rebasin(mlp, a, b, *more, example=inputs[0], resume=file)
+            for x, y in zip(jax.tree.leaves(again.merged), jax.tree.leaves(first.merged), strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
 # %% 75e9d636
 def test_any_matcher_may_be_given():
     method = partial(weight_matching, max_sweeps=1)
@@ -337,9 +378,12 @@ def test_wrong_arguments_are_refused():
     ):
         with pytest.raises(ValueError, match=why):
             rebasin(mlp, a, b, **(given | changes))
-    for changes in ({"lam": 0.3}, {"method": "activations", "batches": batches}, {"method": print}):
-        with pytest.raises(ValueError, match="3 models are merged by their weights"):
+    for changes in ({"method": "activations", "batches": batches}, {"method": print}):
+        with pytest.raises(ValueError, match="3 models are matched by their weights"):
             rebasin(mlp, a, b, b, **(given | changes))
+    for lam in (0.3, (0.5, 0.5), (0.5, 0.4, 0.2), (1.5, -0.5, 0)):
+        with pytest.raises(ValueError, match="give the share of each|give one share each|lam is -0.5"):
+            rebasin(mlp, a, b, b, **(given | {"lam": lam}))
     with pytest.raises(ModelError, match="axis 0 of '0/b' has 24 entries in A and 8 in B"):
         rebasin(mlp, a, init((6, 8, 24, 5)), example=x)
     with pytest.raises(PermutationSpecError, match="permuting group 'P_.' changes the function"):

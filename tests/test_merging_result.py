@@ -37,7 +37,7 @@ def made(**changes):
         "warnings": (Caution("twin <units>", "B has 2 of 4 in P_0", "See how " * 20),),
         "method": "weights",
         "tried": {},
-        "lam": 0.5,
+        "shares": (0.5, 0.5),
         "stats": {},
         "reset": False,
         "examples": (0, 101),

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['METHODS', 'add_arguments', 'match_by_weights', 'format_moves', 'run', 'Found', 'add_match', 'found_match']
+__all__ = ['METHODS', 'add_arguments', 'match_by_weights', 'kept_search', 'forget_searches', 'format_moves', 'run', 'Found',
+           'add_match', 'found_match']
 
 # %% ../../nbs/cli/06_match.ipynb #cm7c0005
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -73,6 +75,32 @@ def match_by_weights(
     return weight_matching(jax.random.key(args.seed), spec, *own, callback=bar, **how)
 
 
+def kept_search(
+    out: str | Path,  # what is to be written
+    name: str = "search",  # of several searches for it
+) -> Path:
+    """The file beside what is to be written that a search is kept in until then
+
+    Args:
+        out: what is to be written
+        name: of several searches for it
+    """
+    out = Path(out)
+    return out.with_name(f".{out.name}.{name}.safetensors")
+
+
+def forget_searches(
+    out: str | Path,  # what was written
+) -> None:
+    """Remove what searches were kept in
+
+    Args:
+        out: what was written
+    """
+    for name in ("search", "base"):
+        kept_search(out, name).unlink(missing_ok=True)
+
+
 def format_moves(
     perm: Mapping[str, np.ndarray],  # group → for each place, its unit of B
 ) -> str:  # Markdown
@@ -113,11 +141,13 @@ def run(
     model = shared_model([a, b], args)
     with ProgressBar() as bar:
         if args.method == "weights":
-            match = match_by_weights(args, model.spec, a, b, bar)
+            kept = kept_search(args.out)
+            match = match_by_weights(args, model.spec, a, b, bar, resume=kept)
         else:  # which needs both models in memory
             own = [{n: np.asarray(c.arrays[n]) for n in model.spec.shapes} for c in (a, b)]
             match = frank_wolfe_matching(jax.random.key(args.seed), model.spec, *own, callback=bar)
     file = save_permutations(args.out, model.spec, [match.perm], f"git-rebasin match, {match!r}")
+    forget_searches(args.out)
     if not args.quiet:
         notes = "".join(f"adapted: {note}\n" for note in notes_of(b))
         print(f"{notes}network: {model.how}\n{match!r}\n\n{format_moves(match.perm)}\n")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import configured
+from .match import forget_searches
 from git_rebasin.cli.merged import (
-    forget_searches,
     in_memory,
     merge_by_function,
     merge_by_weights,
@@ -220,7 +220,7 @@ def run(
         arrays = completed(checkpoints, model.spec, found.perms, arrays)
         card = _card(args, model, found.shown)
         files = _write(args, checkpoints[0], arrays, model.spec, found.perms, card)
-    forget_searches(args)
+    forget_searches(args.out)
     tell(f"\n{found.shown}\n\nwritten: {', '.join(map(str, files))}")
     if args.json:
         facts: dict[str, Any] = {"written": [str(f) for f in files], "network": model.how}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['shares_of', 'in_memory', 'Outcome', 'merge_by_function', 'merge_by_weights', 'forget_searches']
+__all__ = ['shares_of', 'in_memory', 'Outcome', 'merge_by_function', 'merge_by_weights']
 
 # %% ../../nbs/cli/09_merged.ipynb #cw4d0005
 import argparse
@@ -15,13 +15,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .data import classify, load_data
-from .match import match_by_weights
+from .match import kept_search, match_by_weights
 from .models import open_fitting
 from ..progress import ProgressBar
 
@@ -75,15 +74,13 @@ def in_memory(
     # raises ValueError if something is asked for that weights alone cannot do
     need = (2 * len(checkpoints) + 2) * max(c.nbytes for c in checkpoints)
     have = args.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    unequal = len(checkpoints) > 2 and len({*shares_of(args)}) > 1
-    if model.fn is not None and need <= have and not args.base and not unequal:
+    if model.fn is not None and need <= have and not args.base:
         return True
     if args.method == "activations" or args.data:
         what = "--data" if args.data else "--method activations"
         why = "needs the function of the network: give --fn or --arch"
-        if args.base or unequal:
-            shares = f"--merge {args.merge}" if args.base else "a merge with unequal shares"
-            why = f"has no part in {shares}, which goes by weights alone: leave it out"
+        if args.base:
+            why = f"has no part in --merge {args.merge}, which goes by weights alone: leave it out"
         elif model.fn is not None:
             why = (
                 f"needs {need / 1e9:.1f} GB of memory, of {have / 1e9:.1f}: give a larger --memory"
@@ -141,7 +138,6 @@ def merge_by_function(
     data = load_data(args.data, model.arch, args.images) if args.data else None
     if data is None and args.method == "activations":
         raise ValueError("--method activations needs --data, such as --data cifar10")
-    shares = shares_of(args)
     result = rebasin(
         model.fn,
         a,
@@ -152,10 +148,11 @@ def merge_by_function(
         metrics=classify(with_rest(model.fn, checkpoints)) if data else None,
         spec=model.spec,
         method=args.method if not more else "auto",
-        lam=0.5 if more else shares[1],
+        lam=shares_of(args),
         lambdas=_POINTS,
         ignore=args.ignore,
         reset_stats=not args.keep_stats,
+        resume=kept_search(args.out),
         key=jax.random.key(args.seed),
         callback=bar,
     )
@@ -204,8 +201,8 @@ def merge_by_weights(
     first = checkpoints[0]
     if len(checkpoints) > 2:
         own = [{n: c.arrays[n] for n in model.spec.shapes} for c in checkpoints]
-        how = {"init": "sequential", "ignore": args.ignore, "callback": bar}
-        many = merge_many(jax.random.key(args.seed), model.spec, own, **how)
+        how = {"ignore": args.ignore, "resume": kept_search(args.out), "callback": bar}
+        many = merge_many(jax.random.key(args.seed), model.spec, own, init="sequential", **how)
         shown, perms = repr(many), list(many.perms)
     else:
         match = _match(args, model, first, checkpoints[1], bar)
@@ -235,23 +232,5 @@ def _match(
 ) -> Match:
     "Match a model to the first one by weights; a search that was stopped goes on"
     budget = None if args.memory is None else args.memory / 4
-    how = {"ignore": args.ignore, "resume": _kept(args, name), "budget": budget}
+    how = {"ignore": args.ignore, "resume": kept_search(args.out, name), "budget": budget}
     return match_by_weights(args, model.spec, a, b, bar, **how)
-
-
-def _kept(args: argparse.Namespace, name: str) -> Path:
-    "The file beside what is to be written that a search is kept in"
-    out = Path(args.out)
-    return out.with_name(f".{out.name}.{name}.safetensors")
-
-
-def forget_searches(
-    args: argparse.Namespace,  # of a merge that is written
-) -> None:
-    """Remove what searches were kept in
-
-    Args:
-        args: of a merge that is written
-    """
-    for name in ("search", "base"):
-        _kept(args, name).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ __all__ = ['Case', 'prepare']
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,6 +65,7 @@ class Case:
         callback: called as parts of the work go on
         ignore: leaves that do not count when weights are compared
         reset_stats: whether running statistics are computed anew, where data allow it
+        resume: a file that a search by weights is kept in
     """
 
     fn: Callable[..., Any]  # (params, *args) → outputs, as given
@@ -82,6 +84,7 @@ class Case:
     callback: Callback | None = None  # called as parts of the work go on
     ignore: Sequence[str] | None = None  # leaves that do not count when weights are compared
     reset_stats: bool = True  # whether running statistics are computed anew, where data allow it
+    resume: str | Path | None = None  # a file that a search by weights is kept in
 
     @property
     def resets(self) -> bool:
@@ -138,6 +141,7 @@ def prepare(
     callback: Callback | None = None,  # called as parts of the work go on
     ignore: Sequence[str] | None = None,  # leaves that do not count when weights are compared
     reset_stats: bool = True,  # whether running statistics are computed anew, where data allow it
+    resume: str | Path | None = None,  # a file that a search by weights is kept in
 ) -> Case:
     """Check what was given, and find what it implies
 
@@ -153,6 +157,7 @@ def prepare(
         callback: called as parts of the work go on
         ignore: leaves that do not count when weights are compared
         reset_stats: whether running statistics are computed anew, where data allow it
+        resume: a file that a search by weights is kept in
 
     Raises:
         ValueError: if data are lacking, or it is not clear which part of a batch `fn` takes
@@ -192,6 +197,7 @@ def prepare(
         callback=callback,
         ignore=ignore,
         reset_stats=reset_stats,
+        resume=resume,
     )
 
 # %% ../../nbs/merging/03_case.ipynb #c4030955

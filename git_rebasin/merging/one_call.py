@@ -9,11 +9,9 @@ from __future__ import annotations
 __all__ = ['rebasin']
 
 # %% ../../nbs/merging/05_one_call.ipynb #d5d313a9
-import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -22,120 +20,18 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..interpolation import Interpolation
-from ..matching.activations import activation_matching
-from ..matching.match import Match, Merged
-from ..matching.merge import merge_many
-from ..matching.weights import weight_matching
 from . import diagnosis
 from .case import Case, prepare
 from .diagnosis import Caution
 from .evaluation import Flat, compile_metrics, count_examples, mean_metrics, walk
+from .joined import Joined, Matcher, join_all, join_two, shares_of
 from .result import Metrics, RebasinResult, digest, model_names
 from .units import look_at_units
 from ..progress import Callback, with_progress
 from ..statistics.repaired import Repaired, repair
 from ..symmetry.check import deviation
-from ..symmetry.permutation import apply_permutation
-from ..symmetry.spec import PermutationSpec, PermutationSpecError
-from ..tree import flatten, lerp, unflatten
-
-_log = logging.getLogger(__name__)
-
-# %% ../../nbs/merging/05_one_call.ipynb #824ba0b8
-Matcher = Callable[..., Match]  # (key, spec, params_a, params_b) → a match
-
-
-def _match(
-    case: Case, method: str | Matcher, key: jax.Array
-) -> tuple[Match, str, dict[str, float], list[Caution]]:
-    "The match that is taken, its method, the losses of all that were tried, and what failed"
-    a, b = case.models
-    if callable(method):
-        match = method(key, case.spec, case.like, unflatten(b, case.like))
-        if not isinstance(match, Match):
-            raise TypeError(
-                f"method gave a {type(match).__name__}: give a matcher, a function "
-                "(key, spec, params_a, params_b) → Match"
-            )
-        inside = method.func if isinstance(method, partial) else method
-        return match, getattr(inside, "__name__", "a matcher"), {}, []
-    choose = method == "auto" and case.step is not None and bool(case.inputs)
-    matches, failed = {}, []
-    if method != "activations":
-        how = {"ignore": case.ignore, "callback": case.callback}
-        matches["weights"] = weight_matching(key, case.spec, a, b, **how)
-    if method == "activations" or choose:
-        try:
-            matches["activations"] = activation_matching(
-                key, case.spec, a, b, fn=case.network, batches=case.inputs, callback=case.callback
-            )
-        except (PermutationSpecError, ValueError) as e:
-            if not choose:
-                raise
-            remedy = "The weights decided alone"
-            failed = [Caution("activation matching failed", str(e).rstrip("."), remedy)]
-    if len(matches) == 1:
-        return *reversed(matches.popitem()), {}, failed
-    return *_choose(case, matches), failed
-
-
-def _choose(case: Case, matches: Mapping[str, Match]) -> tuple[Match, str, dict[str, float]]:
-    "The match with the lowest loss at λ = ½; of equals, the first"
-    a, b = case.models
-    moved = {name: apply_permutation(case.spec, m.perm, b) for name, m in matches.items()}
-    tried = {name: case.midpoint_loss(a, other) for name, other in moved.items()}
-    best = min(tried, key=lambda name: (math.isnan(tried[name]), tried[name]))
-    _log.info("matched by %s: the losses at λ = ½ are %s", best, tried)
-    return matches[best], best, tried
-
-# %% ../../nbs/merging/05_one_call.ipynb #2f1bee43
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    "What was found, and the models that it leads to"
-
-    match: Match | Merged
-    method: str
-    tried: Mapping[str, float]
-    moved: tuple[Flat, ...]  # the models in one order
-    naive: Flat  # their mean as they are
-    merged: Flat  # their mean in that order
-    shares: tuple[float, ...]  # of each model in it
-    cautions: Sequence[Caution]
-
-    @property
-    def perms(self) -> tuple[Mapping[str, np.ndarray], ...]:
-        "The permutation of each model; A's moves nothing"
-        if isinstance(self.match, Merged):
-            return self.match.perms
-        still = {
-            g: np.broadcast_to(np.arange(p.shape[-1]), p.shape) for g, p in self.match.perm.items()
-        }
-        return still, self.match.perm
-
-
-def _merge_two(case: Case, method: str | Matcher, key: jax.Array, lam: float) -> _Outcome:
-    "Match B to A, and take the point between them"
-    a, b = case.models
-    match, name, tried, failed = _match(case, method, key)
-    moved = apply_permutation(case.spec, match.perm, b)
-    naive, merged = (case.reset(lerp(a, other, lam)) for other in (b, moved))
-    return _Outcome(match, name, tried, (a, moved), naive, merged, (1 - lam, lam), failed)
-
-
-def _merge_all(case: Case, key: jax.Array) -> _Outcome:
-    "Bring more than two models into one order, and take their mean"
-    how = {"init": "sequential", "ignore": case.ignore, "callback": case.callback}
-    found = merge_many(key, case.spec, case.models, **how)
-    moved = tuple(
-        apply_permutation(case.spec, perm, model)
-        for perm, model in zip(found.perms, case.models, strict=True)
-    )
-    naive: Flat = case.models[0]
-    for k, model in enumerate(case.models[1:], 2):
-        naive = lerp(naive, model, 1 / k)
-    shares = (1 / len(moved),) * len(moved)
-    merged = case.reset(dict(flatten(found.params)))
-    return _Outcome(found, "weights", {}, moved, case.reset(naive), merged, shares, [])
+from ..symmetry.spec import PermutationSpec
+from ..tree import flatten, unflatten
 
 # %% ../../nbs/merging/05_one_call.ipynb #a49322e0
 def _output_change(case: Case, moved: Sequence[Flat]) -> float:
@@ -152,7 +48,7 @@ def _output_change(case: Case, moved: Sequence[Flat]) -> float:
 
 # %% ../../nbs/merging/05_one_call.ipynb #87431eea
 def _cautions(
-    case: Case, outcome: _Outcome, metrics: Metrics, curves: Mapping[str, Interpolation]
+    case: Case, outcome: Joined, metrics: Metrics, curves: Mapping[str, Interpolation]
 ) -> tuple[Caution, ...]:
     "All that is odd about the models and their merge"
     models, moved, spec = case.models, outcome.moved, case.spec
@@ -185,9 +81,7 @@ def _cautions(
     return tuple(caution for caution in found if caution is not None)
 
 # %% ../../nbs/merging/05_one_call.ipynb #a5b4266d
-def _measure(
-    case: Case, outcome: _Outcome, lambdas: int
-) -> tuple[Metrics, dict[str, Interpolation]]:
+def _measure(case: Case, outcome: Joined, lambdas: int) -> tuple[Metrics, dict[str, Interpolation]]:
     "The metrics of all models and, for two, the curves between them"
     if case.step is None:
         return {}, {}
@@ -226,21 +120,26 @@ class _Spread:
         return self.fn(params, *args)
 
 
-def _repair(case: Case, outcome: _Outcome) -> Repaired:
-    "The merged network with corrected units"
+def _repair(
+    case: Case, outcome: Joined, metrics: Callable | None
+) -> tuple[Repaired, dict[str, dict[str, float]]]:
+    "The merged network with corrected units, and its metrics"
     one = len(case.args) == 1
     fn = case.fn if one else _Spread(case.fn)
-    return _repaired(case, outcome, fn, [args[0] if one else args for args in case.inputs])
+    found = _repaired(case, outcome, fn, [args[0] if one else args for args in case.inputs])
+    if metrics is None:
+        return found, {}
+    return found, {"repaired": _measure_repaired(case, outcome, metrics)}
 
 
-def _measure_repaired(case: Case, outcome: _Outcome, metrics: Callable) -> dict[str, float]:
+def _measure_repaired(case: Case, outcome: Joined, metrics: Callable) -> dict[str, float]:
     "The metrics of the corrected network: the function of the metrics, corrected"
     repaired = _repaired(case, outcome, metrics, case.used)
     step = compile_metrics(repaired.fn, repaired.params)
     return mean_metrics(step, flatten(repaired.params), case.measured)
 
 
-def _repaired(case: Case, outcome: _Outcome, fn: Callable, batches: Sequence[Any]) -> Repaired:
+def _repaired(case: Case, outcome: Joined, fn: Callable, batches: Sequence[Any]) -> Repaired:
     "A function of the merged network, corrected, in the caller's containers"
     merged, *models = (unflatten(m, case.like) for m in (outcome.merged, *outcome.moved))
     weights = outcome.shares
@@ -252,7 +151,7 @@ def rebasin(
     fn: Callable[..., Any],  # (params, *args) → outputs, in evaluation mode; any function
     params_a: PyTree,  # model A, any tree of arrays; its units stay where they are
     params_b: PyTree,  # model B, with the same paths and shapes; no model is changed
-    *more: PyTree,  # further models, merged with equal shares (`merge_many`)
+    *more: PyTree,  # further models (`merge_many`)
     example: Any = None,  # a tuple of the function's `args`, or its only one; default: of a batch
     batches: Iterable[Any] | None = None,  # what `metrics` takes, such as [(x, y), …]; kept in
     #   memory. If anything is decided by data, the first half does that, and the second measures
@@ -264,12 +163,15 @@ def rebasin(
     method: Literal["auto", "weights", "activations"] | Matcher = "auto",  # how to match; "auto":
     #   what is better at λ = ½, and weights where nothing is measured; or a matcher, a function
     #   (key, spec, params_a, params_b) → `Match`
-    lam: float = 0.5,  # the share of B in the merge of two
+    lam: float | Sequence[float] = 0.5,  # the share of B in the merge of two, or those of all
+    #   models, which add up to one; of more than two 0.5 means equal shares
     lambdas: int = 11,  # the points of each line between two, both ends included
     ignore: Sequence[str] | None = None,  # leaves that do not count when weights are compared, as
     #   `weight_matching` takes them
     reset_stats: bool = True,  # compute running statistics anew, where there are data
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
+    resume: str | Path | None = None,  # a file that a search by weights is kept in after its
+    #   visits, and from which the same call goes on
     key: jax.Array | None = None,  # a JAX random key; default: key 0
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called as the parts of the work go on
@@ -280,7 +182,7 @@ def rebasin(
         fn: (params, *args) → outputs, in evaluation mode; any function
         params_a: model A, any tree of arrays; its units stay where they are
         params_b: model B, with the same paths and shapes; no model is changed
-        *more: further models, merged with equal shares (`merge_many`)
+        *more: further models (`merge_many`)
         example: a tuple of the function's `args`, or its only one; default: of a batch
         batches: what `metrics` takes, such as [(x, y), …]; kept in memory. If anything is decided
             by data, the first half does that, and the second measures
@@ -290,11 +192,14 @@ def rebasin(
         spec: which axes move together; default: inferred
         method: how to match; "auto": what is better at λ = ½, and weights where nothing is
             measured; or a matcher, a function (key, spec, params_a, params_b) → `Match`
-        lam: the share of B in the merge of two
+        lam: the share of B in the merge of two, or those of all models, which add up to one; of
+            more than two 0.5 means equal shares
         lambdas: the points of each line between two, both ends included
         ignore: leaves that do not count when weights are compared, as `weight_matching` takes them
         reset_stats: compute running statistics anew, where there are data
         repair: whether `repaired` is the merged network with corrected units
+        resume: a file that a search by weights is kept in after its visits, and from which the same
+            call goes on
         key: a JAX random key; default: key 0
         progress: show a bar, in a notebook or on a terminal
         callback: called as the parts of the work go on
@@ -303,25 +208,30 @@ def rebasin(
         RebasinResult: shows itself; `merged` has the parameters
 
     Raises:
-        ValueError: if `lam` is not in [0, 1], or data are lacking for what is asked
+        ValueError: if `lam` is not in [0, 1], or not one share for each model that add up to one,
+            or data are lacking for what is asked
         ValueError: if `lambdas` is below 2, or a pattern of `ignore` fits no leaf
         ValueError: if `batches` is empty, or it is not clear which part of a batch `fn` takes
         ValueError: if `metrics` gives no loss, or what is no scalar
         TypeError: if `method` is a function that gives no `Match`
         ModelError: if the models differ in paths or shapes, or hold NaN or infinity
         PermutationSpecError: if the spec does not fit the models or the function
+        OSError: if `resume` cannot be read or written
 
     References:
         Git Re-Basin (arXiv 2209.04836), §2, §3
     """
-    # raises ValueError if `lam` is not in [0, 1], or data are lacking for what is asked
+    # raises ValueError if `lam` is not in [0, 1], or not one share for each model that add up to
+    #   one, or data are lacking for what is asked
     # raises ValueError if `lambdas` is below 2, or a pattern of `ignore` fits no leaf
     # raises ValueError if `batches` is empty, or it is not clear which part of a batch `fn` takes
     # raises ValueError if `metrics` gives no loss, or what is no scalar
     # raises TypeError if `method` is a function that gives no `Match`
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises PermutationSpecError if the spec does not fit the models or the function
-    _check_options(lam, lambdas, method, len(more), batches is not None, repair)
+    # raises OSError if `resume` cannot be read or written
+    shares = shares_of(lam, 2 + len(more))
+    _check_options(lambdas, method, len(more), batches is not None, repair)
     key = jax.random.key(0) if key is None else key
     chooses = method == "auto" and metrics is not None and not more
     case = prepare(
@@ -336,24 +246,23 @@ def rebasin(
         callback=callback,
         ignore=ignore,
         reset_stats=reset_stats,
+        resume=resume,
     )
-    outcome = _merge_all(case, key) if more else _merge_two(case, method, key, lam)
+    outcome = join_all(case, key, shares) if more else join_two(case, method, key, shares)
     measured, curves = _measure(case, outcome, lambdas)
     cautions = _cautions(case, outcome, measured, curves)
-    repaired = _repair(case, outcome) if repair else None
-    if repaired is not None and metrics is not None:
-        measured = {**measured, "repaired": _measure_repaired(case, outcome, metrics)}
+    repaired, corrected = _repair(case, outcome, metrics) if repair else (None, {})
     return RebasinResult(
         merged=unflatten(outcome.merged, case.like),
         perms=outcome.perms,
         match=outcome.match,
         spec=case.spec,
-        metrics=measured,
+        metrics={**measured, **corrected},
         curves=curves,
         warnings=cautions,
         method=outcome.method,
         tried=outcome.tried,
-        lam=lam,
+        shares=shares,
         stats=case.stats,
         reset=case.resets,
         examples=(_examples(case.used), _examples(case.measured)),
@@ -363,23 +272,16 @@ def rebasin(
     )
 
 # %% ../../nbs/merging/05_one_call.ipynb #424a44da
-def _check_options(
-    lam: float, lambdas: int, method: Any, more: int, data: bool, repaired: bool
-) -> None:
+def _check_options(lambdas: int, method: Any, more: int, data: bool, repaired: bool) -> None:
     "Refuse options that are unknown, or do not go together"
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam is {lam}: give the share of B in the merge, from 0 to 1")
     if lambdas < 2:
         raise ValueError(f"lambdas is {lambdas}: a line has two ends, so give 2 or more")
     if not callable(method) and method not in ("auto", "weights", "activations"):
         raise ValueError(
             f"method is {method!r}: give 'auto', 'weights', 'activations' or a matcher"
         )
-    if more and (callable(method) or method == "activations" or lam != 0.5):
-        raise ValueError(
-            f"{more + 2} models are merged by their weights and with equal shares: leave method "
-            "and lam as they are"
-        )
+    if more and (callable(method) or method == "activations"):
+        raise ValueError(f"{more + 2} models are matched by their weights: leave method as it is")
     if not data and (repaired or method == "activations"):
         what = "repair=True" if repaired else "method='activations'"
         raise ValueError(f"{what} needs data: give batches=, a list such as [(x, y), …]")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Metrics', 'model_names', 'text_table', 'RebasinResult', 'digest']
+__all__ = ['Metrics', 'model_names', 'RebasinResult', 'digest']
 
 # %% ../../nbs/merging/02_result.ipynb #1c0ce5b6
 import hashlib
@@ -31,6 +31,7 @@ from .evaluation import Flat
 from ..plot import plot_interpolation, plot_match
 from ..statistics.repaired import Repaired
 from ..symmetry.spec import BoundSpec
+from ..tables import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,25 +66,6 @@ def model_names(
         list[str]: A, B, …; after Z they have numbers
     """
     return [chr(ord("A") + k) if k < 26 else f"model {k}" for k in range(count)]
-
-
-def text_table(
-    heads: Sequence[str],  # of the columns
-    rows: Sequence[Sequence[str]],  # cells, as many as heads
-) -> str:
-    """A table for a terminal: the first column to the left, the others to the right
-
-    Args:
-        heads: of the columns
-        rows: cells, as many as heads
-    """
-    lines = [list(heads), *map(list, rows)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
-    cells = ([c.rjust(w) for c, w in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *own[1:]]).rstrip()
-        for line, own in zip(lines, cells, strict=True)
-    )
 
 # %% ../../nbs/merging/02_result.ipynb #f2393bc1
 _LINES = {"naive": "#8c8c8c", "matched": "#3d8fd1"}  # seen on white and on black
@@ -138,7 +120,7 @@ class RebasinResult:
         warnings: what is odd about the models or the merge
         method: which matching was taken
         tried: method → loss at λ = ½ on the data that decided; empty for one
-        lam: the share of B, for two models
+        shares: of each model in the merge, 1 in all
         stats: the running statistics: path of a mean → path of its variance
         reset: whether they were computed anew
         examples: how many decided, and how many measured
@@ -158,13 +140,22 @@ class RebasinResult:
     warnings: tuple[Caution, ...]  # what is odd about the models or the merge
     method: str  # which matching was taken
     tried: Mapping[str, float]  # method → loss at λ = ½ on the data that decided; empty for one
-    lam: float  # the share of B, for two models
+    shares: tuple[float, ...]  # of each model in the merge, 1 in all
     stats: Mapping[str, str]  # the running statistics: path of a mean → path of its variance
     reset: bool  # whether they were computed anew
     examples: tuple[int, int]  # how many decided, and how many measured
     output_change: float  # of the permuted models, over the largest output: rounding
     digests: tuple[str, ...]  # SHA-256 of each model
     repaired: Repaired | None = None  # the merged network with corrected units, if asked for
+
+    @property
+    def lam(self) -> float:
+        """The share of B, for two models
+
+        Returns:
+            float
+        """
+        return self.shares[1]
 
     @property
     def perm(self) -> Mapping[str, Int[np.ndarray, "*_within _n"]]:
@@ -246,6 +237,8 @@ class RebasinResult:
     def _title(self) -> str:
         count = len(self.perms)
         what = f"Two models merged at λ = {self.lam:g}" if count == 2 else f"{count} models merged"
+        if count > 2 and len({*self.shares}) > 1:
+            what += f" with shares {', '.join(f'{share:g}' for share in self.shares)}"
         return f"{what}, matched by {self.method}"
 
     def _repr_html_(self) -> str:
