@@ -186,6 +186,8 @@ class KeptMerge(_StateFile):
         self._moved: list[bool] = told["moved"]  # by each visit
         self._objective: list[float] = told["objective"]  # at the start, and after each round
         self._visits, self._values, self._known = 0, 0, len(self._objective)
+        if self._moved:
+            _log.info("going on after %d visits of %d models", len(self._moved), len(parts))
 
     @property
     def replays(self) -> bool:
