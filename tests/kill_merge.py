@@ -7,9 +7,9 @@
 
 Two models or more of a chain of layers, those after the first with their units in another order and
 some noise, are merged by weights in a process of its own. It is killed at a random moment of the
-time that a whole merge takes (SIGKILL, which nothing can catch), then called again, and killed again
-with probability one half, until it ends. The merged model and the permutation must be what a merge
-that was left alone writes, byte for byte, and nothing else may lie in the folder.
+time that a whole merge takes (SIGKILL, which nothing can catch), then called again, and killed
+again with probability one half, until it ends. The merged model and the permutation must be what a
+merge that was left alone writes, byte for byte, and nothing else may lie in the folder.
 """
 
 import argparse
