@@ -113,6 +113,51 @@ def test_a_network_of_ones_own_needs_no_more_than_its_function():
         np.testing.assert_allclose(values("m.safetensors")["w"], models[0]["w"])
 
 
+# %% cg5a0031
+def test_a_merged_network_is_repaired_within_its_weights():
+    with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):
+        rng, shapes = np.random.default_rng(0), {"w": (6, 40), "b": (40,), "v": (40, 3)}
+        draw = lambda: {n: rng.normal(size=s).astype("f4") / s[0] ** 0.5 for n, s in shapes.items()}
+        for name in "abc":
+            write_safetensors(f"{name}.safetensors", draw())
+        Path("own_repaired_network.py").write_text(
+            "import jax\nimport numpy as np\n\n"
+            "def apply(p, x):\n    return jax.nn.relu(x @ p['w'] + p['b'][None]) @ p['v']\n\n"
+            "def data(split):\n    rng = np.random.default_rng(1)\n"
+            "    for _ in range(4):\n"
+            "        yield rng.normal(size=(50, 6)).astype('f4'), rng.integers(0, 3, 50)\n\n"
+            "def pictures(split):\n"
+            "    return [(np.ones((2, 32, 32, 3), 'f4'), np.zeros(2, int))] * 2\n"
+        )
+        own = ("--fn", "own_repaired_network:apply", "--data", "own_repaired_network:data")
+        for files in (("a", "b"), ("a", "b", "c")):
+            models = [f"{name}.safetensors" for name in files]
+            for out, more in (("plain", ()), ("repaired", ("--repair",))):
+                argv = ("merge", *models, "-o", f"{out}.safetensors", *own, "--example", "50,6", *more)
+                code, said, err = call(*argv, "--method", "auto")
+                assert code == 0, err
+                assert ("in the weights that are written" in said) == (out == "repaired")
+            _, perms = load_permutations("plain.permutation.safetensors")
+            first, seen = values("a.safetensors"), np.random.default_rng(1)  # the half that decides
+            x = [(seen.normal(size=(50, 6)), seen.integers(0, 3, 50))[0] for _ in range(2)]
+            x = np.concatenate(x).astype("f4")
+            spread = lambda p, x=x: (x @ p["w"]).std(0)
+            merged, repaired = values("plain.safetensors"), values("repaired.safetensors")
+            each = [spread(first)]
+            for name, perm in zip(files[1:], perms, strict=True):
+                each.append(spread(values(f"{name}.safetensors"))[perm["P_0"]])
+            want = np.mean(each, axis=0)
+            np.testing.assert_allclose(spread(repaired), want, rtol=1e-4)
+            assert np.mean(spread(merged) / want) < 0.97
+            assert repaired.keys() == merged.keys()
+        code, _, err = call("merge", *models, "-o", "x.npz", "--repair", *own[:2], "--example", "50,6")
+        assert code == 1 and "--repair needs --data" in err
+        write_safetensors("r.safetensors", a)
+        pictures = ("--data", "own_repaired_network:pictures")
+        code, _, err = call("merge", *["r.safetensors"] * 2, "-o", "x.npz", "--repair", *pictures)
+        assert code == 1 and "--repair is for networks without running statistics" in err, err
+
+
 # %% cg5a0022
 def test_what_models_learned_beyond_a_base_is_merged_in_the_order_of_the_first():
     with tempfile.TemporaryDirectory() as d, contextlib.chdir(d):

@@ -23,6 +23,7 @@ _WAYS = {"linear": "linear", "task_arithmetic": "task", "ties": "ties", "dare_li
 _KEYS = "models merge_method base_model parameters dtype out_dtype align out".split()
 _PARAMETERS = "weight density".split()
 _ALIGN = "method arch spec fn example data images ignore fixed seed memory within compat".split()
+_ALIGN += "keep_stats repair".split()
 _LISTS = "example", "ignore", "fixed"  # options that may be given more than once
 
 

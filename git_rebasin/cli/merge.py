@@ -82,6 +82,9 @@ def add_arguments(
     group.add_argument("--density", type=float, default=0.5, metavar="SHARE", help=share)
     keep = "leave running statistics as they are averaged"
     group.add_argument("--keep-stats", action="store_true", help=keep)
+    repair = "with --data: scale and shift the units of the merged model, within its weights, so "
+    repair += "that they vary as those of the models do; for networks without running statistics"
+    group.add_argument("--repair", action="store_true", help=repair)
     group.add_argument("--dtype", metavar="DTYPE", help="of what is written (default: as it was)")
     shard = "of each file of a folder (default: 5GB)"
     group.add_argument("--shard-size", type=size_argument, default=5e9, metavar="SIZE", help=shard)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .data import classify, load_data
+from .data import Data, classify, load_data
 from .match import kept_search, match_by_weights
 from .models import open_fitting
 from ..progress import ProgressBar
@@ -76,8 +76,8 @@ def in_memory(
     have = args.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     if model.fn is not None and need <= have and not args.base:
         return True
-    if args.method == "activations" or args.data:
-        what = "--data" if args.data else "--method activations"
+    if args.method == "activations" or args.data or args.repair:
+        what = "--data" if args.data else "--repair" if args.repair else "--method activations"
         why = "needs the function of the network: give --fn or --arch"
         if args.base:
             why = f"has no part in --merge {args.merge}, which goes by weights alone: leave it out"
@@ -131,13 +131,12 @@ def merge_by_function(
 
     from git_rebasin.merging.compat import with_rest
     from git_rebasin.merging.one_call import rebasin
+    from git_rebasin.statistics.folded import fold
 
     assert model.fn is not None  # what calls, knows
     names = [name for name in checkpoints[0].arrays if name in model.spec.shapes]
     a, b, *more = ({n: np.asarray(c.arrays[n]) for n in names} for c in checkpoints)
-    data = load_data(args.data, model.arch, args.images) if args.data else None
-    if data is None and args.method == "activations":
-        raise ValueError("--method activations needs --data, such as --data cifar10")
+    data = _data(args, model, a)
     result = rebasin(
         model.fn,
         a,
@@ -152,19 +151,46 @@ def merge_by_function(
         lambdas=_POINTS,
         ignore=args.ignore,
         reset_stats=not args.keep_stats,
+        repair=args.repair,
         resume=kept_search(args.out),
         key=jax.random.key(args.seed),
         callback=bar,
     )
     facts = {"method": result.method, "metrics": result.metrics}
     facts |= {"warnings": [str(caution) for caution in result.warnings]}
-    return Outcome(_in_options(str(result)), result.perms, dict(result.merged), facts)
+    merged = result.merged
+    if result.repaired is not None and data is not None:
+        merged = fold(result.repaired, data.batches[0][0])
+    return Outcome(_in_options(str(result)), result.perms, dict(merged), facts)
+
+
+def _data(args: argparse.Namespace, model: Model, params: Mapping[str, Any]) -> Data | None:
+    "The data of a merge, where there are some; an error where something lacks them"
+    from git_rebasin.statistics.batch_norm import NoBatchNormError, find_batch_stats
+
+    if not args.data:
+        if args.method == "activations" or args.repair:
+            what = "--repair" if args.repair else "--method activations"
+            raise ValueError(f"{what} needs --data, such as --data cifar10")
+        return None
+    data = load_data(args.data, model.arch, args.images)
+    if args.repair and model.fn is not None:
+        try:
+            find_batch_stats(model.fn, params, data.batches[0][0])
+        except NoBatchNormError:
+            return data
+        raise ValueError(
+            "--repair is for networks without running statistics: this one has them, and they are "
+            "computed anew with --data, which does the same. Leave it out"
+        )
+    return data
 
 
 _OPTIONS = {  # of functions, as their texts name them → of the command
     "give batches= and metrics= to see": "give --data to see",
     "Give batches=, from which": "Give --data, from which",
-    "repair=True without": "rebasin(…, repair=True) without",
+    "repair=True without": "--repair without",
+    "in `repaired`, which is a function of its own:": "in the weights that are written:",
 }
 
 
