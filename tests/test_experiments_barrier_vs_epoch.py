@@ -150,7 +150,5 @@ def test_the_paper_preset_is_the_papers():
         assert pairs.epochs == tuple(range(101)) and pairs.lambdas == 25 and pairs.judged is None
         assert pairs.network.augment == (name == "cifar10")
         assert pairs.network.pixels == ("imagenet" if name == "cifar10" else "unit")
-        assert set(PRESETS["cpu"][name].config.epochs) <= set(pairs.epochs)
-    short = PRESETS["cpu"]["mnist"].config.network  # the beginning of the same training
-    assert dataclasses.replace(short, training=adam) == PRESETS["paper"]["mnist"].config.network
-    assert PRESETS["cpu"]["cifar10"].config.network == PRESETS["paper"]["cifar10"].config.network
+        smaller = PRESETS["cpu"][name].config
+        assert smaller.network == pairs.network and set(smaller.epochs) <= set(pairs.epochs)

@@ -57,7 +57,7 @@ def test_three_networks_on_a_line_are_refused():
 def test_both_kinds_of_points_fill_the_span():
     config = PRESETS["cpu"]["mnist"].config
     points = plane_points(config)
-    assert points.shape == (441, 2) and points.min() == -0.5 and points.max() == 1.5
+    assert points.shape == (1089, 2) and points.min() == -0.5 and points.max() == 1.5
     for place in ((0, 0), (1, 0), (0.5, 0)):
         assert np.isclose(points, place, atol=1e-12).all(1).any()
     drawn = plane_points(PRESETS["paper"]["mnist"].config)
@@ -144,4 +144,4 @@ def test_the_paper_preset_is_the_papers():
     assert config.span == (-0.5, 1.5) and config.judged == 10_000
     assert config.sobol == 1024 and config.sobol_seed == 123
     assert dataclasses.replace(config, sobol=0) == PRESETS["cpu"]["mnist"].config
-    assert Contour(config.network).grid == 21
+    assert Contour(config.network).grid == 33

@@ -27,6 +27,7 @@ from .figures import legend_below, mark_ends, title_of
 from .mlp_matchers import CIFAR_MLPS, CIFAR_VARIANTS, cifar_mlp
 from git_rebasin.experiments.networks import (
     MNIST_MLP,
+    MNIST_MLPS,
     LineConfig,
     NetworkConfig,
     checkpoint_file,
@@ -82,17 +83,20 @@ def _whole(network: NetworkConfig) -> Runs[EpochSweep]:
     return Runs(EpochSweep(network, judged=None, epochs=(0, *_ALL)))
 
 
-_SOME = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
-_MNIST_25 = dataclasses.replace(MNIST_MLP, training=TrainConfig(25))
+_CIFAR = (0, 1, 2, 3, 5, 10, 20, 40, 60, 80, 90, 100)
+_MNIST = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 40, 60, 80, 100)
 
-def _follow(network: NetworkConfig, checkpoints: str) -> EpochSweep:
-    return EpochSweep(network, 9, 5000, epochs=_SOME, checkpoints=checkpoints)
+
+def _follow(
+    network: NetworkConfig, checkpoints: str, epochs: tuple[int, ...] = _CIFAR
+) -> EpochSweep:
+    return EpochSweep(network, 9, 5000, epochs=epochs, checkpoints=checkpoints)
 
 
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
-        "mnist": Runs(EpochSweep(_MNIST_25, 11, epochs=(0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 25))),
+        "mnist": Runs(_follow(MNIST_MLP, MNIST_MLPS, _MNIST)),
         "cifar10": Runs(_follow(cifar_mlp(), CIFAR_MLPS)),
     },
     "variants": {

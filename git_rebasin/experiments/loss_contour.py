@@ -115,7 +115,7 @@ class Contour:
     """
 
     network: NetworkConfig
-    grid: int = 21  # points along each axis of a regular grid
+    grid: int = 33  # points along each axis of a regular grid
     sobol: int = 0  # so many scrambled Sobol points instead of the grid
     sobol_seed: int = 123
     span: tuple[float, float] = (-0.5, 1.5)  # of both axes

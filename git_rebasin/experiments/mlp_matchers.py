@@ -114,7 +114,7 @@ _tenth = partial(_compared, lambdas=13, effort=published_effort(50_000, 0.1))  #
 _RESNET = NetworkConfig("resnet20", "cifar10", PAPER_CONFIGS["resnet20"], 32.0, augment=True)
 _RESNET = dataclasses.replace(_RESNET, pixels="imagenet")
 _MNIST, _CIFAR = published_effort(60_000), published_effort(50_000)  # as in the paper's code
-_FIRST = Matchers(MNIST_MLP, effort=Effort(straight_through=240), checkpoints=MNIST_MLPS)
+_FIRST = Matchers(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)
 _WHOLE = Matchers(cifar_mlp(), 13, effort=_CIFAR, checkpoints=CIFAR_MLPS)
 _SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 

@@ -143,7 +143,7 @@ PRESETS = {
         for family, runs in _widths(name, (1, 2), (9,), ("train", "validation")).items()
     },
     "first-steps": _first_steps("0.1-5e-3") | _first_steps(CHOSEN),
-    "cpu": _widths(CHOSEN, (1, 2)) | _widths(CHOSEN, (4,), (0, 1)) | _widths(CHOSEN, (8,), (0,)),
+    "cpu": _widths(CHOSEN, (1, 2, 4, 8)),
     "control": _widths(CONTROL, (1, 2, 4)),
     "larger": _widths(CHOSEN, (16,), (0, 1))
     | _widths(CHOSEN, (32,), (0,))
