@@ -80,7 +80,7 @@ def as_dtype(
     w: np.ndarray,  # of any dtype of real numbers
     dtype: DTypeLike,  # the one to have
 ) -> np.ndarray:  # itself, if it has that dtype
-    """An array in another dtype, as numpy has it; from 16 bits to float32 in one fast pass
+    """An array in another dtype, as numpy has it; between 16 bits and float32 in one fast pass
 
     Args:
         w: of any dtype of real numbers
@@ -89,10 +89,13 @@ def as_dtype(
     Returns:
         np.ndarray: itself, if it has that dtype
     """
-    part, dtype = getattr(_halves, w.dtype.name, None), np.dtype(dtype)
-    readable = w.flags.c_contiguous and w.flags.aligned and w.dtype.isnative
-    if part is None or dtype != np.float32 or not readable:
+    dtype, single = np.dtype(dtype), np.dtype(np.float32)
+    one, way = (w.dtype, "from") if dtype == single else (dtype, "to")
+    part = getattr(_halves, f"{way}_{one.name}", None)
+    readable = w.flags.c_contiguous and w.flags.aligned and w.dtype.isnative and dtype.isnative
+    if part is None or single not in (w.dtype, dtype) or not readable:
         return np.asarray(w, dtype)
-    out = np.empty(w.shape, np.float32)
-    by_stretches(part, w.view(np.uint16).ravel(), out.ravel())
+    out = np.empty(w.shape, dtype)
+    bits = [x.view(np.uint16) if x.dtype == one else x for x in (w, out)]
+    by_stretches(part, *(x.ravel() for x in bits))
     return out

@@ -128,13 +128,18 @@ def call_assignment(part, given, sure=True):
 
 
 def call_halves(part, given, sure=True):
-    part.float16(*given)
+    part.from_float16(*given)
     if sure and given[1].size:
         bits, out = given
         bits, out = bits.ravel(), out.ravel()  # any axes will do
         np.testing.assert_array_equal(out, bits.view(np.float16).astype(np.float32))
-        part.bfloat16(*given)
+        back = np.zeros(bits.shape, np.uint16)
+        part.to_float16(out, back)
+        same = np.isnan(out) | (bits == back)
+        part.from_bfloat16(*given)
         np.testing.assert_array_equal(out.view(np.uint32), bits.astype(np.uint32) << 16)
+        part.to_bfloat16(out, back)
+        assert np.all(same) and np.all(np.isnan(out) | (bits == back))
 
 
 CALLS = {

@@ -41,7 +41,7 @@ def test_all_numbers_of_16_bits_are_what_numpy_makes_of_them():
     import numpy as np
 
     bits = np.arange(2**16, dtype=np.uint16)
-    for dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)):
+    for dtype in map(np.dtype, (np.float16, ml_dtypes.bfloat16)):
         every = bits.view(dtype)
         with np.errstate(invalid="ignore"):  # some of them say NaN loudly
             want = every.astype(np.float32)
@@ -53,6 +53,19 @@ def test_all_numbers_of_16_bits_are_what_numpy_makes_of_them():
         np.testing.assert_array_equal(as_dtype(every[::-3], np.float32), want[::-3])
         unaligned = np.frombuffer(bytes(1) + every.tobytes(), dtype, offset=1)
         np.testing.assert_array_equal(as_dtype(unaligned, np.float32), want)
+        want = want[np.isfinite(want)]
+        near = np.concatenate([want, np.nextafter(want, np.inf), np.nextafter(want, -np.inf)])
+        far = np.array([np.inf, -np.inf, 65519.99, 65520, 1e38, -3.4e38, 1e-45, -1e-45, 0, -0.0], "f4")
+        middle = want[:-1] + (want[1:] / 2 - want[:-1] / 2)  # as near to the one as to the other
+        rng = np.random.default_rng(0)
+        drawn = rng.integers(0, 2**32, 10**6, np.uint32).view(np.float32)
+        for given in (near, far, middle, drawn):
+            with np.errstate(over="ignore", invalid="ignore"):
+                expected, got = given.astype(dtype), as_dtype(given, dtype)
+            assert got.dtype == dtype
+            same = got.view(np.uint16) == expected.view(np.uint16)
+            assert np.all(same | np.isnan(given))
+            assert np.all(np.isnan(got[np.isnan(given)].astype(np.float32)))
     swapped = np.arange(9, dtype=">f2")
     np.testing.assert_array_equal(as_dtype(swapped, np.float32), np.arange(9, dtype=np.float32))
 
@@ -87,7 +100,7 @@ def test_what_the_compiled_part_cannot_read_is_refused():
     read_only = np.zeros(4, np.float32)
     read_only.setflags(write=False)
     unaligned = np.frombuffer(bytes(9), np.uint16, 4, 1)
-    for part in (_halves.float16, _halves.bfloat16):
+    for part in (_halves.from_float16, _halves.from_bfloat16):
         for wrong in (bits.view(np.int16), bits.astype(">u2"), np.zeros(4), None):
             with pytest.raises(TypeError):
                 part(wrong, out)
@@ -100,3 +113,12 @@ def test_what_the_compiled_part_cannot_read_is_refused():
         for given in ((bits[::2], out[:2]), (bits, read_only), (bits, memory[::2]), (unaligned, out)):
             with pytest.raises((ValueError, BufferError)):
                 part(*given)
+    for part in (_halves.to_float16, _halves.to_bfloat16):
+        part(out, bits)
+        for wrong in (out.astype(">f4"), np.zeros(4), bits, None):
+            with pytest.raises(TypeError):
+                part(wrong, bits)
+        with pytest.raises(ValueError, match="as many numbers"):
+            part(out[:3], bits)
+        with pytest.raises(ValueError, match="shares memory"):
+            part(memory[:4], memory.view(np.uint16)[2:6])

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from .leaves import is_late
 from ..native import as_dtype
 from ..symmetry.permutation import HasPermutation, Permutation, as_permutation
 from ..symmetry.spec import BoundSpec, PermutationSpec, as_spec
@@ -241,16 +242,17 @@ def _has_finite_norm(w: np.ndarray) -> bool:
         return bool(np.isfinite(np.dot(w, w)))
 
 
-def _check_model(name: str, flat: Mapping[str, Leaf]) -> None:
+def _check_model(name: str, flat: Mapping[str, Leaf], late: bool) -> None:
     "Look for weights that are not finite, leaf by leaf"
+    flat = {p: w for p, w in flat.items() if late or not is_late(w)}
     quick = {p: w for p, w in flat.items() if isinstance(w, Array) and w.dtype == np.float32}
     sure = _surely_finite(list(quick.values()))
     for path, leaf in flat.items():
         if not (sure and path in quick):
-            _check_finite(name, path, leaf)
+            check_finite(name, path, leaf)
 
 
-def _check_finite(name: str, path: str, w) -> None:
+def check_finite(name: str, path: str, w: Leaf) -> None:
     "Weights that are not finite are named, with their number and the first place"
     w = np.asarray(w)
     if not jnp.issubdtype(w.dtype, jnp.inexact):
@@ -273,6 +275,8 @@ def bind_models(
     spec: PermutationSpec,  # which axes move together
     params_a: PyTree,  # model A
     params_b: PyTree,  # model B
+    *,
+    late: bool = True,  # look also at leaves that are read lazily: whether they are finite
 ) -> tuple[BoundSpec, dict, dict]:  # the bound spec, and both models as {path: array}
     """Check that two models fit a spec and each other, and bind it to their shapes
 
@@ -280,6 +284,7 @@ def bind_models(
         spec: which axes move together
         params_a: model A
         params_b: model B
+        late: look also at leaves that are read lazily: whether they are finite
 
     Returns:
         tuple[BoundSpec, dict, dict]: the bound spec, and both models as {path: array}
@@ -310,8 +315,8 @@ def bind_models(
                 )
     bound.bind_shapes({path: tuple(w.shape) for path, w in b.items()})
     a, b = ({path: flat[path] for path in bound.shapes} for flat in (a, b))
-    _check_model("model A", a)
-    _check_model("model B", b)
+    _check_model("model A", a, late)
+    _check_model("model B", b, late)
     return bound, a, b
 
 # %% ../../nbs/matching/01_match.ipynb #2645fed7

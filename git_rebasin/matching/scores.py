@@ -18,12 +18,15 @@ from jaxtyping import Float
 
 from git_rebasin.matching.leaves import (
     STRETCH,
+    Leaves,
     dot,
     in_units_of_one,
+    is_late,
     open_models,
     ready,
     with_parts,
 )
+from .match import check_finite
 from .solve import Layout, layouts
 from .terms import Contraction, Size, Term, common_unit, on_device, shifted
 from ..symmetry.blocks import Block
@@ -181,8 +184,9 @@ class Scores:
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
         scored = [block for block in spec.blocks if block.path not in ignored]
         self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
-        with np.errstate(over="ignore"):
-            sizes = [Size.of(block, models) for block in self.blocks]
+        late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
+        sizes, known = self._look(models, late)
+        self._check_finite(a, b, sizes, ignored)
         self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
         #   unless they are beyond float64
         self.bound = sum(size.energy(self.unit) for size in sizes)  # of any objective
@@ -193,8 +197,33 @@ class Scores:
                     terms[group].append(Term(block, axis, models, size, self.unit))
         self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
         self._apart = {k: size for k, size in enumerate(sizes) if self.unit or not size.fits}
+        # The objective of the identity, where it was known by the way:
+        self.at_identity = known if late and not self._apart else None
         if self._apart:
             self._choose_units()
+
+    def _look(self, models: tuple[Leaves, Leaves], late: bool) -> tuple[list[Size], float]:
+        "The sizes of all blocks, and their inner products as they are, if they are read lazily"
+        sizes, total = list[Size](), 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block in self.blocks:
+                sizes.append(Size.of(block, models))
+                total += dot(*self._views(block, None)) if late else 0.0
+        return sizes, total
+
+    def _check_finite(
+        self,
+        a: Mapping[str, Leaf],
+        b: Mapping[str, Leaf],
+        sizes: list[Size],
+        ignored: Collection[str],
+    ) -> None:
+        "Refuse weights that are not finite: norms would show them, and those of lazy leaves do"
+        sized = zip(self.blocks, sizes, strict=True)
+        doubtful = {block.path for block, size in sized if not math.isfinite(size.bound)}
+        for name, flat in (("model A", a), ("model B", b)):
+            for path in doubtful.union(p for p in ignored if p in flat and is_late(flat[p])):
+                check_finite(name, path, flat[path])
 
     def _choose_units(self) -> None:
         "One unit for the matrices of all groups that are solved together, and shifts to that unit"

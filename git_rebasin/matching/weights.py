@@ -141,7 +141,7 @@ def weight_matching(
     # raises ValueError if `resume` is a file of something else
     # raises OSError if it cannot be read or written
     check_steps("sweep", max_sweeps=max_sweeps)
-    spec, a, b = bind_models(spec, params_a, params_b)
+    spec, a, b = bind_models(spec, params_a, params_b, late=False)  # which scores look at
     starts = _starts(spec, init)
     ignored = ignored_leaves(spec, ignore, include)
     scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[End]()
@@ -195,15 +195,17 @@ def _run(
     "Search from one start, until nothing changes or the end of another start is reached"
     for own in search.scores.groups.values():
         own.matrix = None  # built for other starts: forgotten, so that each is as if it were alone
-    gains, converged, told = [], False, None
+    gains, converged = [], False
+    told = search.scores.at_identity if name == "identity" else None  # the objective, if known
     initial = ends[0].initial if ends else None
     stage = "weight matching" + ("" if name == "given" else f" from {name}")
 
     def sweep_done(gain: float) -> None:
         nonlocal told  # computed once, as that reads both models, and then added to
         gains.append(gain)
+        told = None if told is None else told + gain
         if callback is not None and (not search.earlier or search.visits > search.earlier):
-            told = search.scores.objective(search.perm) if told is None else told + gain
+            told = search.scores.objective(search.perm) if told is None else told
             values = {"objective": search.scores.absolute(told)}
             callback(Progress(stage, len(gains), max_sweeps, values))
 

@@ -81,7 +81,7 @@ def array_by_array(
 
         def read() -> np.ndarray:
             wide = at_least_float32(np.dtype(leaf.dtype))
-            return compute(name, (as_dtype(np.asarray(x), wide) for x in own)).astype(leaf.dtype)
+            return as_dtype(compute(name, (as_dtype(np.asarray(x), wide) for x in own)), leaf.dtype)
 
         return late_like(leaf, read)
 

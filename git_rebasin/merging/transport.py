@@ -87,7 +87,7 @@ def transported(
             if name in spec.shapes:
                 one = apply_permutation(spec, back, {name: change}, partial=True)
                 change = np.asarray(one[name])
-            return (own + wide.type(scale) * change).astype(leaf.dtype)
+            return as_dtype(own + wide.type(scale) * change, leaf.dtype)
 
         return late_like(leaf, read)
 
