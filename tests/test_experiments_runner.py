@@ -82,18 +82,6 @@ def test_a_record_that_is_older_than_a_setting_counts_as_its_default():
     assert not _same({"inner": None, "b": 3}, Outer())
 
 
-# %% c4969ce4
-def test_the_first_records_were_of_mlps_alone_and_named_data_and_layers_beside_the_line():
-    from git_rebasin.experiments.runner import _modern, _same
-
-    training = dataclasses.asdict(NETWORK.training)
-    old = {"data": "digits", "features": [16], "training": training, "lambdas": 3}
-    assert _same(_modern(old), dataclasses.replace(TINY, judged=None)) and not _same(_modern(old), TINY)
-    assert _same(_modern(old | {"judged": 10_000}), TINY) and "features" in old
-    assert not _same(_modern(old | {"features": [17]}), dataclasses.replace(TINY, judged=None))
-    assert _modern(dataclasses.asdict(TINY)) == dataclasses.asdict(TINY)
-
-
 # %% beb240be
 def test_a_page_shows_what_is_kept_or_runs_what_suits_the_device():
     from unittest.mock import patch

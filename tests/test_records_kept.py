@@ -14,18 +14,8 @@ KEPT = sorted(
     if "checkpoints" not in path.relative_to(ROOT).parts
 )
 
-OLD = {"how-to-choose", "modadd-transformers"}  # made from changed source; to be made anew
 
-
-def expected(path: Path):
-    """A record, as a parameter; one of `OLD` fails, until it is made anew."""
-    name, marks = f"{path.parent.name}/{path.stem}", []
-    if path.parent.name in OLD:
-        marks = [pytest.mark.xfail(strict=True, reason="made from changed source")]
-    return pytest.param(path, id=name, marks=marks)
-
-
-@pytest.mark.parametrize("path", [expected(path) for path in KEPT])
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_record_names_a_revision_without_changes(path):
     revision = json.loads(path.read_text(encoding="utf-8"))["provenance"]["revision"]
     assert revision is not None, "it was made outside of a clone: make it anew in one"

@@ -271,20 +271,10 @@ def _same(old: Any, config: Any) -> bool:
     )
 
 
-def _modern(config: Any) -> Any:
-    "A record's configuration, where it is one of MLPs alone, as it would be written today"
-    names = {"data": "data", "training": "training", "features": "size"}
-    if not isinstance(config, dict) or not names.keys() <= config.keys():
-        return config
-    rest = {"judged": None} | config
-    network = {new: rest.pop(old) for old, new in names.items()}
-    return rest | {"network": {"network": "mlp"} | network}
-
-
 def _record_of(path: Path, head: Mapping[str, Any], config: Config) -> dict[str, Any]:
     "The record of a pair; an error if it is of another pair or configuration"
     record = read_record(path, needs=[*head, "config", "provenance"])
-    old, away = _modern(record["config"]), "move it away, or choose another folder"
+    old, away = record["config"], "move it away, or choose another folder"
     if not _same(old, config):
         raise ValueError(f"{path} is the record of another configuration, {old}: {away}")
     if wrong := [name for name in head if record[name] != head[name]]:

@@ -26,7 +26,6 @@ from git_rebasin.experiments.runner import (
     Experiment,
     Finding,
     Runs,
-    _modern,
     grouped,
 )
 
@@ -213,7 +212,7 @@ def scale_of(
     if not paper:
         return Scale()
     kind = next(iter(paper.values())).config
-    ours = [settings_of(kind, _modern(record["config"])) for record in records]
+    ours = [settings_of(kind, record["config"]) for record in records]
     names = tuple(beside) or _nearest([r.get("family", "") for r in records], ours, paper)
     theirs = [settings_of(paper[name].config) for name in names]
     if not {of.get("network") for of in ours} <= {of.get("network") for of in theirs}:
