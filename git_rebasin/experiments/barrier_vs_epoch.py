@@ -93,16 +93,19 @@ def _follow(
     return EpochSweep(network, 9, 5000, epochs=epochs, checkpoints=checkpoints)
 
 
+def _variants(*names: str) -> dict[str, Runs[EpochSweep]]:
+    "A pair of each of some trainings on CIFAR-10, which the comparison of matchers has trained"
+    folder = "mlp-matchers/checkpoints/variants"
+    return {name: Runs(_follow(CIFAR_VARIANTS[name], f"{folder}/{name}"), (0,)) for name in names}
+
+
 PRESETS = {
     "smoke": {"digits": Runs(EpochSweep(_DIGITS, lambdas=3, epochs=(0, 2, 3)), (0,))},
     "cpu": {
         "mnist": Runs(_follow(MNIST_MLP, MNIST_MLPS, _MNIST)),
         "cifar10": Runs(_follow(cifar_mlp(), CIFAR_MLPS)),
     },
-    "variants": {
-        name: Runs(_follow(network, f"mlp-matchers/checkpoints/variants/{name}"), (0,))
-        for name, network in CIFAR_VARIANTS.items()
-    },
+    "variants": _variants("cifar10 Adam"),
     "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }
 

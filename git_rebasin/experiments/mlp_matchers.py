@@ -118,16 +118,21 @@ _FIRST = Matchers(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)
 _WHOLE = Matchers(cifar_mlp(), 13, effort=_CIFAR, checkpoints=CIFAR_MLPS)
 _SMOKE = Matchers(DIGITS_MLP, lambdas=3, effort=Effort(batches=2, straight_through=4))
 
+
+def _variants(*names: str) -> dict[str, Runs[Matchers]]:
+    "A pair of each of some trainings on CIFAR-10"
+    return {name: Runs(_tenth(CIFAR_VARIANTS[name]), (0,)) for name in names}
+
+
 PRESETS = {
     "smoke": {"digits": Runs(_SMOKE, (0,))},
     "cpu": {
         "mnist": Runs(_FIRST),
         "cifar10": Runs(_tenth(cifar_mlp())),
     },
-    "variants": {
-        **{name: Runs(_tenth(network), (0,)) for name, network in CIFAR_VARIANTS.items()},
-        "cifar10 whole descent": Runs(_WHOLE, (0,)),
-    },
+    "variants": _variants("cifar10 Adam"),
+    "more-variants": _variants("cifar10 AdamW", "cifar10 decay 0.002")
+    | {"cifar10 whole descent": Runs(_WHOLE, (0,))},
     "paper": {
         "MNIST MLP": Runs(_compared(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)),
         "CIFAR-10 MLP": Runs(_compared(cifar_mlp(), effort=_CIFAR)),
