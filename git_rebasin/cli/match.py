@@ -11,7 +11,7 @@ __all__ = ['METHODS', 'add_arguments', 'match_by_weights', 'kept_search', 'forge
 
 # %% ../../nbs/cli/06_match.ipynb #cm7c0005
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,7 +56,10 @@ def match_by_weights(
     a: Checkpoint,  # whose units stay where they are
     b: Checkpoint,  # which fits it
     bar: ProgressBar,
-    **how: Any,  # options of `weight_matching`
+    method: str = "weights",  # or "frank-wolfe", which needs both in memory
+    *,
+    ignore: Sequence[str] | None = None,  # arrays that do not count
+    **how: Any,  # other options of `weight_matching`
 ) -> Match:
     """Match two checkpoints by the arrays that a spec names, which are read as they are needed
 
@@ -65,14 +68,20 @@ def match_by_weights(
         spec: which axes move together
         a: whose units stay where they are
         b: which fits it
-        **how: options of `weight_matching`
+        method: or "frank-wolfe", which needs both in memory
+        ignore: arrays that do not count
+        **how: other options of `weight_matching`
     """
     import jax
 
+    from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
     from git_rebasin.matching.weights import weight_matching
 
-    own = [{n: c.arrays[n] for n in spec.shapes} for c in (a, b)]
-    return weight_matching(jax.random.key(args.seed), spec, *own, callback=bar, **how)
+    key, own = jax.random.key(args.seed), [{n: c.arrays[n] for n in spec.shapes} for c in (a, b)]
+    if method == "weights":
+        return weight_matching(key, spec, *own, ignore=ignore, callback=bar, **how)
+    whole = ({n: np.asarray(x) for n, x in model.items()} for model in own)
+    return frank_wolfe_matching(key, spec, *whole, ignore=ignore, callback=bar)
 
 
 def kept_search(
@@ -131,21 +140,14 @@ def run(
         ValueError: if they do not fit, or it is not clear what network they are of
     """
     # raises ValueError if they do not fit, or it is not clear what network they are of
-    import jax
-
-    from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
     from git_rebasin.merging.compat import notes_of
     from git_rebasin.merging.files import save_permutations
 
     a, b = open_fitting((args.a, args.b), args)
     model = shared_model([a, b], args)
     with ProgressBar() as bar:
-        if args.method == "weights":
-            kept = kept_search(args.out)
-            match = match_by_weights(args, model.spec, a, b, bar, resume=kept)
-        else:  # which needs both models in memory
-            own = [{n: np.asarray(c.arrays[n]) for n in model.spec.shapes} for c in (a, b)]
-            match = frank_wolfe_matching(jax.random.key(args.seed), model.spec, *own, callback=bar)
+        kept = kept_search(args.out)
+        match = match_by_weights(args, model.spec, a, b, bar, args.method, resume=kept)
     file = save_permutations(args.out, model.spec, [match.perm], f"git-rebasin match, {match!r}")
     forget_searches(args.out)
     if not args.quiet:

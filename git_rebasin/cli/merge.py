@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from git_rebasin.symmetry.spec import BoundSpec
 
 # %% ../../nbs/cli/04_merge.ipynb #cg5a0008
-METHODS = ("auto", "weights", "activations")
+METHODS = ("auto", "weights", "frank-wolfe", "activations")
 
 
 def shares_argument(
@@ -160,13 +160,18 @@ def _check(args: argparse.Namespace) -> None:
             f"--images is {args.images}: half decides and half measures, give 2 or more"
         )
     shares_of(args)
-    if len(args.models) > 2 and args.method == "activations":
+    if len(args.models) > 2 and args.method not in ("auto", "weights"):
         raise ValueError("more than two models are matched by their weights: leave out --method")
     if (args.merge == "linear") != (args.base is None):
         need = "--base has no part in a mean: give --merge task, ties or dare"
         raise ValueError(need if args.base else f"--merge {args.merge} needs --base MODEL")
     if not 0 < args.density <= 1:
         raise ValueError(f"--density is {args.density}: give a share above 0, up to 1")
+
+
+def _way(args: argparse.Namespace, whole: bool) -> str:
+    "How models are matched"
+    return args.method if args.method == "frank-wolfe" or (whole and args.data) else "weights"
 
 
 def _plan(args: argparse.Namespace, model: Model, checkpoints: Sequence[Checkpoint]) -> str:
@@ -177,7 +182,7 @@ def _plan(args: argparse.Namespace, model: Model, checkpoints: Sequence[Checkpoi
     steps = [
         f"would read {size / 1e6:,.1f} MB, " + ("whole" if whole else "array by array"),
         f"match {len(groups)} groups of up to {max(groups.values(), default=0):,} units "
-        f"by {args.method if whole and args.data else 'weights'}",
+        f"by {_way(args, whole)}",
         f"take the {args.merge} merge of {entries / 1e6:,.1f} million numbers",
         f"write {args.out}",
     ]

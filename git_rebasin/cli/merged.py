@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def merge_by_function(
         batches=data.batches if data else None,
         metrics=classify(with_rest(model.fn, checkpoints)) if data else None,
         spec=model.spec,
-        method=args.method if not more else "auto",
+        method=_method(args) if not more else "auto",
         lam=shares_of(args),
         lambdas=_POINTS,
         ignore=args.ignore,
@@ -162,6 +163,15 @@ def merge_by_function(
     if result.repaired is not None and data is not None:
         merged = fold(result.repaired, data.batches[0][0])
     return Outcome(_in_options(str(result)), result.perms, dict(merged), facts)
+
+
+def _method(args: argparse.Namespace) -> Any:
+    "How two models in memory are matched, as `rebasin` takes it"
+    from git_rebasin.matching.frank_wolfe import frank_wolfe_matching
+
+    if args.method == "frank-wolfe":
+        return partial(frank_wolfe_matching, ignore=args.ignore)
+    return args.method
 
 
 def _data(args: argparse.Namespace, model: Model, params: Mapping[str, Any]) -> Data | None:
@@ -259,4 +269,5 @@ def _match(
     "Match a model to the first one by weights; a search that was stopped goes on"
     budget = None if args.memory is None else args.memory / 4
     how = {"ignore": args.ignore, "resume": kept_search(args.out, name), "budget": budget}
-    return match_by_weights(args, model.spec, a, b, bar, **how)
+    method = args.method if args.method == "frank-wolfe" else "weights"
+    return match_by_weights(args, model.spec, a, b, bar, method, **how)
