@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.experiments.compare import Effort, shares_left, tries_of, ways_to_match
-from git_rebasin.experiments.runner import EXPERIMENTS, Finding, _modern, _same, load_experiment
+from git_rebasin.experiments.runner import EXPERIMENTS, Finding, _same, load_experiment
 
 RECORDS = Path(__file__).parent.parent / "nbs/experiments/records"
 
@@ -69,7 +69,7 @@ def test_the_records_that_are_kept_are_those_of_the_presets(name):
         assert len(kept) == len(list((RECORDS / name).glob(f"{preset}-*.json")))
         for record in kept:
             config = experiment.preset(preset)[record.get("family", "")].config
-            assert _same(_modern(record["config"]), config), (preset, record.get("family"))
+            assert _same(record["config"], config), (preset, record.get("family"))
 
 
 def test_the_page_that_compares_all_ways_has_records_of_all():

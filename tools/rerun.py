@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from git_rebasin.experiments.records import provenance, read_record
-from git_rebasin.experiments.runner import EXPERIMENTS, Experiment, _modern, _same
+from git_rebasin.experiments.runner import EXPERIMENTS, Experiment, _same
 from git_rebasin.tables import markdown_table
 from tools.project import ROOT
 
@@ -59,7 +59,7 @@ class Kept:
     @property
     def current(self) -> bool:
         """Is its configuration that of the preset?"""
-        return _same(_modern(self.record["config"]), self.config)
+        return _same(self.record["config"], self.config)
 
     @property
     def networks(self) -> tuple[str, int] | None:
