@@ -98,4 +98,8 @@ def as_dtype(
     out = np.empty(w.shape, dtype)
     bits = [x.view(np.uint16) if x.dtype == one else x for x in (w, out)]
     by_stretches(part, *(x.ravel() for x in bits))
+    if way == "to" and np.max(bits[1] & 0x7FFF, initial=0) >= np.array(np.inf, dtype).view(
+        np.uint16
+    ):
+        return np.asarray(w, dtype)  # numpy, which warns of what is too large
     return out

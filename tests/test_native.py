@@ -59,7 +59,9 @@ def test_all_numbers_of_16_bits_are_what_numpy_makes_of_them():
         middle = want[:-1] + (want[1:] / 2 - want[:-1] / 2)  # as near to the one as to the other
         rng = np.random.default_rng(0)
         drawn = rng.integers(0, 2**32, 10**6, np.uint32).view(np.float32)
-        for given in (near, far, middle, drawn):
+        with np.errstate(over="ignore", invalid="ignore"):
+            inside = drawn[np.isfinite(drawn.astype(dtype))]  # numpy has the others
+        for given in (near, far, middle, drawn, inside):
             with np.errstate(over="ignore", invalid="ignore"):
                 expected, got = given.astype(dtype), as_dtype(given, dtype)
             assert got.dtype == dtype
@@ -84,6 +86,17 @@ def test_other_dtypes_are_numpys():
     np.testing.assert_array_equal(as_dtype(narrow, np.float32), [0.5, -2])
     single = np.ones(3, np.float32)
     assert as_dtype(single, np.float32) is single and as_dtype(narrow, narrow.dtype) is narrow
+
+
+# %% nv080013
+def test_what_is_too_large_is_warned_of_as_numpy_does():
+    import numpy as np
+    import pytest
+
+    large = np.array([1, 1e5], np.float32)
+    for convert in (as_dtype, np.ndarray.astype):
+        with pytest.warns(RuntimeWarning, match="overflow encountered in cast"):
+            assert np.isinf(convert(large, np.float16)[1])
 
 
 # %% nv080012

@@ -22,8 +22,10 @@ from .parser import size_argument
 _WAYS = {"linear": "linear", "task_arithmetic": "task", "ties": "ties", "dare_linear": "dare"}
 _KEYS = "models merge_method base_model parameters dtype out_dtype align out".split()
 _PARAMETERS = "weight density".split()
-_ALIGN = "method arch spec fn example data images ignore fixed seed memory within compat".split()
-_ALIGN += "keep_stats repair".split()
+_ALIGN = (
+    "method arch spec fn example data images ignore fixed seed memory within compat "
+    "keep_stats repair"
+).split()
 _LISTS = "example", "ignore", "fixed"  # options that may be given more than once
 
 

@@ -61,9 +61,21 @@ class _StateFile:
 
     every = 1.0  # seconds between two writings, at least
 
-    def __init__(self, path: str | Path, spec: BoundSpec, identity: str):
+    def __init__(
+        self,
+        path: str | Path,  # the file
+        spec: BoundSpec,  # which axes move together
+        identity: str,  # of the search; what another one has left is not taken
+    ):
+        # raises ValueError if the file is one of something else
+        # raises OSError if it cannot be read
         self.path, self.spec, self.identity = Path(path), spec, identity
         self._last = -math.inf
+        self._take(self._read())
+
+    def _take(self, parts: list[dict[str, Any]]) -> None:
+        "Begin with what an earlier run has left, or with nothing"
+        raise NotImplementedError
 
     @property
     def _is_due(self) -> bool:
@@ -99,19 +111,11 @@ class _StateFile:
 class KeptSearch(_StateFile):
     "A search that is kept in a file, and what an earlier run has left there"
 
-    def __init__(
-        self,
-        path: str | Path,  # the file
-        spec: BoundSpec,  # which axes move together
-        identity: str,  # of the search; what another one has left is not taken
-    ):
-        # raises ValueError if the file is one of something else
-        # raises OSError if it cannot be read
-        super().__init__(path, spec, identity)
+    def _take(self, parts: list[dict[str, Any]]) -> None:
         self.ends: dict[str, End] = {}  # start → where the search from it ended
         self._stopped: dict[str, Any] | None = None  # what the earlier run was at
         self._state: dict[str, Any] | None = None  # after the last visit of this run
-        for part in self._read():
+        for part in parts:
             if "start" in part:
                 self._stopped = part
             else:
@@ -171,16 +175,7 @@ class KeptSearch(_StateFile):
 class KeptMerge(_StateFile):
     "A merge of several models that is kept in a file, and what an earlier run has left there"
 
-    def __init__(
-        self,
-        path: str | Path,  # the file
-        spec: BoundSpec,  # which axes move together
-        identity: str,  # of the merge; what another one has left is not taken
-    ):
-        # raises ValueError if the file is one of something else
-        # raises OSError if it cannot be read
-        super().__init__(path, spec, identity)
-        parts = self._read()
+    def _take(self, parts: list[dict[str, Any]]) -> None:
         self.perms = [part["perm"] for part in parts]  # of all models, or of none
         told = parts[0] if parts else {"moved": [], "objective": []}
         self._moved: list[bool] = told["moved"]  # by each visit

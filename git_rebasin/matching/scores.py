@@ -176,6 +176,7 @@ class Scores:
         budget: float | None = None,  # bytes of scores and of lazily read leaves kept between
         #   visits; None: all, or the `default_budget` if leaves are read lazily
         ignored: Collection[str] = (),  # leaves that do not count, by path
+        told: bool = False,  # note what the identity is worth, where leaves are read lazily
     ):
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
@@ -184,8 +185,8 @@ class Scores:
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
         scored = [block for block in spec.blocks if block.path not in ignored]
         self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
-        late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
-        sizes, known = self._look(models, late)
+        told = told and any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
+        sizes, known = self._look(models, told)
         self._check_finite(a, b, sizes, ignored)
         self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
         #   unless they are beyond float64
@@ -198,17 +199,17 @@ class Scores:
         self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
         self._apart = {k: size for k, size in enumerate(sizes) if self.unit or not size.fits}
         # The objective of the identity, where it was known by the way:
-        self.at_identity = known if late and not self._apart else None
+        self.at_identity = known if told and not self._apart else None
         if self._apart:
             self._choose_units()
 
-    def _look(self, models: tuple[Leaves, Leaves], late: bool) -> tuple[list[Size], float]:
-        "The sizes of all blocks, and their inner products as they are, if they are read lazily"
+    def _look(self, models: tuple[Leaves, Leaves], told: bool) -> tuple[list[Size], float]:
+        "The sizes of all blocks, and the sum of their inner products as they are, if it is told"
         sizes, total = list[Size](), 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             for block in self.blocks:
                 sizes.append(Size.of(block, models))
-                total += dot(*self._views(block, None)) if late else 0.0
+                total += dot(*self._views(block, None)) if told else 0.0
         return sizes, total
 
     def _check_finite(

@@ -144,7 +144,8 @@ def weight_matching(
     spec, a, b = bind_models(spec, params_a, params_b, late=False)  # which scores look at
     starts = _starts(spec, init)
     ignored = ignored_leaves(spec, ignore, include)
-    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[End]()
+    told = callback is not None
+    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored, told=told), list[End]()
     kept = None
     if resume is not None:
         decides = (key_entropy(key), starts, max_sweeps, sorted(ignored))

@@ -82,12 +82,12 @@ def transported(
         wide = reduce(np.promote_types, dtypes)
 
         def read() -> np.ndarray:
-            own, after, before = (as_dtype(np.asarray(m[name]), wide) for m in (onto, tuned, base))
-            change = after - before
+            of = lambda model: as_dtype(np.asarray(model[name]), wide)
+            change = of(tuned) - of(base)
             if name in spec.shapes:
                 one = apply_permutation(spec, back, {name: change}, partial=True)
                 change = np.asarray(one[name])
-            return as_dtype(own + wide.type(scale) * change, leaf.dtype)
+            return as_dtype(of(onto) + wide.type(scale) * change, leaf.dtype)
 
         return late_like(leaf, read)
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ..jaxprs import double_precision
+from ..jaxprs import double_precision, widened
 from .repaired import Repaired
 from ..symmetry.check import deviation
-from ..tree import flatten, unflatten
+from ..tree import flatten, is_array, unflatten
 
 # %% ../../nbs/statistics/05_folded.ipynb #fo050006
 _NEAR = 1e-3  # derivatives are equal up to so much of their norm, in float32 where it casts to it
@@ -160,9 +160,9 @@ def _slopes(
 
 
 def _wide(x: Any) -> Any:
-    "An input in float64, where it is of real numbers"
-    real = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-    return np.asarray(x, np.float64) if real else x
+    "An input in double precision, where it is of numbers that have one"
+    wide = widened(x.dtype) if is_array(x) else None
+    return x if wide is None or wide == x.dtype else np.asarray(x, wide)
 
 
 def _like(w: np.ndarray, leaf: Any) -> Any:
