@@ -37,6 +37,7 @@ from git_rebasin.cli.parser import main as command
 from git_rebasin.experiments.records import timed_record, write_record
 from git_rebasin.matching import scores, search
 from git_rebasin.merging.files import load_permutations, permuted
+from git_rebasin.native import keep_freed_memory
 from git_rebasin.symmetry.permutation import compose_permutations, random_permutation
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
@@ -118,6 +119,7 @@ def merge(folder: str, memory: str) -> dict:
     place = Path(folder)
     argv = ["merge", str(place / "a"), str(place / "b"), "-o", str(place / "out")]
     start = time.perf_counter()
+    keep_freed_memory()  # as the command does in a process of its own, which this one is
     with counted(seconds):
         code = command([*argv, "--spec", str(place / "spec.json"), "--memory", memory])
     taken = time.perf_counter() - start

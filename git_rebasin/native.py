@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['compiled', 'by_stretches', 'cores', 'as_dtype']
+__all__ = ['compiled', 'by_stretches', 'cores', 'keep_freed_memory', 'as_dtype']
 
 # %% ../nbs/08_native.ipynb #nv080003
+import ctypes
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -37,36 +39,42 @@ _halves = compiled("git_rebasin._halves")
 
 # %% ../nbs/08_native.ipynb #nv080021
 _LEAST = 2**20  # entries, for which another thread is worth it
+_AT_ONCE = 2**18  # entries of a stretch
 
 
 def by_stretches(
     function: Callable[..., object],  # of stretches of the arrays; releases the interpreter's lock
     *arrays: np.ndarray,  # with first axes of one length, along which they are cut
 ) -> None:
-    """Call a function on two halves of arrays at once, where they are large and there are two cores
+    """Call a function on stretches of arrays, where they are large, in two threads on two cores
 
     Args:
         function: of stretches of the arrays; releases the interpreter's lock
         *arrays: with first axes of one length, along which they are cut
     """
-    n = len(arrays[0])
-    if cores() < 2 or n < 2 or max(x.size for x in arrays) < _LEAST:
+    n, size = len(arrays[0]), max(x.size for x in arrays)
+    if n < 2 or size < _LEAST:
         function(*arrays)
         return
+    step = max(1, _AT_ONCE * n // size)
+    starts = iter(range(0, n, step))  # from which each thread takes its next one
     failed: list[BaseException] = []
 
-    def first_half() -> None:
+    def work() -> None:
         try:
-            function(*(x[: n // 2] for x in arrays))
+            for k in starts:
+                if failed:
+                    return
+                function(*(x[k : k + step] for x in arrays))
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=first_half)
-    thread.start()
-    try:
-        function(*(x[n // 2 :] for x in arrays))
-    finally:
-        thread.join()
+    other = threading.Thread(target=work)
+    if cores() > 1:
+        other.start()
+    work()
+    if other.ident is not None:
+        other.join()
     if failed:
         raise failed[0]
 
@@ -75,31 +83,53 @@ def cores() -> int:
     "How many cores this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+# %% ../nbs/08_native.ipynb #nv080031
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt(3)
+
+
+def keep_freed_memory() -> bool:  # whether the C library can do that; glibc can
+    """Let all freed memory, up to 2 GB of it, wait for the next arrays; for a process of one's own
+
+    Returns:
+        bool: whether the C library can do that; glibc can
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return bool(mallopt and mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
 # %% ../nbs/08_native.ipynb #nv080008
 def as_dtype(
     w: np.ndarray,  # of any dtype of real numbers
     dtype: DTypeLike,  # the one to have
-) -> np.ndarray:  # itself, if it has that dtype
+    out: np.ndarray | None = None,  # of that dtype and shape, row by row in memory: written to
+) -> np.ndarray:  # `out`; without it the array itself, if it has that dtype
     """An array in another dtype, as numpy has it; between 16 bits and float32 in one fast pass
 
     Args:
         w: of any dtype of real numbers
         dtype: the one to have
+        out: of that dtype and shape, row by row in memory: written to
 
     Returns:
-        np.ndarray: itself, if it has that dtype
+        np.ndarray: `out`; without it the array itself, if it has that dtype
     """
     dtype, single = np.dtype(dtype), np.dtype(np.float32)
     one, way = (w.dtype, "from") if dtype == single else (dtype, "to")
     part = getattr(_halves, f"{way}_{one.name}", None)
     readable = w.flags.c_contiguous and w.flags.aligned and w.dtype.isnative and dtype.isnative
     if part is None or single not in (w.dtype, dtype) or not readable:
-        return np.asarray(w, dtype)
-    out = np.empty(w.shape, dtype)
-    bits = [x.view(np.uint16) if x.dtype == one else x for x in (w, out)]
+        return _by_numpy(w, dtype, out)
+    made = np.empty(w.shape, dtype) if out is None else out
+    bits = [x.view(np.uint16) if x.dtype == one else x for x in (w, made)]
     by_stretches(part, *(x.ravel() for x in bits))
     if way == "to" and np.max(bits[1] & 0x7FFF, initial=0) >= np.array(np.inf, dtype).view(
         np.uint16
     ):
-        return np.asarray(w, dtype)  # numpy, which warns of what is too large
+        return _by_numpy(w, dtype, out)  # which warns of what is too large
+    return made
+
+
+def _by_numpy(w: np.ndarray, dtype: np.dtype, out: np.ndarray | None) -> np.ndarray:
+    if out is None:
+        return np.asarray(w, dtype)
+    np.copyto(out, w, casting="unsafe")
     return out

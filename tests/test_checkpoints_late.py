@@ -5,13 +5,14 @@
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from git_rebasin.checkpoints.files import write_atomic
-from git_rebasin.checkpoints.late import LateArray, Source, array_at, part_of
+from git_rebasin.checkpoints.late import LateArray, Source, array_at, part_of, read_as
 from git_rebasin.tree import Leaf, flatten
 
 
@@ -91,6 +92,42 @@ def test_a_part_is_read_alone():
     plain = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(np.asarray(part_of(plain, 1)), plain[1])
     assert not np.shares_memory(np.asarray(part_of(plain, 1)), plain)
+
+
+# %% lt4c0030
+def test_what_is_read_in_another_dtype_is_what_numpy_makes_of_it():
+    large, pieces = np.random.default_rng(0).standard_normal((1500, 1000)), []
+    with tempfile.TemporaryDirectory() as d, mock.patch("git_rebasin.native.cores", lambda: 2):
+        file = Path(d, "numbers")
+        for kind in ("float16", ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, "float32", "int8", ">f2"):
+            own = (9 * large).astype(kind)
+            file.write_bytes(b"head" + own.tobytes())
+            source = Source(file)
+            read_piece = source.read
+            told = lambda *args, read=read_piece: (pieces.append(args), read(*args))[1]
+            source.read = told
+            flat = own.ravel()
+            for shape, strides, expected in (
+                ((1500, 1000), None, own),
+                ((1, 1500, 1000), None, own[None]),  # whose first axis cannot be cut
+                ((1500000,), None, flat),
+                ((1000, 1500), (1, 1000), own.T),
+                ((0, 1000), None, own[:0]),
+                ((3, 4), None, flat[:12].reshape(3, 4)),
+                ((), None, flat[0]),
+            ):
+                pieces.clear()
+                late = array_at(source, 4, shape, own.dtype, strides)
+                for dtype in ("float32", "float64"):
+                    found = read_as(late, dtype)
+                    np.testing.assert_array_equal(found, expected.astype(dtype), strict=True)
+                if shape in ((1500, 1000), (1500000,)) and own.dtype != "float32":
+                    assert len(pieces) > 4 and sum(n for _, n in pieces) == 2 * own.nbytes
+            np.testing.assert_array_equal(read_as(own, "float32"), own.astype("float32"), strict=True)
+        late = array_at(source, 4, (1500, 1000), own.dtype)
+        os.utime(file, ns=(0, 0))
+        with pytest.raises(ValueError, match="has changed since it was opened"):
+            read_as(late, "float32")
 
 
 # %% lt4c0017

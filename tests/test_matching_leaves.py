@@ -49,9 +49,9 @@ def test_norms_and_parts_of_leaves_of_any_scale():
 
     spec = PermutationSpec({"w": ("P", None)}).bind_shapes({"w": (30, 4)})
     leaves = Leaves({"w": w * 1e-70, "z": np.zeros(2)}, budget=2000)
-    fraction, exponent = leaves.norm(spec.blocks[0])
+    fraction, exponent = leaves.norm(spec.blocks[0], leaves["w"])
     assert leaves.wide == {"w"} and leaves["w"].dtype == np.float64 and leaves["z"].dtype == np.float32
-    assert Leaves({"w": w}).norm(spec.blocks[0])[1] < 10
+    assert Leaves({"w": w}).norm(spec.blocks[0], w.astype(np.float32))[1] < 10
 
     joint = PermutationSpec({"w": (Coordinate("P", 0), None, Coordinate("P", 1))})
     z = (rng.standard_normal((2, 3, 5)) + 1j * rng.standard_normal((2, 3, 5))).astype(np.complex64)

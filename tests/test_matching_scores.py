@@ -121,6 +121,24 @@ def test_few_units_that_moved_are_taken_out_on_a_device_too():
     assert _device_change._cache_size() == 1
 
 
+# %% 4sc0e001
+def test_large_products_are_added_in_place():
+    from git_rebasin.matching.scores import _add_product
+
+    rng = np.random.default_rng(0)
+    for last in (False, True):
+        for shape in ((1, 600, 30), (2, 600, 700), (3, 600, 1)):
+            a, b = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+            pairs = np.matmul(a.astype(float), b.mT.astype(float))
+            if last:
+                a, b = (np.ascontiguousarray(w.mT) for w in (a, b))
+            for given in ((a, b), (a[:, ::-1][:, ::-1], b)):
+                for dtype in (np.float32, np.float64):  # BLAS writes to the first only
+                    total = np.full((shape[0], 600, 600), 3, dtype)
+                    _add_product(total, *given, last)
+                    np.testing.assert_allclose(total, 3 + pairs, atol=2e-4)
+
+
 # %% 4a162676
 def test_drift_is_bounded_by_building_anew():
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ def test_products_of_any_scale_are_brought_to_one_unit():
     for p, q, fits in ((0, 0, True), (-40, 10, True), (-76, -76, False), (90, -80, False)):
         models = tuple(Leaves({"w": np.ldexp(x, n)}) for x, n in zip(w, (p, q), strict=True))
         with np.errstate(over="ignore"):
-            size = Size.of(block, models)
+            size = Size.of(block, models, (models[0]["w"], models[1]["w"]))
         assert size.fits == fits
         bound = np.linalg.norm(w[0]) * np.linalg.norm(w[1])
         assert np.isclose(size.energy(p + q), bound, rtol=1e-5) and abs(plain).max() <= bound

@@ -4,7 +4,9 @@ from git_rebasin.native import as_dtype
 
 
 # %% nv080022
-def test_halves_make_a_whole_and_errors_are_raised():
+def test_stretches_make_a_whole_and_errors_are_raised():
+    import threading
+    import time
     from unittest import mock
 
     import numpy as np
@@ -12,27 +14,67 @@ def test_halves_make_a_whole_and_errors_are_raised():
 
     from git_rebasin import native
 
-    a, b = np.arange(3 * 2**20, dtype=np.float32).reshape(-1, 3), np.zeros((2**20, 3), np.float32)
-    with mock.patch("git_rebasin.native.cores", lambda: 2):
-        calls = []
-        native.by_stretches(lambda x, y: (calls.append(len(x)), np.copyto(y, x)), a, b)
-        np.testing.assert_array_equal(a, b)
-        assert sorted(calls) == [2**19, 2**19]
-        for half in ("first", "second"):
+    a = np.arange(3 * 2**20, dtype=np.float32).reshape(-1, 3)
+    places = np.arange(2**20)
+    calls, threads = [], set()
 
-            def fails(x, half=half):
-                if (x[0, 0] == 0) == (half == "first"):
-                    raise ValueError(half)
 
-            with pytest.raises(ValueError, match=half):
-                native.by_stretches(fails, a)
-        calls.clear()
-        native.by_stretches(lambda x: calls.append(len(x)), a[:100])
-        assert calls == [100]
-    with mock.patch("git_rebasin.native.cores", lambda: 1):
-        calls.clear()
-        native.by_stretches(lambda x: calls.append(len(x)), a)
-        assert calls == [2**20]
+    def copy(x, y):
+        calls.append(len(x))
+        threads.add(threading.get_ident())
+        time.sleep(0.001)  # in which another thread may begin
+        np.copyto(y, x)
+
+
+    for cores in (1, 2):
+        with mock.patch("git_rebasin.native.cores", lambda cores=cores: cores):
+            calls.clear()
+            threads.clear()
+            b = np.zeros_like(a)
+            native.by_stretches(copy, a, b)
+            np.testing.assert_array_equal(a, b)
+            assert len(threads) == cores and sum(calls) == 2**20 and max(calls) <= 2**18
+            for wrong in (0, 2**19, 2**20 - 1):
+
+                def fails(x, wrong=wrong):
+                    if wrong in x:
+                        raise ValueError(f"{wrong} is wrong")
+
+                with pytest.raises(ValueError, match=f"{wrong} is wrong"):
+                    native.by_stretches(fails, places)
+            calls.clear()
+            native.by_stretches(lambda x: calls.append(len(x)), a[:100])
+            native.by_stretches(lambda x: calls.append(len(x)), a.reshape(1, -1))
+            assert calls == [100, 1]
+
+
+# %% nv080032
+def test_what_was_freed_is_used_again():
+    import platform
+    import subprocess
+    import sys
+
+    import pytest
+
+    from git_rebasin import native
+
+    if platform.libc_ver()[0] != "glibc":
+        assert not native.keep_freed_memory()
+        pytest.skip("another C library")
+    code = """
+import resource, numpy as np
+from git_rebasin.native import keep_freed_memory
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(9):
+        np.empty(2**26, np.uint8)[:] = 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(new_pages() >= 9, keep_freed_memory(), new_pages() and new_pages())
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    *said, pages = done.stdout.split()
+    assert said == ["True", "True"] and int(pages) < 9
 
 
 # %% nv080010
@@ -47,6 +89,9 @@ def test_all_numbers_of_16_bits_are_what_numpy_makes_of_them():
             want = every.astype(np.float32)
         for given in (every, every.reshape(2, 256, 128), every[1:], every[:0], every[5]):
             got, expected = as_dtype(np.asarray(given), "float32"), np.asarray(given).astype(np.float32)
+            out = np.full_like(expected, 7)
+            assert as_dtype(np.asarray(given), "float32", out=out) is out
+            np.testing.assert_array_equal(out, expected)
             assert got.dtype == np.float32 and got.shape == expected.shape
             same = got.view(np.uint32) == expected.view(np.uint32)
             assert np.all(same | (np.isnan(got) & np.isnan(expected)))
@@ -86,6 +131,8 @@ def test_other_dtypes_are_numpys():
     np.testing.assert_array_equal(as_dtype(narrow, np.float32), [0.5, -2])
     single = np.ones(3, np.float32)
     assert as_dtype(single, np.float32) is single and as_dtype(narrow, narrow.dtype) is narrow
+    out = np.zeros(7, np.float32)
+    assert as_dtype(w, np.float32, out=out) is out and np.array_equal(out, w.astype(np.float32))
 
 
 # %% nv080013

@@ -5,20 +5,31 @@ from git_rebasin.symmetry.gather import permute_axes
 
 # %% 3f0bc4a4
 def test_compiled_and_plain_gathers_agree():
+    import itertools
+    from unittest import mock
+
+    import ml_dtypes
     import numpy as np
     import pytest
 
     import git_rebasin.symmetry.gather as module
 
     rng = np.random.default_rng(0)
-    for shape in ((3, 40, 50), (1, 5000), (9000, 1), (5000, 0)):
-        w = rng.normal(size=shape).astype(np.float32)
-        for m in (shape[-1], shape[-1] // 3):
-            index = rng.permutation(shape[-1])[:m]
+    kinds = ("float32", "float16", ml_dtypes.bfloat16, "int32", "uint16", ">f4", "float64", "bool")
+    for dtype, shape in itertools.product(kinds, ((3, 40, 50), (1, 5000), (9000, 1), (5000, 0))):
+        w = (100 * rng.normal(size=shape)).astype(dtype)
+        for axis, m in itertools.product((0, len(shape) - 1), (1, 3)):
+            index = rng.permutation(shape[axis])[: shape[axis] // m]
             for p in (index, index.astype(np.int32), index[::-1]):
-                got = module.take_units(w, p, len(shape) - 1)
-                np.testing.assert_array_equal(got, np.take(w, p, axis=-1))
-                assert got.dtype == np.float32
+                got = module.take_units(w, p, axis)
+                np.testing.assert_array_equal(got, np.take(w, p, axis=axis), strict=True)
+    w = rng.normal(size=(1500, 1000)).astype(np.float32)  # for two threads
+    with mock.patch("git_rebasin.native.cores", lambda: 2):
+        for axis in (0, 1):
+            p = rng.permutation(w.shape[axis])
+            np.testing.assert_array_equal(module.take_units(w, p, axis), np.take(w, p, axis))
+    with pytest.raises(IndexError):
+        module.take_units(w, np.array([0, 1500]), 0)
     if module._gather is not None:  # with a compiler, tests/test_assignment_backends.py demands it
         with pytest.raises(IndexError, match="50 is out of bounds for 50 columns"):
             module._take_columns(np.ones((99, 50), np.float32), np.array([0, 50]))

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MAX_RATIO', 'Source', 'LateArray', 'late_like', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'begin_of',
-           'part_of']
+__all__ = ['MAX_RATIO', 'Source', 'LateArray', 'late_like', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'read_as',
+           'begin_of', 'part_of']
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
 import errno
@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from ..native import as_dtype, by_stretches
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0008
@@ -84,16 +86,22 @@ class Source:
             )
         data = np.empty(count, np.uint8)
         view = data.data
+        while view and (got := self._fill(view, begin + count - len(view))):
+            view = view[got:]
+        if view or self._now() != self.state:
+            raise ValueError(
+                f"{self.path} has changed since it was opened: open it again, and write "
+                "results to other files than those that are read"
+            )
+        return data
+
+    def _fill(self, view: memoryview, begin: int) -> int:
+        "Read as many bytes as come at once, from several threads where the system can do that"
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [view], begin)
         with self._lock:
             self._file.seek(begin)
-            while view and (got := self._file.readinto(view)):
-                view = view[got:]
-            if view or self._now() != self.state:
-                raise ValueError(
-                    f"{self.path} has changed since it was opened: open it again, and write "
-                    "results to other files than those that are read"
-                )
-        return data
+            return self._file.readinto(view) or 0
 
     def stream(
         self,
@@ -146,6 +154,7 @@ class LateArray:
         place: where they lie: arrays of one place are one
         at: one of its parts along the first axis, which is read alone; None: it can only be read as
             a whole
+        rows: a stretch of the first axis, likewise
     """
 
     shape: tuple[int, ...]
@@ -154,6 +163,8 @@ class LateArray:
     place: Hashable = field(default=None, repr=False)  # where they lie: arrays of one place are one
     at: Callable[[int], Leaf] | None = field(default=None, repr=False)  # one of its parts
     #   along the first axis, which is read alone; None: it can only be read as a whole
+    rows: Callable[[int, int], LateArray] | None = field(default=None, repr=False)  # a stretch of
+    #   the first axis, likewise
 
     @property
     def ndim(self) -> int:
@@ -286,8 +297,38 @@ def array_at(
         start = begin + k * strides[0] * dtype.itemsize
         return array_at(source, start, shape[1:], dtype, strides[1:])
 
+    def rows(start: int, stop: int) -> LateArray:
+        first = begin + start * strides[0] * dtype.itemsize
+        return array_at(source, first, (stop - start, *shape[1:]), dtype)
+
     place = (source.state, begin, shape, strides, dtype.name)
-    return LateArray(shape, dtype, read, place, at if shape else None)
+    if not shape:
+        return LateArray(shape, dtype, read, place)
+    return LateArray(shape, dtype, read, place, at, rows if strides == row_by_row(shape) else None)
+
+
+def read_as(
+    leaf: Leaf,
+    dtype: DTypeLike,  # of real numbers, no narrower than the leaf's
+) -> np.ndarray:
+    """A leaf in another dtype; what lies in a file is converted by the stretch, as it is read
+
+    Args:
+        dtype: of real numbers, no narrower than the leaf's
+    """
+    dtype = np.dtype(dtype)
+    rows = leaf.rows if isinstance(leaf, LateArray) else None
+    if rows is None or leaf.dtype == dtype:
+        return as_dtype(np.asarray(leaf), dtype)
+    out = np.empty(leaf.shape, dtype)
+
+    def fill(places: np.ndarray, part: np.ndarray) -> None:
+        first = int(places[0])
+        as_dtype(np.asarray(rows(first, first + len(part))), dtype, out=part)
+
+    if out.size:
+        by_stretches(fill, np.arange(len(out)), out)
+    return out
 
 
 MAX_RATIO = 1032  # to one: what deflate makes of a file of one byte

@@ -137,6 +137,10 @@ def main(
         int: exit code
     """
     args = make_parser().parse_args(argv)
+    if argv is None:  # the process is the command's own
+        from git_rebasin.native import keep_freed_memory
+
+        keep_freed_memory()
     if args.verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("git_rebasin").setLevel(logging.INFO)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..arguments import check_positive
+from ..checkpoints.late import read_as
 from ..native import as_dtype
 from ..symmetry.blocks import Block
 from ..tree import Array, Leaf, at_least_float32
@@ -70,17 +71,22 @@ class Leaves:
             dtype = np.dtype(np.float64 if path in self.wide else np.float32)
             parts = 2 if path in self.parts else 1
             self._make_room(dtype.itemsize * parts * math.prod(self.flat[path].shape))
-            own = np.asarray(self.flat[path])
             with np.errstate(over="ignore"):  # such a leaf is read in float64 then
-                own = np.asarray(as_parts(own)) if path in self.parts else own
-                own = as_dtype(own, dtype)
+                own = self._read(path, dtype)
         if own.nbytes <= self.budget:
             self._kept[path] = own
         return own
 
-    def norm(self, block: Block) -> tuple[float, int]:
-        "A block's norm, as fraction and power of two; beyond float32 it is read in float64"
-        path, size = block.path, norm(block.of(ready(self[block.path])))
+    def _read(self, path: str, dtype: np.dtype) -> np.ndarray:
+        "The values of a leaf, or their parts, in a dtype"
+        leaf = self.flat[path]
+        if path in self.parts:
+            return as_dtype(np.asarray(as_parts(np.asarray(leaf))), dtype)
+        return read_as(leaf, dtype)
+
+    def norm(self, block: Block, view: Array) -> tuple[float, int]:
+        "The norm of a block's view, as fraction and power of two; beyond float32 read in float64"
+        path, size = block.path, norm(view)
         narrow = path in self.wide or self.on_device(path) or self.flat[path].dtype.itemsize < 8
         if narrow or (size[0] and abs(size[1]) < FIT):
             return size

@@ -68,19 +68,21 @@ def _add_stack(total: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]], la
         _add_product(total, a, b, last)
 
 
-_SCRATCH = 2**18  # entries of a product that are made at once, where it is added while in cache
+_SCRATCH = 2**18  # entries of a product that a core's cache holds, so that it is made apart
 
 
 def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) -> None:
-    "Add the scores of one pair of arranged views; a thin product by stretches of rows"
-    left, right = (a.mT, b) if last else (a, b.mT)
-    n, k = left.shape[-2:]
-    step = n if k > 256 else max(16, _SCRATCH // max(n, 1))
-    if step >= n:
-        total += np.matmul(left, right)
+    "Add the scores of one pair of arranged views; BLAS adds a large product as it is made"
+    if total.shape[-1] ** 2 <= _SCRATCH:
+        total += np.matmul(*((a.mT, b) if last else (a, b.mT)))
         return
-    for row in range(0, n, step):
-        total[:, row : row + step] += np.matmul(left[:, row : row + step], right)
+    from scipy.linalg import get_blas_funcs
+
+    gemm = get_blas_funcs("gemm", dtype=np.float32)  # of columns: of the transposes, in reverse
+    for own, left, right in zip(total, a, b, strict=True):
+        how = {"beta": 1.0, "c": own.T, "trans_a": not last, "trans_b": last, "overwrite_c": True}
+        if not np.may_share_memory(made := gemm(1.0, right.T, left.T, **how), own):
+            own[...] = made.T  # of a total that BLAS cannot write to
 
 # %% ../../nbs/matching/04_scores.ipynb #e421668b
 class GroupScores:
@@ -176,7 +178,6 @@ class Scores:
         budget: float | None = None,  # bytes of scores and of lazily read leaves kept between
         #   visits; None: all, or the `default_budget` if leaves are read lazily
         ignored: Collection[str] = (),  # leaves that do not count, by path
-        told: bool = False,  # note what the identity is worth, where leaves are read lazily
     ):
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
@@ -185,8 +186,8 @@ class Scores:
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
         scored = [block for block in spec.blocks if block.path not in ignored]
         self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
-        told = told and any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
-        sizes, known = self._look(models, told)
+        late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
+        sizes, known = self._look(models, late)
         self._check_finite(a, b, sizes, ignored)
         self.unit = common_unit(sizes, 500)  # objectives are in units of this power of two: of 2⁰,
         #   unless they are beyond float64
@@ -198,18 +199,20 @@ class Scores:
                     terms[group].append(Term(block, axis, models, size, self.unit))
         self.groups = {g: GroupScores(layout, terms[g]) for g, layout in layouts(spec).items()}
         self._apart = {k: size for k, size in enumerate(sizes) if self.unit or not size.fits}
-        # The objective of the identity, where it was known by the way:
-        self.at_identity = known if told and not self._apart else None
+        # The objective of the identity, where reading the leaves for it once more would take long:
+        self.at_identity = known if late and not self._apart else None
         if self._apart:
             self._choose_units()
 
-    def _look(self, models: tuple[Leaves, Leaves], told: bool) -> tuple[list[Size], float]:
-        "The sizes of all blocks, and the sum of their inner products as they are, if it is told"
+    def _look(self, models: tuple[Leaves, Leaves], late: bool) -> tuple[list[Size], float]:
+        "The sizes of all blocks, and of late ones the sum of their inner products as they are"
         sizes, total = list[Size](), 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             for block in self.blocks:
-                sizes.append(Size.of(block, models))
-                total += dot(*self._views(block, None)) if told else 0.0
+                pair = self._views(block, None)
+                sizes.append(Size.of(block, models, pair))
+                total += dot(*pair) if late else 0.0
+                del pair  # before the next leaves are read
         return sizes, total
 
     def _check_finite(

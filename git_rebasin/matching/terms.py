@@ -42,9 +42,10 @@ class Size(NamedTuple):
     narrow: bool  # whether both leaves are held in float32, or in less
 
     @classmethod
-    def of(cls, block: Block, models: tuple[Leaves, Leaves]) -> Size:
+    def of(cls, block: Block, models: tuple[Leaves, Leaves], views: tuple[Array, Array]) -> Size:
         "The size of a block; a leaf that is beyond float32 is read in float64 from now on"
-        (one, a), (two, b) = (model.norm(block) for model in models)
+        sides = zip(models, views, strict=True)
+        (one, a), (two, b) = (model.norm(block, view) for model, view in sides)
         narrow = block.path not in models[0].wide and block.path not in models[1].wide
         return cls(one * two, a, b, narrow)
 

@@ -144,8 +144,7 @@ def weight_matching(
     spec, a, b = bind_models(spec, params_a, params_b, late=False)  # which scores look at
     starts = _starts(spec, init)
     ignored = ignored_leaves(spec, ignore, include)
-    told = callback is not None
-    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored, told=told), list[End]()
+    scores, ends = Scores(spec, a, b, budget=budget, ignored=ignored), list[End]()
     kept = None
     if resume is not None:
         decides = (key_entropy(key), starts, max_sweeps, sorted(ignored))
@@ -197,7 +196,7 @@ def _run(
     for own in search.scores.groups.values():
         own.matrix = None  # built for other starts: forgotten, so that each is as if it were alone
     gains, converged = [], False
-    told = search.scores.at_identity if name == "identity" else None  # the objective, if known
+    told = known = search.scores.at_identity if name == "identity" else None  # the objective
     initial = ends[0].initial if ends else None
     stage = "weight matching" + ("" if name == "given" else f" from {name}")
 
@@ -221,8 +220,11 @@ def _run(
         steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
-    final = search.scores.objective(search.perm)
-    initial = final - sum(reversed(gains)) if initial is None else initial
+    if known is None:
+        final = search.scores.objective(search.perm)
+        initial = final - sum(reversed(gains)) if initial is None else initial
+    else:
+        initial, final = known, known + sum(gains)
     return End(name, search.perm, converged, final, gains, initial)
 
 

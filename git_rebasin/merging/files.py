@@ -11,21 +11,22 @@ __all__ = ['permuted', 'array_by_array', 'weighted_sum', 'average', 'save_permut
 # %% ../../nbs/merging/06_files.ipynb #mf2d0005
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..arguments import check_positive
-from ..checkpoints.late import LateArray, late_like
+from ..checkpoints.late import LateArray, late_like, read_as
 from ..checkpoints.safetensors_files import open_safetensors, write_safetensors
-from ..native import as_dtype
+from ..native import as_dtype, by_stretches
+from ..symmetry.blocks import Block
 from git_rebasin.symmetry.permutation import (
     HasPermutation,
     Permutation,
-    apply_permutation,
-    as_permutation,
     check_permutation,
+    permute_block,
 )
 from ..symmetry.spec import BoundSpec, PermutationSpec
 from ..tree import Leaf, at_least_float32
@@ -45,17 +46,28 @@ def permuted(
 
     Returns:
         dict[str, Leaf]: the same names; an array is read and moved when it is asked for
-    """
-    perm = as_permutation(perm)
 
-    def moved(name: str, leaf: Leaf) -> LateArray:
+    Raises:
+        PermutationSpecError: if the spec does not fit the arrays, or the permutation the spec
+    """
+    # raises PermutationSpecError if the spec does not fit the arrays, or the permutation the spec
+    perm = check_permutation(spec, perm)
+    shapes = {n: tuple(x.shape) for n, x in arrays.items() if n in spec.shapes}
+    blocks: dict[str, list[Block]] = {}
+    for block in spec.bind_shapes(shapes, partial=True).blocks:
+        blocks.setdefault(block.path, []).append(block)
+
+    def moved(leaf: Leaf, own: list[Block]) -> LateArray:
         def read() -> np.ndarray:
-            one = {name: np.asarray(leaf)}
-            return np.asarray(apply_permutation(spec, perm, one, partial=True)[name])
+            old = new = np.asarray(leaf)
+            for block in own:
+                view = permute_block(block, old, perm)
+                new = np.asarray(block.put(new, view, into=new is not old))
+            return new
 
         return late_like(leaf, read)
 
-    return {n: moved(n, x) if n in spec.shapes else x for n, x in arrays.items()}
+    return {n: moved(x, blocks[n]) if n in blocks else x for n, x in arrays.items()}
 
 
 def array_by_array(
@@ -81,7 +93,7 @@ def array_by_array(
 
         def read() -> np.ndarray:
             wide = at_least_float32(np.dtype(leaf.dtype))
-            return as_dtype(compute(name, (as_dtype(np.asarray(x), wide) for x in own)), leaf.dtype)
+            return as_dtype(compute(name, (read_as(x, wide) for x in own)), leaf.dtype)
 
         return late_like(leaf, read)
 
@@ -100,11 +112,20 @@ def weighted_sum(
     """
     total = None
     for weight, x in zip(weights, arrays, strict=True):
-        part = x.dtype.type(weight) * x
-        total = part if total is None else np.add(total, part, out=total)
+        add = partial(_weigh if total is None else _add_weighed, x.dtype.type(weight))
+        total = np.empty(x.shape, x.dtype) if total is None else total
+        by_stretches(add, x.reshape(-1), total.reshape(-1))
     if total is None:
         raise ValueError("there is no array to sum: give one at least")
     return total
+
+
+def _weigh(weight: np.number, x: np.ndarray, total: np.ndarray) -> None:
+    np.multiply(weight, x, out=total)
+
+
+def _add_weighed(weight: np.number, x: np.ndarray, total: np.ndarray) -> None:
+    total += weight * x
 
 
 def average(

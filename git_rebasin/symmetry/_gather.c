@@ -1,25 +1,32 @@
-/* Columns of a matrix in another order: the compiled half of `git_rebasin.symmetry.permutation`.
+/* Columns of a matrix in another order: the compiled half of `git_rebasin.symmetry.gather`.
 
    numpy's `take` along the last axis copies every element by a call of its own. Here a row, which
-   the cache holds, is read by one loop that compilers vectorise. */
+   the cache holds, is read by one loop that compilers vectorise. Elements are moved as they are, so
+   that only their size counts. */
 
 #include "../_native.h"
 
-VECTORISED void copy_columns(const float *restrict from, const int32_t *restrict index,
-                             float *restrict to, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t m)
-{
-    for (Py_ssize_t i = 0; i < rows; i++, from += n, to += m)
-        for (Py_ssize_t j = 0; j < m; j++) to[j] = from[index[j]];
-}
+#define COPY(name, type)                                                             \
+    VECTORISED void name(const type *restrict from, const int32_t *restrict index,   \
+                         type *restrict to, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t m) \
+    {                                                                                \
+        for (Py_ssize_t i = 0; i < rows; i++, from += n, to += m)                    \
+            for (Py_ssize_t j = 0; j < m; j++) to[j] = from[index[j]];               \
+    }
+COPY(copy_of_2_bytes, uint16_t)
+COPY(copy_of_4_bytes, uint32_t)
 
 /* Whether the three buffers are of the right types and fit together; else an error is set. */
 static int check(const Py_buffer *from, const Py_buffer *index, const Py_buffer *to)
 {
-    int typed = has_format(from, "f", 4) && has_format(to, "f", 4) && has_format(index, SIGNED, 4);
+    int of_2 = has_format(from, "eH", 2) && has_format(to, "eH", 2);
+    int of_4 = has_format(from, "fIL", 4) && has_format(to, "fIL", 4);
+    int typed = (of_2 || of_4) && has_format(index, SIGNED, 4);
     if (!typed || from->ndim != 2 || index->ndim != 1 || to->ndim != 2) {
         PyErr_SetString(PyExc_TypeError,
-                        "take_columns wants two float32 matrices, and int32 indices between them, "
-                        "in the byte order of the machine");
+                        "take_columns wants two matrices of float32 or float16, or of the bits of "
+                        "such numbers, and int32 indices between them, in the byte order of the "
+                        "machine");
         return 0;
     }
     if (to->shape[0] != from->shape[0] || to->shape[1] != index->shape[0]) {
@@ -63,8 +70,12 @@ static PyObject *take_columns(PyObject *module, PyObject *args)
         check(&from, &index, &to)) {
         int32_t *checked = checked_indices(&index, from.shape[1]);
         if (checked && to.len > 0) { /* rows without an entry may be very many */
+            Py_ssize_t rows = from.shape[0], n = from.shape[1], m = to.shape[1];
             Py_BEGIN_ALLOW_THREADS
-            copy_columns(from.buf, checked, to.buf, from.shape[0], from.shape[1], to.shape[1]);
+            if (from.itemsize == 2)
+                copy_of_2_bytes(from.buf, checked, to.buf, rows, n, m);
+            else
+                copy_of_4_bytes(from.buf, checked, to.buf, rows, n, m);
             Py_END_ALLOW_THREADS
         }
         if (checked) result = Py_NewRef(Py_None);
@@ -79,8 +90,8 @@ static PyObject *take_columns(PyObject *module, PyObject *args)
 static PyMethodDef methods[] = {
     {"take_columns", take_columns, METH_VARARGS,
      "take_columns(from, index, to)\n--\n\n"
-     "Write to[i, j] = from[i, index[j]]; float32 matrices, int32 indices. `to` may share no\n"
-     "memory with them."},
+     "Write to[i, j] = from[i, index[j]]; matrices of float32 or float16, or of the bits of such\n"
+     "numbers (uint32, uint16), and int32 indices. `to` may share no memory with them."},
     {NULL, NULL, 0, NULL},
 };
 

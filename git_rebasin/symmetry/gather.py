@@ -30,11 +30,19 @@ def _take_columns(w: np.ndarray, index: np.ndarray) -> np.ndarray:
     gather = _gather
     if gather is None:
         return np.take(w, index, axis=-1)
-    out = np.empty((*w.shape[:-1], len(index)), np.float32)
+    out = np.empty((*w.shape[:-1], len(index)), w.dtype)
     index = np.ascontiguousarray(index, np.int32)
-    rows = math.prod(w.shape[:-1])
-    pair = w.reshape(rows, w.shape[-1]), out.reshape(rows, len(index))
+    rows, bits = math.prod(w.shape[:-1]), f"u{w.itemsize}"
+    pair = (x.view(bits).reshape(rows, x.shape[-1]) for x in (w, out))
     by_stretches(lambda one, other: gather.take_columns(one, index, other), *pair)
+    return out
+
+
+def _take_rows(w: np.ndarray, index: np.ndarray) -> np.ndarray:
+    "The first axis reordered, by two threads where it is worth it"
+    out = np.empty((len(index), *w.shape[1:]), w.dtype)
+    # "clip" and not "raise", with which `take` makes a copy first; indices are in range here
+    by_stretches(lambda part, to: np.take(w, part, 0, out=to, mode="clip"), index, out)
     return out
 
 
@@ -53,9 +61,12 @@ def _take_on_host(
 ) -> np.ndarray:
     if parents:
         return np.take_along_axis(w, along_axes(index, (*parents, axis), w.shape), axis=axis)
-    last = axis == w.ndim - 1 and w.ndim > 1 and w.dtype == np.float32
-    fast = last and w.size > 4096 and w.flags.c_contiguous and w.flags.aligned
-    return _take_columns(w, index) if fast else np.take(w, index, axis=axis)
+    if w.ndim > 1 and w.size > 4096 and w.flags.c_contiguous and w.flags.aligned:
+        if axis == w.ndim - 1 and w.dtype.isnative and w.itemsize in (2, 4):
+            return _take_columns(w, index)
+        if axis == 0 and index.size and 0 <= index.min() and index.max() < len(w):
+            return _take_rows(w, index)
+    return np.take(w, index, axis=axis)
 
 # %% ../../nbs/symmetry/12_gather.ipynb #ga120007
 @overload
