@@ -78,7 +78,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray, last: bool) ->
         return
     from scipy.linalg import get_blas_funcs
 
-    gemm = get_blas_funcs("gemm", dtype=np.float32)  # of columns: of the transposes, in reverse
+    (gemm,) = get_blas_funcs(["gemm"], dtype=np.float32)  # of columns: transposes, in reverse
     for own, left, right in zip(total, a, b, strict=True):
         how = {"beta": 1.0, "c": own.T, "trans_a": not last, "trans_b": last, "overwrite_c": True}
         if not np.may_share_memory(made := gemm(1.0, right.T, left.T, **how), own):
