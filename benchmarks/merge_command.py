@@ -15,6 +15,7 @@ product of two 2048 × 2048 matrices, before and after), the most that it has re
 import argparse
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -132,7 +133,8 @@ def isolated(*args) -> dict:
     code = f"import json, merge_command as m; print(json.dumps(m.merge(*{args!r})))"
     run = [sys.executable, "-c", code]
     here = Path(__file__).resolve().parent
-    done = subprocess.run(run, cwd=here, check=True, stdout=subprocess.PIPE, text=True)
+    env = os.environ | {"OPENBLAS_THREAD_TIMEOUT": "4"}  # as the command's own process has it
+    done = subprocess.run(run, cwd=here, env=env, check=True, stdout=subprocess.PIPE, text=True)
     print("\n".join(done.stdout.splitlines()[:-1]))
     return json.loads(done.stdout.splitlines()[-1])
 

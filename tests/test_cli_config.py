@@ -2,7 +2,7 @@
 
 from pathlib import Path
 import argparse
-from git_rebasin.cli.config import configured, read_config
+from git_rebasin.cli.config import WAYS, configured, read_config
 
 
 # %% cc1f0010
@@ -12,6 +12,9 @@ def test_what_is_typed_comes_before_what_is_in_the_file():
 
     import pytest
 
+    from git_rebasin.merging import combined
+
+    assert tuple(WAYS.values()) == combined.WAYS
     config = {
         "models": ["a", {"model": "b"}],
         "merge_method": "dare_linear",

@@ -143,10 +143,32 @@ def test_version_is_that_of_the_settings():
 
 
 def test_import_loads_nothing_that_can_wait():
-    code = "import sys, jax; old = {*sys.modules}; import git_rebasin; print(*{*sys.modules} - old)"
-    command = [sys.executable, "-c", code]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    before = "import sys, jax; old = {*sys.modules}"
+    loaded = printed(f"{before}; from git_rebasin import *; print(*{{*sys.modules}} - old)")
+    assert "git_rebasin.matching.weights" in loaded
     assert not sorted(set(LAZY) & set(loaded)), "import it where it is used, inside of the function"
+
+
+@pytest.mark.parametrize(
+    "code, waits", [("parser", {"numpy", "jax"}), ("parser.make_parser()", {"scipy", "jax"})]
+)
+def test_the_command_starts_without_what_takes_long(code, waits):
+    """Before numpy is imported, it has settings to make."""
+    loaded = printed(f"import sys; from git_rebasin.cli import parser; {code}; print(*sys.modules)")
+    assert "git_rebasin.cli.parser" in loaded and not waits & set(loaded)
+
+
+def test_the_front_door_opens_when_something_is_asked_for():
+    asked = "'jax' in sys.modules, git_rebasin.tree.__name__, git_rebasin.lerp.__name__"
+    told = printed(f"import sys, git_rebasin; print({asked}, hasattr(git_rebasin, 'none'))")
+    assert told == ["False", "git_rebasin.tree", "lerp", "False"]
+    assert vars(git_rebasin)["_MODULES"].keys() == set(git_rebasin.__all__)
+
+
+def printed(code: str) -> list[str]:
+    """The words that a new process prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 # ---- notebooks and what they export

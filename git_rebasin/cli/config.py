@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['read_config', 'configured']
+__all__ = ['WAYS', 'read_config', 'configured']
 
 # %% ../../nbs/cli/10_config.ipynb #cc1f0005
 import argparse
@@ -19,7 +19,8 @@ from ..checkpoints.files import read_json
 from .parser import size_argument
 
 # %% ../../nbs/cli/10_config.ipynb #cc1f0006
-_WAYS = {"linear": "linear", "task_arithmetic": "task", "ties": "ties", "dare_linear": "dare"}
+# `merge_method` of a file → `--merge`; those of `merging.combined`, which takes long to import
+WAYS = {"linear": "linear", "task_arithmetic": "task", "ties": "ties", "dare_linear": "dare"}
 _KEYS = "models merge_method base_model parameters dtype out_dtype align out".split()
 _PARAMETERS = "weight density".split()
 _ALIGN = (
@@ -107,9 +108,9 @@ def _rest(path: Path, given: Mapping[str, Any], densities: set[float]) -> dict[s
     if densities:
         found["density"] = float(densities.pop())
     if (way := given.get("merge_method")) is not None:
-        if way not in _WAYS:
-            raise ValueError(f"{path}: merge_method is {way!r}: give one of {', '.join(_WAYS)}")
-        found["merge"] = _WAYS[way]
+        if way not in WAYS:
+            raise ValueError(f"{path}: merge_method is {way!r}: give one of {', '.join(WAYS)}")
+        found["merge"] = WAYS[way]
     return found
 
 

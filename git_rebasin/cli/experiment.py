@@ -12,7 +12,6 @@ __all__ = ['add_arguments', 'run']
 import argparse
 import sys
 
-from ..arguments import check_name
 from ..progress import ProgressBar
 
 # %% ../../nbs/cli/02_experiment.ipynb #7e3dd55d
@@ -45,6 +44,7 @@ def run(
     Args:
         args: of `add_arguments`
     """
+    from git_rebasin.arguments import check_name
     from git_rebasin.experiments.plan import format_plans, plans_of
     from git_rebasin.experiments.records import changed_revision, read_record
     from git_rebasin.experiments.runner import EXPERIMENTS, load_experiment

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import configured
+from .config import WAYS, configured
 from .match import forget_searches
 from git_rebasin.cli.merged import (
     in_memory,
@@ -61,8 +61,6 @@ def add_arguments(
     Args:
         parser: of `git-rebasin merge`
     """
-    from git_rebasin.merging.combined import WAYS
-
     models = "checkpoints: files or folders"
     parser.add_argument("models", nargs="*", default=[], metavar="MODEL", help=models)
     out = "where to write: a file like the first, of another format by its suffix, or a folder"
@@ -76,7 +74,7 @@ def add_arguments(
     lam = "the share of the second of two models, or those of all, as 0.2,0.3,0.5 (default: equal)"
     group.add_argument("--lambda", dest="lam", type=shares_argument, metavar="SHARE", help=lam)
     ways = "the mean, or what models learned beyond --base: added up, trimmed or thinned out"
-    group.add_argument("--merge", default="linear", choices=WAYS, help=ways)
+    group.add_argument("--merge", default="linear", choices=tuple(WAYS.values()), help=ways)
     group.add_argument("--base", metavar="MODEL", help="what the models were tuned from")
     share = "of what was learned, the share that ties and dare keep (default: %(default)s)"
     group.add_argument("--density", type=float, default=0.5, metavar="SHARE", help=share)

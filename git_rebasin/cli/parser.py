@@ -136,11 +136,9 @@ def main(
     Returns:
         int: exit code
     """
+    if argv is None:
+        _prepare_process()
     args = make_parser().parse_args(argv)
-    if argv is None:  # the process is the command's own
-        from git_rebasin.native import keep_freed_memory
-
-        keep_freed_memory()
     if args.verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("git_rebasin").setLevel(logging.INFO)
@@ -158,6 +156,15 @@ def main(
         print(f"git-rebasin: {again}", file=sys.stderr)
         return 130
     return 0
+
+
+def _prepare_process() -> None:
+    "Settings of a process that is the command's own, before anything imports numpy"
+    # Threads of a product sleep when it is done, instead of keeping a core for the next one.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # the least that there is
+    from git_rebasin.native import keep_freed_memory
+
+    keep_freed_memory()
 
 # %% ../../nbs/cli/00_parser.ipynb #pj0a0001
 def print_json(
