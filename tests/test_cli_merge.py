@@ -77,7 +77,7 @@ def test_a_permuted_copy_is_found_and_the_merge_is_the_model_itself():
             "float16",
             "--quiet",
         )
-        assert (code, out) == (0, ""), err
+        assert (code, out, err) == (0, "", "")
         halves = values(f"{d}/m2.safetensors")
         assert {str(x.dtype) for x in halves.values()} == {"float16"}
         np.testing.assert_allclose(halves["conv1.weight"], a["conv1.weight"], atol=1e-2)

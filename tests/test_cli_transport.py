@@ -50,7 +50,7 @@ def test_what_was_learned_arrives_in_the_other_order():
         for n, x in b2.items():
             np.testing.assert_allclose(np.asarray(found.arrays[n]), x, atol=1e-6)
         assert np.asarray(found.arrays["bn1.num_batches_tracked"]) == 7
-        assert call(f"transport {files} -o none.ckpt --lambda 0 --quiet")[:2] == (0, "")
+        assert call(f"transport {files} -o none.ckpt --lambda 0 --quiet") == (0, "", "")
         same = open_checkpoint("none.ckpt").arrays
         assert all(np.array_equal(np.asarray(same[n]), x) for n, x in counted.items())
         before = sorted(os.listdir())

@@ -14,8 +14,7 @@ import argparse
 import numpy as np
 
 from .models import add_network, given_spec, known_network, within_of
-from .parser import seed_argument
-from ..progress import ProgressBar
+from .parser import progress_of, seed_argument
 
 # %% ../../nbs/cli/16_check.ipynb #ck8a0007
 def add_arguments(
@@ -58,7 +57,7 @@ def run(
     spec = given_spec(checkpoint, args.spec, whole=True)
     arrays = {name: np.asarray(leaf) for name, leaf in checkpoint.arrays.items()}
     options = {"key": jax.random.key(args.seed), "trials": args.trials}
-    with ProgressBar() as bar:
+    with progress_of(args) as bar:
         found = check_permutation_spec(
             spec, network.fn, arrays, *network.example, **options, callback=bar
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .models import add_compat, add_network, open_fitting, shared_model
-from .parser import seed_argument
+from .parser import progress_of, seed_argument
 from ..progress import ProgressBar
 from ..tables import markdown_table
 
@@ -145,7 +145,7 @@ def run(
 
     a, b = open_fitting((args.a, args.b), args)
     model = shared_model([a, b], args)
-    with ProgressBar() as bar:
+    with progress_of(args) as bar:
         kept = kept_search(args.out)
         match = match_by_weights(args, model.spec, a, b, bar, args.method, resume=kept)
     file = save_permutations(args.out, model.spec, [match.perm], f"git-rebasin match, {match!r}")

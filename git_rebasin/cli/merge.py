@@ -24,8 +24,7 @@ from git_rebasin.cli.merged import (
     shares_of,
 )
 from .models import add_compat, add_network, open_fitting, shared_model
-from .parser import print_json, seed_argument, size_argument
-from ..progress import ProgressBar
+from .parser import print_json, progress_of, seed_argument, size_argument
 
 if TYPE_CHECKING:
     from git_rebasin.checkpoints.opened import Checkpoint
@@ -220,7 +219,7 @@ def run(
     if args.dry_run:
         return tell(_plan(args, model, checkpoints))
     merge = merge_by_function if in_memory(args, model, checkpoints) else merge_by_weights
-    with ProgressBar() as bar:
+    with progress_of(args) as bar:
         found = merge(args, model, checkpoints, bar)
         arrays = {n: found.arrays.get(n, x) for n, x in checkpoints[0].arrays.items()}
         arrays = completed(checkpoints, model.spec, found.perms, arrays)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['COMMANDS', 'EXPLAINED', 'Parser', 'seed_argument', 'make_parser', 'size_argument', 'main', 'print_json', 'captured']
+__all__ = ['COMMANDS', 'EXPLAINED', 'Parser', 'seed_argument', 'make_parser', 'size_argument', 'progress_of', 'main',
+           'print_json', 'captured']
 
 # %% ../../nbs/cli/00_parser.ipynb #37931234
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import git_rebasin
+from ..progress import ProgressBar
 
 # %% ../../nbs/cli/00_parser.ipynb #250f7702
 class Parser(argparse.ArgumentParser):
@@ -123,6 +125,17 @@ def size_argument(
 # %% ../../nbs/cli/00_parser.ipynb #da3f47af
 # what the package raises with a remedy
 EXPLAINED = (ValueError, OSError, ArithmeticError, ModuleNotFoundError)
+
+
+def progress_of(
+    args: argparse.Namespace,  # of a subcommand that has `--quiet`
+) -> ProgressBar:
+    """What shows how far a subcommand is; of `--quiet` nothing is shown
+
+    Args:
+        args: of a subcommand that has `--quiet`
+    """
+    return ProgressBar(io.StringIO(), lines=False) if args.quiet else ProgressBar()
 
 
 def main(

@@ -14,7 +14,7 @@ import math
 
 from .match import add_match, found_match
 from .models import add_network, within_of
-from ..progress import ProgressBar
+from .parser import progress_of
 
 # %% ../../nbs/cli/13_transport.ipynb #ct2b0007
 def add_arguments(
@@ -62,7 +62,7 @@ def run(
     base, tuned, onto = (open_checkpoint(path, within_of(args)) for path in paths)
     check_target(args.out, onto, args.dtype)
     given = base.arrays, tuned.arrays, onto.arrays
-    with ProgressBar() as bar:
+    with progress_of(args) as bar:
         match = found_match(args, base, onto, bar)
         arrays = transported(match.spec, match.perm, *given, scale=args.lam)
         file = write_checkpoint(args.out, arrays, onto, dtype=args.dtype)
