@@ -161,7 +161,8 @@ def test_models_read_lazily_are_matched_at_any_scale_without_more_reads():
             models = [{p: Late(w) for p, w in times(m, power).items()} for m in (a, b)]
             match = gr.weight_matching(KEY, SPEC, *models, budget=0)
             want = gr.weight_matching(KEY, SPEC, times(a, power), times(b, power))
-            assert same_permutation(match.perm, want.perm) and match.objective == want.objective
+            assert same_permutation(match.perm, want.perm)
+            np.testing.assert_allclose(match.objective, want.objective, rtol=1e-6)
             reads[power] = sum(w.reads for model in models for w in model.values())
         more = len(a) * 2 if dtype == np.float64 else 0  # once more, to look beyond float32
         assert reads[-80] <= reads[0] + more and reads[90] <= reads[0] + more
