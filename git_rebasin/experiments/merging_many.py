@@ -69,12 +69,12 @@ class Merging:
 
 _FIVE = Merging(MNIST_MLP, checkpoints=MNIST_MLPS)
 _SMOKE = Merging(NetworkConfig("mlp", "digits", TrainConfig(6, 50), (24, 24)), 3, share=0.5)
-_HALVES = NetworkConfig("mlp", "mnist", TrainConfig(20))
+_HALVES = Merging(NetworkConfig("mlp", "mnist", TrainConfig()), 32, share=0.5)
 
 PRESETS = {
     "smoke": {"halves": Runs(_SMOKE, (0,))},
-    "cpu": {"five": Runs(_FIVE), "halves": Runs(Merging(_HALVES, 16, share=0.5))},
-    "paper": {"five": Runs(_FIVE), "halves": Runs(Merging(MNIST_MLP, 32, share=0.5))},
+    "cpu": {"five": Runs(_FIVE), "halves": Runs(_HALVES)},
+    "paper": {"five": Runs(_FIVE), "halves": Runs(_HALVES)},
 }
 
 # %% ../../nbs/experiments/merging_many.ipynb #b3795d4d

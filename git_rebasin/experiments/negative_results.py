@@ -7,11 +7,12 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['NEAR', 'FAILURES', 'PRESETS', 'EXPERIMENT', 'steepest_descent_matching', 'mean_gradient', 'largest_gain_matching',
-           'evaluate_direction', 'try_pair', 'column', 'dips', 'format_directions', 'shares_left',
+           'Tried', 'evaluate_direction', 'try_pair', 'column', 'dips', 'format_directions', 'shares_left',
            'finding_of_steepest_descent', 'finding_of_failure', 'finding_of_largest_gain', 'findings']
 
 # %% ../../nbs/experiments/negative_results.ipynb #23476096
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -27,7 +28,14 @@ from git_rebasin.experiments.compare import (
     ways_to_match,
 )
 from .mlp_matchers import cifar_mlp
-from .networks import DIGITS_MLP, LineConfig, NetworkConfig, train_pair
+from git_rebasin.experiments.networks import (
+    DIGITS_MLP,
+    MNIST_MLP,
+    MNIST_MLPS,
+    LineConfig,
+    NetworkConfig,
+    train_pair,
+)
 from .problem import Problem, evaluate_permutation
 from .records import Record
 from .runner import Context, Experiment, Finding, Runs, by_family, verdict
@@ -149,25 +157,38 @@ _mnist = partial(NetworkConfig, "mlp", "mnist")
 _sgd = partial(TrainConfig, optimizer="sgd")
 
 
-def _families(epochs: int, cifar: NetworkConfig, **options: Any) -> dict[str, Runs[LineConfig]]:
+@dataclass(frozen=True)
+class Tried(LineConfig):
+    """A pair of networks for which matching may fail
+
+    Attributes:
+        checkpoints: below `out`: where another experiment keeps these networks
+    """
+
+    checkpoints: str | None = field(default=None, compare=False)  # below `out`: where another
+    #   experiment keeps these networks
+
+
+def _families(cifar: NetworkConfig, **options: Any) -> dict[str, Runs[Tried]]:
     "All kinds of MNIST networks, those that are trained for one epoch, and others on CIFAR-10"
     kinds = {
-        "adam-0.001": _mnist(TrainConfig(epochs)),
-        "adam-0.01": _mnist(TrainConfig(epochs, learning_rate=0.01)),
-        "sgd-0.1": _mnist(_sgd(epochs, learning_rate=0.1)),
-        "sgd-0.01": _mnist(_sgd(epochs, learning_rate=0.01)),
-        "sgd-0.001": _mnist(_sgd(epochs, learning_rate=0.001)),
-        "narrow": _mnist(TrainConfig(epochs), (32, 32, 32)),
+        "adam-0.001": MNIST_MLP,
+        "adam-0.01": _mnist(TrainConfig(learning_rate=0.01)),
+        "sgd-0.1": _mnist(_sgd(learning_rate=0.1)),
+        "sgd-0.01": _mnist(_sgd(learning_rate=0.01)),
+        "sgd-0.001": _mnist(_sgd(learning_rate=0.001)),
+        "narrow": _mnist(TrainConfig(), (32, 32, 32)),
         "early": _mnist(TrainConfig(1)),
         "cifar10": cifar,
     }
-    return {name: Runs(LineConfig(network, **options)) for name, network in kinds.items()}
+    runs = {name: Runs(Tried(network, **options)) for name, network in kinds.items()}
+    return runs | {"adam-0.001": Runs(Tried(MNIST_MLP, checkpoints=MNIST_MLPS, **options))}
 
 
 PRESETS = {
-    "smoke": {"digits": Runs(LineConfig(DIGITS_MLP, lambdas=3, judged=None), (0,))},
-    "cpu": _families(8, cifar_mlp(5), lambdas=11, judged=5000),
-    "paper": _families(100, cifar_mlp(), lambdas=25, judged=None),
+    "smoke": {"digits": Runs(Tried(DIGITS_MLP, lambdas=3, judged=None), (0,))},
+    "cpu": _families(cifar_mlp(5), lambdas=11, judged=5000),
+    "paper": _families(cifar_mlp(), lambdas=25, judged=None),
 }
 
 # %% ../../nbs/experiments/negative_results.ipynb #946f21ce
@@ -196,7 +217,7 @@ def evaluate_direction(
 
 
 def try_pair(
-    config: LineConfig,
+    config: Tried,
     seed: int,  # which pair
     context: Context,
 ) -> Record:
