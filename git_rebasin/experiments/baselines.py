@@ -22,14 +22,7 @@ import numpy as np
 from .calibration import ensemble, log_probabilities
 from .compare import mean_and_spread, spread_of
 from .midpoints import TREATMENTS, loss_and_accuracy, treat_midpoint
-from git_rebasin.experiments.networks import (
-    MNIST_MLP,
-    MNIST_MLPS,
-    NetworkConfig,
-    network_fn,
-    network_spec,
-    train_pair,
-)
+from .networks import NetworkConfig, network_fn, network_spec, train_pair
 from .problem import in_batches
 from .records import Record
 from git_rebasin.experiments.runner import (
@@ -56,13 +49,11 @@ class Merge:
     Attributes:
         statistics: training images for repair
         judged: midpoints are evaluated on the first images; None: all
-        checkpoints: below `out`: where another experiment keeps these networks
     """
 
     network: NetworkConfig
     statistics: int = 10_000  # training images for repair
     judged: int | None = 10_000  # midpoints are evaluated on the first images; None: all
-    checkpoints: str | None = None  # below `out`: where another experiment keeps these networks
 
 
 def _sweeps(
@@ -79,9 +70,7 @@ def _sweeps(
     for width, decay in [*((full, d) for d in decays), *((w, 0.0) for w in narrower)]:
         how = dataclasses.replace(training, weight_decay=decay)
         network = NetworkConfig("mlp", data, how, (width,) * 3, augment=augment)
-        kept = MNIST_MLPS if network == MNIST_MLP else None
-        merge = Merge(network, checkpoints=kept, **options)
-        families[f"{data}-{width}-{decay:g}"] = Runs(merge, seeds)
+        families[f"{data}-{width}-{decay:g}"] = Runs(Merge(network, **options), seeds)
     return families
 
 
@@ -90,7 +79,7 @@ _DECAYS, _WIDTHS = (0.0, 1e-4, 1e-3, 1e-2), (8, 16, 32, 64, 128)
 
 PRESETS = {
     "smoke": _sweeps("digits", TrainConfig(2, 50), (0.0, 1e-2), (), (0,), 16, statistics=200),
-    "cpu": _sweeps("mnist", _MNIST, _DECAYS, _WIDTHS)
+    "cpu": _sweeps("mnist", TrainConfig(10), _DECAYS, _WIDTHS)
     | _sweeps("cifar10", TrainConfig(5), _DECAYS[:3]),
     "paper": _sweeps("mnist", _MNIST, _DECAYS, _WIDTHS, judged=None)
     | _sweeps("cifar10", _CIFAR, _DECAYS, _WIDTHS, judged=None, augment=True),
