@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from ..arguments import check_positive
 from ..checkpoints.late import read_as
-from ..native import as_dtype
+from ..native import as_dtype, by_stretches
 from ..symmetry.blocks import Block
 from ..tree import Array, Leaf, at_least_float32
 
@@ -194,7 +194,9 @@ def dot(a: Array, b: Array) -> float:
     if a.size < 2**14:
         return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
     cut = a.size // n * n
-    rows = np.einsum("ij,ij->i", a[:cut].reshape(-1, n), b[:cut].reshape(-1, n))
+    rows = np.empty(cut // n, np.result_type(a, b))
+    add = lambda x, y, out: np.einsum("ij,ij->i", x, y, out=out)
+    by_stretches(add, a[:cut].reshape(-1, n), b[:cut].reshape(-1, n), rows)
     return float(rows.sum(dtype=np.float64)) + float(np.dot(a[cut:], b[cut:]))
 
 
