@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ['compiled', 'by_stretches', 'cores', 'keep_freed_memory', 'as_dtype']
 
 # %% ../nbs/08_native.ipynb #nv080003
+import contextvars
 import ctypes
 import importlib
 import os
@@ -69,7 +70,8 @@ def by_stretches(
         except BaseException as error:
             failed.append(error)
 
-    other = threading.Thread(target=work)
+    context = contextvars.copy_context()  # numpy's handling of errors, among others
+    other = threading.Thread(target=context.run, args=(work,))
     if cores() > 1:
         other.start()
     work()

@@ -46,6 +46,11 @@ def test_stretches_make_a_whole_and_errors_are_raised():
             native.by_stretches(lambda x: calls.append(len(x)), a[:100])
             native.by_stretches(lambda x: calls.append(len(x)), a.reshape(1, -1))
             assert calls == [100, 1]
+            large = np.full(2**20, 1e300)
+            with np.errstate(over="ignore"):  # in both threads
+                native.by_stretches(lambda x: (time.sleep(0.001), x.astype(np.float32)), large)
+            with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+                native.by_stretches(lambda x: x.astype(np.float32), large)
 
 
 # %% nv080032
