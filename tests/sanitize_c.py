@@ -32,9 +32,9 @@ MACROS = ["-DPy_LIMITED_API=0x030B0000", "-DVECTORISED=static"]  # the loader ca
 
 def gather_arguments(rng):
     rows, n, m = rng.integers(0, 40, 3)
-    table = rng.normal(size=(rows, n)).astype(np.float32)
+    table = rng.normal(size=(rows, n)).astype(rng.choice([np.float32, np.float16]))
     index = rng.integers(0, n, m if n else 0).astype(rng.choice([np.int32, np.intc]))
-    return [table, index, np.zeros((rows, len(index)), np.float32)]
+    return [table, index, np.zeros((rows, len(index)), table.dtype)]
 
 
 def assignment_arguments(rng):
@@ -170,7 +170,7 @@ def race(rng, name, part) -> str:
     """A call while another thread writes to one of its arguments."""
     _, call = CALLS[name]
     if name == "_gather":
-        table = rng.normal(size=(1000, 300)).astype(np.float32)
+        table = rng.normal(size=(1000, 300)).astype(rng.choice([np.float32, np.float16]))
         given = [table, rng.permutation(300).astype(np.int32), np.zeros_like(table)]
     elif name == "_halves":
         given = [rng.integers(0, 2**16, 10_000).astype(np.uint16), np.zeros(10_000, np.float32)]
@@ -180,7 +180,7 @@ def race(rng, name, part) -> str:
     k, stop = rng.integers(len(given)), threading.Event()
     target, kept, at = given[k].reshape(-1), given[k].copy().reshape(-1), rng.integers(0, 100, 9)
     extremes = {"i": [2**31 - 1, -1], "u": [2**16 - 1, 0]}
-    bad = extremes.get(target.dtype.kind, [np.nan, np.inf, -np.inf, 3e38])
+    bad = extremes.get(target.dtype.kind) or [np.nan, np.inf, -np.inf, np.finfo(target.dtype).max]
 
     def write():
         while not stop.is_set():

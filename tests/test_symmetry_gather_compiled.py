@@ -1,4 +1,4 @@
-"""What the compiled gather is given: every native int32 and float32 is read, all else is refused."""
+"""What the compiled gather is given: native int32, and numbers of 16 and 32 bits; else refused."""
 
 import ctypes
 
@@ -44,6 +44,28 @@ def test_arrays_of_ctypes_are_read_in_the_byte_order_of_the_machine_only():
         taken(index=(swapped * 3)(3, 0, 2))
     with pytest.raises(TypeError):
         taken(table=TABLE.astype(">f4"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint16", "float32", "uint32"])
+def test_numbers_of_16_and_32_bits_are_moved_as_they_are(dtype):
+    table = (
+        np.random.default_rng(0).integers(0, 2**16, (5, 7)).astype(f"u{np.dtype(dtype).itemsize}")
+    )
+    out = np.zeros((5, 3), table.dtype)
+    gather.take_columns(table.view(dtype), INDEX, out.view(dtype))  # NaNs among them, bit by bit
+    np.testing.assert_array_equal(out, table[:, INDEX])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "complex64", "bool", ">f2", ">u4"])
+def test_other_numbers_are_refused(dtype):
+    with pytest.raises(TypeError, match="float32 or float16"):
+        gather.take_columns(TABLE.astype(dtype), INDEX, np.zeros((3, 3), dtype))
+
+
+def test_numbers_of_two_kinds_are_refused():
+    for table, out in (("f2", "f4"), ("f4", "f2"), ("f4", "u4"), ("u4", "f4"), ("u2", "f2")):
+        with pytest.raises(TypeError, match="float32 or float16"):
+            gather.take_columns(TABLE.astype(table), INDEX, np.zeros((3, 3), out))
 
 
 @pytest.mark.parametrize("bad", [-1, 4, 2**31 - 1, -(2**31)])

@@ -16,12 +16,21 @@
 COPY(copy_of_2_bytes, uint16_t)
 COPY(copy_of_4_bytes, uint32_t)
 
+/* Whether the items of both are numbers of 16 or 32 bits, and of one kind. */
+static int same_kind(const Py_buffer *one, const Py_buffer *other)
+{
+    static const char *kinds[] = {"e", "H", "f", "IL"};
+    for (int k = 0; k < 4; k++) {
+        Py_ssize_t size = k < 2 ? 2 : 4;
+        if (has_format(one, kinds[k], size)) return has_format(other, kinds[k], size);
+    }
+    return 0;
+}
+
 /* Whether the three buffers are of the right types and fit together; else an error is set. */
 static int check(const Py_buffer *from, const Py_buffer *index, const Py_buffer *to)
 {
-    int of_2 = has_format(from, "eH", 2) && has_format(to, "eH", 2);
-    int of_4 = has_format(from, "fIL", 4) && has_format(to, "fIL", 4);
-    int typed = (of_2 || of_4) && has_format(index, SIGNED, 4);
+    int typed = same_kind(from, to) && has_format(index, SIGNED, 4);
     if (!typed || from->ndim != 2 || index->ndim != 1 || to->ndim != 2) {
         PyErr_SetString(PyExc_TypeError,
                         "take_columns wants two matrices of float32 or float16, or of the bits of "
