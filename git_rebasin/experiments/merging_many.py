@@ -73,7 +73,7 @@ _HALVES = Merging(NetworkConfig("mlp", "mnist", TrainConfig()), 32, share=0.5)
 
 PRESETS = {
     "smoke": {"halves": Runs(_SMOKE, (0,))},
-    "cpu": {"five": Runs(_FIVE), "halves": Runs(_HALVES)},
+    "cpu": {"five": Runs(_FIVE), "halves": Runs(_HALVES, (0,))},
     "paper": {"five": Runs(_FIVE), "halves": Runs(_HALVES)},
 }
 
