@@ -131,8 +131,8 @@ PRESETS = {
         "cifar10": Runs(_tenth(cifar_mlp())),
     },
     "variants": _variants("cifar10 Adam"),
-    "more-variants": _variants("cifar10 AdamW", "cifar10 decay 0.002")
-    | {"cifar10 whole descent": Runs(_WHOLE, (0,))},
+    "more-variants": _variants("cifar10 AdamW"),
+    "longer": _variants("cifar10 decay 0.002") | {"cifar10 whole descent": Runs(_WHOLE, (0,))},
     "paper": {
         "MNIST MLP": Runs(_compared(MNIST_MLP, effort=_MNIST, checkpoints=MNIST_MLPS)),
         "CIFAR-10 MLP": Runs(_compared(cifar_mlp(), effort=_CIFAR)),
