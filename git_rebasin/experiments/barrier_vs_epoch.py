@@ -93,10 +93,10 @@ def _follow(
     return EpochSweep(network, 9, 5000, epochs=epochs, checkpoints=checkpoints)
 
 
-def _variants(*names: str) -> dict[str, Runs[EpochSweep]]:
-    "A pair of each of some trainings on CIFAR-10, which the comparison of matchers has trained"
-    folder = "mlp-matchers/checkpoints/variants"
-    return {name: Runs(_follow(CIFAR_VARIANTS[name], f"{folder}/{name}"), (0,)) for name in names}
+def _variant(name: str, preset: str) -> dict[str, Runs[EpochSweep]]:
+    "A pair of another training on CIFAR-10, by a preset of the comparison of matchers"
+    folder = f"mlp-matchers/checkpoints/{preset}/{name}"
+    return {name: Runs(_follow(CIFAR_VARIANTS[name], folder), (0,))}
 
 
 PRESETS = {
@@ -105,7 +105,8 @@ PRESETS = {
         "mnist": Runs(_follow(MNIST_MLP, MNIST_MLPS, _MNIST)),
         "cifar10": Runs(_follow(cifar_mlp(), CIFAR_MLPS)),
     },
-    "variants": _variants("cifar10 Adam"),
+    "variants": _variant("cifar10 Adam", "variants"),
+    "more-variants": _variant("cifar10 AdamW", "more-variants"),
     "paper": {"mnist": _whole(MNIST_MLP), "cifar10": _whole(cifar_mlp())},
 }
 
