@@ -153,7 +153,7 @@ class Late:
         return self.values.copy()
 
 
-def test_models_read_lazily_are_matched_at_any_scale_with_few_more_reads():
+def test_models_read_lazily_are_matched_at_any_scale_without_more_reads():
     for dtype in (np.float32, np.float64):
         a, b = draw(0, dtype), draw(1, dtype)
         reads = {}
@@ -161,11 +161,9 @@ def test_models_read_lazily_are_matched_at_any_scale_with_few_more_reads():
             models = [{p: Late(w) for p, w in times(m, power).items()} for m in (a, b)]
             match = gr.weight_matching(KEY, SPEC, *models, budget=0)
             want = gr.weight_matching(KEY, SPEC, times(a, power), times(b, power))
-            assert same_permutation(match.perm, want.perm)
-            np.testing.assert_allclose(match.objective, want.objective, rtol=1e-6)
+            assert same_permutation(match.perm, want.perm) and match.objective == want.objective
             reads[power] = sum(w.reads for model in models for w in model.values())
-        # Once more, for an objective that is beyond float32, and to look beyond it at float64.
-        more = len(a) * (4 if dtype == np.float64 else 2)
+        more = len(a) * 2 if dtype == np.float64 else 0  # once more, to look beyond float32
         assert reads[-80] <= reads[0] + more and reads[90] <= reads[0] + more
 
 

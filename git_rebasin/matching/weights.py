@@ -196,7 +196,7 @@ def _run(
     for own in search.scores.groups.values():
         own.matrix = None  # built for other starts: forgotten, so that each is as if it were alone
     gains, converged = [], False
-    told = known = search.scores.at_identity if name == "identity" else None  # the objective
+    told = search.scores.at_identity if name == "identity" else None  # the objective, if known
     initial = ends[0].initial if ends else None
     stage = "weight matching" + ("" if name == "given" else f" from {name}")
 
@@ -220,11 +220,8 @@ def _run(
         steps = search.sweep(entropy, len(gains))
         converged = not any(steps)
         sweep_done(sum(steps))
-    if known is None:
-        final = search.scores.objective(search.perm)
-        initial = final - sum(reversed(gains)) if initial is None else initial
-    else:
-        initial, final = known, known + sum(gains)
+    final = search.scores.objective(search.perm)
+    initial = final - sum(reversed(gains)) if initial is None else initial
     return End(name, search.perm, converged, final, gains, initial)
 
 
