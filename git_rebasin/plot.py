@@ -324,6 +324,7 @@ def _touches(spec: PermutationSpec, depth: int | None) -> dict[str, dict[tuple[s
 
 def _layer(path: str, depth: int | None) -> str:
     "The layer that an array is a part of; parameters and statistics of one layer are one row"
-    steps = path.split("/")
+    mark = "/" if "/" in path else "."  # names of PyTorch have dots
+    steps = path.split(mark)
     steps = steps[1:] if steps[0] in ("params", "batch_stats") and len(steps) > 2 else steps
-    return "/".join((steps[:-1] or steps)[:depth])
+    return mark.join((steps[:-1] or steps)[:depth])

@@ -62,7 +62,7 @@ def test_a_network_is_recognised_or_said():
             ValueError, match="b.pt is of no architecture that is known .*begin with w, v. Say"
         ):
             model_of(other, options())
-        with pytest.raises(ValueError, match="b.pt is no cifar-resnet: it has no names that fit conv1"):
+        with pytest.raises(ValueError, match="b.pt is no cifar-resnet: no names fit conv1"):
             model_of(other, options("--arch", "cifar-resnet"))
         with pytest.raises(ValueError, match="--fn needs an input"):
             model_of(other, options("--fn", "math:sqrt"))

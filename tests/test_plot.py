@@ -2,6 +2,7 @@
 
 from git_rebasin.interpolation import Interpolation
 from git_rebasin.matching.match import Match
+from git_rebasin.symmetry.spec import PermutationSpec
 from git_rebasin.plot import plot_interpolation, plot_match, plot_spec
 
 
@@ -120,4 +121,7 @@ def test_a_spec_is_drawn_as_it_is():
         t.get_text() for t in plot_spec(resnet50_permutation_spec(), depth=2).axes[0].get_yticklabels()
     ]
     assert rows[0] == "layers_0/ConvBlock_0" and "blockgroups_3/blocks_2" in rows and len(rows) == 18
+    dotted = PermutationSpec({"layer1.0.bn1.weight": ("P",), "layer1.0.bn1.bias": ("P",), "b": (None,)})
+    rows = [t.get_text() for t in plot_spec(dotted).axes[0].get_yticklabels()]
+    assert rows == ["layer1.0.bn1", "b"]
     plt.close("all")

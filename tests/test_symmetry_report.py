@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from git_rebasin.symmetry.entries import Concat, Product, Split
+from git_rebasin.symmetry.report import reasons_table
 from git_rebasin.symmetry.spec import BoundSpec, PermutationSpec
 
 SPEC = BoundSpec(
@@ -30,6 +31,12 @@ def test_every_axis_is_there_with_its_reason():
     assert str(SPEC.report("free")) == str(report(*parts, "free"))
     hand = PermutationSpec({"w": (None, "P")}).bind({"w": np.ones((2, 3))}).report()
     assert [a.reason for a in hand.axes] == ["", ""]
+    table = reasons_table(SPEC.report()).splitlines()
+    assert table[2:] == [
+        "| argument 0, axis 1 | 1 | w, axis 0 |",
+        "| argument 0, axis 2 | 1 | w, axis 1 |",
+        "| a &#124; b | 1 | s, axis 0 |",
+    ]
 
 
 # %% 72c93c8d

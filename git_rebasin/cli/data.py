@@ -21,7 +21,7 @@ import numpy as np
 from .models import function_of
 
 if TYPE_CHECKING:
-    from git_rebasin.architectures.known import Architecture
+    from git_rebasin.architectures.architecture import Architecture
 
 # %% ../../nbs/cli/17_data.ipynb #cm4f0022
 def _pair(pair: Any, place: str) -> tuple[np.ndarray, np.ndarray]:

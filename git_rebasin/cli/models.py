@@ -18,13 +18,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from git_rebasin.architectures.known import Architecture
+    from git_rebasin.architectures.architecture import Architecture
+    from git_rebasin.architectures.known import Near
     from git_rebasin.checkpoints.opened import Checkpoint
     from git_rebasin.symmetry.spec import BoundSpec
 
@@ -39,6 +41,8 @@ def add_network(
     """
     group = parser.add_argument_group("the network (default: recognised by its names)")
     group.add_argument("--arch", metavar="NAME", help="one of `git-rebasin list`")
+    heads = "of attention (default: as a config.json beside the file says, or as is usual)"
+    group.add_argument("--heads", type=int, metavar="N", help=heads)
     spec = "a permutation spec, as `git-rebasin spec` writes it; a * stands for a part of a name"
     group.add_argument("--spec", metavar="FILE.json", help=spec)
     fn = "a function (params, *inputs) → outputs of your own; params: {name: array}"
@@ -266,10 +270,24 @@ def network_of(
         return None
     if not arch.fits(checkpoint.arrays):
         raise ValueError(
-            f"{checkpoint.path} is no {arch.name}: it has no names that fit {', '.join(arch.keys)}"
+            f"{checkpoint.path} is no {arch.name}: no names fit "
+            + ", or ".join(", ".join(keys) for keys in arch.keys)
         )
+    config = arch.config_of(checkpoint.arrays, _settings(checkpoint, args))
     how = f"{arch.name}, " + ("as given" if args.arch else "recognised by its names")
-    return Network(arch.apply, arch.example(checkpoint.arrays), arch, how)
+    how = "; ".join((how, *getattr(config, "notes", ())))
+    return Network(partial(arch.apply, config=config), arch.example(config), arch, how)
+
+
+def _settings(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
+    "What the `config.json` beside a checkpoint says, and what was given"
+    from git_rebasin.architectures.architecture import HEADS
+    from git_rebasin.checkpoints.files import read_json
+
+    path = checkpoint.path
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    settings = read_json(file) if file.is_file() else {}
+    return settings | (dict.fromkeys(HEADS, args.heads) if getattr(args, "heads", None) else {})
 
 
 def known_network(
@@ -382,12 +400,21 @@ def shared_model(
 
 
 def _unknown(checkpoint: Checkpoint) -> str:
-    from git_rebasin.architectures.known import ARCHITECTURES
+    from git_rebasin.architectures.known import nearest
 
     shown = ", ".join(list(checkpoint.arrays)[:4])
-    known = ", ".join(own.name for own in ARCHITECTURES)
+    near = "; ".join(_difference(own) for own in nearest(checkpoint.arrays) if own.share)
+    near = f" The nearest are {near}." if near else ""
     return (
-        f"{checkpoint.path} is of no architecture that is known ({known}); its names begin with "
-        f"{shown}. Say what it computes: --fn module:function --example SHAPE with a function of "
-        "JAX (params, inputs) → outputs, or --spec FILE.json"
+        f"{checkpoint.path} is of no architecture that is known (see `git-rebasin list`); its "
+        f"names begin with {shown}.{near} Say what it computes: --fn "
+        "module:function --example SHAPE with a function of JAX (params, inputs) → outputs, or "
+        "--spec FILE.json"
     )
+
+
+def _difference(near: Near) -> str:
+    "An architecture, and why names are not its own"
+    lacking = f"no name fits {', '.join(near.lacking[:3])}" if near.lacking else ""
+    extra = f"it has no {near.extra[0]}" if near.extra else ""
+    return f"{near.architecture.name} ({' and '.join(filter(None, (lacking, extra)))})"

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['AxisReport', 'axis_reports', 'Report', 'report']
+__all__ = ['AxisReport', 'axis_reports', 'Report', 'report', 'reasons_table']
 
 # %% ../../nbs/symmetry/03_report.ipynb #a42840ef
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -57,6 +58,11 @@ def axis_reports(
         yield AxisReport(path, k, n, " ‖ ".join(entries), tuple(groups), reason or "")
 
 # %% ../../nbs/symmetry/03_report.ipynb #4e290852
+def _escaped(text: str) -> str:
+    "A text as a cell of Markdown"
+    return text.replace("|", "&#124;").replace("<", "&lt;")
+
+
 @dataclass(frozen=True)
 class Report:
     "A spec axis by axis; a table in a notebook and in print"
@@ -70,10 +76,8 @@ class Report:
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_markdown_(self) -> str:
-        def escaped(cells: tuple[str, ...]) -> list[str]:
-            return [c.replace("|", "&#124;").replace("<", "&lt;") for c in cells]
-
-        return markdown_table(_HEAD, map(escaped, map(_cells, self.axes)), text=(0, 3, 4))
+        rows = ([_escaped(cell) for cell in _cells(own)] for own in self.axes)
+        return markdown_table(_HEAD, rows, text=(0, 3, 4))
 
 
 _HEAD = ("array", "axis", "size", "moves as", "fixed because")
@@ -112,3 +116,22 @@ def report(
         for axis in axis_reports(path, rows[path], shape, known.get(path))
     )
     return Report(tuple(axis for axis in axes if bool(axis.groups) in wanted))
+
+# %% ../../nbs/symmetry/03_report.ipynb #re03sum2
+_PLACE = re.compile(r" at \S+:\d+ in [^)]*")  # of an equation in a source file
+
+
+def reasons_table(
+    found: Report,
+) -> str:  # Markdown
+    """Why axes are fixed: each reason once, with how many axes it fixes, and one of them
+
+    Returns:
+        str: Markdown
+    """
+    axes: dict[str, list[AxisReport]] = {}
+    for own in found.axes:
+        if own.reason:
+            axes.setdefault(_escaped(_PLACE.sub("", own.reason)), []).append(own)
+    rows = [[why, f"{len(own)}", f"{own[0].path}, axis {own[0].axis}"] for why, own in axes.items()]
+    return markdown_table(["fixed because", "axes", "as"], rows, text=(0, 2))
