@@ -2,6 +2,8 @@
 
 
 # %% c585734b
+import math
+
 import numpy as np
 import pytest
 
@@ -28,4 +30,7 @@ def test_a_case_is_made_again_and_compared():
     )
     with pytest.raises(ValueError, match=r"y has the shape \(2, 6, 5, 3\)"):
         reference.deviation(case, "y", np.moveaxis(images, 2, 3))
+    shapes, settings = reference.read_shapes("llama-2-7b")
+    assert shapes["lm_head.weight"] == (32_000, 4096) and settings["num_attention_heads"] == 32
+    assert sum(map(math.prod, shapes.values())) == 6_738_415_616
     assert reference.thinned({"w": (64, 3, 7, 7), "b": (12,)}) == {"w": (8, 3, 7, 7), "b": (12,)}

@@ -56,6 +56,7 @@ class Architecture:
         example: config → inputs
         keys: of each library: patterns, each of which some name fits
         lacks: patterns that no name fits
+        contains: architectures that fit these files too, of their parts
         data: data sets whose images it takes, normalised as below
         mean: of the pixels of each channel, from 0 to 1
         std: their standard deviations
@@ -68,6 +69,7 @@ class Architecture:
     example: Callable[[Any], tuple[np.ndarray, ...]]  # config → inputs
     keys: tuple[tuple[str, ...], ...]  # of each library: patterns, each of which some name fits
     lacks: tuple[str, ...] = ()  # patterns that no name fits
+    contains: tuple[str, ...] = ()  # architectures that fit these files too, of their parts
     data: tuple[str, ...] = ()  # data sets whose images it takes, normalised as below
     mean: tuple[float, ...] = ()  # of the pixels of each channel, from 0 to 1
     std: tuple[float, ...] = ()  # their standard deviations

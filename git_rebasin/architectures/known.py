@@ -53,6 +53,8 @@ def recognise(
         Architecture | None: None: none that is known
     """
     fitting = [own for own in ARCHITECTURES if own.fits(arrays)]
+    parts = {name for own in fitting for name in own.contains}
+    fitting = [own for own in fitting if own.name not in parts]
     return fitting[0] if len(fitting) == 1 else None
 
 

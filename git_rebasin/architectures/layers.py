@@ -161,7 +161,8 @@ def rms_norm(
         Float[Array, "*rest units"]
     """
     scale = along_last(params[f"{name}.weight"], x)
-    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * (scale + offset)
+    scale = scale + offset if offset else scale
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * scale
 
 
 def group_norm(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['CASES', 'read_case', 'weights_of', 'inputs_of', 'deviation', 'run_once', 'thinned']
+__all__ = ['CASES', 'read_case', 'read_shapes', 'weights_of', 'inputs_of', 'deviation', 'run_once', 'thinned']
 
 # %% ../../nbs/architectures/02_reference.ipynb #37f0dc49
 import functools
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 import git_rebasin
 from ..tree import Array
@@ -43,6 +44,26 @@ def read_case(
     """
     # raises FileNotFoundError if there is none
     return json.loads((CASES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def read_shapes(
+    name: str,  # such as "llama-2-7b"
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:  # name → shape, and the configuration
+    """The shapes of a large public network, from a clone of this repository
+
+    Args:
+        name: such as "llama-2-7b"
+
+    Returns:
+        tuple[dict[str, tuple[int, ...]], dict[str, Any]]: name → shape, and the configuration
+
+    Raises:
+        FileNotFoundError: if there are none
+    """
+    # raises FileNotFoundError if there are none
+    found = json.loads((CASES / "large" / f"{name}.json").read_text(encoding="utf-8"))
+    return {array: tuple(shape) for array, shape in found["shapes"].items()}, found["config"]
 
 
 def weights_of(
@@ -119,7 +140,7 @@ _QUICKLY: dict[str, str | bool] = {
 
 def run_once(
     fn,  # (params, *inputs) → outputs
-    params: Mapping[str, Array],
+    params: PyTree,
     *inputs: Array,
 ):
     """What a function gives, compiled in as little time as can be

@@ -59,6 +59,9 @@ def shares_of(
     return args.lam
 
 
+_SMALL = 2**30  # bytes of a model that is read whole although its weights alone are matched
+
+
 def in_memory(
     args: argparse.Namespace,  # of a merge
     model: Model,
@@ -73,11 +76,13 @@ def in_memory(
         ValueError: if something is asked for that weights alone cannot do
     """
     # raises ValueError if something is asked for that weights alone cannot do
-    need = (2 * len(checkpoints) + 2) * max(c.nbytes for c in checkpoints)
+    size = max(c.nbytes for c in checkpoints)
+    need = (2 * len(checkpoints) + 2) * size
     have = args.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    if model.fn is not None and need <= have and not args.base:
+    asked = args.method == "activations" or args.data or args.repair
+    if model.fn and need <= have and not args.base and (asked or size <= _SMALL):
         return True
-    if args.method == "activations" or args.data or args.repair:
+    if asked:
         what = "--data" if args.data else "--repair" if args.repair else "--method activations"
         why = "needs the function of the network: give --fn or --arch"
         if args.base:

@@ -196,7 +196,7 @@ class Model:
     how: str  # where all that comes from, as it is printed
 
 
-_IN_MEMORY = 2**30  # bytes of a model whose spec is tried on its own weights
+_IN_MEMORY = 2**30  # bytes of a model whose function is tried on its own weights
 
 
 def _values(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
@@ -204,13 +204,13 @@ def _values(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def _inferred(checkpoint: Checkpoint, network: Network, fixed: Sequence[str]) -> BoundSpec:
-    "The spec of a function, tried on the weights of a model that is not too large"
+    "The spec of a function; one of somebody's own is tried on a model that is not too large"
     import jax
 
     from git_rebasin.inference.infer import infer_permutation_spec
 
     fn, example = network.fn, network.example
-    if checkpoint.nbytes <= _IN_MEMORY:
+    if network.arch is None and checkpoint.nbytes <= _IN_MEMORY:  # others are tried in tests
         return infer_permutation_spec(fn, _values(checkpoint), *example, fixed=fixed)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in checkpoint.arrays.items()}
     return infer_permutation_spec(fn, shapes, *example, fixed=fixed, verify=False)
