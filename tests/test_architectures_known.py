@@ -10,6 +10,7 @@ import pytest
 
 from git_rebasin.architectures.cifar_resnet import init_cifar_resnet
 from git_rebasin.architectures.known import ARCHITECTURES, architecture_named, nearest, recognise
+from git_rebasin.architectures.reference import CASES, read_case, read_shapes
 from git_rebasin.architectures.transformer import init_transformer
 from git_rebasin.inference.infer import infer_permutation_spec
 
@@ -35,8 +36,18 @@ def test_a_checkpoint_is_known_by_its_names_and_its_spec_is_inferred():
         others = {n: x for n, x in params.items() if n != lacking}
         assert recognise(others) is None
         assert (near := nearest(others)[0]).architecture is own and near.lacking == (lacking,)
-    assert recognise({"a": np.ones(1)}) is None
+    assert recognise({"a": np.ones(1)}) is None and not nearest({"a": np.ones(1)})[0].share
     with pytest.raises(
         ValueError, match="unknown architecture 'resent': choose one of cifar-resnet, resnet, "
     ):
         architecture_named("resent")
+
+
+# %% kn5a0005
+def test_every_public_case_is_of_one_architecture():
+    for path in CASES.glob("*.json"):
+        assert sum(own.fits(read_case(path.stem)["shapes"]) for own in ARCHITECTURES) == 1, path.stem
+    for path in (CASES / "large").glob("*.json"):
+        shapes, _ = read_shapes(path.stem)
+        assert sum(own.fits(shapes) for own in ARCHITECTURES) == 1, path.stem
+    assert len({own.name for own in ARCHITECTURES}) == len(ARCHITECTURES)

@@ -14,14 +14,48 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .architecture import Architecture
+from .bert import BERT
 from .cifar_resnet import CIFAR_RESNET
+from .clip import CLIP, CLIP_TEXT, CLIP_VISION
+from .convnext import CONVNEXT
+from .densenet import DENSENET
+from .dinov2 import DINOV2
+from .gpt import GPT2, OPT
+from .gpt_neox import GPT_NEOX
+from .llama import GEMMA2, LLAMA, OLMO2, QWEN2, QWEN3
+from .mixtral import MIXTRAL
+from .mobilenet import EFFICIENTNET, MOBILENET
+from git_rebasin.architectures.paper import (
+    PAPER_MLP,
+    PAPER_RESNET20,
+    PAPER_RESNET50,
+    PAPER_VGG16,
+)
+from .regnet import REGNET
 from .resnet import RESNET
+from .shufflenet import SHUFFLENET
+from .stable_diffusion import STABLE_DIFFUSION
+from .swin import SWIN
+from .t5 import T5_ENCODER
 from .transformer import MODADD_TRANSFORMER
+from .unet import UNET
+from .vae import VAE
+from .vgg import VGG
+from .vit import VIT
+from .whisper import WHISPER_ENCODER
 from ..arguments import check_name
 from ..tree import Leaf
 
 # %% ../../nbs/architectures/23_known.ipynb #kn3e0007
-ARCHITECTURES = (CIFAR_RESNET, RESNET, MODADD_TRANSFORMER)
+ARCHITECTURES = (
+    *(CIFAR_RESNET, RESNET, VGG, DENSENET, MOBILENET, EFFICIENTNET),
+    *(BERT, GPT2, OPT, GPT_NEOX, T5_ENCODER, WHISPER_ENCODER),
+    *(LLAMA, QWEN2, QWEN3, GEMMA2, OLMO2, MIXTRAL),
+    *(CONVNEXT, REGNET, SHUFFLENET),
+    *(VIT, SWIN, DINOV2, CLIP, CLIP_TEXT, CLIP_VISION),
+    *(STABLE_DIFFUSION, UNET, VAE),
+    *(PAPER_MLP, PAPER_VGG16, PAPER_RESNET20, PAPER_RESNET50, MODADD_TRANSFORMER),
+)
 
 
 def architecture_named(

@@ -84,7 +84,7 @@ def weights_of(
             x = np.float32(1) + np.float32(0.1) * np.abs(x)
         else:
             x = np.float32(0.1) * x
-        arrays[name] = x.astype(np.float32)
+        arrays[name] = np.asarray(x, np.float32)
     return arrays
 
 
