@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -85,8 +86,8 @@ def write_pair(folder: Path, name: str, spec: BoundSpec, settings: dict, noise: 
 def run(argv: list[str]) -> tuple[int, float, int]:
     """Exit code, seconds and the most resident bytes of a command."""
     began = time.perf_counter()
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "git_rebasin", *argv])
-    _, status, used = os.wait4(child, 0)
+    child = subprocess.Popen([sys.executable, "-m", "git_rebasin", *argv])
+    _, status, used = os.wait4(child.pid, 0)
     return os.waitstatus_to_exitcode(status), time.perf_counter() - began, used.ru_maxrss * 1024
 
 

@@ -4,7 +4,6 @@
 # %% c046d055
 from functools import partial
 
-import jax
 import numpy as np
 import pytest
 

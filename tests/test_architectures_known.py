@@ -43,6 +43,17 @@ def test_a_checkpoint_is_known_by_its_names_and_its_spec_is_inferred():
         architecture_named("resent")
 
 
+# %% kn5a0006
+def test_files_of_half_precision_are_followed():
+    half = {"torchvision-vgg11", "hf-resnet", "hf-bert", "hf-gpt2", "hf-llama", "hf-whisper-encoder"}
+    for name in half | {"ldm-unet-sd1", "diffusers-vae", "torchvision-convnext_tiny", "hf-vit"}:
+        case = read_case(name)
+        arrays = {n: jax.ShapeDtypeStruct(s, np.float16) for n, s in case["shapes"].items()}
+        own = recognise(arrays)
+        config = own.config_of(arrays, case["config"])
+        jax.eval_shape(partial(own.apply, config=config), arrays, *own.example(config))
+
+
 # %% kn5a0005
 def test_every_public_case_is_of_one_architecture():
     for path in CASES.glob("*.json"):

@@ -4,7 +4,6 @@
 # %% 03e3e313
 from functools import partial
 
-import numpy as np
 import pytest
 
 from git_rebasin.architectures import reference

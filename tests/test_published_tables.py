@@ -4,7 +4,6 @@
 # %% 5f0a6a4b
 import jax
 import numpy as np
-from IPython.display import Markdown
 
 from git_rebasin.architectures import reference
 from git_rebasin.architectures.clip import CLIP_TEXT
@@ -16,7 +15,6 @@ from git_rebasin.symmetry.permutation import (
     random_permutation,
 )
 from git_rebasin.symmetry.spec import PermutationSpec
-from git_rebasin.tables import markdown_table
 
 
 # %% c6a4b3fb
@@ -129,7 +127,7 @@ def test_tables_by_hand_change_what_is_computed_and_inferred_specs_do_not():
         ("hf-clip-text", CLIP_TEXT, text_table),
     ):
         rows = compared(name, architecture, table_of, alone=False)
-        groups, wrong, by_all = rows["by hand"]
+        _, wrong, by_all = rows["by hand"]
         assert wrong > 0 and by_all > 0.1
-        groups, wrong, by_all = rows["inferred"]
+        _, wrong, by_all = rows["inferred"]
         assert wrong == 0 and by_all < 1e-4

@@ -9,11 +9,10 @@ from __future__ import annotations
 __all__ = ['ARCHITECTURES', 'architecture_named', 'recognise', 'Near', 'nearest']
 
 # %% ../../nbs/architectures/23_known.ipynb #kn3e0005
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from .architecture import Architecture
+from .architecture import Architecture, Shapes
 from .bert import BERT
 from .cifar_resnet import CIFAR_RESNET
 from .clip import CLIP, CLIP_TEXT, CLIP_VISION
@@ -44,7 +43,6 @@ from .vgg import VGG
 from .vit import VIT
 from .whisper import WHISPER_ENCODER
 from ..arguments import check_name
-from ..tree import Leaf
 
 # %% ../../nbs/architectures/23_known.ipynb #kn3e0007
 ARCHITECTURES = (
@@ -76,12 +74,9 @@ def architecture_named(
 
 
 def recognise(
-    arrays: Mapping[str, Leaf],  # name → array
+    arrays: Shapes,
 ) -> Architecture | None:  # None: none that is known
     """The architecture that a checkpoint's names belong to
-
-    Args:
-        arrays: name → array
 
     Returns:
         Architecture | None: None: none that is known
@@ -109,13 +104,10 @@ class Near:
 
 
 def nearest(
-    arrays: Mapping[str, Leaf],  # name → array
+    arrays: Shapes,
     count: int = 3,
 ) -> list[Near]:  # the nearest first
     """The architectures whose patterns names fit best, and what differs
-
-    Args:
-        arrays: name → array
 
     Returns:
         list[Near]: the nearest first

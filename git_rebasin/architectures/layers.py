@@ -84,7 +84,7 @@ def conv(
         padding = [(padding, padding)] * 2
     y = lax.conv_general_dilated(
         jnp.asarray(x),
-        jnp.asarray(kernel),
+        jnp.asarray(kernel, x.dtype),  # of half precision, as files have them
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "OIHW", "NHWC"),

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Float, Int
 
 from git_rebasin.architectures.architecture import (
@@ -33,11 +31,11 @@ from git_rebasin.architectures.architecture import (
 from git_rebasin.architectures.layers import (
     ACTIVATIONS,
     Params,
-    along_last,
     attention,
     causal_mask,
     heads_apart,
     linear,
+    rms_norm,
 )
 from .positions import Rotation, rotation_of, turned
 from ..arguments import check_name
@@ -207,9 +205,7 @@ def _norm(params: Params, name: str, x, config: LlamaConfig):
     "An RMSNorm, if there is one"
     if f"{name}.weight" not in params:
         return x
-    scale = along_last(params[f"{name}.weight"], x)
-    scale = scale + 1.0 if config.gemma else scale
-    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + config.eps) * scale
+    return rms_norm(params, name, x, config.eps, offset=1.0 if config.gemma else 0.0)
 
 
 def _attend(params: Params, name: str, x, window: int | None, config: LlamaConfig):

@@ -55,9 +55,9 @@ def _dense(params: Params, name: str, x):
     return y + along_last(params[f"{name}/bias"], y)
 
 
-def _conv(params: Params, name: str, x, stride: int = 1, padding="SAME"):
+def _conv(params: Params, name: str, x, stride: int = 1, padding: Any = "SAME"):
     "A convolution, with a bias if there is one; its kernel is (height, width, in, out)"
-    kernel, numbers = params[f"{name}/kernel"], ("NHWC", "HWIO", "NHWC")
+    kernel, numbers = jnp.asarray(params[f"{name}/kernel"], x.dtype), ("NHWC", "HWIO", "NHWC")
     y = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
     return y + along_last(params[f"{name}/bias"], y) if f"{name}/bias" in params else y
 

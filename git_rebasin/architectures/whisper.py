@@ -95,7 +95,7 @@ def _conv(params: Params, name: str, x, stride: int):
     "A convolution over time, of which each step sees one before and one behind it"
     y = lax.conv_general_dilated(
         jnp.asarray(x),
-        jnp.asarray(params[f"{name}.weight"]),
+        jnp.asarray(params[f"{name}.weight"], x.dtype),
         (stride,),
         [(1, 1)],
         dimension_numbers=("NWC", "OIW", "NWC"),
