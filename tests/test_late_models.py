@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from git_rebasin import PermutationSpec, merge_many, weight_matching
+from git_rebasin.checkpoints import late as late_module
+from git_rebasin.checkpoints.late import Source
+from git_rebasin.checkpoints.opened import open_checkpoint
+from git_rebasin.checkpoints.safetensors_files import write_safetensors
 from git_rebasin.matching import scores as scores_module
 from git_rebasin.matching.match import bind_models
+from git_rebasin.merging.files import average, permuted
 from git_rebasin.symmetry.entries import Group, Product
 from git_rebasin.symmetry.permutation import apply_permutation, random_permutation
 
@@ -164,3 +169,31 @@ def test_other_matchers_take_them_too():
         np.testing.assert_array_equal(p["P"], q["P"])
     for path, w in there.params.items():
         np.testing.assert_array_equal(w, here.params[path])
+
+
+def test_long_leaves_of_files_are_read_by_stretches(tmp_path, monkeypatch):
+    a, b = pair(2, np.float16)
+    files = {name: write_safetensors(tmp_path / f"{name}.safetensors", x) for name, x in (("a", a), ("b", b))}
+    key, reads = jax.random.key(3), []
+    read = Source.read
+
+    def noted(self, begin, count):
+        reads.append(count)
+        return read(self, begin, count)
+
+    def merged(name):
+        models = [open_checkpoint(path).arrays for path in files.values()]
+        match = weight_matching(key, SPEC, *models, budget=0)
+        spec = SPEC.bind(models[0])
+        mean = average([models[0], permuted(spec, match.perm, models[1])], [0.5, 0.5])
+        return match, write_safetensors(tmp_path / name, mean).read_bytes()
+
+    whole, want = merged("whole")
+    monkeypatch.setattr(late_module, "LONG", 5 * WIDTH)  # 5 of the 40 rows of both tables of words
+    monkeypatch.setattr(Source, "read", noted)
+    parts, got = merged("parts")
+    assert got == want and whole.sweeps == parts.sweeps
+    assert all(np.array_equal(whole.perm[g], parts.perm[g]) for g in whole.perm)
+    np.testing.assert_allclose(whole.objective, parts.objective, rtol=1e-6)
+    tables = {a[name].nbytes for name in ("embed", "head")}
+    assert tables.isdisjoint(reads) and 2 * 5 * WIDTH in reads  # bytes of float16

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MAX_RATIO', 'Source', 'LateArray', 'late_like', 'place_of', 'nbytes_of', 'row_by_row', 'span', 'array_at', 'read_as',
-           'begin_of', 'part_of']
+__all__ = ['LONG', 'MAX_RATIO', 'Source', 'LateArray', 'late_like', 'stretches_of', 'place_of', 'nbytes_of', 'row_by_row', 'span',
+           'array_at', 'read_as', 'begin_of', 'part_of']
 
 # %% ../../nbs/checkpoints/01_late.ipynb #lt4c0005
 import errno
@@ -18,7 +18,7 @@ import struct
 import threading
 import weakref
 import zipfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,14 +208,35 @@ class LateArray:
 def late_like(
     leaf: Leaf,  # any array
     read: Callable[[], np.ndarray],  # the values of the new one
+    rows: Callable[[int, int], LateArray] | None = None,  # a stretch of its first axis
 ) -> LateArray:
     """An array of the shape and dtype of another, read when it is asked for
 
     Args:
         leaf: any array
         read: the values of the new one
+        rows: a stretch of its first axis
     """
-    return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read)
+    return LateArray(tuple(leaf.shape), np.dtype(leaf.dtype), read, rows=rows)
+
+
+LONG = 2**25  # entries, of which no array needs more in memory that is read by stretches
+
+
+def stretches_of(
+    leaf: Leaf,
+) -> Iterator[tuple[int, Leaf]]:  # where each begins along the first axis, and its rows
+    """A long array by stretches of its first axis, if these can be read alone; others whole
+
+    Returns:
+        Iterator[tuple[int, Leaf]]: where each begins along the first axis, and its rows
+    """
+    if not isinstance(leaf, LateArray) or leaf.rows is None or leaf.size <= LONG:
+        yield 0, leaf
+        return
+    step = max(1, LONG * len(leaf) // leaf.size)
+    for start in range(0, len(leaf), step):
+        yield start, leaf.rows(start, min(start + step, len(leaf)))
 
 
 def place_of(

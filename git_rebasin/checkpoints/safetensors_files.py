@@ -20,7 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .files import read_json, refuse_duplicates, replacing
-from .late import LateArray, Source, array_at, nbytes_of
+from git_rebasin.checkpoints.late import (
+    LateArray,
+    Source,
+    array_at,
+    nbytes_of,
+    stretches_of,
+)
 from ..tree import Leaf
 
 # %% ../../nbs/checkpoints/02_safetensors_files.ipynb #st-dtypes
@@ -315,5 +321,6 @@ def write_safetensors(
     with replacing(path) as file:
         file.write(header)
         for leaf in ordered.values():
-            file.write(entries_of(leaf))
+            for _, part in stretches_of(leaf):
+                file.write(entries_of(part))
     return Path(path)

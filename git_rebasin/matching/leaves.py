@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'default_budget', 'open_models']
+__all__ = ['MIN_BUDGET', 'Leaves', 'at_hand', 'is_late', 'in_stretches', 'default_budget', 'open_models']
 
 # %% ../../nbs/matching/03_leaves.ipynb #aca55028
 import functools
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..arguments import check_positive
-from ..checkpoints.late import read_as
+from ..checkpoints.late import read_as, stretches_of
 from ..native import as_dtype, by_stretches
 from ..symmetry.blocks import Block
 from ..tree import Array, Leaf, at_least_float32
@@ -122,6 +123,35 @@ def at_hand(leaf: Leaf) -> Array | None:
 def is_late(leaf: Leaf) -> bool:
     "Whether a leaf's values are not in memory"
     return not isinstance(leaf, np.ndarray) and not isinstance(leaf, jax.Array)
+
+
+def in_stretches(
+    blocks: Sequence[Block],  # that are scored
+    a: Mapping[str, Leaf],  # model A, by path
+    b: Mapping[str, Leaf],  # model B
+) -> tuple[list[Block], Mapping[str, Leaf], Mapping[str, Leaf]]:
+    """Long leaves that are read lazily become several, along a first axis that stays, in all three
+
+    Args:
+        blocks: that are scored
+        a: model A, by path
+        b: model B
+    """
+    uses = Counter(block.path for block in blocks)
+    found, models = list[Block](), (dict(a), dict(b))
+    for block in blocks:
+        parts = [[*stretches_of(model[block.path])] for model in (a, b)]
+        if min(map(len, parts)) == 1 or uses[block.path] > 1 or not block.by_rows:
+            found.append(block)
+            continue
+        for (start, x), (_, y) in zip(*parts, strict=True):
+            stop = start + x.shape[0]
+            path = f"{block.path}[{start}:{stop}]"
+            found.append(block.rows(start, stop, path))
+            models[0][path], models[1][path] = x, y
+        for model in models:
+            del model[block.path]
+    return found, *models
 
 
 MIN_BUDGET = 2**24  # bytes; small models are kept as they are read

@@ -20,6 +20,7 @@ from git_rebasin.matching.leaves import (
     STRETCH,
     Leaves,
     dot,
+    in_stretches,
     in_units_of_one,
     is_late,
     open_models,
@@ -179,12 +180,13 @@ class Scores:
         #   visits; None: all, or the `default_budget` if leaves are read lazily
         ignored: Collection[str] = (),  # leaves that do not count, by path
     ):
+        scored = [block for block in spec.blocks if block.path not in ignored]
+        scored, a, b = in_stretches(scored, a, b)
         self.a, self.b, self.budget = open_models(a, b, budget)
         if compiled:
             for own in (self.a, self.b):
                 own.replace({p: jnp.asarray(w, jnp.float32) for p, w in own.real().items()})
         models, terms = (self.a, self.b), {g: [] for g in spec.groups}
-        scored = [block for block in spec.blocks if block.path not in ignored]
         self.blocks = [with_parts(x) if x.path in self.a.parts else x for x in scored]
         late = any(is_late(leaf) for flat in (a, b) for leaf in flat.values())
         sizes, known = self._look(models, late)

@@ -65,7 +65,10 @@ def permuted(
                 new = np.asarray(block.put(new, view, into=new is not old))
             return new
 
-        return late_like(leaf, read)
+        rows = leaf.rows if isinstance(leaf, LateArray) else None
+        if rows is None or len(own) > 1 or not own[0].by_rows:
+            return late_like(leaf, read)
+        return late_like(leaf, read, lambda i, k: moved(rows(i, k), [own[0].rows(i, k)]))
 
     return {n: moved(x, blocks[n]) if n in blocks else x for n, x in arrays.items()}
 
@@ -74,6 +77,7 @@ def array_by_array(
     models: Sequence[Mapping[str, Leaf]],  # the names, dtypes and integers of the first are kept
     compute: Callable[[str, Iterator[np.ndarray]], np.ndarray],  # (name, its array in each model,
     #   read as it is asked for) → the new one; in float32 at least
+    by_rows: bool = False,  # whether that goes entry by entry, so that rows can be computed alone
 ) -> dict[str, Leaf]:  # an array is computed when it is asked for; what not all have is the first's
     """New arrays of those that all models have
 
@@ -81,23 +85,29 @@ def array_by_array(
         models: the names, dtypes and integers of the first are kept
         compute: (name, its array in each model, read as it is asked for) → the new one; in float32
             at least
+        by_rows: whether that goes entry by entry, so that rows can be computed alone
 
     Returns:
         dict[str, Leaf]: an array is computed when it is asked for; what not all have is the first's
     """
 
-    def made(name: str, leaf: Leaf) -> Leaf:
-        own = [model[name] for model in models if name in model]
-        if len(own) < len(models) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-
+    def made(name: str, own: Sequence[Leaf]) -> LateArray:
         def read() -> np.ndarray:
-            wide = at_least_float32(np.dtype(leaf.dtype))
-            return as_dtype(compute(name, (read_as(x, wide) for x in own)), leaf.dtype)
+            wide = at_least_float32(np.dtype(own[0].dtype))
+            return as_dtype(compute(name, (read_as(x, wide) for x in own)), own[0].dtype)
 
-        return late_like(leaf, read)
+        parts = [x.rows if isinstance(x, LateArray) else None for x in own]
+        if not by_rows or None in parts:
+            return late_like(own[0], read)
+        stretch = lambda i, k: made(name, [rows(i, k) for rows in parts if rows is not None])
+        return late_like(own[0], read, stretch)
 
-    return {name: made(name, leaf) for name, leaf in models[0].items()}
+    def all_of(name: str, leaf: Leaf) -> Leaf:
+        own = [model[name] for model in models if name in model]
+        combined = len(own) == len(models) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return made(name, own) if combined else leaf
+
+    return {name: all_of(name, leaf) for name, leaf in models[0].items()}
 
 
 def weighted_sum(
@@ -152,7 +162,8 @@ def average(
             f"weights are {list(weights)} for {len(models)} models: give one each, and 1 in all"
         )
 
-    return array_by_array(models, lambda name, arrays: weighted_sum(arrays, weights))
+    mean = lambda name, arrays: weighted_sum(arrays, weights)
+    return array_by_array(models, mean, by_rows=True)
 
 # %% ../../nbs/merging/06_files.ipynb #mf2d0021
 _SPEC, _MADE_BY = "spec", "made by"

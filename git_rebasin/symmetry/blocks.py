@@ -12,7 +12,7 @@ __all__ = ['Joint', 'Block', 'row_blocks', 'split_sizes']
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import jax
@@ -73,6 +73,23 @@ class Block:
     parents: tuple[tuple[int, ...], ...]  # for each axis: the axes that its family is within
     whole: bool = True  # whether the part is the whole leaf
     joint: Joint | None = None  # where coordinates are flattened: how
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the first axis of the leaf is one of the view, and stays: rows can be taken alone
+
+        Returns:
+            bool
+        """
+        free = self.whole and self.joint is None and self.labels[:1] == (None,)
+        once = self.shape[:1] == tuple(map(len, self.index[:1]))
+        return free and once and not any(0 in parents for parents in self.parents)
+
+    def rows(self, start: int, stop: int, path: str | None = None) -> Block:
+        "The same of some rows of the leaf alone, where they can be taken `by_rows`"
+        count = stop - start
+        index, shape = (range(count), *self.index[1:]), (count, *self.shape[1:])
+        return replace(self, path=path or self.path, index=index, shape=shape)
 
     def axes_of(self, group: str) -> tuple[int, ...]:
         "The axes of the view that belong to a group"
