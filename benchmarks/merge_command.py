@@ -9,14 +9,13 @@ several safetensors files; model B is the same with the units of all groups shuf
 merges them by a spec, in a process of its own, that also counts the products that scores are made
 of. Printed are its wall time over the time of these products at the machine's own rate (numpy's
 product of two 2048 × 2048 matrices, before and after), the most that it has resident (Linux:
-`ru_maxrss`), and whether it undid the whole shuffle.
+`VmHWM`), and whether it undid the whole shuffle.
 """
 
 import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 import jax
 import late_models
 import numpy as np
+from weight_matching import resident
 
 from git_rebasin.checkpoints.late import LateArray
 from git_rebasin.checkpoints.opened import Checkpoint, open_checkpoint
@@ -124,7 +124,7 @@ def merge(folder: str, memory: str) -> dict:
     with counted(seconds):
         code = command([*argv, "--spec", str(place / "spec.json"), "--memory", memory])
     taken = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resident("VmHWM")  # unlike ru_maxrss, without what the parent had
     return {"code": code, "seconds": taken, "peak_bytes": peak, **seconds}
 
 

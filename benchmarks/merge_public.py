@@ -8,14 +8,13 @@ Model A has the names and shapes of the network (`nbs/architectures/reference/la
 random in float16; model B is the same with noise on all weights, as large as `--noise` says in
 parts of their spread, and with the units of all groups shuffled. The command gets the two and
 nothing else: it recognises the network, infers the symmetry, matches by weights as they are read,
-and writes the mean. Printed are its wall time, the most that it has resident (Linux: `ru_maxrss`),
+and writes the mean. Printed are its wall time, the most that it has resident (Linux: `VmHWM`),
 and how many groups came back as they were.
 """
 
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from weight_matching import resident
 
 from git_rebasin.architectures.known import recognise
 from git_rebasin.architectures.reference import CASES, read_shapes
@@ -86,9 +86,11 @@ def write_pair(folder: Path, name: str, spec: BoundSpec, settings: dict, noise: 
 def run(argv: list[str]) -> tuple[int, float, int]:
     """Exit code, seconds and the most resident bytes of a command."""
     began = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", "git_rebasin", *argv])
-    _, status, used = os.wait4(child.pid, 0)
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - began, used.ru_maxrss * 1024
+    child, peak = subprocess.Popen([sys.executable, "-m", "git_rebasin", *argv]), 0
+    while child.poll() is None:  # its ru_maxrss would count what this process had when it began
+        time.sleep(0.1)
+        peak = max(peak, resident("VmHWM", child.pid) or 0)
+    return child.returncode, time.perf_counter() - began, peak
 
 
 def recovered(file: Path, spec: BoundSpec, plant: dict[str, np.ndarray]) -> int:

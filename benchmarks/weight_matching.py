@@ -204,10 +204,11 @@ def sweep_flops(spec: BoundSpec) -> int:
     )
 
 
-def resident(name: str) -> int | None:
-    """Bytes of this process in memory: VmRSS now, or VmHWM at most so far; None if unknown."""
+def resident(name: str, process: int | str = "self") -> int | None:
+    """Bytes of a process in memory: VmRSS now, or VmHWM at most so far; None if unknown."""
     try:
-        match = re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+        status = Path(f"/proc/{process}/status").read_text()
+        match = re.search(rf"^{name}:\s*(\d+) kB", status, re.M)
     except OSError:
         return None
     return int(match[1]) * 1024 if match else None
