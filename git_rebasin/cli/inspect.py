@@ -13,7 +13,7 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from .models import add_network, model_of, within_of
+from .models import add_network, model_of, recognised, within_of
 from .parser import print_json
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def facts_of(
     Returns:
         dict[str, Any]: what JSON can hold
     """
-    from git_rebasin.architectures.known import recognise
-
-    arch = recognise(checkpoint.arrays)
+    arch, _ = recognised(checkpoint)
     dtypes = Counter(str(leaf.dtype) for leaf in checkpoint.arrays.values())
     return {
         "path": str(checkpoint.path),

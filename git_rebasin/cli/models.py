@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['add_network', 'add_within', 'add_compat', 'within_of', 'function_of', 'example_of', 'Network', 'Model', 'given_spec',
-           'network_of', 'known_network', 'model_of', 'open_fitting', 'shared_model']
+           'network_of', 'recognised', 'known_network', 'model_of', 'open_fitting', 'shared_model']
 
 # %% ../../nbs/cli/03_models.ipynb #cm4f0005
 import argparse
@@ -16,7 +16,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -260,23 +260,54 @@ def network_of(
         ValueError: if what is said does not fit
     """
     # raises ValueError if what is said does not fit
-    from git_rebasin.architectures.known import architecture_named, recognise
-
     if args.fn:
         example = tuple(map(example_of, args.example or ()))
         return Network(function_of(args.fn), example, None, f"of {args.fn}")
-    arch = architecture_named(args.arch) if args.arch else recognise(checkpoint.arrays)
+    arch, prefix = recognised(checkpoint, args.arch)
     if arch is None:
         return None
-    if not arch.fits(checkpoint.arrays):
-        raise ValueError(
-            f"{checkpoint.path} is no {arch.name}: no names fit "
-            + ", or ".join(", ".join(keys) for keys in arch.keys)
-        )
-    config = arch.config_of(checkpoint.arrays, _settings(checkpoint, args))
+    config = arch.config_of(_prefixed(checkpoint.arrays, prefix), _settings(checkpoint, args))
     how = f"{arch.name}, " + ("as given" if args.arch else "recognised by its names")
     how = "; ".join((how, *getattr(config, "notes", ())))
-    return Network(partial(arch.apply, config=config), arch.example(config), arch, how)
+    apply = partial(arch.apply, config=config)
+    fn = lambda params, *inputs: apply(_prefixed(params, prefix), *inputs)
+    return Network(fn, arch.example(config), arch, how)
+
+
+def recognised(
+    checkpoint: Checkpoint,
+    name: str | None = None,  # of the architecture, if it is said
+) -> tuple[Architecture | None, str]:  # and what its names begin with; None: none is known
+    """The architecture of a checkpoint, by its names with the prefix that all have, or without it
+
+    Args:
+        name: of the architecture, if it is said
+
+    Returns:
+        tuple[Architecture | None, str]: and what its names begin with; None: none is known
+
+    Raises:
+        ValueError: if it is not the one that is said
+    """
+    # raises ValueError if it is not the one that is said
+    from git_rebasin.architectures.known import architecture_named, recognise
+
+    said = architecture_named(name) if name else None
+    for prefix in dict.fromkeys((checkpoint.prefix, "")):
+        arrays = _prefixed(checkpoint.arrays, prefix)
+        found = recognise(arrays) if said is None else said if said.fits(arrays) else None
+        if found is not None:
+            return found, prefix
+    if said is not None:
+        raise ValueError(
+            f"{checkpoint.path} is no {said.name}: no names fit "
+            + ", or ".join(", ".join(keys) for keys in said.keys)
+        )
+    return None, ""
+
+
+def _prefixed(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {f"{prefix}{name}": x for name, x in arrays.items()}
 
 
 def _settings(checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
@@ -403,7 +434,9 @@ def _unknown(checkpoint: Checkpoint) -> str:
     from git_rebasin.architectures.known import nearest
 
     shown = ", ".join(list(checkpoint.arrays)[:4])
-    near = "; ".join(_difference(own) for own in nearest(checkpoint.arrays) if own.share)
+    tables = (_prefixed(checkpoint.arrays, own) for own in (checkpoint.prefix, ""))
+    best = max(map(nearest, tables), key=lambda found: found[0].share)
+    near = "; ".join(_difference(own) for own in best if own.share)
     near = f" The nearest are {near}." if near else ""
     return (
         f"{checkpoint.path} is of no architecture that is known (see `git-rebasin list`); its "
