@@ -2,6 +2,7 @@
 
     python benchmarks/merge_public.py sd1.5-unet                 and the record of it
     python benchmarks/merge_public.py sdxl-unet llama-3.2-1b --noise 0.3 --memory 2GB
+    python benchmarks/merge_public.py sd1.5-unet --noise inf     B has nothing of A
     python benchmarks/merge_public.py --infer                    inference alone, of all
 
 Model A has the names and shapes of the network (`nbs/architectures/reference/large`), drawn at
@@ -58,12 +59,14 @@ def spec_of(name: str) -> tuple[BoundSpec, dict, float]:
 
 
 def drawn(name: str, shape: tuple[int, ...], noise: float) -> LateArray:
-    """An array of random numbers in float16, with noise, drawn when it is read."""
+    """An array of random numbers in float16, drawn when it is read; with noise, or noise alone."""
 
     def read() -> np.ndarray:
         seed = zlib.crc32(name.encode())
         x = np.random.default_rng([0, seed]).standard_normal(shape, np.float32)
-        if noise:
+        if math.isinf(noise):
+            x = np.random.default_rng([1, seed]).standard_normal(shape, np.float32)
+        elif noise:
             x += noise * np.random.default_rng([1, seed]).standard_normal(shape, np.float32)
         scale = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.1
         return (scale * x + (len(shape) == 1 and name.endswith("weight"))).astype(np.float16)
@@ -105,7 +108,8 @@ def measure(name: str, noise: float, memory: str) -> dict:
     """Draw, write, merge and check one pair."""
     spec, settings, seconds = spec_of(name)
     size = sum(math.prod(shape) for shape in spec.shapes.values())
-    row = {"network": name, "parameters": size, "groups": len(spec.groups), "noise": noise}
+    row = {"network": name, "parameters": size, "groups": len(spec.groups)}
+    row |= {"noise": None if math.isinf(noise) else noise}
     row |= {"inference_seconds": seconds, "memory": memory}
     with tempfile.TemporaryDirectory() as d:
         place = Path(d)
@@ -148,7 +152,8 @@ def main() -> None:
             f"resident, {row['recovered']} of {row['groups']} groups recovered"
         )
         if not options.no_record:
-            path = RECORDS / f"merge_public_{name}.json"
+            apart = "_unrelated" if math.isinf(options.noise) else ""
+            path = RECORDS / f"merge_public_{name}{apart}.json"
             print(write_record(path, timed_record("merge_public", began, result=row)))
 
 

@@ -167,7 +167,7 @@ def test_what_is_assumed_is_said():
     config = bert_config(alone, {})
     assert config.padding == 1 and config.eps == 1e-5
     assert config.notes == (
-        "1 heads, of 32 units as is usual",
+        "1 head, of 32 units as is usual",
         "positions as RoBERTa counts them, since there is one type of token",
     )
     named = {f"roberta.{n}": x for n, x in params.items()}

@@ -156,7 +156,7 @@ def test_the_end_of_a_text_gives_its_vector():
 def test_configurations_are_read_or_assumed():
     arrays = both_towers()
     config = clip_config(arrays, {})
-    assert config.notes[0].startswith("texts: 1 heads") and "images: quick_gelu in" in config.notes[-1]
+    assert config.notes[0].startswith("texts: 1 head") and "images: quick_gelu in" in config.notes[-1]
     assert clip_text_config(arrays, {}).act == "quick_gelu"
     S = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
     huge = {"visual.conv1.weight": S(1280, 3, 14, 14), "visual.positional_embedding": S(257, 1280)}

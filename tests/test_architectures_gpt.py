@@ -115,14 +115,14 @@ def test_opt_may_have_norms_behind_and_fewer_units_in_its_tokens():
 # %% cab1bc78
 def test_what_is_assumed_or_lacking_is_said():
     arrays = reference.weights_of(reference.read_case("hf-gpt2"))
-    assert gpt2_config(arrays, {}).notes == ("1 heads, of 32 units as is usual",)
+    assert gpt2_config(arrays, {}).notes == ("1 head, of 32 units as is usual",)
     fused = "transformer.h.0.attn.c_attn.weight"
     with pytest.raises(ValueError, match=f"no array is named '{fused}', as the first layer"):
         gpt2_config({n: x for n, x in arrays.items() if n != fused}, {})
     with pytest.raises(ValueError, match=r"is \(48, 32\), which is not three times the 32 units"):
         gpt2_config(arrays | {fused: np.ones((48, 32), np.float32)}, {})
     arrays = reference.weights_of(reference.read_case("hf-opt"))
-    assert opt_config(arrays, {}).notes == ("1 heads, of 32 units as is usual",)
+    assert opt_config(arrays, {}).notes == ("1 head, of 32 units as is usual",)
     with pytest.raises(ValueError, match="no array is named 'model.decoder.layers.0.self_attn.q_proj"):
         opt_config({n: x for n, x in arrays.items() if "q_proj" not in n}, {})
     with pytest.raises(ValueError, match="unknown nonlinearity 'mish'"):

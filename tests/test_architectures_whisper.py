@@ -64,7 +64,7 @@ def test_heads_are_those_of_the_encoder_or_assumed():
     both = {"num_attention_heads": 2, "encoder_attention_heads": 4}
     assert whisper_config(params, both).heads == 4
     assert whisper_config(params, {"num_heads": 8}).heads == 8
-    assert whisper_config(params, {}).notes == ("1 heads, of 32 units as is usual",)
+    assert whisper_config(params, {}).notes == ("1 head, of 32 units as is usual",)
     with pytest.raises(ValueError, match="no array is named 'layers.0.self_attn.k_proj.weight', as"):
         whisper_config({n: x for n, x in params.items() if "k_proj" not in n}, {})
     with pytest.raises(ValueError, match="no array is named 'conv1.weight'"):

@@ -154,7 +154,8 @@ def heads_of(
         )
     if said is not None:
         return heads, ()
-    return heads, (f"{heads} heads, of {units // heads} units as is usual",)
+    count = "1 head" if heads == 1 else f"{heads} heads"
+    return heads, (f"{count}, of {units // heads} units as is usual",)
 
 
 def random_images(

@@ -159,6 +159,7 @@ def merge_by_function(
         reset_stats=not args.keep_stats,
         repair=args.repair,
         resume=kept_search(args.out),
+        verify=model.arch is None,  # what is known is tried in tests
         key=jax.random.key(args.seed),
         callback=bar,
     )

@@ -293,7 +293,7 @@ def recognised(
     from git_rebasin.architectures.known import architecture_named, recognise
 
     said = architecture_named(name) if name else None
-    for prefix in dict.fromkeys((checkpoint.prefix, "")):
+    for prefix in dict.fromkeys((_own_prefix(checkpoint), "")):
         arrays = _prefixed(checkpoint.arrays, prefix)
         found = recognise(arrays) if said is None else said if said.fits(arrays) else None
         if found is not None:
@@ -304,6 +304,12 @@ def recognised(
             + ", or ".join(", ".join(keys) for keys in said.keys)
         )
     return None, ""
+
+
+def _own_prefix(checkpoint: Checkpoint) -> str:
+    "What of the prefix may be the network's own: decoders' names begin with `model.`"
+    own = checkpoint.prefix
+    return "model." if own.endswith("model.") and not own.endswith("diffusion_model.") else ""
 
 
 def _prefixed(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -434,7 +440,7 @@ def _unknown(checkpoint: Checkpoint) -> str:
     from git_rebasin.architectures.known import nearest
 
     shown = ", ".join(list(checkpoint.arrays)[:4])
-    tables = (_prefixed(checkpoint.arrays, own) for own in (checkpoint.prefix, ""))
+    tables = (_prefixed(checkpoint.arrays, own) for own in (_own_prefix(checkpoint), ""))
     best = max(map(nearest, tables), key=lambda found: found[0].share)
     near = "; ".join(_difference(own) for own in best if own.share)
     near = f" The nearest are {near}." if near else ""

@@ -142,6 +142,7 @@ def prepare(
     ignore: Sequence[str] | None = None,  # leaves that do not count when weights are compared
     reset_stats: bool = True,  # whether running statistics are computed anew, where data allow it
     resume: str | Path | None = None,  # a file that a search by weights is kept in
+    verify: bool = True,  # whether a spec that is given is tried
 ) -> Case:
     """Check what was given, and find what it implies
 
@@ -158,6 +159,7 @@ def prepare(
         ignore: leaves that do not count when weights are compared
         reset_stats: whether running statistics are computed anew, where data allow it
         resume: a file that a search by weights is kept in
+        verify: whether a spec that is given is tried
 
     Raises:
         ValueError: if data are lacking, or it is not clear which part of a batch `fn` takes
@@ -173,7 +175,7 @@ def prepare(
     network = Network(fn, models[0])
     _try(network, flat[0], args, f"fn(params, *args) with args of {_shapes(args)}")
     few = args if example is not None else _few(network, flat[0], kept[0], inputs) or args
-    bound = _bound(network, flat, few, spec)
+    bound = _bound(network, flat, few, spec, verify)
     stats, cautions = _running_statistics(network, flat[0], args)
     decides = bool(kept) and (decides or bool(stats and reset_stats))
     used, measured = halves(kept) if decides else ([], kept)
@@ -229,13 +231,17 @@ def _few(network: Network, model: Flat, batch: Any, inputs: Any) -> tuple | None
 
 
 def _bound(
-    network: Network, models: Sequence[Flat], args: tuple, spec: PermutationSpec | None
+    network: Network,
+    models: Sequence[Flat],
+    args: tuple,
+    spec: PermutationSpec | None,
+    verify: bool,
 ) -> BoundSpec:
     "The spec, inferred or tried, which all models must fit"
     bound = (
         infer_permutation_spec(network, models[0], args) if spec is None else spec.bind(models[0])
     )
-    if spec is not None:  # what is inferred was tried already
+    if spec is not None and verify:  # what is inferred was tried already
         check_permutation_spec(bound, network, models[0], args)
     for other in models[1:]:
         bind_models(bound, models[0], other)

@@ -172,6 +172,7 @@ def rebasin(
     repair: bool = False,  # whether `repaired` is the merged network with corrected units
     resume: str | Path | None = None,  # a file that a search by weights is kept in after its
     #   visits, and from which the same call goes on
+    verify: bool = True,  # whether a `spec` that is given is tried on the models and the example
     key: jax.Array | None = None,  # a JAX random key; default: key 0
     progress: bool = False,  # show a bar, in a notebook or on a terminal
     callback: Callback | None = None,  # called as the parts of the work go on
@@ -200,6 +201,7 @@ def rebasin(
         repair: whether `repaired` is the merged network with corrected units
         resume: a file that a search by weights is kept in after its visits, and from which the same
             call goes on
+        verify: whether a `spec` that is given is tried on the models and the example
         key: a JAX random key; default: key 0
         progress: show a bar, in a notebook or on a terminal
         callback: called as the parts of the work go on
@@ -230,9 +232,8 @@ def rebasin(
     # raises ModelError if the models differ in paths or shapes, or hold NaN or infinity
     # raises PermutationSpecError if the spec does not fit the models or the function
     # raises OSError if `resume` cannot be read or written
-    shares = shares_of(lam, 2 + len(more))
+    shares, key = shares_of(lam, 2 + len(more)), jax.random.key(0) if key is None else key
     _check_options(lambdas, method, len(more), batches is not None, repair)
-    key = jax.random.key(0) if key is None else key
     chooses = method == "auto" and metrics is not None and not more
     case = prepare(
         fn,
@@ -247,6 +248,7 @@ def rebasin(
         ignore=ignore,
         reset_stats=reset_stats,
         resume=resume,
+        verify=verify,
     )
     outcome = join_all(case, key, shares) if more else join_two(case, method, key, shares)
     measured, curves = _measure(case, outcome, lambdas)
