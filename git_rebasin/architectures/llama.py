@@ -243,17 +243,19 @@ def decode(
     params: Params,
     tokens: Int[Array, "n t"],
     config: LlamaConfig,
-    mlp: Callable[..., Any] = _mlp,  # (params, name of a layer, x, config) → what is added
+    mlp: Callable[..., Any] | None = None,  # (params, name of a layer, x, config) → what is
+    #   added; None: gated units
 ) -> Float[Array, "n *t width"]:  # logits, of each place or class; without a head, the stream
     """A decoder, with any function in place of its MLPs
 
     Args:
         tokens (Int[Array, "n t"]):
-        mlp: (params, name of a layer, x, config) → what is added
+        mlp: (params, name of a layer, x, config) → what is added; None: gated units
 
     Returns:
         Float[Array, "n *t width"]: logits, of each place or class; without a head, the stream
     """
+    mlp = _mlp if mlp is None else mlp
     x = jnp.asarray(params[f"{config.prefix}embed_tokens.weight"])[tokens]
     x = x * math.sqrt(x.shape[-1]) if config.gemma else x
     for k, window in enumerate(config.windows):
