@@ -79,7 +79,7 @@ def weights_of(
         shape = tuple(case["shapes"][name])
         x = np.random.default_rng([case["seed"], i]).standard_normal(shape, dtype=np.float32)
         if x.ndim > 1:
-            x = x / np.float32(math.sqrt(math.prod(shape[1:])))
+            x /= np.float32(math.sqrt(math.prod(shape[1:])))  # in place: some are large
         elif name.endswith(("weight", "running_var")):
             x = np.float32(1) + np.float32(0.1) * np.abs(x)
         else:
