@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['Params', 'ACTIVATIONS', 'along_last', 'linear', 'conv', 'batch_norm', 'layer_norm', 'rms_norm', 'group_norm',
-           'max_pool', 'avg_pool', 'pool_to', 'heads_apart', 'attention', 'causal_mask', 'rotary']
+__all__ = ['Params', 'ACTIVATIONS', 'along_last', 'linear', 'conv', 'standardised', 'batch_norm', 'layer_norm', 'rms_norm',
+           'group_norm', 'max_pool', 'avg_pool', 'pool_to', 'heads_apart', 'attention', 'causal_mask', 'rotary']
 
 # %% ../../nbs/architectures/00_layers.ipynb #be94b9b5
 from collections.abc import Callable, Mapping, Sequence
@@ -101,6 +101,23 @@ def _affine(params: Params, name: str, x):
     return x
 
 
+def standardised(
+    x: Float[Array, "*rest units"],
+    eps: float,  # added to the variance
+) -> Float[Array, "*rest units"]:
+    """An array with mean 0 and variance 1 along its last axis
+
+    Args:
+        x (Float[Array, "*rest units"]):
+        eps: added to the variance
+
+    Returns:
+        Float[Array, "*rest units"]
+    """
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + eps)
+
+
 def batch_norm(
     params: Params,
     name: str,  # of the layer
@@ -137,9 +154,7 @@ def layer_norm(
     Returns:
         Float[Array, "*rest units"]
     """
-    mean = x.mean(-1, keepdims=True)
-    var = jnp.square(x - mean).mean(-1, keepdims=True)
-    return _affine(params, name, (x - mean) * lax.rsqrt(var + eps))
+    return _affine(params, name, standardised(x, eps))
 
 
 def rms_norm(

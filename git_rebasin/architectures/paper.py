@@ -28,7 +28,7 @@ from git_rebasin.architectures.architecture import (
     count_layers,
     random_images,
 )
-from .layers import Params, along_last, max_pool
+from .layers import Params, along_last, max_pool, standardised
 from ..tree import Array
 
 # %% ../../nbs/architectures/24_paper.ipynb #5cee439b
@@ -64,8 +64,7 @@ def _conv(params: Params, name: str, x, stride: int = 1, padding: Any = "SAME"):
 
 def _layer_norm(params: Params, name: str, x):
     "LayerNorm over channels"
-    mean = x.mean(-1, keepdims=True)
-    y = (x - mean) * lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + 1e-6)
+    y = standardised(x, 1e-6)
     return y * along_last(params[f"{name}/scale"], y) + along_last(params[f"{name}/bias"], y)
 
 # %% ../../nbs/architectures/24_paper.ipynb #3cc2ea79

@@ -42,12 +42,14 @@ class Part:
     Attributes:
         prefix: of its names
         config: of the network
+        inputs: how many it takes
         has_mean: whether the file has a running mean of its arrays
     """
 
     prefix: str  # of its names
     architecture: Architecture
     config: Any  # of the network
+    inputs: int  # how many it takes
     has_mean: bool  # whether the file has a running mean of its arrays
 
 
@@ -91,7 +93,7 @@ def stable_diffusion_config(
             continue
         config = own.config_of(below, settings if own is UNET else {})
         has_mean = all(_mean_name(prefix + name) in arrays for name in below)
-        parts.append(Part(prefix, own, config, has_mean))
+        parts.append(Part(prefix, own, config, len(own.example(config)), has_mean))
         notes += [f"{prefix}*: {note}" for note in getattr(config, "notes", ())]
     if not parts:
         raise ValueError(f"no network is below {', '.join(PLACES)}: give --arch for a single one")
@@ -117,8 +119,7 @@ def stable_diffusion_apply(
         if part.has_mean:
             mean = {name: params[_mean_name(part.prefix + name)] for name in below}
             below = {name: (x + mean[name]) / 2 for name, x in below.items()}
-        count = len(part.architecture.example(part.config))
-        own, rest = rest[:count], rest[count:]
+        own, rest = rest[: part.inputs], rest[part.inputs :]
         outputs.append(part.architecture.apply(below, *own, config=part.config))
     return tuple(outputs)
 
